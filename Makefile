@@ -1,0 +1,31 @@
+# One .venv for everything. `demo` installs what the demo needs; `test` and `check` add the rest.
+PYTHON ?= python3
+PIP = .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH = $(shell grep '^torch==' constraints.txt) --extra-index-url https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test check
+
+demo: .venv/demo
+	.venv/bin/python examples/demo.py build/demo
+
+test: .venv/dev
+	.venv/bin/python -m pytest -q
+
+check: .venv/dev
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/python docs/generate.py --check
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+# PyTorch comes first and alone, as a CPU build: what comes after it then finds it there and downloads no CUDA.
+.venv/demo: .venv/bin/pip pyproject.toml constraints.txt
+	$(PIP) $(TORCH)
+	$(PIP) -e '.[demo]'
+	touch $@
+
+.venv/dev: .venv/demo
+	$(PIP) -e '.[demo,train,dev]'
+	touch $@

@@ -1,0 +1,77 @@
+"""Write the parts of the docs that the program itself says: commands, error codes, the README's example.
+
+python docs/generate.py            write them
+python docs/generate.py --check    exit 1 if one is stale
+"""
+
+import contextlib
+import io
+import re
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from PIL import Image
+
+import dla
+from dla.cli import VERBS, main
+from dla.images.read import ERROR_CODES
+from dla.report.picture import with_bars
+from dla.report.write import PredictionWriter
+
+DOCS = Path(__file__).parent
+CHELSEA = Path(str(files("skimage"))) / "data" / "chelsea.png"
+
+
+def commands() -> str:
+    """docs/commands.md: every --help."""
+    pages = ["# Commands\n\nMade from `--help` by `python docs/generate.py`.\n"]
+    for words in ([], *([verb] for verb in VERBS)):
+        page = io.StringIO()
+        with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+            main([*words, "--help"])
+        pages.append(f"## {' '.join(['dla', *words])}\n\n```\n{page.getvalue().rstrip()}\n```\n")
+    return "\n".join(pages)
+
+
+def filled(text: str, mark: str, content: str) -> str:
+    """`text` with `content` between the lines <!-- mark --> and <!-- /mark -->."""
+    pattern = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
+    new, count = re.subn(pattern, lambda m: m[1] + content + m[2], text, flags=re.DOTALL)
+    assert count == 1, f"{mark} is marked {count} times"
+    return new
+
+
+def example() -> tuple[str, Image.Image]:
+    """What `dla predict chelsea.png` prints, and its picture."""
+    prediction = dla.load().predict(CHELSEA)
+    table = io.StringIO()
+    with PredictionWriter(table, "table", 5) as writer:
+        writer.write(prediction)
+    return f"```\nchelsea.png\n{table.getvalue().split(chr(10), 1)[1]}```\n", with_bars(Image.open(CHELSEA), prediction)
+
+
+def run(check: bool) -> int:
+    lines, picture = example()
+    head = "\n| code | what it means |\n| --- | --- |\n"
+    codes = head + "".join(f"| `{code}` | {meaning} |\n" for code, meaning in ERROR_CODES.items()) + "\n"
+    readme, errors = DOCS.parent / "README.md", DOCS / "errors.md"
+    wanted = {
+        DOCS / "commands.md": commands(),
+        errors: filled(errors.read_text(), "codes", codes),
+        readme: filled(readme.read_text(), "chelsea", lines),
+    }
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    if check:
+        for path in stale:
+            print(f"{path.name} is stale: run python docs/generate.py")
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(wanted[path])
+    (DOCS / "pictures").mkdir(exist_ok=True)
+    picture.save(DOCS / "pictures" / "chelsea.png", optimize=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run("--check" in sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""The command line: one file a verb, which parses, calls and prints. Nothing else prints or exits."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from dla.errors import DlaError, UnknownNameError
+from dla.version import __version__
+
+__all__ = ["main"]
+
+VERBS = {
+    "predict": "classify photos",
+    "models": "list the networks and their published figures",
+    "train": "train a network on photos of your own",
+}
+
+HELP = f"""\
+usage: dla VERB ...
+
+Deep Layer Aggregation: classify photos, train networks of your own.
+
+verbs:
+{chr(10).join(f"  {verb:<10}{what}" for verb, what in VERBS.items())}
+
+  dla VERB --help   what a verb takes, with an example
+  dla --version     {__version__}
+
+example:
+  dla predict photo.jpg
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (docs/errors.md lists them)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _terminated)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that no record depends on
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except DlaError as error:
+        print(f"dla: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain again at exit about what it could not flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"dla: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"dla {__version__}")
+        return 0
+    if words[0] not in VERBS:
+        raise UnknownNameError("verb", words[0], VERBS, see="dla --help")
+    verb = importlib.import_module(f"dla.cli.{words[0]}")
+    return int(verb.run(words[1:]))
+
+
+def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)

@@ -1,0 +1,58 @@
+"""The parser of one verb: flags, `--config` files, `DLA_<FLAG>` variables; errors are sentences."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from dla.errors import UnknownNameError, UsageError
+
+__all__ = ["Parser"]
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """argparse's own layout, with the flag and its help on one line where they fit."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=100)
+
+
+class Parser(ArgumentParser):
+    """Command line and `--config` files in the order given > DLA_<FLAG> variables > defaults."""
+
+    def __init__(self, verb: str, description: str, example: str, usage: str, *, config: str | None = None) -> None:
+        super().__init__(
+            prog=f"dla {verb}",
+            description=description,
+            epilog=f"example:\n{example}",
+            formatter_class=_Help,
+            default_env=True,
+            env_prefix="DLA",
+            print_config="--print-config",
+            usage=f"dla {verb} {usage}",
+        )
+        if config is not None:
+            self.flag("-q", "--quiet", action="store_true", help="no messages, only results")
+            self.flag(config, action="config", metavar="FILE", help="a YAML file with any of these options")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One sentence and exit code 2 instead of the usage text."""
+        unknown = re.search(r"nrecognized arguments: (-\S+)", message)
+        if unknown is None:
+            raise UsageError(" ".join(message.split()))
+        flags = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+        raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=f"{self.prog} --help")
+
+    def fields(self, schema: type) -> None:
+        """Add an option for each field of a dataclass; a nested one's are dotted."""
+        self.add_class_arguments(schema, None)
+        for group in self._action_groups:
+            if (group.title or "").startswith("<class"):
+                group.title = (group.title or "").split(".")[-1].rstrip("'>:").lower()
+
+    def flag(self, *names: str, **settings: Any) -> None:
+        """Add one argument."""
+        self.add_argument(*names, **settings)

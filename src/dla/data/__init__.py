@@ -1,0 +1,1 @@
+"""Sets of photos with classes: opening, loading, augmenting."""

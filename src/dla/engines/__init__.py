@@ -1,0 +1,1 @@
+"""What runs a network: uint8 batches in, arrays out."""

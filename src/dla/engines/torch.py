@@ -1,0 +1,80 @@
+"""PyTorch: batch-norm folded into the convolutions, channels_last, inference mode."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+from torch import Tensor, nn
+
+from dla.engines.base import Array
+from dla.errors import UsageError
+from dla.nets.fold import fold_batch_norm
+
+__all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "use_threads"]
+
+
+class TorchEngine:
+    """`model` in evaluation form on `device`; x = pixels * scale + shift is what it was trained on."""
+
+    def __init__(self, model: nn.Module, scale_3: Array, shift_3: Array, device: str = "auto") -> None:
+        self.device = pick_device(device)
+        folded = fold_batch_norm(model)
+        self.network = folded.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.scale_311 = torch.from_numpy(scale_3).to(self.device)[:, None, None]
+        self.shift_311 = torch.from_numpy(shift_3).to(self.device)[:, None, None]
+
+    @property
+    def name(self) -> str:
+        """What runs, and on what."""
+        return f"PyTorch on {self.device}"
+
+    @torch.inference_mode()
+    def probabilities(self, pixels_NHW3: Array) -> Array:
+        """uint8 photos of one size -> float32 probabilities (N, K)."""
+        x_N3HW = self._input(torch.from_numpy(pixels_NHW3))
+        return self.network(x_N3HW).softmax(1).cpu().numpy()  # type: ignore[no-any-return]
+
+    def _input(self, pixels_NHW3: Tensor) -> Tensor:
+        # permuted, the pixels already lie in memory as channels_last wants them
+        x = pixels_NHW3.to(self.device).permute(0, 3, 1, 2).float()
+        return x.mul_(self.scale_311).add_(self.shift_311)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"the device {name!r} cannot be used here ({reason}). Try --device cpu") from None
+    return device
+
+
+def use_threads(count: int) -> None:
+    """Let the network use this many threads: a setting of the whole process, so only the command line calls it."""
+    torch.set_num_threads(count)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what a batch frees for the next one; page faults cost 10 to 30 % of the time otherwise.
+
+    A setting of the whole process, so only the command line calls it. Elsewhere than on glibc it does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)

@@ -1,0 +1,81 @@
+"""Everything that can go wrong for a user, and the exit code each kind leads to.
+
+    DlaError                 1   ran, but an input failed or the run broke
+    ├── ImageError           1   one photo cannot be read; `code` says why (docs/errors.md)
+    ├── UsageError           2   an unknown flag, name or field; nothing to do
+    │   └── UnknownNameError 2   a name that is not in a list; carries the nearest ones
+    ├── UnavailableError     3   weights or data cannot be had: offline, missing, refused
+    │   └── DamagedError     3   they are here but broken: truncated, altered, not what they claim
+    └── CheckError           4   a check or gate did not pass
+
+Each message is one or two sentences: what happened, the value, what is allowed, what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckError",
+    "DamagedError",
+    "DlaError",
+    "ImageError",
+    "UnavailableError",
+    "UnknownNameError",
+    "UsageError",
+]
+
+
+class DlaError(Exception):
+    """The root of the tree above; the command line prints its message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ImageError(DlaError):
+    """One photo cannot be read. `code` is a stable word for programs, the message is for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return type(self), (self.code, str(self))
+
+
+class UsageError(DlaError, ValueError):
+    """The call itself is wrong: an unknown option, a value out of range, nothing to do."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that is not in the list of known ones, with the nearest of them."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], see: str = "") -> None:
+        self.nearest = nearest(name, known)
+        hint = f" Nearest: {', '.join(self.nearest)}." if self.nearest else ""
+        more = f" All: {see}" if see else ""
+        super().__init__(f'no {kind} is called "{name}".{hint}{more}')
+
+
+class UnavailableError(DlaError):
+    """Weights or data cannot be had."""
+
+    exit_code = 3
+
+
+class DamagedError(UnavailableError):
+    """Weights or data are here, but they are not what they should be."""
+
+
+class CheckError(DlaError):
+    """A check or gate did not pass."""
+
+    exit_code = 4
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The up to `count` known names most like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.55)

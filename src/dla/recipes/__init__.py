@@ -1,0 +1,1 @@
+"""Training recipes: YAML files and their one schema."""

@@ -1,0 +1,1 @@
+"""One module a verb: joins the parts into one thing that a user does."""

@@ -1,0 +1,1 @@
+"""Weights: the model folder, foreign files, the hub; everything loads strictly."""

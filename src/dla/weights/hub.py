@@ -1,0 +1,257 @@
+"""Files of the hub: the cache first, the network only on a miss, every file verified before it is used.
+
+huggingface_hub does the work and reads HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN when it is
+imported, which happens at the first use of this module's functions.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dla.errors import DamagedError, UnavailableError, UsageError
+
+__all__ = ["HubFiles", "fetch"]
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+
+# Nothing about this machine: instead of huggingface_hub's list of installed packages.
+_HEADERS = {"user-agent": "dla"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFiles:
+    """A repository at one commit: the bytes of its config and of its weights, as they were announced."""
+
+    repo: str
+    commit: str
+    config: bytes
+    weights: bytes
+    weights_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    data: bytes
+
+
+class _AbsentError(Exception):
+    """The repository has no such file."""
+
+
+def fetch(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None) -> HubFiles:
+    """Config and weights of a hub repository (owner/name), both of the same commit.
+
+    Raises:
+        UnavailableError: not in the cache and not to be had; the message says where it was looked for.
+        DamagedError: a file is not what the hub announced.
+        UsageError: not the name of a repository.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    wanted = _Wanted(repo, revision or "main", _cache(cache_dir))
+    try:
+        config, fresh = wanted.read(CONFIG)
+        found = _with_weights(wanted, config)
+        if found is None and not fresh:  # what is cached was incomplete; the branch may have moved on since
+            found = _with_weights(wanted, wanted.fetched(CONFIG))
+    except _AbsentError:
+        raise UnavailableError(f"{wanted.place} has no {CONFIG}, so it is no model that can be loaded.") from None
+    except HFValidationError as error:
+        raise UsageError(f'"{repo}" cannot be the name of a repository. Allowed: owner/name') from error
+    if found is None:
+        raise UnavailableError(f"{wanted.place} has no weights: neither {' nor '.join(WEIGHTS)}.")
+    return found
+
+
+def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
+    """The repository as it was at the config's commit: a branch may move between two requests, a commit does not."""
+    pinned = _Wanted(wanted.repo, config.path.parent.name, wanted.cache)
+    for name in WEIGHTS:
+        try:
+            weights, _ = pinned.read(name)
+        except _AbsentError:
+            continue
+        return HubFiles(pinned.repo, pinned.revision, config.data, weights.data, weights.path)
+    return None
+
+
+def _cache(cache_dir: str | os.PathLike[str] | None) -> Path:
+    from huggingface_hub import constants
+
+    return Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    repo: str
+    revision: str
+    cache: Path
+
+    @property
+    def place(self) -> str:
+        from huggingface_hub import constants
+
+        revision = "" if self.revision == "main" else f" at {self.revision[:12]}"
+        return f"{self.repo}{revision} on the hub ({constants.ENDPOINT})"
+
+    def read(self, filename: str) -> tuple[_File, bool]:
+        """The file, and whether it had to be fetched."""
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.repo, filename, cache_dir=self.cache, revision=self.revision)
+        if isinstance(cached, str):
+            return _File(Path(cached), self.verified(Path(cached))), False
+        if cached is not None and _COMMIT.fullmatch(self.revision):
+            raise _AbsentError  # a commit never gets another file; a branch may
+        return self.fetched(filename), True
+
+    def fetched(self, filename: str) -> _File:
+        """The file from the hub, thrown away again if it is not what the hub announced."""
+        path = self.download(filename)
+        try:
+            return _File(path, self.verified(path))
+        except DamagedError as error:
+            _blob(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise DamagedError(
+                f"{filename} of {self.place} arrived other than announced and was thrown away. Try: once more."
+            ) from error
+
+    def download(self, filename: str) -> Path:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        def explained(error: Exception) -> Exception:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                return _AbsentError()
+            return UnavailableError(self.explain(error, filename))
+
+        with _without_telemetry():
+            try:
+                # hf_hub_download retries an unreachable hub for half a minute; one question first tells that at once.
+                get_hf_file_metadata(hf_hub_url(self.repo, filename, revision=self.revision), headers=_HEADERS)
+            except Exception as error:
+                if _unreachable(error):
+                    raise explained(error) from error
+            try:
+                got = hf_hub_download(
+                    self.repo, filename, revision=self.revision, cache_dir=self.cache, headers=_HEADERS
+                )
+            except Exception as error:  # of huggingface_hub, of the HTTP client it uses, of the disk
+                raise explained(error) from error
+        return Path(got)
+
+    def verified(self, path: Path) -> bytes:
+        """The bytes of a cached file, compared with the digest that the hub announced and the cache is named after."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UnavailableError(f"{path} cannot be read: {error.strerror}.") from error
+        announced = _blob(path).name
+        if re.fullmatch(r"[0-9a-f]{64}", announced):
+            found = hashlib.sha256(data).hexdigest()
+        elif re.fullmatch(r"[0-9a-f]{40}", announced):
+            found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # git's name for a small file
+        else:
+            return data  # a cache without symlinks, or a hub that announces something else
+        if found != announced:
+            raise DamagedError(
+                f"{path.name} of {self.repo} is damaged in the cache ({len(data)} bytes, digest {found[:8]}, "
+                f"announced {announced[:8]}). Remove {_blob(path)} and it is fetched again."
+            )
+        return data
+
+    def explain(self, error: Exception, filename: str) -> str:
+        """One or two sentences for a failed download."""
+        from huggingface_hub import errors
+
+        if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        by_hand = f"By hand: put {CONFIG} and {WEIGHTS[0]} of {self.repo} into a folder and give its path as the model."
+        missing = f"{filename} of {self.repo} is not in the cache ({self.cache})"
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            return f"{missing} and HF_HUB_OFFLINE forbids to ask the hub. {by_hand}"
+        if _unreachable(error):
+            return f"{missing} and the hub ({self.endpoint}) cannot be reached: {_first_line(error)}. {by_hand}"
+        if isinstance(error, errors.HfHubHTTPError):
+            return f"{missing} and {self.refusal(error)}"
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            return (
+                f"no space left for {filename} of {self.repo} in the cache ({self.cache}). Free some, or set HF_HOME."
+            )
+        if isinstance(error, OSError) and error.errno:
+            return f"the cache ({self.cache}) cannot be written: {error.strerror}. Set HF_HOME to a folder that can."
+        return f"{missing} and the hub ({self.endpoint}) broke off: {_first_line(error)}. Try: once more. {by_hand}"
+
+    @property
+    def endpoint(self) -> str:
+        from huggingface_hub import constants
+
+        return constants.ENDPOINT
+
+    def refusal(self, error: Any) -> str:
+        """What the hub's HTTP status means, for the user."""
+        from huggingface_hub import errors
+
+        status, hub = error.response.status_code, f"the hub ({self.endpoint})"
+        if isinstance(error, errors.GatedRepoError) or status == 403:
+            return f"{hub} wants permission for it ({status}). Ask for access on its page, then set HF_TOKEN."
+        if isinstance(error, errors.RevisionNotFoundError):
+            return f'{hub} has no revision "{self.revision}" of it. Try: without @{self.revision}'
+        if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
+            return f"{hub} has no such repository, or it is private ({status}). Check the name, or set HF_TOKEN."
+        if status == 429:
+            return f"{hub} has had too many requests from here (429). Wait some minutes, or set HF_TOKEN."
+        return f"{hub} answers {status}. Try: later"
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """No question about the program that calls (huggingface_hub asks the hub how to name it), no list of packages.
+
+    Warnings about little disk space are left out too: where it does not suffice, the error says so.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_TELEMETRY
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY = before
+
+
+def _blob(path: Path) -> Path:
+    """The file that a cache entry links to. One step only: the blob may itself be a link to a shared store."""
+    return path.parent / os.readlink(path) if path.is_symlink() else path
+
+
+def _unreachable(error: Exception) -> bool:
+    # The HTTP client is huggingface_hub's choice (it has changed), so its errors are known by name.
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return isinstance(error, OfflineModeIsEnabled) or type(error).__name__ in (
+        "ConnectError",
+        "ConnectTimeout",
+        "ProxyError",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:160] if lines else type(error).__name__

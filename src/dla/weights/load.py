@@ -1,0 +1,283 @@
+"""Weights into networks, strictly: every tensor has its place and its shape, or nothing is loaded.
+
+Two exceptions, both said in the report: the authors' projections that nothing depends on, and a classifier that is
+replaced on request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.nets.backbone import DLA
+from dla.nets.build import build
+from dla.nets.table import row
+from dla.weights import hub
+from dla.weights.files import PICKLED, SAFE, WeightFile, parse_weights, read_state, read_weights
+from dla.weights.folder import CONFIG, WEIGHTS, ModelConfig, parse_config, read_config
+from dla.weights.match import COUNTER, FIRST_CONV, HEAD, check_match, fitting, shapes_of
+from dla.weights.names import dead_projections, plain_names
+from dla.weights.sources import find_source
+
+__all__ = ["LoadReport", "Opened", "adapt_first_conv", "load_state", "open_model", "read_state"]
+
+# A folder's weights in timm's order of preference, then whatever has such an extension.
+_PREFERRED = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+# What a source without a word on preprocessing was prepared like.
+_PREPROCESSING = (
+    "input_size", "pool_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "fixed_input_size",
+    "first_conv", "classifier",
+)  # fmt: skip
+# What stays true of a model whose classifier was replaced.
+_OF_THE_BODY = ("task", "preprocessing", "licence")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What happened on loading: dropped projections, a fresh classifier, and sentences that say so to the user."""
+
+    dropped: tuple[str, ...] = ()
+    new_head: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A network with its weights.
+
+    `config` describes the network as it is now, `origin` what was loaded (owner/name@commit, shipped:name, or a
+    path), `digest` is the SHA-256 of the weight file.
+    """
+
+    model: DLA
+    config: ModelConfig
+    origin: str
+    report: LoadReport
+    digest: str
+
+
+def open_model(
+    source: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    architecture: str | None = None,
+    new_head: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Opened:
+    """The network that `source` names (see `find_source`), with its weights, in training mode as `build` makes it.
+
+    Args:
+        num_classes: another number than the source's replaces the classifier; 0 leaves it out.
+        in_chans: another number than the source's adapts the first convolution.
+        architecture: what a bare file holds (else found out by its names and shapes); what any other source must be.
+        new_head: replace the classifier even where the number of classes is the same.
+        cache_dir: the hub's cache, else huggingface_hub's own.
+        options: other options of the network, before those of the source's config.
+
+    Raises:
+        UsageError: no such source, or a bare file that several networks or none could have written.
+        UnavailableError, DamagedError: the weights cannot be had, or are not what they should be.
+    """
+    found = find_source(source)
+    if found.kind == "hub":
+        files = hub.fetch(found.where, found.revision, cache_dir=cache_dir)
+        origin = f"{files.repo}@{files.commit}"
+        config = parse_config(files.config, f"{CONFIG} of {origin}")
+        name = files.weights_path.name
+        weights = parse_weights(files.weights, name, f"{name} of {origin}")
+    elif found.kind == "folder":
+        origin = found.name or found.where
+        config, weights = read_config(found.where), _weights_in(Path(found.where))
+    else:
+        origin = found.where
+        weights = read_weights(Path(origin))
+        config = _config_of(weights.state, origin, architecture)
+    asked = architecture or found.architecture
+    if asked and config.architecture != asked:
+        raise DamagedError(f"{origin} is a {config.architecture} by its {CONFIG}, but {asked} was asked for.")
+    return _assemble(config, weights, origin, num_classes, in_chans, new_head, options)
+
+
+def _weights_in(folder: Path) -> WeightFile:
+    path = next((folder / name for name in _PREFERRED if (folder / name).is_file()), None)
+    if path is not None:
+        return read_weights(path)
+    for extension in (*SAFE, ".pth", ".pth.tar", ".bin"):
+        several = sorted(folder.glob(f"*{extension}"))
+        if several:
+            file = read_weights(several[0])
+            others = ", ".join(path.name for path in several[1:])
+            note = (f"{folder} has several weight files; {several[0].name} is used, not {others}.",) if others else ()
+            return dataclasses.replace(file, notes=note + file.notes)
+    raise UnavailableError(f"{folder} has no weights: neither {WEIGHTS} nor another {', '.join(SAFE + PICKLED)} file.")
+
+
+def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None) -> ModelConfig:
+    """The config that a bare file lacks, from its tensors."""
+    shapes = shapes_of(plain_names(state))
+    if architecture is None:
+        fits = fitting(shapes)
+        if len(fits) != 1:
+            found = f"fits several networks ({', '.join(fits)})" if fits else "fits no network of the table exactly"
+            raise UsageError(f"{where} {found}. Try: name the architecture, such as dla60.")
+        architecture = fits[0]
+    cfg = row(architecture).pretrained_cfg()
+    in_chans = shapes.get(FIRST_CONV, (0, 3))[1]
+    num_classes = shapes.get(f"{HEAD}weight", (0,))[0]
+    size = {"input_size": (in_chans, 224, 224)}
+    return ModelConfig(architecture, num_classes, pretrained_cfg={key: cfg[key] for key in _PREPROCESSING} | size)
+
+
+def _assemble(
+    config: ModelConfig,
+    weights: WeightFile,
+    origin: str,
+    num_classes: int | None,
+    in_chans: int | None,
+    new_head: bool,
+    options: Mapping[str, Any],
+) -> Opened:
+    """Build the source's own network, load it strictly, then change what was asked to be changed."""
+    given = {key: value for key, value in options.items() if value is not None}
+    placed = {key: given.pop(key) for key in ("device", "dtype") if key in given}
+    classes = config.num_classes if num_classes is None else num_classes
+    replace = new_head or classes != config.num_classes
+    pool = given.pop("global_pool", None) if replace else None
+    state, notes = plain_names(weights.state), list(weights.notes)
+    chans = in_chans or config.in_chans
+    if chans != config.in_chans:
+        notes.append(_adapt(state, config.in_chans, chans, origin))
+
+    built = {**config.model_args, **given, "in_chans": chans}
+    with torch.device("meta"):  # the file's tensors take the parameters' places, so none is drawn at random
+        model = build(config.architecture, num_classes=config.num_classes, **built)
+    report = load_state(model, state, where=origin)
+    notes += report.notes
+    if replace:
+        model.reset_classifier(classes, pool)
+        notes.append(_head_note(origin, config.num_classes, classes))
+    model.to(**placed)
+
+    config = _as_built(config, built, model, replace)
+    model.pretrained_cfg = model.default_cfg = _cfg_attribute(config)
+    report = LoadReport(report.dropped, new_head=replace and classes > 0, notes=tuple(notes))
+    return Opened(model, config, origin, report, weights.digest)
+
+
+def _adapt(state: dict[str, Tensor], stored: int, wanted: int, where: str) -> str:
+    weight = state.get(FIRST_CONV)
+    if weight is not None and weight.ndim == 4 and weight.shape[1] == stored:
+        state[FIRST_CONV] = adapt_first_conv(weight, wanted)
+    return f"the first convolution of {where} was adapted from {stored} to {wanted} channels."
+
+
+def _head_note(where: str, stored: int, classes: int) -> str:
+    if classes == 0:
+        return f"the classifier of {where} ({stored} classes) is left out, as asked for."
+    return (
+        f"the classifier of {where} ({stored} classes) was replaced by a new one ({classes}), which has to be trained."
+    )
+
+
+def _as_built(config: ModelConfig, built: Mapping[str, Any], model: DLA, replaced: bool) -> ModelConfig:
+    """The source's config with what was changed. Drop rates are for training, not what a model is."""
+    args = {key: built[key] for key in ("in_chans", "output_stride") if key in built}
+    args["global_pool"] = model.global_pool.pool_type
+    cfg: dict[str, Any] = dict(config.pretrained_cfg)
+    if cfg.get("input_size"):
+        cfg["input_size"] = (model.in_chans, *cfg["input_size"][1:])
+    cfg["num_classes"] = model.num_classes
+    config = dataclasses.replace(config, model_args=args, pretrained_cfg=cfg)
+    if not replaced:
+        return config
+    return dataclasses.replace(
+        config,
+        num_classes=model.num_classes,
+        label_names=None,
+        label_descriptions=None,
+        pretrained_cfg={key: value for key, value in cfg.items() if not key.startswith("label_")},
+        dla={key: value for key, value in config.dla.items() if key in _OF_THE_BODY},
+    )
+
+
+def _cfg_attribute(config: ModelConfig) -> dict[str, Any]:
+    """timm's `model.pretrained_cfg`: what the source says, over the row's preprocessing."""
+    cfg = row(config.architecture).pretrained_cfg()
+    said = {key: tuple(value) if isinstance(value, list) else value for key, value in config.pretrained_cfg.items()}
+    return {key: cfg[key] for key in _PREPROCESSING} | said | {"architecture": config.architecture}
+
+
+def adapt_first_conv(weight: Tensor, in_chans: int) -> Tensor:
+    """The first convolution's weight (C_out, C, kH, kW) for another number of input channels, by timm's rule.
+
+    One channel sees the sum of all; more see copies in turn, scaled so that the sum stays about the same.
+    """
+    stored = weight.shape[1]
+    if in_chans == stored:
+        return weight
+    if in_chans == 1:
+        return weight.float().sum(1, keepdim=True).to(weight.dtype)
+    copies = -(-in_chans // stored)
+    tiled = weight.float().repeat(1, copies, 1, 1)[:, :in_chans]
+    return (tiled * (stored / in_chans)).to(weight.dtype)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool = False, where: str = "") -> LoadReport:
+    """Load a state dict, all of it or nothing; `where` names its file in messages.
+
+    Prefixes of wrappers are taken off, missing batch-norm counters start at 0, other float types become the
+    network's. With `new_head` the classifier (`fc`) keeps what it has.
+
+    Raises:
+        DamagedError: tensors are missing, unknown, of another shape, or not finite; the network is as it was.
+    """
+    where = where or "the state dict"
+    wanted = model.state_dict()
+    given = plain_names(state)
+    dead = dead_projections(model)
+    dropped = {name for name in given if name not in wanted and dead.get(name) == given[name].shape}
+    given = {name: tensor for name, tensor in given.items() if name not in dropped}
+    if new_head:
+        given = {name: tensor for name, tensor in given.items() if not name.startswith(HEAD)}
+        given |= {name: tensor for name, tensor in wanted.items() if name.startswith(HEAD)}
+    for name, tensor in wanted.items():
+        if name.endswith(COUNTER) and name not in given:
+            given[name] = torch.zeros((), dtype=tensor.dtype)
+    check_match(model, shapes_of(wanted), shapes_of(given), where)
+    ready = {name: _ready(name, given[name], tensor, where) for name, tensor in wanted.items()}
+    model.load_state_dict(ready, strict=True, assign=any(tensor.is_meta for tensor in wanted.values()))
+    return LoadReport(tuple(sorted(dropped)), new_head, _notes(where, dropped, new_head))
+
+
+def _notes(where: str, dropped: Collection[str], new_head: bool) -> tuple[str, ...]:
+    layers = sorted({name.rsplit(".", 2)[0] for name in dropped})
+    notes = [f"{where} has projections that no output depends on; they were dropped: {', '.join(layers)}."] * bool(
+        layers
+    )
+    notes += [f"the classifier of {where} was left out; the network keeps its own."] * new_head
+    return tuple(notes)
+
+
+def _ready(name: str, tensor: Tensor, wanted: Tensor, where: str) -> Tensor:
+    """A copy in the network's own type, of a tensor that is what it should be."""
+    plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_complex())
+    if not plain or tensor.is_floating_point() != wanted.is_floating_point() or tensor.element_size() == 1:
+        stored = f"{tensor.dtype}".removeprefix("torch.")
+        raise DamagedError(
+            f"{name} of {where} is stored as {stored} ({tensor.layout}, {tensor.device}), which is no weight."
+        )
+    device = tensor.device if wanted.is_meta else wanted.device
+    ready = tensor.to(device=device, dtype=wanted.dtype, copy=True)
+    if not ready.isfinite().all():
+        raise DamagedError(f"{name} of {where} holds values that are infinite or not numbers. Try: another copy of it.")
+    return ready

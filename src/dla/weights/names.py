@@ -1,0 +1,63 @@
+"""How foreign files spell a state dict: containers, prefixes, projections that nothing depends on.
+
+Pure functions on dictionaries; no file is touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dla.errors import DamagedError
+from dla.nets.tree import Tree
+
+__all__ = ["CONTAINERS", "dead_projections", "plain_names", "unwrap"]
+
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averaged weights first, as timm does
+PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and of compiled networks
+
+
+def unwrap(loaded: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], str]:
+    """The state dict inside a training checkpoint, and the key it was under ('' when it was not wrapped)."""
+    for key in CONTAINERS:
+        if isinstance(loaded.get(key), Mapping):
+            return loaded[key], key
+    return loaded, ""
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the prefixes that wrappers put before every name, however often.
+
+    Raises:
+        DamagedError: two names become one.
+    """
+    plain: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        short = name
+        while short.startswith(PREFIXES):
+            short = short.split(".", 1)[1]
+        if short in plain:
+            raise DamagedError(f'"{short}" is there twice, with and without a prefix ({", ".join(PREFIXES)}).')
+        plain[short] = tensor
+    return plain
+
+
+def dead_projections(model: nn.Module) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors that the authors' files have and no output depends on.
+
+    There every tree that changes the number of channels owns a projection, but only the innermost one, whose
+    first block adds it, uses its own.
+    """
+    dead: dict[str, torch.Size] = {}
+    for path, tree in model.named_modules():
+        if isinstance(tree, Tree) and tree.n > 1:
+            innermost: nn.Module = tree
+            while isinstance(innermost, Tree) and innermost.n > 1:
+                innermost = innermost.tree1
+            project = innermost.project
+            assert isinstance(project, nn.Module)
+            dead.update({f"{path}.project.{name}": tensor.shape for name, tensor in project.state_dict().items()})
+    return dead

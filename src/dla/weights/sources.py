@@ -1,0 +1,98 @@
+"""What a user may name as a model, and what that means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from dla.errors import UnavailableError, UnknownNameError, UsageError
+from dla.nets.table import TABLE, row
+from dla.weights.files import is_weight_file
+
+__all__ = ["Source", "find_source", "shipped"]
+
+_SCHEME = re.compile(r"(hf[-_]hub|local-dir|shipped):(.*)", re.IGNORECASE | re.DOTALL)
+_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_REVISION = re.compile(r"\w[\w./-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model is: in the repository `where` of the hub at `revision`, or at the path `where`.
+
+    `architecture` is what the source's name promises, if it promises any; `name` what to call it, if not `where`.
+    """
+
+    kind: Literal["hub", "folder", "file"]
+    where: str
+    revision: str | None = None
+    architecture: str | None = None
+    name: str = ""
+
+
+def find_source(text: str) -> Source:
+    """The source that `text` names: `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to
+    a folder or to a weight file, or `shipped:NAME`. A network's name comes before a path of the same name.
+
+    Raises:
+        UsageError: none of these, or a network without released weights.
+        UnavailableError: a path named with `local-dir:` is no folder.
+    """
+    scheme = _SCHEME.fullmatch(text)
+    if scheme:
+        return _of_scheme(scheme[1].lower().replace("_", "-"), scheme[2])
+    name, _, tag = text.partition(".")
+    if name in TABLE and (not tag or "/" not in tag):
+        return _released(name, tag)
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return Source("folder", str(path))
+    if text and path.exists():
+        return Source("file", str(path))
+    if is_weight_file(text):
+        raise UnavailableError(f"{text} does not exist.")
+    if re.search(r"[/\\:]", text):
+        raise UsageError(f'"{text}" is no path that exists. On the hub: hf-hub:{text}; a folder: local-dir:{text}')
+    row(name)
+    raise AssertionError(text)
+
+
+def _of_scheme(scheme: str, rest: str) -> Source:
+    if scheme == "hf-hub":
+        repo, at, revision = rest.partition("@")
+        if not _REPO.fullmatch(repo) or ".." in rest or (at and not _REVISION.fullmatch(revision)):
+            raise UsageError(
+                f'"hf-hub:{rest}" names no repository. Allowed: hf-hub:owner/name or hf-hub:owner/name@revision'
+            )
+        return Source("hub", repo, revision or None)
+    if scheme == "shipped":
+        return Source("folder", str(shipped(rest)), name=f"shipped:{rest}")
+    path = Path(rest).expanduser()
+    if not path.is_dir():
+        raise UnavailableError(f"{path} is no folder. A model folder holds config.json and model.safetensors.")
+    return Source("folder", str(path))
+
+
+def _released(name: str, tag: str) -> Source:
+    r = row(name)
+    if r.tag is None:
+        raise UsageError(f"{name} has no released weights. Try: the path of a folder or file with some.")
+    if tag and tag != r.tag:
+        raise UnknownNameError("released set of weights", f"{name}.{tag}", [f"{name}.{r.tag}"])
+    return Source("hub", f"timm/{name}.{r.tag}", architecture=name)
+
+
+def shipped(name: str) -> Path:
+    """The folder of a network that comes inside the package.
+
+    Raises:
+        UnknownNameError: none has this name.
+    """
+    root = Path(str(files("dla").joinpath("shipped")))
+    known = sorted(path.parent.name for path in root.glob("*/config.json"))
+    if name not in known:
+        raise UnknownNameError("shipped network", name, known)
+    return root / name

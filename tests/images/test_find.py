@@ -1,0 +1,74 @@
+"""Which photos an input stands for, against sorted path listings."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dla.images.find import PhotoFinder
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.jpg", "a/2.PNG", "a/10.webp", "a-b/1.tif", "c/d/e.avif", "c/x.txt", ".hidden/1.jpg", "a/.1.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "c" / "loop").symlink_to(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_is_walked_in_the_order_of_its_paths(tree: Path) -> None:
+    finder = PhotoFinder([str(tree)])
+    visible = [p for p in tree.rglob("*") if p.is_file() and not any(s.startswith(".") for s in p.parts[-2:])]
+    expected = sorted(p for p in visible if p.suffix != ".txt" and "loop" not in p.parts)
+    assert [Path(p) for p in finder] == expected
+    assert len(expected) == 5
+    assert finder.skipped == 2  # the text and the hidden file; hidden folders are not entered
+
+
+@pytest.mark.parametrize("pattern", ["**/*.webp", "*.jpg", "a*/*"])
+def test_patterns(tree: Path, pattern: str) -> None:
+    found = list(PhotoFinder([str(tree / pattern)]))
+    suffixes = {".jpg", ".png", ".webp", ".tif"}
+    matched = [p for p in tree.glob(pattern) if "loop" not in p.parts and not p.name.startswith(".")]
+    assert found == [str(p) for p in sorted(matched) if p.suffix.lower() in suffixes]
+    assert found
+
+
+def test_a_file_named_outright_is_always_given(tree: Path) -> None:
+    odd = tree / "[1].jpg"
+    odd.touch()
+    inputs = [str(tree / "c" / "x.txt"), str(tree / "no such file"), str(odd)]
+    assert list(PhotoFinder(inputs)) == inputs
+
+
+def test_lines_keep_their_spaces_and_lose_their_ends() -> None:
+    assert list(PhotoFinder(["-"], ["a b.jpg\n", " c.jpg\r\n", "\n", "d.jpg"])) == ["a b.jpg", " c.jpg", "d.jpg"]
+
+
+def test_what_gives_nothing_is_remembered(tree: Path) -> None:
+    (tree / "empty").mkdir()
+    inputs = [str(tree / "empty"), str(tree / "*.bmp"), str(tree / "a")]
+    finder = PhotoFinder(inputs)
+    assert len(list(finder)) == 2
+    assert finder.unmatched == inputs[:2]
+
+
+@given(st.lists(st.sampled_from(["b.jpg", "a/2.PNG", "gone.jpg"]), max_size=6))
+def test_order_and_repetition_are_the_users(names: list[str]) -> None:
+    assert list(PhotoFinder(names)) == names
+
+
+def test_a_folder_that_cannot_be_listed_becomes_an_input(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(folder: str) -> object:
+        if os.path.basename(folder) == "a":
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert str(tree / "a") in list(PhotoFinder([str(tree)]))

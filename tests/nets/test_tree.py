@@ -1,0 +1,115 @@
+"""Trees: what each node aggregates, and the pooling on the way."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dla.nets.blocks import Basic, BlockOptions, Reduction
+from dla.nets.tree import Node, Pool, Tree
+
+
+def tree(depth: int, c_in: int, c_out: int, keep_input: bool = False, shortcut: bool = False) -> Tree:
+    def make_block(c_in: int, c_out: int, reduction: Reduction) -> nn.Module:
+        return Basic(c_in, c_out, reduction, BlockOptions())
+
+    return Tree(
+        depth,
+        make_block,
+        c_in,
+        c_out,
+        Reduction(2),
+        norm_layer=nn.BatchNorm2d,
+        act_layer=nn.ReLU,
+        keep_input=keep_input,
+        shortcut=shortcut,
+    )
+
+
+def ran(net: nn.Module, kind: type[nn.Module], x_NCHW: Tensor) -> list[nn.Module]:
+    """The modules of one kind in the order in which they run."""
+    order: list[nn.Module] = []
+    for module in net.modules():
+        if isinstance(module, kind):
+            module.register_forward_hook(lambda module, *_: order.append(module))
+    net(x_NCHW)
+    return order
+
+
+@pytest.mark.parametrize("keep_input", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_node_j_takes_two_blocks_and_a_map_for_each_trailing_one_of_j(depth: int, keep_input: bool) -> None:
+    c_in, c_out = 3, 7
+    net = tree(depth, c_in, c_out, keep_input).eval()
+    x_NCHW = torch.randn(1, c_in, 8, 8)
+    trailing_ones = [len(bin(j)) - len(bin(j).rstrip("1")) for j in range(2 ** (depth - 1))]
+    expected = [(2 + ones) * c_out for ones in trailing_ones]
+    expected[-1] = (depth + 1) * c_out + (c_in if keep_input else 0)
+    assert [node.conv.in_channels for node in ran(net, Node, x_NCHW)] == expected
+    assert len(ran(net, Basic, x_NCHW)) == 2**depth
+
+
+@pytest.mark.parametrize(
+    ("depth", "keep_input", "poolings"), [(1, False, 1), (3, False, 1), (1, True, 1), (3, True, 2)]
+)
+def test_no_pooling_is_computed_in_vain(depth: int, keep_input: bool, poolings: int) -> None:
+    assert len(ran(tree(depth, 4, 4, keep_input), Pool, torch.randn(2, 4, 8, 8))) == poolings
+
+
+def test_a_tree_is_the_formula_of_the_paper() -> None:
+    """T_3 written out by hand: the nodes, and the order in which each joins its maps."""
+    net = tree(3, 4, 6, keep_input=True, shortcut=True).eval()
+    x_NCHW = torch.randn(2, 4, 10, 10)
+    pooled = nn.functional.max_pool2d(x_NCHW, 2)
+
+    def pair(leaf: nn.Module, x: Tensor, shortcut: Tensor, *kept: Tensor) -> Tensor:
+        one = leaf.tree1(x, shortcut)
+        two = leaf.tree2(one)
+        y = leaf.root.bn(leaf.root.conv(torch.cat([two, one, *kept], 1)))
+        return (y + two).relu()
+
+    r2_a = pair(net.tree1.tree1, x_NCHW, net.tree1.tree1.project(pooled))
+    r2 = pair(net.tree1.tree2, r2_a, r2_a, r2_a)
+    r1 = pair(net.tree2.tree1, r2, r2)
+    expected = pair(net.tree2.tree2, r1, r1, pooled, r2, r1)
+    assert torch.equal(net(x_NCHW), expected)
+
+
+sizes = st.integers(1, 9)
+
+
+@given(h=sizes, w=sizes, seed=st.integers(0, 99))
+def test_pooling_is_the_maximum_of_the_neighbours_that_are_there(h: int, w: int, seed: int) -> None:
+    x_NCHW = torch.randn(1, 1, h, w, generator=torch.Generator().manual_seed(seed)) - 9  # a padding of 0 would win
+    expected = [
+        [x_NCHW[0, 0, row : row + 2, column : column + 2].flatten().tolist() for column in range(0, w, 2)]
+        for row in range(0, h, 2)
+    ]
+    pooled = Pool(Reduction(2))(x_NCHW)
+    assert pooled.shape == (1, 1, math.ceil(h / 2), math.ceil(w / 2))
+    assert pooled[0, 0].tolist() == [[max(there) for there in row] for row in expected]
+
+
+@given(h=sizes, w=sizes, dilation=st.sampled_from([1, 2]))
+def test_a_dilated_pooling_takes_the_same_neighbours(h: int, w: int, dilation: int) -> None:
+    x_NCHW = torch.randn(1, 1, h, w) - 9
+    pooled = Pool(Reduction(1, dilation, 2 * dilation))(x_NCHW)
+    assert pooled.shape == x_NCHW.shape
+    for row in range(dilation):
+        for column in range(dilation):
+            grid = x_NCHW[:, :, row::dilation, column::dilation]
+            if grid.numel():
+                strided = Pool(Reduction(2))(grid)
+                assert torch.equal(pooled[:, :, row :: 2 * dilation, column :: 2 * dilation], strided)
+
+
+def test_pooling_gives_its_gradient_to_the_maximum_once() -> None:
+    x_NCHW = torch.randn(1, 2, 5, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(partial(Pool.forward, Pool(Reduction(2))), x_NCHW)
+    assert torch.autograd.gradcheck(partial(Pool.forward, Pool(Reduction(1, 2, 4))), x_NCHW)

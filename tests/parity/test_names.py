@@ -1,0 +1,64 @@
+"""Names are a file format: the networks' tensors are called, shaped and ordered as timm's are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dla.nets.backbone import DLA
+from dla.nets.build import build
+from dla.nets.table import TABLE
+from oracle import timm
+
+RELEASED = [name for name, row in TABLE.items() if row.tag]
+KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
+
+Pair = tuple[DLA, nn.Module]
+
+
+@pytest.fixture(scope="module", params=RELEASED)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    with torch.device("meta"):
+        return build(request.param), timm.create_model(request.param, pretrained=False)
+
+
+def shapes(named: object) -> list[tuple[str, list[int]]]:
+    return [(name, list(tensor.shape)) for name, tensor in named]  # type: ignore[attr-defined]
+
+
+def test_names_shapes_and_order_are_timms(pair: Pair) -> None:
+    ours, theirs = pair
+    assert shapes(ours.state_dict().items()) == shapes(theirs.state_dict().items())
+    assert shapes(ours.named_parameters()) == shapes(theirs.named_parameters())
+
+
+def test_names_shapes_and_order_are_the_recorded_ones(pair: Pair) -> None:
+    ours, _ = pair
+    file = KEYS / f"timm-{ours.pretrained_cfg['architecture']}.json"
+    if not file.exists():
+        pytest.skip(f"no recorded names at {file}")
+    assert shapes(ours.state_dict().items()) == list(json.loads(file.read_text()).items())
+
+
+def test_pretrained_cfg_is_timms(pair: Pair) -> None:
+    ours, theirs = pair
+    # timm's record has one switch for its own loader, and leaves these three out
+    extra = {"custom_load"}, {"origin_url", "paper_name", "paper_ids"}
+    assert set(theirs.pretrained_cfg) - set(ours.pretrained_cfg) == extra[0]
+    assert set(ours.pretrained_cfg) - set(theirs.pretrained_cfg) == extra[1]
+    for key in set(ours.pretrained_cfg) & set(theirs.pretrained_cfg):
+        assert ours.pretrained_cfg[key] == theirs.pretrained_cfg[key], key
+    assert ours.default_cfg == ours.pretrained_cfg
+
+
+def test_attributes_are_timms(pair: Pair) -> None:
+    ours, theirs = pair
+    for attribute in ("num_classes", "num_features", "head_hidden_size", "in_chans", "cardinality", "base_width"):
+        assert getattr(ours, attribute) == getattr(theirs, attribute), attribute
+    assert list(ours.channels) == list(theirs.channels)
+    features = theirs.feature_info  # a list of dicts, or timm's wrapper around one
+    assert ours.feature_info == (features if isinstance(features, list) else features.get_dicts())
