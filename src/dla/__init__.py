@@ -16,13 +16,29 @@ if TYPE_CHECKING:
     from dla.errors import UnavailableError as UnavailableError
     from dla.errors import UnknownNameError as UnknownNameError
     from dla.errors import UsageError as UsageError
+    from dla.images.labels import imagenet_classes as imagenet_classes
     from dla.images.prepare import Preprocessing as Preprocessing
+    from dla.images.transform import create_transform as create_transform
+    from dla.images.transform import resolve_data_config as resolve_data_config
+    from dla.images.transform import resolve_model_data_config as resolve_model_data_config
     from dla.nets.backbone import DLA as DLA
     from dla.nets.build import create_model as create_model
-    from dla.nets.build import list_models as list_models
+    from dla.nets.build import model_entrypoint as model_entrypoint
+    from dla.nets.registry import PretrainedCfg as PretrainedCfg
+    from dla.nets.registry import get_pretrained_cfg as get_pretrained_cfg
+    from dla.nets.registry import get_pretrained_cfg_value as get_pretrained_cfg_value
+    from dla.nets.registry import is_model as is_model
+    from dla.nets.registry import is_model_pretrained as is_model_pretrained
+    from dla.nets.registry import list_models as list_models
+    from dla.nets.registry import list_modules as list_modules
+    from dla.nets.registry import list_pretrained as list_pretrained
     from dla.records import Class as Class
+    from dla.records import Features as Features
     from dla.records import InputError as InputError
+    from dla.records import ModelInfo as ModelInfo
     from dla.records import Prediction as Prediction
+    from dla.verbs.convert import convert as convert
+    from dla.verbs.info import info as info
     from dla.verbs.predict import Classifier as Classifier
     from dla.verbs.predict import load as load
 
@@ -33,16 +49,32 @@ _HOME = {
     "Classifier": "dla.verbs.predict",
     "DamagedError": "dla.errors",
     "DlaError": "dla.errors",
+    "Features": "dla.records",
     "ImageError": "dla.errors",
     "InputError": "dla.records",
+    "ModelInfo": "dla.records",
     "Prediction": "dla.records",
     "Preprocessing": "dla.images.prepare",
+    "PretrainedCfg": "dla.nets.registry",
     "UnavailableError": "dla.errors",
     "UnknownNameError": "dla.errors",
     "UsageError": "dla.errors",
+    "convert": "dla.verbs.convert",
     "create_model": "dla.nets.build",
-    "list_models": "dla.nets.build",
+    "create_transform": "dla.images.transform",
+    "get_pretrained_cfg": "dla.nets.registry",
+    "get_pretrained_cfg_value": "dla.nets.registry",
+    "imagenet_classes": "dla.images.labels",
+    "info": "dla.verbs.info",
+    "is_model": "dla.nets.registry",
+    "is_model_pretrained": "dla.nets.registry",
+    "list_models": "dla.nets.registry",
+    "list_modules": "dla.nets.registry",
+    "list_pretrained": "dla.nets.registry",
     "load": "dla.verbs.predict",
+    "model_entrypoint": "dla.nets.build",
+    "resolve_data_config": "dla.images.transform",
+    "resolve_model_data_config": "dla.images.transform",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -50,8 +50,8 @@ class UsageError(DlaError, ValueError):
     exit_code = 2
 
 
-class UnknownNameError(UsageError):
-    """A name that is not in the list of known ones, with the nearest of them."""
+class UnknownNameError(UsageError, RuntimeError):
+    """A name that is not in the list of known ones, with the nearest of them. timm raises a RuntimeError for it."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], see: str = "") -> None:
         self.nearest = nearest(name, known)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ["Class", "InputError", "Prediction"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Class", "Features", "InputError", "ModelInfo", "ModelRow", "Prediction", "StoredWeights"]
 
 PREDICT_SCHEMA = "dla.predict/1"
+MODELS_SCHEMA = "dla.models/1"
+INFO_SCHEMA = "dla.info/1"
+FEATURES_SCHEMA = "dla.features/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +57,96 @@ class Prediction:
         if self.truncated:
             record["truncated"] = True
         return record | {"predictions": [asdict(c) for c in self.classes]}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What a network holds at one place for one input, float32 (C,) or (C, H, W), or the error that took its place.
+
+    `path` and `truncated` are as in `Prediction`.
+    """
+
+    path: str
+    values: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    error: InputError | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """Where a network's weights are, and how large.
+
+    `state`: "shipped" inside the package, "cached" from the hub, "here" in a file of the user's, "to download", or
+    "none" where nobody released any. `size_bytes` is the file's size, or, where `estimated`, 4 bytes a parameter.
+    """
+
+    state: Literal["shipped", "cached", "here", "to download", "none"]
+    size_bytes: int | None = None
+    estimated: bool = False
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One network with its weights, in short; where there are no weights, with a classifier of 1000 classes.
+
+    `model` is what `--model` and `dla.load` take. `macs` are multiplications for one image of `input_size` (channels,
+    height, width). `top1` is in per cent: the published accuracy on ImageNet-1k, of a shipped network that on the
+    validation photos of its own data set.
+    """
+
+    model: str
+    architecture: str
+    params: int
+    macs: int
+    input_size: tuple[int, int, int]
+    top1: float | None
+    num_classes: int | None
+    licence: str | None
+    weights: StoredWeights
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON has it (docs/formats.md)."""
+        return {"schema": MODELS_SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Everything there is to know about one network with its weights.
+
+    `model`, `params`, `macs` and `input_size` are as in `ModelRow`. `origin` is what was read (owner/name@commit,
+    shipped:name or a path) and None where the weights are not here; `homepage` is where they were first published.
+    `classes` are (class_id, label) in the order of the outputs. `published` are per cent on ImageNet-1k, `results`
+    and `recipe` what the training wrote down. `sha256` is the weight file's, `notes` what there is to say about it.
+    `nodes` are the aggregation nodes, where they were asked for.
+    """
+
+    model: str
+    architecture: str
+    task: str
+    params: int
+    macs: int
+    input_size: tuple[int, int, int]
+    weights: StoredWeights
+    sha256: str | None
+    origin: str | None
+    homepage: str | None
+    licence: str | None
+    restrictions: str | None
+    dataset: str | None
+    num_classes: int
+    classes: tuple[tuple[str, str], ...]
+    preprocessing: Mapping[str, Any] | None
+    published: Mapping[str, float] | None
+    results: Mapping[str, Any] | None
+    recipe: Mapping[str, Any] | None
+    notes: tuple[str, ...] = ()
+    nodes: tuple[Mapping[str, Any], ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON has it (docs/formats.md)."""
+        record = {"schema": INFO_SCHEMA, **asdict(self)}
+        record["classes"] = [{"class_id": class_id, "label": label} for class_id, label in self.classes]
+        if self.nodes is None:
+            del record["nodes"]
+        return record

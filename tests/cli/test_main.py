@@ -69,11 +69,3 @@ def test_wrong_usage_is_one_sentence_and_exit_2(
     assert said in err
     assert "Traceback" not in err
     assert len([line for line in err.splitlines() if "research" not in line]) == 1
-
-
-def test_models_lists_each_network(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models"]) == 0
-    out = capsys.readouterr().out
-    assert "dla60_res2net      20.8 M" in out.replace("   ", "   ")
-    assert "77.0    93.3" in out
-    assert out.count("licence unknown") == 2

@@ -3,8 +3,9 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from dla.data.augment import random_crop, step_generator
+from dla.data.augment import mirrored, random_crop, step_generator
 
 sides = st.integers(1, 3000)
 
@@ -40,3 +41,17 @@ def test_steps_are_independent_and_repeatable() -> None:
     assert len(set(draws.values())) == 25
     assert draws[(3, 4)] == step_generator(7, 3, 4).random()
     assert draws[(3, 4)] != step_generator(8, 3, 4).random()
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.0, 0.125, 0.5, 1.0]))
+def test_a_margin_mirrors_what_is_at_the_edge(width: int, height: int, margin: float) -> None:
+    pixels = np.random.default_rng(width * 41 + height).integers(0, 256, (height, width, 3), np.uint8)
+    canvas = np.asarray(mirrored(Image.fromarray(pixels), margin))
+    x, y = round(width * margin), round(height * margin)
+    assert canvas.shape == (height + 2 * y, width + 2 * x, 3)
+    for i in range(canvas.shape[0]):
+        for j in range(canvas.shape[1]):
+            row, column = (
+                k if 0 <= k < n else -k - 1 if k < 0 else 2 * n - k - 1 for k, n in ((i - y, height), (j - x, width))
+            )
+            assert (canvas[i, j] == pixels[row, column]).all()

@@ -150,6 +150,44 @@ def test_reset_classifier_follows_the_network() -> None:
     assert (net.num_classes, net.fc.out_channels) == (3, 3)
 
 
+@pytest.mark.parametrize("output_stride", [8, 32])
+def test_intermediates_while_checkpointing(output_stride: int) -> None:
+    plain = tiny(output_stride=output_stride).train()
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    calls: list[nn.Module] = []
+    saving.level3.register_forward_pre_hook(lambda module, _: calls.append(module))
+    for net in (plain, saving):
+        last, maps = net.forward_intermediates(X_N3HW, [1, 3], stop_early=True)
+        assert last is maps[1]
+        assert [64 // one.shape[2] for one in maps] == [net.feature_info[i]["reduction"] for i in (1, 3)]
+        sum(one.square().mean() for one in maps).backward()
+    assert len(calls) == 2
+    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert (a.grad is None and b.grad is None) or torch.equal(a.grad, b.grad)
+
+
+def test_a_pruned_network_trains_and_gets_another_classifier() -> None:
+    net = tiny(global_pool="catavgmax").train()
+    whole = sum(p.numel() for p in net.parameters())
+    net.set_grad_checkpointing()
+    assert net.prune_intermediate_layers([-3, 1]) == [3, 1]
+    assert sum(p.numel() for p in net.parameters()) < whole
+    assert (net.num_features, net.head_hidden_size, net.num_classes) == (16, 16, 0)
+    assert net.reset_classifier(7, "catavgmax")(X_N3HW).shape == (2, 7)
+    net(X_N3HW).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("indices", [0, 7, -1, [], [6], [-7], [0, 9]])
+def test_levels_that_are_not_there(indices: Any) -> None:
+    for method in ("forward_intermediates", "prune_intermediate_layers"):
+        net = tiny()
+        with pytest.raises(UsageError, match=r"^indices are .*Allowed: levels 0 to 5 or -6 to -1, at least one, or"):
+            getattr(net, method)(*[X_N3HW] * (method == "forward_intermediates"), indices=indices)
+        assert net.num_classes == 5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from dla.errors import UnknownNameError
-from dla.nets.build import build
+from dla.errors import DamagedError, UnavailableError, UnknownNameError, UsageError
+from dla.nets.build import build, create_model, model_entrypoint
+from dla.nets.registry import PretrainedCfg
+from dla.weights.folder import ModelConfig, write_folder
 
 
 def test_none_means_the_default() -> None:
@@ -62,3 +67,123 @@ def test_feature_info_tells_channels_and_reductions(name: str) -> None:
             x_N3HW = stage(x_N3HW)
             assert x_N3HW.shape == (1, info["num_chs"], 64 // info["reduction"], 96 // info["reduction"])
             assert net.get_submodule(info["module"]) is stage
+
+
+# create_model: what it does beyond timm's contract (parity/test_contract.py)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a network of five classes, and its weights as a bare file with a network's name."""
+    folder = tmp_path_factory.mktemp("model") / "five"
+    torch.manual_seed(0)
+    model = build("dla46x_c", num_classes=5)
+    write_folder(folder, model.state_dict(), ModelConfig("dla46x_c", 5, tuple("abcde")))
+    torch.save(model.state_dict(), folder.parent / "dla34.pth")
+    return folder
+
+
+def test_a_file_is_never_taken_for_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    for file in ("dla34.pth", Path("dla34.pth")):
+        model = create_model("dla46x_c", pretrained=True, pretrained_cfg_overlay={"file": file})
+        assert (model.num_classes, model.pretrained_cfg["num_classes"]) == (5, 5)
+    assert create_model("dla46x_c", checkpoint_path="dla34.pth", num_classes=5).num_classes == 5
+
+
+def test_a_checkpoint_is_of_exactly_the_network(folder: Path) -> None:
+    file = folder.parent / "dla34.pth"
+    with pytest.raises(DamagedError, match="num_classes=5 loads its classifier"):
+        create_model("dla46x_c", checkpoint_path=file)
+    with pytest.raises(DamagedError, match=r"These are the weights of dla46x_c\."):
+        create_model("dla46_c", checkpoint_path=file)
+    with pytest.raises(UnavailableError, match="does not exist"):
+        create_model("dla46x_c", checkpoint_path=folder / "nothing.pth")
+    again = create_model(f"local-dir:{folder}", checkpoint_path=file)
+    assert torch.equal(again.fc.weight, torch.load(file, weights_only=True)["fc.weight"])
+
+
+def test_the_state_dict_of_a_record_is_strict(folder: Path) -> None:
+    state = torch.load(folder.parent / "dla34.pth", weights_only=True)
+    cfg = PretrainedCfg(state_dict=state, num_classes=5)
+    assert torch.equal(create_model("dla46x_c", True, cfg).fc.weight, state["fc.weight"])
+    assert create_model("dla46x_c", True, cfg, num_classes=3).num_classes == 3
+    with pytest.raises(DamagedError, match="1 tensors unknown"):
+        create_model("dla46x_c", True, {"state_dict": state | {"more": torch.ones(1)}, "num_classes": 5})
+
+
+def test_a_config_on_the_hub_is_enough_without_weights(folder: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--me--mine" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_bytes((folder / "config.json").read_bytes())
+    model = create_model(f"hf-hub:me/mine@{'0' * 40}", cache_dir=tmp_path, in_chans=1)
+    assert (model.num_classes, model.in_chans, model.pretrained_cfg["label_names"]) == (5, 1, tuple("abcde"))
+
+
+def test_an_empty_path_is_none() -> None:
+    with torch.device("meta"):
+        assert create_model("dla46x_c", checkpoint_path="", pretrained_cfg={}, cache_dir="").num_classes == 1000
+
+
+class Record:
+    """A plain object with some of the fields."""
+
+    def __init__(self, **fields: object) -> None:
+        vars(self).update(fields)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"pretrained_cfg": {"means": 1}}, TypeError, "pretrained_cfg has no option 'means'. Nearest: mean"),
+        ({"pretrained_cfg": Record(means=1)}, TypeError, "pretrained_cfg has no option 'means'. Nearest: mean"),
+        ({"pretrained_cfg_overlay": {"crop": 1}}, TypeError, "pretrained_cfg_overlay has no option 'crop'. Nearest: "),
+        (
+            {"pretrained_cfg_overlay": {"input_size": (64, 64)}}, UsageError,
+            "input_size of pretrained_cfg is (64, 64). Allowed: (channels, height, width)",
+        ),
+        (
+            {"model_name": "dla34_half", "pretrained": True}, UsageError,
+            "dla34_half has no weights to load: its pretrained_cfg names neither file, state_dict nor hf_hub_id",
+        ),
+        (
+            {"pretrained": True, "pretrained_cfg": {"url": "https://example.org/dla34.pth"}}, UsageError,
+            (
+                "dla46x_c has no weights to load: its pretrained_cfg names neither file, state_dict nor hf_hub_id "
+                "(url and hf_hub_filename are not followed). Try: pretrained_cfg_overlay=dict(file=PATH)"
+            ),
+        ),
+        (
+            {"pretrained": True, "pretrained_cfg_overlay": {"hf_hub_filename": "other.bin"}}, UsageError,
+            "dla46x_c has no weights to load",
+        ),
+        (
+            {"model_name": "shipped:tiny200", "pretrained_cfg": "in1k"}, UsageError,
+            "shipped:tiny200 brings its own pretrained_cfg. Try: pretrained_cfg_overlay for single fields",
+        ),
+        (
+            {"model_name": "shipped:tiny200", "pretrained_cfg_overlay": {"file": "a.pth"}}, UsageError,
+            "shipped:tiny200 names the weights, and file of pretrained_cfg_overlay names others",
+        ),
+        (
+            {"model_name": "me/mine"}, UsageError,
+            '"me/mine" is no path that exists. On the hub: hf-hub:me/mine; a folder: local-dir:me/mine',
+        ),
+        ({"model_name": "dla35"}, UnknownNameError, 'no network is called "dla35". Nearest: dla34'),
+        ({"new_head": True}, TypeError, "dla46x_c has no option 'new_head'."),
+        ({"pretrained": True, "architecture": "dla34"}, TypeError, "dla46x_c has no option 'architecture'."),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_told(call: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        create_model(**{"model_name": "dla46x_c", **call})
+    assert str(caught.value).startswith(message)
+
+
+def test_a_function_for_each_network() -> None:
+    with torch.device("meta"):
+        assert model_entrypoint("dla34_half")(num_classes=3).fc.weight.shape == (3, 256, 1, 1)
+    with pytest.raises(UnknownNameError, match='no network is called "dla61"'):
+        model_entrypoint("dla61")
+    with pytest.raises(RuntimeError, match='no module of networks is called "resnet"'):
+        model_entrypoint("dla34", "resnet")

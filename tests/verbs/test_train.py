@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,26 @@ def test_a_stopped_run_ends_in_the_same_bits(
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+def test_several_sizes_take_turns() -> None:
+    recipe = Recipe(sizes={0: 32, 2: [48, 64]})
+    assert [recipe.size_at(e, s) for e in (1, 2, 7) for s in (0, 1, 2)] == [32, 32, 32, 48, 64, 48, 48, 64, 48]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sizes": {1: 32}}, "from epoch 0"),
+        ({"sizes": {0: []}}, "positive"),
+        ({"sizes": {0: [32, 0]}}, "positive"),
+        ({"augment": Augment(scale=(0.5, 1.3), margin=0.05)}, "augment.margin"),
+        ({"epochs": 0}, "epochs is 0"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(dla.UsageError, match=said):
+        Recipe(**wrong)
+
+
 def test_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(dla.UsageError, match="another recipe"):
@@ -120,5 +141,5 @@ def test_the_recipe_of_the_shipped_network_is_readable(
     assert main([*words, *small]) == 0
     assert load_file(tmp_path / "r" / "best" / "model.safetensors")["fc.weight"].dtype == torch.float16
     recipe = json.loads((tmp_path / "r" / "recipe.json").read_text())
-    assert recipe["distill"]["weight"] == 0.6
+    assert recipe["distill"]["weight"] == 0.7
     assert "epoch 1" in capsys.readouterr().err

@@ -222,7 +222,7 @@ def test_other_channels_as_timm_does(timm_folder: Path, asked: int, options: dic
     said = (f"the first convolution of {timm_folder} was adapted from 3 to {asked} channels.",)
     assert opened.report.notes == (said if asked != 3 else ())
     assert opened.config.in_chans == opened.model.in_chans == asked
-    assert opened.model.pretrained_cfg["input_size"][0] == asked
+    assert opened.model.pretrained_cfg["input_size"] == tuple(theirs.pretrained_cfg["input_size"]) == (3, 224, 224)
 
 
 def test_another_number_of_classes(timm_folder: Path, timm_model: nn.Module) -> None:

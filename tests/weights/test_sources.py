@@ -18,7 +18,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for folder in ("model", "dla60", "hf-hub", "a b"):
         (tmp_path / folder).mkdir()
-    for file in ("w.safetensors", "w.pth", "notes.txt"):
+    for file in ("w.safetensors", "w.pth", "dla34.pth", "notes.txt"):
         (tmp_path / file).touch()
     return tmp_path
 
@@ -38,6 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("model/", Source("folder", "model")),
         ("w.safetensors", Source("file", "w.safetensors")),
         ("./w.pth", Source("file", "w.pth")),
+        ("dla34.pth", Source("file", "dla34.pth")),
         ("notes.txt", Source("file", "notes.txt")),  # reading it says what is wrong with it
     ],
 )
@@ -72,6 +73,7 @@ def test_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("hub:mine", UsageError, "On the hub: hf-hub:hub:mine; a folder: local-dir:hub:mine"),
         ("C:\\mine", UsageError, '"C:\\mine" is no path that exists. '),
         ("gone/w.pth", UnavailableError, "gone/w.pth does not exist."),
+        ("dla60.safetensors", UnavailableError, "dla60.safetensors does not exist."),
         ("local-dir:gone", UnavailableError, "gone is no folder. A model folder holds config.json and "),
         ("local-dir:w.pth", UnavailableError, "w.pth is no folder."),
         ("hf-hub:mine", UsageError, 'names no repository. Allowed: hf-hub:owner/name or hf-hub:owner/name@revision'),

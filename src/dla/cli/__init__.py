@@ -18,7 +18,11 @@ __all__ = ["main"]
 
 VERBS = {
     "predict": "classify photos",
-    "models": "list the networks and their published figures",
+    "features": "write what a network holds of photos, as arrays",
+    "models": "list the networks and their weights",
+    "info": "tell everything about one network",
+    "pull": "fetch weights, or verify those that are here",
+    "convert": "write weights as a model folder, for timm, or for the authors' code",
     "train": "train a network on photos of your own",
 }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from PIL import Image
 
-__all__ = ["random_crop", "step_generator"]
+__all__ = ["mirrored", "random_crop", "step_generator"]
 
 Box = tuple[float, float, float, float]
 
@@ -38,3 +39,11 @@ def random_crop(
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
+
+
+def mirrored(image: Image.Image, margin: float) -> Image.Image:
+    """The photo with its mirror image around it, `margin` of its width and height on each side."""
+    if margin == 0:
+        return image
+    x, y = round(image.width * margin), round(image.height * margin)
+    return Image.fromarray(np.pad(np.asarray(image), ((y, y), (x, x), (0, 0)), "symmetric"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,4 +22,12 @@ class Engine(Protocol):
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """uint8 photos of one size -> float32 probabilities (N, K), each row summing to 1."""
+        ...
+
+    def features_at(self, at: str) -> Callable[[Array], Array]:
+        """What turns uint8 photos (N, H, W, 3) into the float32 features at a place of the network, (N, C[, H, W]).
+
+        Raises:
+            UnknownNameError: the network has no such place (`dla.nets.taps.cut_at` says which there are).
+        """
         ...

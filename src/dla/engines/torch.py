@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from dla.engines.base import Array
 from dla.errors import UsageError
 from dla.nets.fold import fold_batch_norm
+from dla.nets.taps import cut_at
 
 __all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "use_threads"]
 
@@ -22,6 +24,7 @@ class TorchEngine:
         self.device = pick_device(device)
         folded = fold_batch_norm(model)
         self.network = folded.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.cut: dict[str, nn.Module] = {}  # parts of the network: they share its weights
         self.scale_311 = torch.from_numpy(scale_3).to(self.device)[:, None, None]
         self.shift_311 = torch.from_numpy(shift_3).to(self.device)[:, None, None]
 
@@ -35,6 +38,22 @@ class TorchEngine:
         """uint8 photos of one size -> float32 probabilities (N, K)."""
         x_N3HW = self._input(torch.from_numpy(pixels_NHW3))
         return self.network(x_N3HW).softmax(1).cpu().numpy()  # type: ignore[no-any-return]
+
+    def features_at(self, at: str) -> Callable[[Array], Array]:
+        """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
+
+        Raises:
+            UnknownNameError: the network has no such place.
+        """
+        if at not in self.cut:
+            self.cut[at] = cut_at(self.network, at)
+        part = self.cut[at]
+
+        @torch.inference_mode()
+        def features(pixels_NHW3: Array) -> Array:
+            return part(self._input(torch.from_numpy(pixels_NHW3))).contiguous().cpu().numpy()  # type: ignore[no-any-return]
+
+        return features
 
     def _input(self, pixels_NHW3: Tensor) -> Tensor:
         # permuted, the pixels already lie in memory as channels_last wants them

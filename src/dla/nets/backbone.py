@@ -21,7 +21,7 @@ from dla.errors import UsageError
 from dla.nets.blocks import BLOCKS, RELU, ActLayer, BlockOptions, Bottle2neck, NormLayer, Reduction
 from dla.nets.tree import Tree
 
-__all__ = ["DLA", "GLOBAL_POOLS", "GlobalPool"]
+__all__ = ["DLA", "GLOBAL_POOLS", "GlobalPool", "check_format", "run_stage", "take_indices"]
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
@@ -127,7 +127,7 @@ class DLA(nn.Module):
             )  # fmt: skip
             self.add_module(f"level{level}", tree)
             strides.append(strides[-1] * reduction.stride)
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             {"num_chs": c, "reduction": stride, "module": f"level{level}"}
             for level, (c, stride) in enumerate(zip(channels, strides, strict=True))
         ]
@@ -172,6 +172,14 @@ class DLA(nn.Module):
         """Keep only the levels' outputs for the backward pass and compute the rest again there."""
         self.grad_checkpointing = enable
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of the parameters' names that sort them from the stem on, for learning rates that rise by layer.
+
+        They are for timm's `group_parameters`; `coarse` makes each level one group. What they leave is the classifier.
+        """
+        trees_before_nodes = [(r"^level(\d+)\.tree(\d+)", None), (r"^level(\d+)\.root", (2,)), (r"^level(\d+)", (1,))]
+        return {"stem": r"^base_layer", "blocks": r"^level(\d+)" if coarse else trees_before_nodes}
+
     def stages(self) -> tuple[nn.Module, ...]:
         """The stem and the six levels, in the order they run."""
         return self.base_layer, self.level0, self.level1, self.level2, self.level3, self.level4, self.level5  # type: ignore[return-value]
@@ -179,11 +187,62 @@ class DLA(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """x_N3HW -> level 5's map, (N, channels[5], ceil(H/32), ceil(W/32))."""
         for stage in self.stages():
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(stage, x, use_reentrant=False, context_fn=partial(_twice, stage))
-            else:
-                x = stage(x)
+            x = run_stage(stage, x, self.grad_checkpointing)
         return x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """x_N3HW -> level 5's map and the maps of some levels, in the order of the levels.
+
+        Args:
+            indices: levels 0 to 5, negative ones from the end; one number n: the last n; None: all.
+            norm: changes nothing: no norm comes after the levels.
+            stop_early: compute no level after the last one of `indices`, and give its map in place of level 5's.
+            output_fmt: "NCHW".
+            intermediates_only: give the list alone.
+
+        Raises:
+            UsageError: no such level, or another format.
+        """
+        check_format(output_fmt)
+        taken = take_indices(indices)
+        stem, *levels = self.stages()
+        x = run_stage(stem, x, self.grad_checkpointing)
+        maps = []
+        for level, stage in enumerate(levels[: max(taken) + 1] if stop_early else levels):
+            x = run_stage(stage, x, self.grad_checkpointing)
+            if level in taken:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Leave out the levels after the last one of `indices`, for good. Returns the levels of `indices`.
+
+        Args:
+            indices: as in `forward_intermediates`.
+            prune_norm: changes nothing: no norm comes after the levels.
+            prune_head: also leave out the classifier and its pooling, which goes anyway if a level does.
+
+        Raises:
+            UsageError: no such level.
+        """
+        taken = take_indices(indices)
+        last = max(taken)
+        for info in self.feature_info[last + 1 :]:
+            self.set_submodule(info["module"], nn.Identity())
+        self.num_features = self.feature_info[last]["num_chs"]
+        if prune_head or last < 5:
+            self.reset_classifier(0, "")
+        return taken
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Level 5's map -> logits_NK, or with `pre_logits` the pooled features (N, head_hidden_size)."""
@@ -193,6 +252,35 @@ class DLA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x_N3HW -> logits_NK."""
         return self.forward_head(self.forward_features(x))
+
+
+def take_indices(indices: int | Sequence[int] | None) -> list[int]:
+    """The levels, from 0 to 5, that `indices` means: all for None, the last n for a number n, -1 for the last one.
+
+    Raises:
+        UsageError: none, or one that is not there.
+    """
+    if isinstance(indices, int):
+        indices = range(-indices, 0)
+    taken = list(range(6) if indices is None else indices)
+    if not taken or not all(-6 <= i < 6 for i in taken):
+        raise UsageError(
+            f"indices are {taken}. Allowed: levels 0 to 5 or -6 to -1, at least one, or how many from 1 to 6"
+        )
+    return [i % 6 for i in taken]
+
+
+def check_format(output_fmt: str) -> None:
+    """Raise a UsageError for another layout of maps than this network's."""
+    if output_fmt != "NCHW":
+        raise UsageError(f"output_fmt is {output_fmt!r}. Allowed: 'NCHW'")
+
+
+def run_stage(stage: nn.Module, x: Tensor, saving: bool) -> Tensor:
+    """`stage(x)`; in training, `saving` keeps nothing of it for the backward pass but x."""
+    if saving and stage.training and torch.is_grad_enabled():
+        return checkpoint(stage, x, use_reentrant=False, context_fn=partial(_twice, stage))  # type: ignore[no-any-return]
+    return stage(x)  # type: ignore[no-any-return]
 
 
 def _check_six(**shape: Sequence[int]) -> None:

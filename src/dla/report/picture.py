@@ -6,20 +6,26 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dla.records import Prediction
 
-__all__ = ["with_bars"]
+__all__ = ["reduced", "with_bars"]
 
-WIDTH = 480
+WIDTH, MOST_HEIGHT = 480, 960
 ROW = 30
 MARGIN = 12
 INK, FAINT, BAR, PAPER = "#1b1f24", "#59636e", "#0969da", "#ffffff"
 
 
+def reduced(photo: Image.Image) -> Image.Image:
+    """The photo as large as `with_bars` shows it, which needs no more of it: RGB."""
+    scale = min(WIDTH / photo.width, MOST_HEIGHT / photo.height)
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    return photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
 def with_bars(photo: Image.Image, prediction: Prediction) -> Image.Image:
     """The photo, scaled to a fixed width, and below it a bar a class, as long as its probability."""
-    image = photo.convert("RGB")
-    image = image.resize((WIDTH, max(1, round(image.height * WIDTH / image.width))), Image.Resampling.LANCZOS)
+    image = reduced(photo)
     page = Image.new("RGB", (WIDTH, image.height + 2 * MARGIN + ROW * len(prediction.classes)), PAPER)
-    page.paste(image, (0, 0))
+    page.paste(image, ((WIDTH - image.width) // 2, 0))
     draw = ImageDraw.Draw(page)
     font = ImageFont.load_default(15)
     for i, c in enumerate(prediction.classes):

@@ -9,24 +9,28 @@ from typing import Literal, TextIO, get_args
 
 from dla.records import Prediction
 
-__all__ = ["FORMATS", "Format", "PredictionWriter"]
+__all__ = ["FORMATS", "RESUMABLE", "Format", "PredictionWriter", "csv_columns"]
 
 Format = Literal["table", "json", "jsonl", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+RESUMABLE: tuple[Format, ...] = ("jsonl", "csv")  # a stopped run's records can be read back
 
 
 class PredictionWriter:
     """Writes each prediction to `file` as it comes. Leaving the `with` block completes the file (JSON's bracket).
 
     In CSV a photo is a row: path, error code and message, then index, class id, label and probability by rank.
+    With `goes_on` the file has its beginning already.
     """
 
-    def __init__(self, file: TextIO, form: Format, topk: int) -> None:
+    def __init__(self, file: TextIO, form: Format, topk: int, *, goes_on: bool = False) -> None:
         self.file, self.form, self.topk = file, form, topk
+        self.goes_on = goes_on
         self.count = 0
 
     def __enter__(self) -> PredictionWriter:
-        self.file.write({"json": "[", "csv": self._csv_head()}.get(self.form, ""))
+        if not self.goes_on:
+            self.file.write({"json": "[", "csv": _csv_line(csv_columns(self.topk))}.get(self.form, ""))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -48,12 +52,6 @@ class PredictionWriter:
         self.file.flush()
         self.count += 1
 
-    def _csv_head(self) -> str:
-        columns = ["path", "error_code", "error_message", "truncated"]
-        for rank in range(1, self.topk + 1):
-            columns += [f"{name}_{rank}" for name in ("index", "class_id", "label", "probability")]
-        return _csv_line(columns)
-
     def _csv_row(self, prediction: Prediction) -> str:
         error = prediction.error
         row: list[object] = [prediction.path, error.code if error else "", error.message if error else ""]
@@ -61,6 +59,14 @@ class PredictionWriter:
         for c in prediction.classes:
             row += [c.index, c.class_id, c.label, c.probability]
         return _csv_line(row + [""] * (4 + 4 * self.topk - len(row)))
+
+
+def csv_columns(topk: int) -> list[str]:
+    """The names in the first row of a CSV file."""
+    columns = ["path", "error_code", "error_message", "truncated"]
+    for rank in range(1, topk + 1):
+        columns += [f"{name}_{rank}" for name in ("index", "class_id", "label", "probability")]
+    return columns
 
 
 def _csv_line(cells: list[object] | list[str]) -> str:

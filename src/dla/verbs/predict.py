@@ -1,38 +1,45 @@
-"""Classify photos: one record an input, in the inputs' order."""
+"""Classify photos, or take features of them: one record an input, in the inputs' order."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from dla.data.load import run_ahead
 from dla.engines.base import Array, Engine
-from dla.errors import ImageError, UsageError
+from dla.errors import UsageError
 from dla.images.labels import ClassName, imagenet_classes
 from dla.images.prepare import Preprocessing
-from dla.images.read import ReadOptions, to_photo
+from dla.images.read import ReadOptions
 from dla.nets.table import DEFAULT_MODEL
-from dla.records import Class, InputError, Prediction
+from dla.records import Class, Features, Prediction
+from dla.report.picture import reduced, with_bars
+from dla.verbs.inputs import Input, InputReader, Prepared
 from dla.weights.folder import ModelConfig
 
 __all__ = ["Classifier", "load"]
 
-Input = Any  # a path, encoded bytes, a PIL image, an array or a tensor: dla.images.read.to_photo says which
+BARS = 5
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network with its preprocessing and its class names, ready for photos. Made by `dla.load`."""
+    """A network with its preprocessing and its class names, ready for photos. Made by `dla.load`.
+
+    `sha256` is the weight file's.
+    """
 
     engine: Engine
     preprocessing: Preprocessing
     classes: tuple[ClassName, ...]
     config: ModelConfig
     origin: str
+    sha256: str
     notes: tuple[str, ...] = ()
 
     @overload
@@ -49,6 +56,7 @@ class Classifier:
         strict: bool = False,
         allow_truncated: bool = False,
         max_pixels: int = ReadOptions().max_pixels,
+        pictures: str | os.PathLike[str] | None = None,
     ) -> Prediction | Iterator[Prediction]:
         """The `topk` likeliest classes of one photo, or of each of several.
 
@@ -59,60 +67,83 @@ class Classifier:
             topk: classes a photo; more than there are means all.
             batch_size: photos that the network takes at once.
             workers: threads that read and resize; 0 does it in this thread.
-            strict: raise at the first input that cannot be read, instead of giving a record with `error`.
+            strict: raise at the first input that cannot be read, after the records of those before it, instead of
+                giving a record with `error`.
             allow_truncated: classify what is there of a file that ends early.
             max_pixels: refuse larger photos by their header.
+            pictures: a folder, made if need be, for a PNG of each answered photo above a bar chart of its top-5.
 
         Raises:
             UsageError: a number out of range, or something that is no image.
             ImageError: with `strict`, the first input that cannot be read.
         """
-        if topk < 1 or batch_size < 1 or workers < 0:
-            raise UsageError(f"topk is {topk}, batch_size {batch_size}, workers {workers}: at least 1, 1 and 0")
+        if topk < 1:
+            raise UsageError(f"topk is {topk}: at least 1")
+        folder = None if pictures is None else Path(pictures)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        if _is_several(images):
-            return self._predict_each(images, topk, batch_size, workers, strict, options)
-        return next(self._answer([self._prepare(_name(0, images), images, strict, options)], topk))
+        keep = None if folder is None else reduced
+        reader = InputReader(self.preprocessing, batch_size, workers, strict, options, keep)
 
-    def _predict_each(
-        self, images: Iterable[Input], topk: int, batch_size: int, workers: int, strict: bool, options: ReadOptions
-    ) -> Iterator[Prediction]:
-        def prepare(numbered: tuple[int, Input]) -> _Prepared:
-            name = _name(*numbered)
-            try:
-                return self._prepare(name, numbered[1], strict, options)
-            except UsageError as error:  # among many, what is no image costs its own record only
-                if strict:
-                    raise
-                return _Prepared(name, error=InputError("not_an_image", str(error)))
+        def answer(batch: list[Prepared]) -> Iterator[Prediction]:
+            for p, probabilities_K in _with_rows(batch, self.engine.probabilities):
+                if probabilities_K is None:
+                    yield Prediction(p.name, error=p.error)
+                    continue
+                if folder is not None and p.kept is not None:
+                    best = Prediction(p.name, self._best(probabilities_K, BARS))
+                    with_bars(p.kept, best).save(folder / _picture_name(p.name))
+                yield Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
 
-        waiting: list[_Prepared] = []
-        filled = 0
-        for prepared in run_ahead(prepare, enumerate(images), workers, batch_size + 2 * workers):
-            waiting.append(prepared)
-            filled += prepared.pixels_HW3 is not None
-            if filled == batch_size or (not filled and prepared.error):
-                yield from self._answer(waiting, topk)
-                waiting, filled = [], 0
-        yield from self._answer(waiting, topk)
+        return reader.answers(images, answer)
 
-    def _prepare(self, name: str, image: Input, strict: bool, options: ReadOptions) -> _Prepared:
-        try:
-            photo = to_photo(image, options, name)
-        except ImageError as error:
-            if strict:
-                raise
-            return _Prepared(name, error=InputError(error.code, str(error)))
-        return _Prepared(name, self.preprocessing.pixels(photo.image), photo.truncated)
+    @overload
+    def features(self, images: str | os.PathLike[str] | bytes, at: str = "pooled", **options: Any) -> Features: ...
+    @overload
+    def features(self, images: Iterable[Input], at: str = "pooled", **options: Any) -> Iterator[Features]: ...
+    def features(  # type: ignore[misc]
+        self,
+        images: Input | Iterable[Input],
+        at: str = "pooled",
+        *,
+        batch_size: int = 8,
+        workers: int = 2,
+        strict: bool = False,
+        allow_truncated: bool = False,
+        max_pixels: int = ReadOptions().max_pixels,
+    ) -> Features | Iterator[Features]:
+        """What the network holds at one place of one photo, or of each of several; nothing after it is computed.
 
-    def _answer(self, waiting: list[_Prepared], topk: int) -> Iterator[Prediction]:
-        pixels = [p.pixels_HW3 for p in waiting if p.pixels_HW3 is not None]
-        rows = iter(self.engine.probabilities(np.stack(pixels)) if pixels else ())
-        for p in waiting:
-            if p.error is not None:
-                yield Prediction(p.name, error=p.error)
-            else:
-                yield Prediction(p.name, self._best(next(rows), topk), truncated=p.truncated)
+        Args:
+            images: as in `predict`: one input gives one `Features`, several a generator of them.
+            at: "pooled", what the classifier is given, (C,); "level0" to "level5", a map (C, H, W); or a node, tree
+                or block by its name, such as "level4.tree1", a map too (`dla info MODEL --nodes` lists the nodes).
+
+        The other arguments and errors are `predict`'s; and
+
+        Raises:
+            UnknownNameError: the network has no such place.
+        """
+        at_place = self.engine.features_at(at)
+        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
+        reader = InputReader(self.preprocessing, batch_size, workers, strict, options)
+
+        def answer(batch: list[Prepared]) -> Iterator[Features]:
+            for p, values in _with_rows(batch, at_place):
+                yield Features(p.name, values, p.error, p.truncated)
+
+        return reader.answers(images, answer)
+
+    def features_shape(self, at: str = "pooled") -> tuple[int, ...]:
+        """The shape of each photo's features at a place: (C,) or (C, H, W).
+
+        Raises:
+            UnknownNameError: the network has no such place.
+        """
+        black_1HW3 = np.zeros((1, *self.preprocessing.size, 3), np.uint8)
+        shape: tuple[int, ...] = self.engine.features_at(at)(black_1HW3).shape
+        return shape[1:]
 
     def _best(self, probabilities_K: Array, topk: int) -> tuple[Class, ...]:
         order = np.argsort(-probabilities_K, kind="stable")[:topk]
@@ -122,21 +153,18 @@ class Classifier:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    name: str
-    pixels_HW3: Array | None = None
-    truncated: bool = False
-    error: InputError | None = None
+def _with_rows(batch: list[Prepared], run: Callable[[Array], Array]) -> Iterator[tuple[Prepared, Array | None]]:
+    """Each input of a batch with its row of what `run` gives for those that have pixels."""
+    pixels = [p.pixels_HW3 for p in batch if p.pixels_HW3 is not None]
+    rows = iter(run(np.stack(pixels)) if pixels else ())
+    for p in batch:
+        yield p, None if p.pixels_HW3 is None else next(rows)
 
 
-def _is_several(images: Any) -> bool:
-    single = isinstance(images, str | bytes | bytearray | os.PathLike) or hasattr(images, "shape")
-    return not single and not hasattr(images, "getpixel") and isinstance(images, Iterable)
-
-
-def _name(position: int, image: Input) -> str:
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"input {position}"
+def _picture_name(name: str) -> str:
+    """The photo's own name, and what tells it from others of that name in other folders."""
+    stem = os.fsencode(Path(name).stem)[:200]  # the whole has to fit into 255 bytes
+    return f"{os.fsdecode(stem)}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.png"
 
 
 def load(source: str = DEFAULT_MODEL, *, device: str = "auto", cache_dir: str | None = None) -> Classifier:
@@ -161,7 +189,9 @@ def load(source: str = DEFAULT_MODEL, *, device: str = "auto", cache_dir: str | 
     saved = config.dla.get("preprocessing", {})
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, exif=saved.get("exif", "apply"))
     engine = TorchEngine(opened.model, *preprocessing.scale_shift(), device)
-    return Classifier(engine, preprocessing, class_names(config), config, opened.origin, opened.report.notes)
+    return Classifier(
+        engine, preprocessing, class_names(config), config, opened.origin, opened.digest, opened.report.notes
+    )
 
 
 def class_names(config: ModelConfig) -> tuple[ClassName, ...]:

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.weights.names import unwrap
+from dla.weights.sources import PICKLED, SAFE, is_weight_file
 
-__all__ = ["PICKLED", "SAFE", "WeightFile", "is_weight_file", "parse_weights", "read_state", "read_weights"]
-
-SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".pth.tar")
+__all__ = ["WeightFile", "parse_weights", "read_state", "read_weights"]
 
 # The authors' and PyTorch's file names end with the beginning of the file's SHA-256.
 _NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|pth\.tar|safetensors)$")
@@ -37,11 +36,6 @@ class WeightFile:
     state: dict[str, Tensor]
     digest: str
     notes: tuple[str, ...] = ()
-
-
-def is_weight_file(name: str) -> bool:
-    """Whether the name ends like a file of weights."""
-    return name.lower().endswith(SAFE + PICKLED)
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "half_precision",
     "parse_config",
     "read_config",
+    "write_files",
     "write_folder",
 ]
 
@@ -253,7 +255,8 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
 def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tensor], config: ModelConfig) -> None:
     """Write a model folder, or write an existing one anew. Equal weights and configs give equal files.
 
-    Each file is written aside, flushed to the disk and renamed, so that no reader ever sees half of one.
+    Both files are written aside and flushed to the disk before they take their places: no reader ever sees half of
+    one, and a disk that is full changes nothing.
 
     Raises:
         UsageError: the folder holds something else than a model, or the config is not one that can be read again.
@@ -266,13 +269,17 @@ def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tenso
     except DamagedError as error:
         raise UsageError(str(error)) from error
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model_state.items()}
+    new = not folder.exists()
     try:
         _refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # The config goes first: whatever is left by a crash is still known as a model folder and can be written anew.
-        _write(folder / CONFIG, text)
-        _write(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+        weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+        write_files({folder / CONFIG: text, folder / WEIGHTS: weights})
     except OSError as error:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
@@ -291,15 +298,27 @@ def _refuse_foreign(folder: Path) -> None:
         ) from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    aside = path.with_name(f"{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    if os.name == "posix":  # the rename itself must reach the disk; Windows cannot open a folder
-        descriptor = os.open(path.parent, os.O_RDONLY)
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files of one folder: each one whole, and none where not all can be written.
+
+    Raises:
+        OSError: of the disk; nothing has changed.
+    """
+    asides = {path: path.with_name(f"{path.name}.part") for path in files}
+    try:
+        for path, data in files.items():
+            with asides[path].open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, aside in asides.items():
+            aside.replace(path)
+    except BaseException:
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the renames themselves must reach the disk; Windows cannot open a folder
+        descriptor = os.open(next(iter(files)).parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

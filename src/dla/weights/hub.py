@@ -19,7 +19,7 @@ from typing import Any
 
 from dla.errors import DamagedError, UnavailableError, UsageError
 
-__all__ = ["HubFiles", "fetch"]
+__all__ = ["HubFiles", "cache_folder", "fetch", "fetch_config", "locate"]
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
@@ -51,34 +51,72 @@ class _AbsentError(Exception):
     """The repository has no such file."""
 
 
-def fetch(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None) -> HubFiles:
+def fetch(
+    repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None, repair: bool = False
+) -> HubFiles:
     """Config and weights of a hub repository (owner/name), both of the same commit.
+
+    With `repair` a file that is damaged in the cache is fetched again.
 
     Raises:
         UnavailableError: not in the cache and not to be had; the message says where it was looked for.
         DamagedError: a file is not what the hub announced.
         UsageError: not the name of a repository.
     """
-    from huggingface_hub.errors import HFValidationError
-
-    wanted = _Wanted(repo, revision or "main", _cache(cache_dir))
-    try:
+    wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir), repair)
+    with _explained(wanted):
         config, fresh = wanted.read(CONFIG)
         found = _with_weights(wanted, config)
         if found is None and not fresh:  # what is cached was incomplete; the branch may have moved on since
             found = _with_weights(wanted, wanted.fetched(CONFIG))
-    except _AbsentError:
-        raise UnavailableError(f"{wanted.place} has no {CONFIG}, so it is no model that can be loaded.") from None
-    except HFValidationError as error:
-        raise UsageError(f'"{repo}" cannot be the name of a repository. Allowed: owner/name') from error
     if found is None:
         raise UnavailableError(f"{wanted.place} has no weights: neither {' nor '.join(WEIGHTS)}.")
     return found
 
 
+def fetch_config(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None) -> bytes:
+    """The config of a hub repository alone; raises as `fetch`."""
+    wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir))
+    with _explained(wanted):
+        return wanted.read(CONFIG)[0].data
+
+
+@contextmanager
+def _explained(wanted: _Wanted) -> Iterator[None]:
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        yield
+    except _AbsentError:
+        raise UnavailableError(f"{wanted.place} has no {CONFIG}, so it is no model that can be loaded.") from None
+    except HFValidationError as error:
+        raise UsageError(f'"{wanted.repo}" cannot be the name of a repository. Allowed: owner/name') from error
+
+
+def locate(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
+    """The cached file of weights, with its config beside it; None where `fetch` would have to ask the hub.
+
+    Nothing is read or verified. huggingface_hub could answer too, but takes longer to import than all of `dla models`.
+    """
+    home = cache_folder(cache_dir) / f"models--{repo.replace('/', '--')}"
+    wanted = revision or "main"
+    try:
+        ref = home / "refs" / wanted
+        commit = ref.read_text().strip() if ref.is_file() else wanted
+        snapshot = home / "snapshots" / commit
+        for name in WEIGHTS if (snapshot / CONFIG).is_file() else ():
+            if (snapshot / name).is_file():
+                return snapshot / name
+            if not (home / ".no_exist" / commit / name).exists():
+                return None  # the hub may have it
+    except OSError:
+        pass  # a cache that may not be read
+    return None
+
+
 def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
     """The repository as it was at the config's commit: a branch may move between two requests, a commit does not."""
-    pinned = _Wanted(wanted.repo, config.path.parent.name, wanted.cache)
+    pinned = _Wanted(wanted.repo, config.path.parent.name, wanted.cache, wanted.repair)
     for name in WEIGHTS:
         try:
             weights, _ = pinned.read(name)
@@ -88,7 +126,8 @@ def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
     return None
 
 
-def _cache(cache_dir: str | os.PathLike[str] | None) -> Path:
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where files of the hub are kept: `cache_dir`, else what huggingface_hub's variables say."""
     from huggingface_hub import constants
 
     return Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
@@ -99,6 +138,7 @@ class _Wanted:
     repo: str
     revision: str
     cache: Path
+    repair: bool = False
 
     @property
     def place(self) -> str:
@@ -113,14 +153,22 @@ class _Wanted:
 
         cached = try_to_load_from_cache(self.repo, filename, cache_dir=self.cache, revision=self.revision)
         if isinstance(cached, str):
-            return _File(Path(cached), self.verified(Path(cached))), False
+            try:
+                return _File(Path(cached), self.verified(Path(cached))), False
+            except DamagedError:
+                if not self.repair:
+                    raise
+                return self.fetched(filename, again=True), True
         if cached is not None and _COMMIT.fullmatch(self.revision):
             raise _AbsentError  # a commit never gets another file; a branch may
         return self.fetched(filename), True
 
-    def fetched(self, filename: str) -> _File:
-        """The file from the hub, thrown away again if it is not what the hub announced."""
-        path = self.download(filename)
+    def fetched(self, filename: str, *, again: bool = False) -> _File:
+        """The file from the hub, thrown away again if it is not what the hub announced.
+
+        `again`: in place of what the cache has, which stays until the new one is whole.
+        """
+        path = self.download(filename, again)
         try:
             return _File(path, self.verified(path))
         except DamagedError as error:
@@ -130,7 +178,7 @@ class _Wanted:
                 f"{filename} of {self.place} arrived other than announced and was thrown away. Try: once more."
             ) from error
 
-    def download(self, filename: str) -> Path:
+    def download(self, filename: str, again: bool) -> Path:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -148,7 +196,13 @@ class _Wanted:
                     raise explained(error) from error
             try:
                 got = hf_hub_download(
-                    self.repo, filename, revision=self.revision, cache_dir=self.cache, headers=_HEADERS
+                    self.repo,
+                    filename,
+                    revision=self.revision,
+                    cache_dir=self.cache,
+                    headers=_HEADERS,
+                    tqdm_class=_bar(self.repo),
+                    force_download=again,
                 )
             except Exception as error:  # of huggingface_hub, of the HTTP client it uses, of the disk
                 raise explained(error) from error
@@ -218,6 +272,17 @@ class _Wanted:
         return f"{hub} answers {status}. Try: later"
 
 
+def _bar(repo: str) -> Any:
+    """huggingface_hub's progress bar (on a terminal only), named after what is fetched, and gone at the end."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"desc": repo, "leave": False})  # type: ignore[no-untyped-call]
+
+    return Bar
+
+
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
     """No question about the program that calls (huggingface_hub asks the hub how to name it), no list of packages.
@@ -238,7 +303,7 @@ def _without_telemetry() -> Iterator[None]:
 
 def _blob(path: Path) -> Path:
     """The file that a cache entry links to. One step only: the blob may itself be a link to a shared store."""
-    return path.parent / os.readlink(path) if path.is_symlink() else path
+    return Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else path
 
 
 def _unreachable(error: Exception) -> bool:

@@ -21,13 +21,13 @@ from dla.nets.backbone import DLA
 from dla.nets.build import build
 from dla.nets.table import row
 from dla.weights import hub
-from dla.weights.files import PICKLED, SAFE, WeightFile, parse_weights, read_state, read_weights
+from dla.weights.files import WeightFile, parse_weights, read_state, read_weights
 from dla.weights.folder import CONFIG, WEIGHTS, ModelConfig, parse_config, read_config
 from dla.weights.match import COUNTER, FIRST_CONV, HEAD, check_match, fitting, shapes_of
 from dla.weights.names import dead_projections, plain_names
-from dla.weights.sources import find_source
+from dla.weights.sources import PICKLED, SAFE, find_source
 
-__all__ = ["LoadReport", "Opened", "adapt_first_conv", "load_state", "open_model", "read_state"]
+__all__ = ["LoadReport", "Opened", "adapt_first_conv", "begin_model", "load_state", "open_model", "read_state"]
 
 # A folder's weights in timm's order of preference, then whatever has such an extension.
 _PREFERRED = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -54,13 +54,14 @@ class Opened:
     """A network with its weights.
 
     `config` describes the network as it is now, `origin` what was loaded (owner/name@commit, shipped:name, or a
-    path), `digest` is the SHA-256 of the weight file.
+    path), `weights_path` the weight file, `digest` its SHA-256.
     """
 
     model: DLA
     config: ModelConfig
     origin: str
     report: LoadReport
+    weights_path: Path
     digest: str
 
 
@@ -72,6 +73,7 @@ def open_model(
     architecture: str | None = None,
     new_head: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
+    overlay: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Opened:
     """The network that `source` names (see `find_source`), with its weights, in training mode as `build` makes it.
@@ -82,6 +84,7 @@ def open_model(
         architecture: what a bare file holds (else found out by its names and shapes); what any other source must be.
         new_head: replace the classifier even where the number of classes is the same.
         cache_dir: the hub's cache, else huggingface_hub's own.
+        overlay: fields of `pretrained_cfg` that go before the source's own, `num_classes` and `input_size` included.
         options: other options of the network, before those of the source's config.
 
     Raises:
@@ -93,32 +96,69 @@ def open_model(
         files = hub.fetch(found.where, found.revision, cache_dir=cache_dir)
         origin = f"{files.repo}@{files.commit}"
         config = parse_config(files.config, f"{CONFIG} of {origin}")
-        name = files.weights_path.name
-        weights = parse_weights(files.weights, name, f"{name} of {origin}")
+        path = files.weights_path
+        weights = parse_weights(files.weights, path.name, f"{path.name} of {origin}")
     elif found.kind == "folder":
         origin = found.name or found.where
-        config, weights = read_config(found.where), _weights_in(Path(found.where))
+        config = read_config(found.where)
+        path, weights = _weights_in(Path(found.where))
     else:
         origin = found.where
-        weights = read_weights(Path(origin))
+        path = Path(origin)
+        weights = read_weights(path)
         config = _config_of(weights.state, origin, architecture)
     asked = architecture or found.architecture
     if asked and config.architecture != asked:
         raise DamagedError(f"{origin} is a {config.architecture} by its {CONFIG}, but {asked} was asked for.")
-    return _assemble(config, weights, origin, num_classes, in_chans, new_head, options)
+    config = _overlaid(config, overlay)
+    model, config, report = _assemble(config, weights, origin, num_classes, in_chans, new_head, options)
+    return Opened(model, config, origin, report, path, weights.digest)
 
 
-def _weights_in(folder: Path) -> WeightFile:
+def begin_model(
+    source: str,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    overlay: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> DLA:
+    """The network that `source` describes, with fresh weights: its own are not loaded, and not fetched.
+
+    Arguments and errors are `open_model`'s.
+    """
+    found = find_source(source)
+    if found.kind == "hub":
+        where = f"{CONFIG} of {found.where}"
+        config = parse_config(hub.fetch_config(found.where, found.revision, cache_dir=cache_dir), where)
+    elif found.kind == "folder":
+        config = read_config(found.where)
+    else:
+        config = _config_of(read_state(found.where), found.where, None)
+    config = _overlaid(config, overlay)
+    own = {**config.model_args, "num_classes": config.num_classes, "in_chans": config.in_chans}
+    model = build(config.architecture, **own | options)
+    model.pretrained_cfg = model.default_cfg = _cfg_attribute(config)
+    return model
+
+
+def _overlaid(config: ModelConfig, overlay: Mapping[str, Any] | None) -> ModelConfig:
+    if not overlay:
+        return config
+    classes = overlay.get("num_classes", config.num_classes)
+    return dataclasses.replace(config, num_classes=classes, pretrained_cfg={**config.pretrained_cfg, **overlay})
+
+
+def _weights_in(folder: Path) -> tuple[Path, WeightFile]:
     path = next((folder / name for name in _PREFERRED if (folder / name).is_file()), None)
     if path is not None:
-        return read_weights(path)
+        return path, read_weights(path)
     for extension in (*SAFE, ".pth", ".pth.tar", ".bin"):
         several = sorted(folder.glob(f"*{extension}"))
         if several:
             file = read_weights(several[0])
             others = ", ".join(path.name for path in several[1:])
             note = (f"{folder} has several weight files; {several[0].name} is used, not {others}.",) if others else ()
-            return dataclasses.replace(file, notes=note + file.notes)
+            return several[0], dataclasses.replace(file, notes=note + file.notes)
     raise UnavailableError(f"{folder} has no weights: neither {WEIGHTS} nor another {', '.join(SAFE + PICKLED)} file.")
 
 
@@ -146,7 +186,7 @@ def _assemble(
     in_chans: int | None,
     new_head: bool,
     options: Mapping[str, Any],
-) -> Opened:
+) -> tuple[DLA, ModelConfig, LoadReport]:
     """Build the source's own network, load it strictly, then change what was asked to be changed."""
     given = {key: value for key, value in options.items() if value is not None}
     placed = {key: given.pop(key) for key in ("device", "dtype") if key in given}
@@ -168,10 +208,10 @@ def _assemble(
         notes.append(_head_note(origin, config.num_classes, classes))
     model.to(**placed)
 
-    config = _as_built(config, built, model, replace)
     model.pretrained_cfg = model.default_cfg = _cfg_attribute(config)
+    config = _as_built(config, built, model, replace)
     report = LoadReport(report.dropped, new_head=replace and classes > 0, notes=tuple(notes))
-    return Opened(model, config, origin, report, weights.digest)
+    return model, config, report
 
 
 def _adapt(state: dict[str, Tensor], stored: int, wanted: int, where: str) -> str:
@@ -211,10 +251,16 @@ def _as_built(config: ModelConfig, built: Mapping[str, Any], model: DLA, replace
 
 
 def _cfg_attribute(config: ModelConfig) -> dict[str, Any]:
-    """timm's `model.pretrained_cfg`: what the source says, over the row's preprocessing."""
+    """timm's `model.pretrained_cfg`: what the source says of its weights, over the row's preprocessing."""
     cfg = row(config.architecture).pretrained_cfg()
     said = {key: tuple(value) if isinstance(value, list) else value for key, value in config.pretrained_cfg.items()}
-    return {key: cfg[key] for key in _PREPROCESSING} | said | {"architecture": config.architecture}
+    root = {
+        "architecture": config.architecture,
+        "num_classes": config.num_classes,
+        "label_names": config.label_names,
+        "label_descriptions": config.label_descriptions,
+    }
+    return {key: cfg[key] for key in _PREPROCESSING} | said | {k: v for k, v in root.items() if v is not None}
 
 
 def adapt_first_conv(weight: Tensor, in_chans: int) -> Tensor:

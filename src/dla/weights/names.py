@@ -1,11 +1,12 @@
-"""How foreign files spell a state dict: containers, prefixes, projections that nothing depends on.
+"""How foreign files spell a state dict: containers, prefixes, order, projections that nothing depends on.
 
 Pure functions on dictionaries; no file is touched here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from dla.errors import DamagedError
 from dla.nets.tree import Tree
 
-__all__ = ["CONTAINERS", "dead_projections", "plain_names", "unwrap"]
+__all__ = ["CONTAINERS", "authors_state", "dead_projections", "plain_names", "unwrap"]
 
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averaged weights first, as timm does
 PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and of compiled networks
@@ -61,3 +62,34 @@ def dead_projections(model: nn.Module) -> dict[str, torch.Size]:
             assert isinstance(project, nn.Module)
             dead.update({f"{path}.project.{name}": tensor.shape for name, tensor in project.state_dict().items()})
     return dead
+
+
+def authors_state(model: nn.Module) -> dict[str, Tensor]:
+    """The network's state dict as the authors' code names and orders it, for its strict loading.
+
+    There the projection comes last in each tree, and the projections that no output depends on are present too: they
+    get the values that a network begins with, the same ones each time.
+    """
+    dead = dead_projections(model)
+    random = torch.Generator().manual_seed(0)
+    state = model.state_dict() | {name: _begun(name, shape, random) for name, shape in dead.items()}
+    return {name: state[name] for path, child in model.named_children() for name in _authors_order(child, path, dead)}
+
+
+def _authors_order(module: nn.Module, path: str, dead: Mapping[str, torch.Size]) -> Iterator[str]:
+    if not isinstance(module, Tree):
+        yield from (f"{path}.{name}" for name in module.state_dict())
+        return
+    for name, child in sorted(module.named_children(), key=lambda named: named[0] == "project"):
+        yield from _authors_order(child, f"{path}.{name}", dead)
+    if module.n > 1:
+        yield from (name for name in dead if name.startswith(f"{path}.project."))
+
+
+def _begun(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
+    """What a tensor of a projection (a 1x1 convolution and its batch-norm) is before any training."""
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.long)
+    if len(shape) == 4:
+        return torch.empty(shape).normal_(0, math.sqrt(2 / shape[0]), generator=random)
+    return torch.ones(shape) if name.endswith(("weight", "running_var")) else torch.zeros(shape)

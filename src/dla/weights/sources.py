@@ -1,4 +1,4 @@
-"""What a user may name as a model, and what that means."""
+"""What a user may name as a model, and what that means. No torch, so that listing is instant."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Literal
 
 from dla.errors import UnavailableError, UnknownNameError, UsageError
 from dla.nets.table import TABLE, row
-from dla.weights.files import is_weight_file
 
-__all__ = ["Source", "find_source", "shipped"]
+__all__ = ["PICKLED", "SAFE", "Source", "find_source", "is_weight_file", "shipped", "shipped_names"]
+
+SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".pth.tar")
 
 _SCHEME = re.compile(r"(hf[-_]hub|local-dir|shipped):(.*)", re.IGNORECASE | re.DOTALL)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -33,6 +34,11 @@ class Source:
     name: str = ""
 
 
+def is_weight_file(name: str) -> bool:
+    """Whether the name ends like a file of weights."""
+    return name.lower().endswith(SAFE + PICKLED)
+
+
 def find_source(text: str) -> Source:
     """The source that `text` names: `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to
     a folder or to a weight file, or `shipped:NAME`. A network's name comes before a path of the same name.
@@ -45,7 +51,7 @@ def find_source(text: str) -> Source:
     if scheme:
         return _of_scheme(scheme[1].lower().replace("_", "-"), scheme[2])
     name, _, tag = text.partition(".")
-    if name in TABLE and (not tag or "/" not in tag):
+    if name in TABLE and "/" not in tag and not is_weight_file(text):  # dla60.in1k, but dla60.pth is a file
         return _released(name, tag)
     path = Path(text).expanduser()
     if text and path.is_dir():
@@ -91,8 +97,15 @@ def shipped(name: str) -> Path:
     Raises:
         UnknownNameError: none has this name.
     """
-    root = Path(str(files("dla").joinpath("shipped")))
-    known = sorted(path.parent.name for path in root.glob("*/config.json"))
-    if name not in known:
-        raise UnknownNameError("shipped network", name, known)
-    return root / name
+    if name not in shipped_names():
+        raise UnknownNameError("shipped network", name, shipped_names())
+    return _shipped_root() / name
+
+
+def shipped_names() -> list[str]:
+    """The networks that come inside the package."""
+    return sorted(path.parent.name for path in _shipped_root().glob("*/config.json"))
+
+
+def _shipped_root() -> Path:
+    return Path(str(files("dla").joinpath("shipped")))

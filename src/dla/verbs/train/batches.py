@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dla.data.augment import random_crop, step_generator
+from dla.data.augment import mirrored, random_crop, step_generator
 from dla.data.load import run_ahead
 from dla.data.open import Split
 from dla.images.prepare import Preprocessing, crop_resize
@@ -59,11 +59,14 @@ def _train_batch(
 ) -> Batch:
     generator = step_generator(recipe.seed, epoch, step)
     rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-    side, augment = recipe.size_at(epoch), recipe.augment
+    side, augment = recipe.size_at(epoch, step), recipe.augment
+    of_canvas = (1 + 2 * augment.margin) ** -2
+    scale = augment.scale[0] * of_canvas, augment.scale[1] * of_canvas
     pixels = np.empty((len(rows), side, side, 3), np.uint8)
     for i, row in enumerate(rows):
-        box = random_crop(images[row].size, augment.scale, augment.ratio, generator)
-        crop = crop_resize(images[row], box, (side, side), "bilinear")
+        canvas = mirrored(images[row], augment.margin)
+        box = random_crop(canvas.size, scale, augment.ratio, generator)
+        crop = crop_resize(canvas, box, (side, side), "bilinear")
         pixels[i] = crop[:, ::-1] if generator.random() < augment.flip else crop
     return Batch(pixels, targets_N[rows], rows)
 

@@ -93,6 +93,9 @@ def _claim(folder: Path, recipe: Recipe) -> None:
 def model_config(recipe: Recipe, split: Split, preprocessing: Preprocessing, results: dict[str, float]) -> ModelConfig:
     """What the model folder says of itself. WordNet ids get WordNet's names."""
     names = {c.class_id: c.label for c in imagenet_classes()}
+    settings = asdict(recipe)
+    if recipe.distill.scores:  # where the file lay is nobody else's business
+        settings["distill"]["scores"] = Path(recipe.distill.scores).name
     return ModelConfig(
         architecture=recipe.model,
         num_classes=len(split.class_ids),
@@ -105,7 +108,7 @@ def model_config(recipe: Recipe, split: Split, preprocessing: Preprocessing, res
             "preprocessing": {"exif": preprocessing.exif},
             "dataset": recipe.dataset,
             "licence": recipe.licence,
-            "recipe": asdict(recipe),
+            "recipe": settings,
             "results": results,
         },
     )

@@ -1,0 +1,145 @@
+"""What the verbs that take photos share: their flags, the photos, the network, and what is said on the way."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dla.cli.parser import Parser
+from dla.errors import UsageError
+from dla.images.find import PhotoFinder
+from dla.nets.table import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from dla.records import Features, Prediction
+    from dla.verbs.predict import Classifier
+
+__all__ = ["Tally", "add_input_flags", "add_run_flags", "find_photos", "load_classifier", "reading", "say"]
+
+Record = TypeVar("Record", "Prediction", "Features")
+
+
+def add_input_flags(parser: Parser) -> None:
+    parser.flag("images", nargs="*", help="photos, folders, quoted patterns, or - for paths on standard input")
+    parser.flag("-v", "--verbose", action="store_true", help="say what is loaded and how")
+    parser.flag("--model", default=DEFAULT_MODEL, metavar="M", help="a network's name, a model folder, or a "
+                ".safetensors or .pth file (default: the network that comes along)")  # fmt: skip
+
+
+def add_run_flags(parser: Parser) -> None:
+    parser.flag("--batch-size", type=int, default=8, metavar="N", help="photos that the network takes at once "
+                "(default: 8)")  # fmt: skip
+    parser.flag("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
+    parser.flag("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
+    parser.flag("--workers", type=int, metavar="N", help="threads that read and resize photos (default: one a core)")
+    parser.flag("--allow-truncated", action="store_true", help="take what is there of files that end early")
+    parser.flag("--max-megapixels", type=float, default=179.0, metavar="N", help="refuse larger photos (default: 179)")
+
+
+def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, Iterator[str]]:
+    """The photos that are meant; an error if there are none, before anything slow is done."""
+    if not args.images:
+        raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {verb} photo.jpg")
+    finder = PhotoFinder(args.images, (os.fsdecode(line) for line in sys.stdin.buffer))
+    photos = iter(finder)
+    first = next(photos, None)
+    if first is None:
+        where = ", ".join(finder.unmatched) or "standard input"
+        other = f" ({_others(finder)})" if finder.skipped else ""
+        raise UsageError(f"nothing to {to_do}: no photos in {where}{other}")
+    return finder, itertools.chain([first], photos)
+
+
+def load_classifier(args: Namespace) -> Classifier:
+    # Threads that wait without spinning leave the cores to those that decode. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from dla.engines.torch import keep_freed_memory, use_threads
+    from dla.verbs.predict import load
+
+    keep_freed_memory()
+    use_threads(args.threads or _cores())
+    classifier = load(args.model, device=args.device)
+    for note in classifier.notes:
+        say(args, f"dla: {note}")
+    if args.model == DEFAULT_MODEL:
+        say(args, f"dla: {DEFAULT_MODEL} knows {len(classifier.classes)} classes and is for non-commercial research; "
+                  "--model dla60 knows a thousand.")  # fmt: skip
+    if args.verbose:
+        p = classifier.preprocessing
+        say(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
+                  f"crop {p.crop_pct:g} {p.crop_mode}, {p.interpolation}")  # fmt: skip
+    return classifier
+
+
+def reading(args: Namespace) -> dict[str, Any]:
+    """The options of `Classifier.predict` and `Classifier.features` that both have."""
+    return {
+        "batch_size": args.batch_size,
+        "workers": _cores() if args.workers is None else args.workers,
+        "allow_truncated": args.allow_truncated,
+        "max_pixels": int(args.max_megapixels * 1e6),
+    }
+
+
+class Tally:
+    """Counts a run's records, shows a bar and says what failed. `done` of them, `failed` wrong, are there already."""
+
+    def __init__(self, args: Namespace, finder: PhotoFinder, done: int = 0, failed: int = 0) -> None:
+        self.args, self.finder = args, finder
+        self.before, self.done, self.failed = done, done, failed
+        self.began = time.monotonic()
+
+    def watch(self, records: Iterator[Record], doing: str) -> Iterator[Record]:
+        """The same records."""
+        for record in self._with_bar(records, doing):
+            yield record
+            self.done += 1
+            if record.error is not None:
+                self.failed += 1
+                say(self.args, f"dla: {record.error.message}")
+
+    def _with_bar(self, records: Iterator[Record], doing: str) -> Iterator[Record]:
+        to_screen = self.args.output is None and sys.stdout.isatty()
+        if to_screen or self.args.quiet or not sys.stderr.isatty():
+            return records
+        from dla.cli.progress import bar
+
+        listed = "-" not in self.args.images
+        total = sum(1 for _ in PhotoFinder(self.args.images)) - self.before if listed else None
+        return bar(records, total, doing, "photos")
+
+    def finish(self) -> int:
+        """Say how it went; the exit code."""
+        seconds = time.monotonic() - self.began
+        for item in self.finder.unmatched:
+            say(self.args, f"dla: no photos in {item}")
+        if self.finder.skipped:
+            say(self.args, f"dla: passed over {_others(self.finder)}")
+        if self.done > 1:
+            now, output = self.done - self.before, self.args.output
+            where = f" (see the errors in {output})" if self.failed and output else ""
+            counts = f"{self.done - self.failed:,} answered, {self.failed:,} failed{where}"
+            earlier = f" ({self.before:,} of them before)" if self.before else ""
+            say(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all answered'}. "
+                           f"{seconds:.1f} s, {now / max(seconds, 1e-9):.0f} photos/s.")  # fmt: skip
+        return 1 if self.failed else 0
+
+
+def say(args: Namespace, text: str) -> None:
+    """To people, unless they want quiet."""
+    if not args.quiet:
+        print(text, file=sys.stderr)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _others(finder: PhotoFinder) -> str:
+    return f"{finder.skipped:,} file{'s' if finder.skipped > 1 else ''} of other kinds"

@@ -1,0 +1,74 @@
+"""`dla pull`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dla.cli.parser import Parser
+from dla.errors import UsageError
+
+if TYPE_CHECKING:
+    from dla.verbs.pull import Pulled
+
+DESCRIPTION = """\
+Fetch weights from the Hugging Face hub into its cache, where every other verb finds them. What is
+there whole is left as it is, and the network is not asked. With --verify nothing is fetched: each
+set of weights in the cache is compared with the digest that the hub announced, and loaded strictly.
+Exit code 2: no such network; 3: some cannot be had, are damaged, or (named and) missing."""
+
+EXAMPLE = """\
+  dla pull dla34 dla60
+  dla pull all
+  dla pull --verify"""
+
+
+def run(words: list[str]) -> int:
+    parser = Parser("pull", DESCRIPTION, EXAMPLE, "NAME... | --verify [NAME...]")
+    parser.flag("names", nargs="*", help="networks (dla models lists them), hf-hub:owner/name[@revision], or all")
+    parser.flag("--verify", action="store_true", help="check what is in the cache (default: every released network)")
+    args = parser.parse_args(words)
+    if not args.names and not args.verify:
+        raise UsageError("nothing to fetch: name networks, as in: dla pull dla34 dla60, or: dla pull all")
+
+    from dla.verbs.pull import pull, verify
+
+    failed = count = 0
+    for pulled in verify(args.names) if args.verify else pull(args.names):
+        count += 1
+        failed += pulled.error is not None
+        if args.verify:
+            print(_tick(pulled), flush=True)
+        elif pulled.error is None:
+            print(_line(pulled, "fetched" if pulled.fetched else "was here"), flush=True)
+        else:
+            print(f"dla: {pulled.name}: {pulled.error}", file=sys.stderr)
+    if not count:
+        print("dla: no released weights are in the cache. Try: dla pull all", file=sys.stderr)
+    return 3 if failed else 0
+
+
+def _tick(pulled: Pulled) -> str:
+    good, bad = _marks()
+    return f"{good} {_line(pulled, 'loads')}" if pulled.error is None else f"{bad} {pulled.name}: {pulled.error}"
+
+
+def _marks() -> tuple[str, str]:
+    try:
+        "✓✗".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "ok", "NO"
+    return "✓", "✗"
+
+
+def _line(pulled: Pulled, what: str) -> str:
+    assert pulled.path is not None
+    size, place = pulled.size_bytes / 1e6, _short(pulled.path.parents[2])  # the repository of snapshots/COMMIT/FILE
+    return f"{pulled.name:<15} {size:6.1f} MB  {what:<8}  SHA-256 {pulled.sha256[:12]}  {place}"
+
+
+def _short(path: Path) -> str:
+    home = os.path.expanduser("~")
+    return f"~{str(path)[len(home) :]}" if str(path).startswith(home + os.sep) else str(path)

@@ -1,0 +1,216 @@
+"""`dla predict --resume`, `--fail-fast` and `--pictures`."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dla.cli import main
+from photos import CHELSEA, COFFEE, crops, jpeg
+
+SETTINGS = ["-q", "--batch-size", "4", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """60 inputs, a tenth of them broken or missing, some in a row."""
+    folder = tmp_path_factory.mktemp("inputs")
+    paths = []
+    for i, crop in enumerate(crops(60)):
+        path = folder / f"{i}, photo.jpg"
+        if i % 10 != 3 and i not in (20, 21, 22, 59):
+            path.write_bytes(jpeg(crop))
+        paths.append(str(path))
+    return paths
+
+
+def predict(*words: str) -> int:
+    return main(["predict", *words, *SETTINGS])
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an uninterrupted run writes, by the file's ending."""
+    folder = tmp_path_factory.mktemp("whole")
+    files = {ending: folder / f"out.{ending}" for ending in ("jsonl", "csv")}
+    for file in files.values():
+        assert predict(*inputs, "-o", str(file)) == 1
+    return {ending: file.read_bytes() for ending, file in files.items()}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_killed_at_random_moments_and_gone_on_with(
+    ending: str, inputs: list[str], whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / f"out.{ending}"
+    command = [sys.executable, "-m", "dla", "predict", "-", "-o", str(out), "--workers", "1", *SETTINGS]
+    generator = random.Random(ending)
+    for resume in ([], ["--resume"]):
+        size = (out.stat().st_size if out.exists() else 0) + generator.randrange(len(whole[ending]) // 3)
+        with subprocess.Popen([*command, *resume], stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            process.stdin.write("\n".join(inputs).encode())
+            process.stdin.flush()  # and left open, so that the run does not end by itself
+            while not (out.exists() and out.stat().st_size > size):
+                assert process.poll() is None
+                time.sleep(0.002)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    assert predict(*inputs, "-o", str(out), "--resume") == 1
+    assert out.read_bytes() == whole[ending]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_cut_off_at_any_byte(ending: str, inputs: list[str], whole: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / f"out.{ending}"
+    assert predict(*inputs, "-o", str(out)) == 1
+    for size in (0, 20, *random.Random(1).sample(range(len(whole[ending])), 4), len(whole[ending]) - 1):
+        out.write_bytes(whole[ending][:size])
+        assert predict(*inputs, "-o", str(out), "--resume") == 1
+        assert out.read_bytes() == whole[ending]
+
+
+def test_what_is_answered_is_not_answered_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = [str(tmp_path / f"{i}.jpg") for i in range(7)]
+    for path, crop in zip(photos, crops(7), strict=True):
+        Path(path).write_bytes(jpeg(crop))
+    out = tmp_path / "out.jsonl"
+    assert predict(*photos[:6], "-o", str(out)) == 0
+    for path in photos[:4]:
+        Path(path).unlink()
+    capsys.readouterr()
+    assert main(["predict", *photos, "-o", str(out), "--resume", *SETTINGS[1:]]) == 0
+    assert "7 photos (4 of them before): all answered." in capsys.readouterr().err
+    assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == photos
+    before = out.read_bytes()
+    for path in photos:
+        Path(path).unlink(missing_ok=True)
+    assert predict(*photos, "-o", str(out), "--resume") == 0  # nothing is left, so the last batch stays too
+    assert out.read_bytes() == before
+
+
+def test_the_side_file_says_the_model_and_the_settings(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    assert predict(str(CHELSEA), "-o", str(out), "--topk", "2") == 0
+    run = json.loads((tmp_path / "out.csv.run.json").read_text())
+    assert run["schema"] == "dla.predict.run/1"
+    assert run["model"]["origin"] == "shipped:tiny200"
+    assert len(run["model"]["weights_sha256"]) == 64
+    assert run["settings"] == {
+        "format": "csv", "topk": 2, "batch_size": 4, "allow_truncated": False, "max_megapixels": 179.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--topk", "3"], "was begun with topk 5, and this is 3"),
+        (["--allow-truncated"], "was begun with allow_truncated False, and this is True"),
+        (["--batch-size", "2"], "was begun with batch_size 4, and this is 2"),
+    ],
+)
+def test_other_settings_are_exit_2(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    assert predict(str(CHELSEA), "-o", str(out)) == 0
+    before = out.read_bytes()
+    assert main(["predict", str(CHELSEA), "-o", str(out), "--resume", *SETTINGS, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["weights_sha256", "config_sha256"])
+def test_another_model_is_exit_2(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, run_file = tmp_path / "out.jsonl", tmp_path / "out.jsonl.run.json"
+    assert predict(str(CHELSEA), "-o", str(out)) == 0
+    run = json.loads(run_file.read_text())
+    run_file.write_text(json.dumps(run | {"model": run["model"] | {key: "0" * 64}}))
+    assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
+    assert "another model than shipped:tiny200 on PyTorch on cpu is now" in capsys.readouterr().err
+    run_file.write_text(json.dumps(run | {"model": run["model"] | {key: "0" * 64, "origin": "timm/dla60"}}))
+    assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
+    assert "the model timm/dla60 on PyTorch on cpu, and this is shipped:tiny200" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": "dla.predict.run/1", "model": 1, "settings": 2}'])
+def test_a_side_file_that_says_nothing(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    assert predict(str(CHELSEA), "-o", str(out)) == 0
+    (tmp_path / "out.jsonl.run.json").write_text(text)
+    assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
+    assert "out.jsonl.run.json does not say which model" in capsys.readouterr().err
+    (tmp_path / "out.jsonl.run.json").unlink()
+    assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
+    assert "out.jsonl has no out.jsonl.run.json beside it" in capsys.readouterr().err
+    assert predict(str(CHELSEA), "-o", str(out)) == 0  # without --resume an existing file is written anew
+
+
+def test_other_inputs_are_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    assert predict(str(CHELSEA), str(COFFEE), "-o", str(out)) == 0
+    before = out.read_bytes()
+    assert predict(str(COFFEE), str(CHELSEA), "-o", str(out), "--resume") == 2
+    assert f"record 1 of {out} is of {CHELSEA}, but now that input is {COFFEE}" in capsys.readouterr().err
+    assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
+    assert f"record 2 of {out} is of {COFFEE}, but now there are fewer inputs" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [([], "standard output"), (["-o", "out.json"], "json in out.json"), (["-o", "out"], "table in out")],
+)
+def test_what_cannot_be_gone_on_with(words: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(str(CHELSEA), "--resume", *words) == 2
+    assert f"--resume cannot go on with {what}." in capsys.readouterr().err
+
+
+def test_resume_without_a_file_begins_one(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert predict(str(CHELSEA), "-o", str(out), "--resume") == 0
+    assert len(out.read_text().splitlines()) == 1
+
+
+def test_fail_fast_stops_after_the_records_so_far(
+    inputs: list[str], whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    assert predict(*inputs, "-o", str(out), "--fail-fast") == 1
+    assert capsys.readouterr().err == f"dla: {inputs[3]}: there is no such file\n"
+    assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == inputs[:3]
+    assert predict(*inputs, "-o", str(out), "--resume") == 1  # what stopped it was not written, so it comes again
+    assert out.read_bytes() == whole["jsonl"]
+
+
+def test_a_picture_of_each_answered_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = []
+    for folder, crop in zip("abc", crops(3), strict=True):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / f"{'long' * 50}.jpg"
+        path.write_bytes(jpeg(crop))
+        photos.append(str(path))
+    tall = tmp_path / "tall.png"
+    Image.new("L", (3, 5000)).save(tall)
+    pictures = tmp_path / "new" / "pictures"
+    words = [*photos, "gone.jpg", str(tall), "--topk", "2", "--pictures", str(pictures)]
+    assert predict(*words, "--format", "jsonl") == 1
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(r.get("predictions", ())) for r in records] == [2, 2, 2, 0, 2]
+    names = sorted(os.listdir(pictures))
+    assert len(names) == 4
+    assert all(name.startswith(("long", "tall-")) and name.endswith(".png") for name in names)
+    for name in names:
+        with Image.open(pictures / name) as page:
+            bars = 5 * 30 + 24  # as many as always, whatever --topk says
+            assert page.width == 480
+            assert bars < page.height <= 960 + bars

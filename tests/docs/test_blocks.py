@@ -1,0 +1,109 @@
+"""Every block and command of the docs runs, offline: with the network that comes along, or with a hub on loopback."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import save
+
+import dla
+import hub_server
+from photos import crops, jpeg
+from run_page import blocks
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "commands.md")]
+RUNNING = ("python", "bash")
+KNOWN = {*RUNNING, "json", "bibtex", ""}
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[hub_server.Hub]:
+    """The released networks that the docs name, with weights of no worth."""
+    with hub_server.serve() as running:
+        for name in ("dla34", "dla60"):
+            model = dla.create_model(name)
+            config = {"architecture": name, "num_classes": 1000, "pretrained_cfg": model.pretrained_cfg}
+            files = {"config.json": json.dumps(config).encode(), "model.safetensors": save(model.state_dict())}
+            running.add(f"timm/{name}.in1k", files)
+        yield running
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """The folder of someone who reads the docs: one photo, a few in folders, a model folder of their own."""
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for i, photo in enumerate(crops(4)):
+        (tmp_path / ("photos" if i < 2 else "photos/more") / f"{i}.jpg").write_bytes(jpeg(photo))
+    Image.open(tmp_path / "photos" / "0.jpg").save(tmp_path / "cat.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(language in RUNNING for language, _ in blocks(p))],
+                         ids=lambda p: p.stem)  # fmt: skip
+def test_every_block_runs(page: Path, hub: hub_server.Hub, desk: Path) -> None:
+    home = desk / "home"
+    home.mkdir()
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DLA_", "TORCH_", "XDG_"))}
+    env = clean | {"HOME": str(home), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "*", "OMP_NUM_THREADS": "1",
+                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
+    done = subprocess.run([sys.executable, ROOT / "tests" / "run_page.py", page], cwd=desk, env=env,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = sum(language in RUNNING for language, _ in blocks(page))
+    assert done.stdout.endswith(f"{expected} blocks ran\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_nothing_that_runs_hides_in_another_block(page: Path) -> None:
+    for language, text in blocks(page):
+        assert language in KNOWN
+        if language == "json":
+            for one in [text] if text.startswith("{\n") else text.splitlines():
+                json.loads(one)
+        if language not in RUNNING:
+            assert not re.search(r"^\$? *(dla|pip|make|python) ", text, re.MULTILINE), text
+
+
+def test_lines_that_are_not_run_are_possible() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    lines = [line for page in PAGES for language, text in blocks(page) if language == "bash"
+             for line in text.splitlines()]  # fmt: skip
+    assert any(line.startswith("pip install .") for line in lines)
+    for line in lines:
+        if line.startswith("make "):
+            assert line.split()[1] in targets
+        for named in re.findall(r"^pip install .*\.\[([\w,]+)\]", line):
+            assert set(named.split(",")) <= set(extras)
+        for script in re.findall(r"^python ((?:examples|benchmarks)/\S+)", line):
+            assert (ROOT / script).exists()
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "docs" / "commands.md", *sorted(ROOT.glob("[C-QS-Z]*.md"))], ids=lambda p: p.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = BLOCKLESS.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in [_anchor(h) for h in re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)], target
+
+
+BLOCKLESS = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

@@ -1,0 +1,64 @@
+"""Runs the blocks of one page in order, in this process: `run_page.py PAGE`, in a folder with cat.jpg and photos/.
+
+Python blocks share their names, as a reader's session would. Of a bash block each line runs: `dla` here, what has a
+pipe in a shell. Prints the number of blocks that ran.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# Lines that need the network or hours; test_blocks.py holds them against Makefile and pyproject.toml.
+NOT_RUN = re.compile(r"(pip install |make |python examples/|python benchmarks/).*")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Language and text of each block."""
+    yield from BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def run_line(line: str) -> None:
+    words = [os.path.expanduser(word) for word in shlex.split(line, comments=True)]
+    if re.search(r"[|>]", line):
+        subprocess.run(["bash", "-o", "pipefail", "-c", line], check=True)
+    elif words[:2] == ["dla", "train"]:  # hours: that it is understood must do
+        code([*words[1:], "--print-config"])
+    elif words and words[0] == "dla":
+        code(words[1:])
+    elif words and not NOT_RUN.fullmatch(line):
+        raise SystemExit(f"nobody runs this line: {line}")
+
+
+def code(words: list[str]) -> None:
+    from dla.cli import main
+
+    try:
+        found = main(words)
+    except SystemExit as stop:
+        found = int(stop.code or 0)
+    if found != 0:
+        raise SystemExit(f"dla {shlex.join(words)}: exit code {found}")
+
+
+def run(page: Path) -> int:
+    names: dict[str, object] = {"__name__": "__main__"}
+    count = 0
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, f"{page.name}, block {count + 1}", "exec"), names)
+        elif language == "bash":
+            for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+                run_line(line)
+        else:
+            continue
+        count += 1
+    return count
+
+
+if __name__ == "__main__":
+    print(f"{run(Path(sys.argv[1]))} blocks ran")

@@ -1,0 +1,60 @@
+"""The authors' spelling of a state dict: names, order and shapes, against their module tree and their files' keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from authors import SHAPES, AuthorsDLA
+from dla.nets.build import build
+from dla.weights.match import shapes_of
+from dla.weights.names import authors_state, dead_projections
+
+KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
+DEAD = {  # trainable numbers in projections that no output depends on
+    "dla34": 41_728, "dla46_c": 8_448, "dla46x_c": 8_448, "dla60x_c": 16_896, "dla60": 297_472, "dla60x": 297_472,
+    "dla102": 462_848, "dla102x": 462_848, "dla102x2": 462_848, "dla169": 599_296,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_names_order_and_shapes_are_the_authors(name: str) -> None:
+    with torch.device("meta"):
+        ours, theirs = build(name), AuthorsDLA(name)
+    found, expected = authors_state(ours), theirs.state_dict()
+    assert list(shapes_of(found).items()) == list(shapes_of(expected).items())
+    assert list(found)[-1] == "fc.bias"  # CenterNet and others read the number of classes off the last one
+    dead = {key: found[key] for key in found if key not in ours.state_dict()}
+    assert sum(t.numel() for key, t in dead.items() if key.endswith(("weight", "bias"))) == DEAD[name]
+
+
+@pytest.mark.parametrize("name", ["dla34", "dla60", "dla102", "dla169"])
+def test_their_files_have_these_keys(name: str) -> None:
+    path = KEYS / f"ucbdrive-{name}up.json"
+    if not path.exists():
+        pytest.skip(f"no list of keys at {path}")
+    listed = {key.removeprefix("base."): tuple(shape) for key, shape in json.loads(path.read_text()).items()
+              if key.startswith("base.")}  # fmt: skip
+    with torch.device("meta"):
+        found = shapes_of(authors_state(build(name)))
+    assert list(found.items()) == list(listed.items())
+
+
+def test_dead_projections_are_as_a_network_begins() -> None:
+    model = build("dla60", num_classes=2)
+    state = authors_state(model)
+    for key in dead_projections(model):
+        tensor = state[key]
+        if key.endswith("0.weight"):
+            sigma = (2 / tensor.shape[0]) ** 0.5
+            assert abs(float(tensor.std()) / sigma - 1) < 0.05
+            assert abs(float(tensor.mean())) < 0.05 * sigma
+        else:
+            expected = 1 if key.endswith(("1.weight", "running_var")) else 0
+            assert tensor.dtype == (torch.int64 if key.endswith("tracked") else torch.float32)
+            assert (tensor == expected).all()
+    again = authors_state(model)
+    assert all(torch.equal(state[key], again[key]) for key in state)
