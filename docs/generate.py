@@ -22,10 +22,16 @@ from dla.report.write import PredictionWriter
 DOCS = Path(__file__).parent
 CHELSEA = Path(str(files("skimage"))) / "data" / "chelsea.png"
 
+VARIABLES = """\
+`dla predict`, `dla features` and `dla train` also take their options from variables: `DLA_TOPK=3` is `--topk 3`. The
+command line goes before a file of options, and that before the variables. No other verb has variables, except that
+`dla info` and `dla draw` without a name are about the network that `DLA_MODEL` names.
+"""
+
 
 def commands() -> str:
     """docs/commands.md: every --help."""
-    pages = ["# Commands\n\nMade from `--help` by `python docs/generate.py`.\n"]
+    pages = [f"# Commands\n\nMade from `--help` by `python docs/generate.py`.\n\n{VARIABLES}"]
     for words in ([], *([verb] for verb in VERBS)):
         page = io.StringIO()
         with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
@@ -70,6 +76,7 @@ def run(check: bool) -> int:
         path.write_text(wanted[path])
     (DOCS / "pictures").mkdir(exist_ok=True)
     picture.save(DOCS / "pictures" / "chelsea.png", optimize=True)
+    dla.draw("dla34", DOCS / "pictures" / "dla34.svg")
     return 0
 
 

@@ -27,6 +27,7 @@ class Hub:
 
     refuse: int = 0  # this status for every file
     error_code: str = ""  # the hub's X-Error-Code beside it
+    busy: int = 0  # so many requests for weights are answered 429
     cuts: int = 0  # so many answers with weights break off in the middle
     altered: bool = False  # weights come with one bit changed
     short: bool = False  # weights come truncated, and the transfer announces the length that comes
@@ -103,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send(302, b"", headers, body)
 
     def send_weights(self, repo: str, commit: str, filename: str, body: bool) -> None:
+        if self.hub.busy > 0:
+            self.hub.busy -= 1
+            return self.fail(429, "")
         data = self.hub.repos[repo][commit][filename]
         if self.hub.altered:
             data = data[:-1] + bytes([data[-1] ^ 1])
@@ -118,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.send(206 if start else 200, data[start:], headers, body)
+        return None
 
     def fail(self, status: int, code: str, commit: str = "") -> None:
         headers = {"X-Error-Code": code} if code else {}

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from dla.nets.backbone import DLA as DLA
     from dla.nets.build import create_model as create_model
     from dla.nets.build import model_entrypoint as model_entrypoint
+    from dla.nets.graft import graft as graft
+    from dla.nets.hda import HDA as HDA
+    from dla.nets.ida import IDA as IDA
+    from dla.nets.ida import DLAUp as DLAUp
     from dla.nets.registry import PretrainedCfg as PretrainedCfg
     from dla.nets.registry import get_pretrained_cfg as get_pretrained_cfg
     from dla.nets.registry import get_pretrained_cfg_value as get_pretrained_cfg_value
@@ -32,18 +36,23 @@ if TYPE_CHECKING:
     from dla.nets.registry import list_models as list_models
     from dla.nets.registry import list_modules as list_modules
     from dla.nets.registry import list_pretrained as list_pretrained
+    from dla.nets.tree import sum_nodes as sum_nodes
     from dla.records import Class as Class
     from dla.records import Features as Features
     from dla.records import InputError as InputError
     from dla.records import ModelInfo as ModelInfo
     from dla.records import Prediction as Prediction
     from dla.verbs.convert import convert as convert
+    from dla.verbs.draw import draw as draw
     from dla.verbs.info import info as info
     from dla.verbs.predict import Classifier as Classifier
     from dla.verbs.predict import load as load
 
 _HOME = {
     "DLA": "dla.nets.backbone",
+    "DLAUp": "dla.nets.ida",
+    "HDA": "dla.nets.hda",
+    "IDA": "dla.nets.ida",
     "CheckError": "dla.errors",
     "Class": "dla.records",
     "Classifier": "dla.verbs.predict",
@@ -62,6 +71,8 @@ _HOME = {
     "convert": "dla.verbs.convert",
     "create_model": "dla.nets.build",
     "create_transform": "dla.images.transform",
+    "draw": "dla.verbs.draw",
+    "graft": "dla.nets.graft",
     "get_pretrained_cfg": "dla.nets.registry",
     "get_pretrained_cfg_value": "dla.nets.registry",
     "imagenet_classes": "dla.images.labels",
@@ -75,6 +86,7 @@ _HOME = {
     "model_entrypoint": "dla.nets.build",
     "resolve_data_config": "dla.images.transform",
     "resolve_model_data_config": "dla.images.transform",
+    "sum_nodes": "dla.nets.tree",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -71,7 +71,9 @@ def test_notes_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
         (["gone.pth", "a"], 3, "gone.pth does not exist"),
         (["dla46x_c", "a.pth", "--model", "dla60"], 3, "is a dla46x_c by its config.json, but dla60 was asked for"),
         (["dla46x_c", "a.pth", "--to", "onnx"], 2, "'onnx'"),
-        (["dla46x_c"], 2, "required"),
+        (["dla46x_c"], 2, "are required: OUT"),
+        ([], 2, "are required: IN, OUT"),
+        (["dla46x_c", "models/v1.0"], 2, "ends with .0. Allowed: .safetensors, .pth, or --to folder"),
     ],
 )
 def test_refusals(words: list[str], code: int, said: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +82,26 @@ def test_refusals(words: list[str], code: int, said: str, folder: Path, capsys: 
     assert said in err
     assert (out, len(err.splitlines())) == ("", 1)
     assert list(folder.iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "afile").write_text("mine")
+    for out in ("afile/x.pth", "afile/deeper/x.safetensors", "afile/x"):
+        assert main(["convert", "dla46x_c", out]) == 2
+        assert capsys.readouterr().err == f"dla: afile is a file, so that nothing can be written to {out}\n"
+    assert (folder / "afile").read_text() == "mine"
+
+
+def test_a_home_that_is_nobodys_is_a_plain_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "dla46x_c", "~nosuch/x.pth"]) == 0
+    assert (folder / "~nosuch" / "x.pth").is_file()
+
+
+def test_a_variable_for_predict_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLA_MODEL", "dla34")
+    monkeypatch.setenv("DLA_FORCE", "maybe")
+    assert main(["convert", "dla46x_c", "v1.0", "--to", "folder"]) == 0
+    assert (folder / "v1.0" / "config.json").is_file()
 
 
 def test_help_names_each_form(capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,7 +126,8 @@ def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             2,
             'no node of this network is called "level7". Nearest: level',
         ),
-        ([str(COFFEE), "-o", "no/such.npz"], 1, "no/such.npz.part: No such file or directory"),
+        ([str(COFFEE), "-o", "no/such.npz"], 2, "--output is no/such.npz, but there is no folder no."),
+        ([str(COFFEE), "-o", "d.npz"], 2, "--output is d.npz, but that is a folder."),
         ([str(COFFEE), "-o", "f.npz", "--model", "dla99"], 2, 'no network is called "dla99"'),
     ],
 )
@@ -135,10 +136,11 @@ def test_wrong_usage_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "d.npz"):
+        (tmp_path / folder).mkdir()
     assert features(*words) == code
     assert message in capsys.readouterr().err
-    assert os.listdir(tmp_path) == ["empty"]
+    assert sorted(os.listdir(tmp_path)) == ["d.npz", "empty"]
 
 
 def test_a_missing_package_is_said_with_its_pip_line(
@@ -163,9 +165,35 @@ def test_a_run_that_breaks_leaves_the_old_file(
     monkeypatch.setattr(report._Npz, "finish", full)
     monkeypatch.setattr(report._Parquet, "finish", full)
     assert features(str(COFFEE), "-o", str(out)) == 1
-    assert "No space left on device" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"dla: {out}: No space left on device\n"
     assert os.listdir(tmp_path) == [out.name]
     assert out.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_two_runs_into_one_file_do_not_meet(ending: str, tmp_path: Path) -> None:
+    out, about = tmp_path / f"f.{ending}", {"at": "pooled", "model": "m", "weights_sha256": "0"}
+    one, two = (dla.Features(name, np.ones(3, np.float32)) for name in "ab")
+    with report.open_features(str(out), (3,), about) as first:
+        first.write(one)
+        with report.open_features(str(out), (3,), about) as second:
+            second.write(two)
+            second.write(two)
+        whole = out.read_bytes()
+        with pytest.raises(dla.UsageError), report.open_features(str(out), (3,), about):
+            raise dla.UsageError("a run that fails")
+        assert out.read_bytes() == whole
+        assert len(os.listdir(tmp_path)) == 2
+    assert os.listdir(tmp_path) == [out.name]
+    paths = np.load(out)["path"].tolist() if ending == "npz" else pq.read_table(out)["path"].to_pylist()
+    assert paths == ["a"]
+
+
+def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    out, other = tmp_path / "f.npz", tmp_path / "other"
+    other.touch()
+    assert features(str(COFFEE), "-o", str(out)) == 0
+    assert out.stat().st_mode == other.stat().st_mode
 
 
 @pytest.mark.parametrize(("sent", "code", "ending"), [(signal.SIGINT, 130, "npz"), (signal.SIGTERM, 143, "parquet")])

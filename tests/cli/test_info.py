@@ -85,6 +85,15 @@ def test_without_a_name_it_is_the_default_of_predict(capsys: pytest.CaptureFixtu
         assert said in out
 
 
+def test_variables_for_predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLA_MODEL", "dla60")
+    monkeypatch.setenv("DLA_FORMAT", "jsonl")
+    monkeypatch.setenv("DLA_NODES", "maybe")
+    assert record(capsys)["architecture"] == "dla60"
+    assert record(capsys, "dla34")["architecture"] == "dla34"
+    assert table(capsys).startswith("dla60.in1k\n")
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_what_is_not_here_is_told_from_the_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found, r = record(capsys, name), TABLE[name]
@@ -168,7 +177,7 @@ def test_a_config_that_says_odd_things(tmp_path: Path, capsys: pytest.CaptureFix
     shutil.copytree(shipped("tiny200"), folder)
     config = json.loads((folder / "config.json").read_text())
     for odd in (None, 3, "text", ["a"], {"top1": "high", "deep": {"er": [1, 2]}}):
-        config["dla"] |= dict.fromkeys(("recipe", "results", "preprocessing", "licence", "dataset", "task"), odd)
+        config["dla"] |= dict.fromkeys(("recipe", "results", "licence", "dataset", "task"), odd)
         (folder / "config.json").write_text(json.dumps(config))
         found = record(capsys, str(folder))
         assert found["recipe"] == found["results"] == (odd if isinstance(odd, dict) else None)

@@ -86,6 +86,14 @@ def test_json_says_what_the_networks_say(capsys: pytest.CaptureFixture[str]) -> 
     assert found["dla34_half"]["num_classes"] is None
 
 
+def test_foreign_variables_change_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = table(capsys)
+    monkeypatch.setenv("DLA_FORMAT", "jsonl")
+    assert table(capsys) == expected
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~nosuch/hub")  # the home of nobody is a plain name
+    assert table(capsys) == expected
+
+
 def test_it_is_quick_and_loads_no_torch() -> None:
     code = """
 import sys

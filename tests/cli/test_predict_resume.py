@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
 import os
 import random
@@ -142,7 +144,9 @@ def test_another_model_is_exit_2(key: str, tmp_path: Path, capsys: pytest.Captur
     assert "the model timm/dla60 on PyTorch on cpu, and this is shipped:tiny200" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"schema": "dla.predict.run/1", "model": 1, "settings": 2}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", "[" * 100_000, '{"schema": "dla.predict.run/1", "model": 1, "settings": 2}']
+)
 def test_a_side_file_that_says_nothing(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.jsonl"
     assert predict(str(CHELSEA), "-o", str(out)) == 0
@@ -214,3 +218,160 @@ def test_a_picture_of_each_answered_photo(tmp_path: Path, capsys: pytest.Capture
             bars = 5 * 30 + 24  # as many as always, whatever --topk says
             assert page.width == 480
             assert bars < page.height <= 960 + bars
+
+
+def by_stdin(monkeypatch: pytest.MonkeyPatch, paths: list[str], *words: str) -> int:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(paths).encode())))
+    return predict("-", *words)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+@pytest.mark.parametrize("place", [0, 3, 9, 18])
+def test_one_other_input_in_the_middle_changes_nothing(
+    ending: str, place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, paths = tmp_path / f"out.{ending}", []
+    for i, crop in enumerate(crops(20)):
+        paths.append(str(tmp_path / f"{i}.jpg"))
+        Path(paths[-1]).write_bytes(jpeg(crop))
+    assert by_stdin(monkeypatch, paths, "-o", str(out)) == 0
+    before = out.read_bytes()
+    other = [*paths[:place], str(COFFEE), *paths[place + 1 :]]
+    assert by_stdin(monkeypatch, other, "-o", str(out), "--resume") == 2
+    assert f"record {place + 1} of {out} is of {paths[place]}, but now that input is" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("junk", [b"garbage", b"[" * 100_000])
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_spoilt_line_in_the_middle_changes_nothing(
+    ending: str, junk: bytes, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"out.{ending}"
+    assert predict(*inputs, "-o", str(out)) == 1
+    lines = out.read_bytes().split(b"\n")
+    lines[10] = junk
+    out.write_bytes(b"\n".join(lines))
+    before = out.read_bytes()
+    assert predict(*inputs, "-o", str(out), "--resume") == 2
+    assert f"{out}, line 11: this is no record" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_a_name_with_a_carriage_return(tmp_path: Path) -> None:
+    out, paths = tmp_path / "out.csv", [str(CHELSEA), "gone\r1.jpg", str(COFFEE), str(CHELSEA)]
+    assert predict(*paths, "-o", str(out)) == 1
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-9])
+    assert predict(*paths, "-o", str(out), "--resume") == 1
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--topk", "0"], "--topk is 0: at least 1"),
+        (["--batch-size", "0"], "--batch-size is 0: at least 1"),
+        (["--workers", "-1"], "--workers is -1: at least 0"),
+        (["--threads", "-1"], "--threads is -1: at least 1"),
+        (["--threads", "0"], "--threads is 0: at least 1"),
+        *((["--max-megapixels", n], "--max-megapixels is ") for n in (".inf", "-1", "0", ".nan", "1e305")),
+        (["--max-megapixels", "inf"], "Expected a <class 'float'>"),
+        (["--pictures", __file__], "pictures is " + __file__),
+        (["--pictures", f"{__file__}/sub"], "pictures is " + __file__),
+    ],
+)  # fmt: skip
+def test_wrong_usage_leaves_the_file_alone(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "keep.jsonl"
+    out.write_bytes(b"kept")
+    assert main(["predict", str(CHELSEA), "-o", str(out), *SETTINGS, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert out.read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.json"])
+def test_a_file_that_another_run_writes(
+    name: str, resume: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / name
+    assert predict(str(CHELSEA), "-o", str(out)) == 0
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with out.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert predict(str(CHELSEA), "-o", str(out), *(resume if name == "out.jsonl" else [])) == 2
+        assert f"a run is writing to {out}." in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert predict(str(CHELSEA), "-o", str(out)) == 0
+
+
+def test_a_run_locks_its_file_until_it_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "dla", "predict", "-", "-o", str(out), *SETTINGS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{CHELSEA}\n".encode() * 40)
+        process.stdin.flush()  # and left open, so that the run does not end by itself
+        while not (out.exists() and out.stat().st_size > 0):
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
+        assert f"a run is writing to {out}." in capsys.readouterr().err
+        process.kill()
+    assert predict(*[str(CHELSEA)] * 40, "-o", str(out), "--resume") == 0
+    assert len(out.read_text().splitlines()) == 40
+
+
+def test_outputs_that_are_no_files(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dla", "predict", str(CHELSEA), "--format", "jsonl", *SETTINGS, "-o"]
+    piped = subprocess.run([*command, "/dev/stdout"], stdout=subprocess.PIPE, check=True)
+    assert json.loads(piped.stdout)["path"] == str(CHELSEA)
+    with (tmp_path / "out").open("wb") as file:
+        subprocess.run([*command, "/dev/stdout"], stdout=file, check=True)
+    assert (tmp_path / "out").read_bytes() == piped.stdout
+    with open("/dev/null", "wb") as null:
+        fcntl.flock(null, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        subprocess.run([*command, "/dev/null"], check=True)
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen([*command, str(tmp_path / "pipe")]) as process:
+        assert (tmp_path / "pipe").read_bytes() == piped.stdout
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("form", ["jsonl", "csv", "table", "json"])
+def test_a_full_disk_is_said_with_the_files_name(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(str(CHELSEA), "-o", "/dev/full", "--format", form) == 1
+    assert capsys.readouterr().err == "dla: /dev/full: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_said_with_the_pictures_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dla.verbs.predict._picture_name", lambda _: "full.png")
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    assert predict(str(CHELSEA), "-o", str(tmp_path / "out.jsonl"), "--pictures", str(tmp_path)) == 1
+    assert capsys.readouterr().err == f"dla: {tmp_path / 'full.png'}: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [(".", True), ("seen", True), ("**/*.png", True), ("*/*", True), ("seen/*.png", True),
+     ("a", False), ("a.jpg", False), ("*.png", False), ("*", False), ("**/*.jpg", False), ("a/**/*", False)],
+)  # fmt: skip
+def test_pictures_are_not_put_where_photos_are_looked_for(
+    given: str, refused: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "seen"):
+        (tmp_path / folder).mkdir()
+    for name in ("a.jpg", "a.png", "a/a.png"):
+        Path(name).write_bytes(jpeg(crops(1)[0]))
+    for _ in range(2):
+        code = predict(given, "-o", "out.jsonl", "--pictures", "seen")
+        assert code == (2 if refused else 0)
+        assert (f"--pictures seen is in {given}, which is an input." in capsys.readouterr().err) == refused
+    assert (not os.listdir("seen")) == refused

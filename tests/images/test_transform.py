@@ -215,6 +215,10 @@ def test_random_interpolation_is_one_of_two() -> None:
             UsageError,
             "interpolation is one of bilinear, bicubic, nearest, lanczos, box, hamming",
         ),
+        *(
+            ({"interpolation": "random", "is_training": False, **other}, UsageError, "interpolation is one of")
+            for other in ({}, {"input_size": (48, 64)}, {"crop_mode": "border"}, {"crop_mode": "squash"})
+        ),
         ({"input_size": 0}, UsageError, "size is (height, width) in whole pixels, at least 1, not (0, 0)"),
     ],
 )

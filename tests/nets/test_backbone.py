@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dla.errors import UsageError
-from dla.nets.backbone import DLA
+from dla.nets.backbone import DLA, GLOBAL_POOLS
 from dla.nets.blocks import BLOCKS, Basic, DropPath
 from dla.nets.build import build
 from dla.nets.table import TABLE
@@ -195,7 +195,10 @@ def test_levels_that_are_not_there(indices: Any) -> None:
         ({"drop_rate": 1}, "drop_rate is 1. Allowed: from 0 to below 1"),
         ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1. Allowed: from 0 to below 1"),
         ({"drop_path_rate": float("nan")}, "drop_path_rate is nan. Allowed: from 0 to below 1"),
-        ({"global_pool": "mean"}, "global_pool is 'mean'. Allowed: 'avg', 'max', 'avgmax', 'catavgmax', ''"),
+        (
+            {"global_pool": "mean"},
+            f"global_pool is 'mean'. Allowed: {', '.join(map(repr, GLOBAL_POOLS))}",
+        ),
         (
             {"block": "bottlneck"},
             "block is 'bottlneck'. Allowed: 'basic', 'bottleneck', 'bottleneck_x', 'bottle2neck', or a class",

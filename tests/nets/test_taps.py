@@ -156,8 +156,40 @@ def test_another_pooling() -> None:
 
 @pytest.mark.parametrize(
     ("at", "nearest"),
-    [("level4.tree3", "level4.tree2"), ("pool", "pooled"), ("level6", "level5"), ("fc", "All: pooled")],
+    [
+        ("level4.tree3", "level4.tree2"),
+        ("pool", "pooled"),
+        ("level6", "level5"),
+        ("fc", "All: level0, level1, level2, level3, level4, level5, pooled, and"),
+    ],
 )
 def test_unknown_places_are_named_with_the_nearest(at: str, nearest: str) -> None:
     with pytest.raises(UnknownNameError, match=f'no node of this network is called "{at}".*{nearest}'):
         cut_at(tiny(), at)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_what_was_pruned_is_no_place(fold: bool) -> None:
+    net = tiny().eval()
+    maps = maps_of(net, X_N3HW)
+    net.prune_intermediate_layers([2])
+    assert {node.name.split(".")[0] for node in nodes(net)} == {"level2"}
+    cut = fold_batch_norm(net) if fold else net
+    assert relative(cut_at(cut, "level2")(X_N3HW).detach(), maps["level2"]) < 1e-5
+    for gone in ("level3", "level5", "level5.root", "pooled"):
+        with pytest.raises(UnknownNameError, match=f'"{gone}".* level2'):
+            cut_at(cut, gone)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_pooled_needs_pooling(fold: bool) -> None:
+    for pool, found in (("fastcatavgmax", True), ("", False)):
+        net = tiny(global_pool=pool, num_classes=0).eval()
+        cut = fold_batch_norm(net) if fold else net
+        if found:
+            assert cut_at(cut, "pooled")(X_N3HW).shape == (2, net.head_hidden_size)
+        else:
+            with pytest.raises(
+                UnknownNameError, match='"pooled".* All: level0, level1, level2, level3, level4, level5,'
+            ):
+                cut_at(cut, "pooled")

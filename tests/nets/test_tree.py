@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dla.errors import UsageError
 from dla.nets.blocks import Basic, BlockOptions, Reduction
-from dla.nets.tree import Node, Pool, Tree
+from dla.nets.tree import Node, Pool, Tree, sum_nodes
+from tiny import tiny
 
 
 def tree(depth: int, c_in: int, c_out: int, keep_input: bool = False, shortcut: bool = False) -> Tree:
@@ -79,6 +81,65 @@ def test_a_tree_is_the_formula_of_the_paper() -> None:
     r1 = pair(net.tree2.tree1, r2, r2)
     expected = pair(net.tree2.tree2, r1, r1, pooled, r2, r1)
     assert torch.equal(net(x_NCHW), expected)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_a_node_takes_any_inputs_and_kernels(kernel_size: int, shortcut: bool) -> None:
+    widths = (5, 2, 9, 1)
+    maps = tuple(torch.randn(2, c, 6, 7) for c in widths)
+    norm = partial(nn.GroupNorm, 1)
+    node = Node(17, 5, kernel_size=kernel_size, shortcut=shortcut, norm_layer=norm, act_layer=nn.Tanh)
+    y = nn.functional.conv2d(torch.cat(maps, 1), node.conv.weight, padding=kernel_size // 2)
+    y = nn.functional.group_norm(y, 1)
+    assert node.conv.weight.shape == (5, 17, kernel_size, kernel_size)
+    torch.testing.assert_close(node(maps), (y + maps[0] if shortcut else y).tanh())
+
+
+def test_an_even_kernel_is_refused() -> None:
+    with pytest.raises(UsageError, match="kernel_size is 2. Allowed: odd numbers, such as 1 and 3"):
+        Node(4, 4, kernel_size=2)
+
+
+def kept(module: nn.Module, maps: tuple[Tensor, ...]) -> set[tuple[int, ...]]:
+    """Shapes of what autograd keeps for the backward pass."""
+    shapes: set[tuple[int, ...]] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        shapes.add(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(maps)
+    return shapes
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_the_sum_over_slices_is_the_same_node_and_keeps_no_concatenation(kernel_size: int) -> None:
+    maps = tuple(torch.randn(2, c, 6, 7, dtype=torch.float64) for c in (5, 2, 9))
+    node = Node(16, 5, kernel_size=kernel_size).double()
+    joined, held = node(maps), kept(node, maps)
+    sum_nodes(node)
+    assert (node(maps) - joined).abs().max() < 1e-10
+    assert held - kept(node, maps) == {(2, 16, 6, 7), (5, 16, kernel_size, kernel_size)}
+    node.eval()
+    evaluated = node(maps)
+    sum_nodes(node, False)
+    assert torch.equal(node(maps), evaluated)
+
+
+@pytest.mark.parametrize("shortcut_root", [False, True])
+def test_a_network_learns_the_same_by_sums(shortcut_root: bool) -> None:
+    net, x_N3HW = tiny(shortcut_root=shortcut_root).double(), torch.randn(2, 3, 48, 40, dtype=torch.float64)
+    found = []
+    for enable in (False, True):
+        sum_nodes(net, enable)
+        net.zero_grad()
+        logits_NK = net(x_N3HW)
+        logits_NK.square().sum().backward()
+        found.append([logits_NK.detach(), *(p.grad for p in net.parameters())])
+    assert all((a - b).abs().max() <= 1e-10 * a.abs().max() for a, b in zip(*found, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 sizes = st.integers(1, 9)

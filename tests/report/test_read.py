@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from pathlib import Path
 
@@ -18,6 +19,7 @@ PREDICTIONS = [
     Prediction("a.jpg", CLASSES),
     Prediction('two\nlines, "quoted"\r\n.jpg', error=InputError("not_found", 'two\nlines: "none"')),
     Prediction("caf\udce9 ü.jpg", CLASSES, truncated=True),
+    Prediction("a lone\rreturn\r", CLASSES),
     Prediction("last.jpg", CLASSES[:1]),
 ]
 
@@ -57,6 +59,27 @@ def test_what_is_no_record_is_said_and_not_taken_for_a_cut(form: Format, junk: s
     path.write_bytes(b"".join([*lines[:2], junk.encode(), *lines[2:]]))
     with pytest.raises(UsageError, match=r"out\.\w+, line \d+: this is no record of dla predict"):
         read(path, form)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+@pytest.mark.parametrize("junk", [b"[" * 100_000, b'"a.jpg,,,', b"\0"])
+def test_a_spoilt_line_is_named(form: Format, junk: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"out.{form}"
+    with path.open("w", newline="") as file, PredictionWriter(file, form, TOPK) as writer:
+        for i in range(20):
+            writer.write(Prediction(f"{i}.jpg", (Class(1, 7, "n1", "a", 0.75),)))
+    lines = path.read_bytes().split(b"\n")
+    lines[10] = junk
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(UsageError, match=r"out\.\w+, line 11: this is no record"):
+        read(path, form)
+
+
+def test_csv_is_what_pythons_reader_reads(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "csv")
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.reader(file, strict=True))
+    assert [row[0] for row in rows[1:]] == [p.path for p in PREDICTIONS]
 
 
 def test_csv_of_another_number_of_classes(tmp_path: Path) -> None:

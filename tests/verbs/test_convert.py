@@ -164,7 +164,7 @@ def test_a_disk_that_is_full_changes_nothing(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("out", "to", "said"),
     [
-        ("a.onnx", None, r"ends with \.onnx. Allowed: \.safetensors, \.pth, or no ending for a folder"),
+        ("a.onnx", None, r"ends with \.onnx. Allowed: \.safetensors, \.pth, or --to folder"),
         ("a", "onnx", "to is 'onnx'. Allowed: folder, timm, authors"),
         ("a", "timm", r"must be a file that ends with \.safetensors or \.pth, for --to timm"),
         ("a.safetensors", "authors", r"must be a file that ends with \.pth, for --to authors"),

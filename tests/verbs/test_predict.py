@@ -1,5 +1,6 @@
 """`Classifier.predict` from Python."""
 
+import io
 import json
 from pathlib import Path
 
@@ -59,6 +60,28 @@ def test_what_is_no_image_is_said(classifier: dla.Classifier) -> None:
     (bad,) = classifier.predict([42])
     assert bad.error is not None
     assert "int" in bad.error.message
+
+
+def test_an_open_file_is_one_photo(classifier: dla.Classifier) -> None:
+    expected = classifier.predict(COFFEE).classes
+    with COFFEE.open("rb") as file:
+        assert classifier.predict(file).classes == expected
+    assert classifier.predict(io.BytesIO(COFFEE.read_bytes())).classes == expected
+    with pytest.raises(dla.UsageError, match="text mode"), COFFEE.open() as file:
+        classifier.predict(file)
+
+
+@pytest.mark.parametrize("what", [None, 5, {}, {str(CHELSEA): 1}])
+def test_what_is_neither_one_photo_nor_several(classifier: dla.Classifier, what: object) -> None:
+    with pytest.raises(dla.UsageError, match=f"given as {type(what).__name__}"):
+        classifier.predict(what)
+
+
+def test_pictures_that_are_a_file(classifier: dla.Classifier, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "sub"):
+        with pytest.raises(dla.UsageError, match="pictures is .*file of that name"):
+            classifier.predict([CHELSEA], pictures=folder)
 
 
 @pytest.mark.parametrize("options", [{"topk": 0}, {"batch_size": 0}, {"workers": -1}])

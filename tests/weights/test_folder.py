@@ -133,6 +133,15 @@ def test_timms_other_spellings() -> None:
     assert ModelConfig("dla34", 0, {}, {}, {"in_chans": 1}, {"input_size": [4, 9, 9]}).in_chans == 1
 
 
+def test_what_is_done_with_exif() -> None:
+    for ours, exif in (
+        ({}, "apply"),
+        ({"preprocessing": None}, "apply"),
+        ({"preprocessing": {"exif": "ignore"}}, "ignore"),
+    ):
+        assert ModelConfig.from_mapping(GOOD | {"dla": ours}, "c").exif == exif
+
+
 GOOD = {"architecture": "dla34", "num_classes": 2}
 BROKEN: list[tuple[Any, str]] = [
     ([], "this is a list, not an object with the field architecture."),
@@ -168,6 +177,10 @@ BROKEN: list[tuple[Any, str]] = [
         "pretrained_cfg.input_size is [3, 224]. Allowed: [channels, ",
     ),
     (GOOD | {"pretrained_cfg": {"input_size": [0, 1, 1]}}, "pretrained_cfg.input_size is [0, 1, 1]. Allowed: ["),
+    (GOOD | {"pretrained_cfg": {"crop_pct": 0}}, "pretrained_cfg.crop_pct is 0. Allowed: a number above 0."),
+    (GOOD | {"pretrained_cfg": {"crop_pct": "1"}}, 'pretrained_cfg.crop_pct is "1". Allowed: a number above 0.'),
+    (GOOD | {"dla": {"preprocessing": [1]}}, "dla.preprocessing is a list. Allowed: an object."),
+    (GOOD | {"dla": {"preprocessing": "apply"}}, "dla.preprocessing is a text. Allowed: an object."),
     (GOOD | {"dla": 1}, "dla is a number. Allowed: an object."),
     (GOOD | {"dla": {"format": 2}}, "dla.format is 2, this version of dla reads 1. Try a newer dla."),
     (GOOD | {"dla": {"format": "1"}}, 'dla.format is "1", this version of dla reads 1. Try a newer dla.'),
@@ -182,7 +195,9 @@ def test_broken_configs(tmp_path: Path, root: Any, said: str) -> None:
     assert str(raised.value).startswith(f"{tmp_path / 'config.json'}: {said}")
 
 
-@pytest.mark.parametrize("data", [b"", b'{"architecture": "dla', b"\xff\xfe{}", b"[" * 100_000, b"9" * 10_000])
+@pytest.mark.parametrize(
+    "data", [b"", b'{"architecture": "dla', b"\xff\xfe{}", b"[" * 100_000, b"9" * 10_000, b'["\\ud800"]']
+)
 def test_no_json(data: bytes) -> None:
     with pytest.raises(DamagedError, match=r"^c/config\.json is not readable as JSON: "):
         parse_config(data, "c/config.json")

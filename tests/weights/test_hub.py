@@ -34,11 +34,11 @@ from dla.errors import DlaError
 from dla.weights.hub import fetch
 assert "huggingface_hub" not in sys.modules
 for line in sys.stdin:
-    repo, revision, limit = json.loads(line)
+    repo, revision, limit, repair = json.loads(line)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        got = fetch(repo, revision)
+        got = fetch(repo, revision, repair=repair)
         digest = hashlib.sha256(got.weights).hexdigest()
         answer = {"commit": got.commit, "sha256": digest, "config": got.config.decode()}
     except DlaError as error:
@@ -64,9 +64,9 @@ class Client:
             text=True,
         )
 
-    def ask(self, repo: str = REPO, revision: str | None = None, limit: int = 0) -> None:
+    def ask(self, repo: str = REPO, revision: str | None = None, limit: int = 0, repair: bool = False) -> None:
         assert self.process.stdin
-        self.process.stdin.write(json.dumps([repo, revision, limit]) + "\n")
+        self.process.stdin.write(json.dumps([repo, revision, limit, repair]) + "\n")
         self.process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Client:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.process.communicate(timeout=60)
+        _, self.stderr = self.process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -94,9 +94,9 @@ def client(hub: Hub, tmp_path: Path) -> Iterator[Client]:
         yield running
 
 
-def fetch_anew(hub: Hub, home: Path, **env: str) -> dict[str, Any]:
+def fetch_anew(hub: Hub, home: Path, repair: bool = False, **env: str) -> dict[str, Any]:
     with Client(hub, home, **env) as fresh:
-        return fresh.fetch()
+        return fresh.fetch(repair=repair)
 
 
 def sha256(data: bytes) -> str:
@@ -189,6 +189,18 @@ def test_refusals(hub: Hub, client: Client, tmp_path: Path) -> None:
         expected = (MISSING + said).replace("HUB", hub.endpoint).replace("CACHE", str(tmp_path / "hub"))
         answer = client.fetch(revision="v9")
         assert answer == {"error": "UnavailableError", "exit": 3, "message": expected}
+    assert len(hub.requests) == len(REFUSALS), "asked once"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_hub_is_told_in_one_message(hub: Hub, tmp_path: Path, status: int) -> None:
+    hub.add(REPO, FILES)
+    with Client(hub, tmp_path) as client:
+        hub.refuse = status
+        client.fetch()
+        hub.refuse, hub.busy = 0, 2
+        assert client.fetch()["sha256"] == sha256(WEIGHTS)
+    assert client.stderr == ""
 
 
 def test_no_network(hub: Hub, tmp_path: Path) -> None:
@@ -282,7 +294,13 @@ def test_damage_in_the_cache(hub: Hub, client: Client, tmp_path: Path, name: str
     answer = client.fetch()
     assert (answer["error"], answer["exit"]) == ("DamagedError", 3)
     assert answer["message"].startswith(f"{name} of {REPO} is damaged in the cache ({len(content)} bytes, digest ")
-    told = Path(answer["message"].split("Remove ")[1].split(" and it is fetched again.")[0])
+    assert f"Try: dla pull hf-hub:{REPO}, or remove " in answer["message"]
+    offline = {"error": "UnavailableError", "exit": 3, "message": (
+        f"{name} of {REPO} is damaged in the cache ({tmp_path / 'hub'}) and HF_HUB_OFFLINE forbids to ask the hub. "
+        f"{BY_HAND}"
+    )}  # fmt: skip
+    assert fetch_anew(hub, tmp_path, repair=True, HF_HUB_OFFLINE="1") == offline
+    told = Path(answer["message"].split("or remove ")[1].split(": it is fetched again.")[0])
     assert told.samefile(file)
     told.unlink()
     assert client.fetch()["sha256"] == sha256(WEIGHTS)

@@ -21,6 +21,7 @@ VERBS = {
     "features": "write what a network holds of photos, as arrays",
     "models": "list the networks and their weights",
     "info": "tell everything about one network",
+    "draw": "draw a network's trees",
     "pull": "fetch weights, or verify those that are here",
     "convert": "write weights as a model folder, for timm, or for the authors' code",
     "train": "train a network on photos of your own",

@@ -31,8 +31,8 @@ EXAMPLE = """\
 
 def run(words: list[str]) -> int:
     parser = Parser("convert", DESCRIPTION, EXAMPLE, "IN OUT [options]")
-    parser.flag("source", metavar="IN", help="where the weights are")
-    parser.flag("out", metavar="OUT", help="where they go: a folder, or a file by its ending")
+    parser.flag("IN", help="where the weights are")
+    parser.flag("OUT", help="where they go: a folder, or a file by its ending")
     parser.flag("--model", metavar="NAME", help="the network in a bare file, where its tensors do not tell")
     parser.flag("--to", choices=tuple(FORMS), help="folder, timm or authors (default: timm where OUT ends with "
                 ".safetensors or .pth, else folder)")  # fmt: skip
@@ -41,7 +41,7 @@ def run(words: list[str]) -> int:
 
     from dla.verbs.convert import convert
 
-    made = convert(args.source, args.out, architecture=args.model, to=args.to, force=args.force)
+    made = convert(args.IN, args.OUT, architecture=args.model, to=args.to, force=args.force)
     for note in made.notes:
         print(f"dla: {note}", file=sys.stderr)
     what = FORMS[made.form].format(name=made.architecture)

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, usual_model
 from dla.nets.table import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = f"""\
 Tell everything about one network: what it is, its classes, preprocessing, licence, data, results,
-where its weights are; without a name, about the default of dla predict ({DEFAULT_MODEL}).
-Nothing is fetched: of weights that are not here it tells what is published.
+where its weights are; without a name, about the default of dla predict (the variable DLA_MODEL, else
+{DEFAULT_MODEL}). Nothing is fetched: of weights that are not here it tells what is published.
 Exit code 2: no such network; 3: its files are damaged, or nothing is known of it here."""
 
 EXAMPLE = """\
@@ -31,7 +31,7 @@ INDENT = 17
 
 def run(words: list[str]) -> int:
     parser = Parser("info", DESCRIPTION, EXAMPLE, "[NAME|PATH] [options]")
-    parser.flag("model", nargs="?", default=DEFAULT_MODEL, help="a network's name, a model folder, or a .safetensors "
+    parser.flag("model", nargs="?", default=usual_model(), help="a network's name, a model folder, or a .safetensors "
                 "or .pth file")  # fmt: skip
     parser.flag("--nodes", action="store_true", help="also list every aggregation node: what it takes, its channels, "
                 "its stride")  # fmt: skip

@@ -1,16 +1,18 @@
-"""The parser of one verb: flags, `--config` files, `DLA_<FLAG>` variables; errors are sentences."""
+"""The parser of one verb: flags, config files with their `DLA_<FLAG>` variables; errors are sentences."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from dla.errors import UnknownNameError, UsageError
+from dla.nets.table import DEFAULT_MODEL
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "usual_model"]
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -21,7 +23,10 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(ArgumentParser):
-    """Command line and `--config` files in the order given > DLA_<FLAG> variables > defaults."""
+    """Command line and config files in the order given > DLA_<FLAG> variables > defaults.
+
+    A verb without a config file (`config` is its flag) has no variables either: one verb's would disturb another.
+    """
 
     def __init__(self, verb: str, description: str, example: str, usage: str, *, config: str | None = None) -> None:
         super().__init__(
@@ -29,7 +34,7 @@ class Parser(ArgumentParser):
             description=description,
             epilog=f"example:\n{example}",
             formatter_class=_Help,
-            default_env=True,
+            default_env=config is not None,
             env_prefix="DLA",
             print_config="--print-config",
             usage=f"dla {verb} {usage}",
@@ -56,3 +61,8 @@ class Parser(ArgumentParser):
     def flag(self, *names: str, **settings: Any) -> None:
         """Add one argument."""
         self.add_argument(*names, **settings)
+
+
+def usual_model() -> str:
+    """The network that `dla predict` takes where none is named."""
+    return os.environ.get("DLA_MODEL", DEFAULT_MODEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 import time
@@ -43,7 +44,8 @@ def add_run_flags(parser: Parser) -> None:
 
 
 def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, Iterator[str]]:
-    """The photos that are meant; an error if there are none, before anything slow is done."""
+    """The photos that are meant; an error if there are none or a number is out of range, before anything slow."""
+    _check_numbers(args)
     if not args.images:
         raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {verb} photo.jpg")
     finder = PhotoFinder(args.images, (os.fsdecode(line) for line in sys.stdin.buffer))
@@ -54,6 +56,15 @@ def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, It
         other = f" ({_others(finder)})" if finder.skipped else ""
         raise UsageError(f"nothing to {to_do}: no photos in {where}{other}")
     return finder, itertools.chain([first], photos)
+
+
+def _check_numbers(args: Namespace) -> None:
+    for name, least in {"topk": 1, "batch_size": 1, "threads": 1, "workers": 0}.items():
+        value = args.get(name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}: at least {least}")
+    if not 0 < args.max_megapixels * 1e6 < math.inf:
+        raise UsageError(f"--max-megapixels is {args.max_megapixels}: a number above 0, such as 179")
 
 
 def load_classifier(args: Namespace) -> Classifier:

@@ -6,6 +6,8 @@ import io
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast
 
 from dla.cli.parser import Parser
@@ -51,11 +53,13 @@ def build_parser() -> Parser:
 def run(words: list[str]) -> int:
     args = build_parser().parse_args(words)
     form = _format(args)
+    _check_pictures(args)
     finder, photos = find_photos(args, "classify", "predict")
     classifier = load_classifier(args)
+    options = reading(args) | {"strict": args.fail_fast, "pictures": args.pictures}
+    classifier.predict((), args.topk, **options)  # what is wrong with them is told before a file is emptied
     with _results(args, form, classifier, photos) as (file, before, left):
         tally = Tally(args, finder, before.count, before.failed)
-        options = reading(args) | {"strict": args.fail_fast, "pictures": args.pictures}
         predictions = classifier.predict(left, args.topk, **options)
         with PredictionWriter(file, form, args.topk, goes_on=before.size > 0) as writer:
             for prediction in tally.watch(predictions, "predicting"):
@@ -73,6 +77,18 @@ def _format(args: Namespace) -> Format:
         what = f"{form} in {args.output}" if args.output else "standard output"
         raise UsageError(f"--resume cannot go on with {what}. Give --output a file such as out.jsonl or out.csv")
     return form
+
+
+def _check_pictures(args: Namespace) -> None:
+    """Pictures in a folder that is an input would be photos to the next run, and some to this one."""
+    if args.pictures is None:
+        return
+    picture = PurePath(os.path.realpath(args.pictures), "photo-00000000.png")
+    for item in args.images:
+        path = os.path.realpath(item)
+        deep = "**" in item and fnmatchcase(str(picture), path.replace("**/", "*"))
+        if deep or picture.match(path) or (os.path.isdir(path) and picture.is_relative_to(path)):
+            raise UsageError(f"--pictures {args.pictures} is in {item}, which is an input. Give a folder outside of it")
 
 
 def _results(

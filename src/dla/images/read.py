@@ -117,7 +117,7 @@ def _open(source: Any) -> BinaryIO:
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if not isinstance(source, str | os.PathLike):
-        data = source.read()
+        data = "" if isinstance(source, io.TextIOBase) else source.read()  # photos are no text to decode
         if isinstance(data, str):
             raise UsageError("the image file is open in text mode. Open it with mode 'rb'")
         return io.BytesIO(data)

@@ -21,13 +21,17 @@ from dla.errors import UsageError
 from dla.nets.blocks import BLOCKS, RELU, ActLayer, BlockOptions, Bottle2neck, NormLayer, Reduction
 from dla.nets.tree import Tree
 
-__all__ = ["DLA", "GLOBAL_POOLS", "GlobalPool", "check_format", "run_stage", "take_indices"]
+__all__ = ["DLA", "GLOBAL_POOLS", "GlobalPool", "check_format", "init_weights", "run_stage", "take_indices"]
 
-GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+# "fast..." is timm's word for another way to compute the same
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
 
 
 class GlobalPool(nn.Module):
-    """(N, C, H, W) -> (N, C, 1, 1), or (N, 2C, 1, 1) for 'catavgmax'; '' leaves the map as it is."""
+    """(N, C, H, W) -> (N, C, 1, 1), or (N, 2C, 1, 1) for 'catavgmax'; '' leaves the map as it is.
+
+    timm's names 'fast' (or 'fastavg'), 'fastmax', 'fastavgmax' and 'fastcatavgmax' are the same poolings.
+    """
 
     def __init__(self, pool_type: str) -> None:
         super().__init__()
@@ -35,19 +39,20 @@ class GlobalPool(nn.Module):
             allowed = ", ".join(repr(p) for p in GLOBAL_POOLS)
             raise UsageError(f"global_pool is {pool_type!r}. Allowed: {allowed}")
         self.pool_type = pool_type
+        self.kind = "avg" if pool_type == "fast" else pool_type.removeprefix("fast")
 
     def feat_mult(self) -> int:
-        return 2 if self.pool_type == "catavgmax" else 1
+        return 2 if self.kind == "catavgmax" else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.pool_type:
+        if not self.kind:
             return x
-        if self.pool_type == "avg":
+        if self.kind == "avg":
             return x.mean((2, 3), keepdim=True)
-        if self.pool_type == "max":
+        if self.kind == "max":
             return x.amax((2, 3), keepdim=True)
         mean, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-        return 0.5 * (mean + peak) if self.pool_type == "avgmax" else torch.cat((mean, peak), 1)
+        return 0.5 * (mean + peak) if self.kind == "avgmax" else torch.cat((mean, peak), 1)
 
     def extra_repr(self) -> str:
         return f"pool_type={self.pool_type!r}"
@@ -67,7 +72,9 @@ class DLA(nn.Module):
         in_chans: channels of the input.
         global_pool: 'avg', 'max', 'avgmax', 'catavgmax' or '' (none).
         cardinality, base_width: groups and width of the 3x3 convolutions of bottleneck blocks.
-        block: 'basic', 'bottleneck', 'bottleneck_x', 'bottle2neck', or a class with their signature.
+        block: 'basic', 'bottleneck', 'bottleneck_x', 'bottle2neck', or a callable (c_in, c_out, reduction, options)
+            that makes any module from map to map (see `Reduction`, `BlockOptions`). If its forward has an argument
+            `shortcut`, that is what to add; else it brings its own. It keeps the weights that it is made with.
         shortcut_root: add the newest input of each aggregation node to its output.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
@@ -136,7 +143,8 @@ class DLA(nn.Module):
         self.global_pool = GlobalPool(global_pool)
         self.head_drop = nn.Dropout(drop_rate)
         self.fc, self.flatten = self._classifier(num_classes)
-        self.apply(_init_weights)
+        theirs = _inside_other_blocks(self)
+        self.apply(lambda module: None if module in theirs else init_weights(module))
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
@@ -326,7 +334,14 @@ def _make_block(
     return block(c_in, c_out, reduction, options)
 
 
-def _init_weights(module: nn.Module) -> None:
+def _inside_other_blocks(net: nn.Module) -> set[nn.Module]:
+    """The parts of blocks that are not of `BLOCKS`: how they begin is their own affair."""
+    leaves = (tree for tree in net.modules() if isinstance(tree, Tree) and tree.n == 1)
+    blocks = (block for tree in leaves for block in (tree.tree1, tree.tree2))
+    return {part for block in blocks if not isinstance(block, tuple(BLOCKS.values())) for part in block.modules()}
+
+
+def init_weights(module: nn.Module) -> None:
     """Normal by fan-out without regard to groups, as the published networks were begun."""
     if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on meta a file's weights take their place
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, overload
 
 from torch import nn
@@ -191,7 +190,7 @@ def _fields(cfg: Mapping[str, Any] | object) -> dict[str, Any]:
 def _place(model_name: str, cfg: PretrainedCfg) -> str:
     """The source of `open_model` that a record names."""
     if cfg.file:
-        return str(Path(cfg.file).expanduser().absolute())  # never taken for a network's name
+        return os.path.abspath(os.path.expanduser(cfg.file))  # never taken for a network's name
     if cfg.hf_hub_id and not cfg.hf_hub_filename:
         return f"hf-hub:{cfg.hf_hub_id}"
     raise UsageError(

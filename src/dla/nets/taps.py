@@ -23,7 +23,6 @@ __all__ = ["POOLED", "NodeInfo", "cut_at", "nodes"]
 POOLED = "pooled"
 
 _PLACE = re.compile(r"level[0-5](\.tree[12])*(\.root|\.downsample)?")
-_ALL = "pooled, level0 to level5, and what dla info MODEL --nodes lists"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +73,11 @@ def cut_at(model: nn.Module, at: str) -> fx.GraphModule:
     Args:
         model: a DLA, or what `fold_batch_norm` made of one.
         at: "level0" to "level5"; a node, a tree (`level4.tree2`, which is its last node) or a block by its name in
-            the network; a `downsample`; or "pooled": what the classifier is given, (N, head_hidden_size).
+            the network; a `downsample`; or "pooled": what the classifier is given, (N, head_hidden_size), of a
+            network that pools.
 
     Raises:
-        UnknownNameError: the network has no such place.
+        UnknownNameError: the network has no such place; a level that was pruned is none.
     """
     whole = model.graph if isinstance(model, fx.GraphModule) else _trace(model)
     given = {
@@ -85,9 +85,13 @@ def cut_at(model: nn.Module, at: str) -> fx.GraphModule:
         for node in whole.nodes  # of several operations of a module the last one makes what it gives
         for name, _ in node.meta.get("nn_module_stack", {}).values()
     }
-    places = {name: node for name, node in given.items() if _PLACE.fullmatch(name)} | {POOLED: given["head_drop"]}
+    pruned = {name for name, module in model.named_children() if isinstance(module, nn.Identity)}
+    places = {name: node for name, node in given.items() if _PLACE.fullmatch(name) and name not in pruned}
+    if "global_pool" in given:  # without pooling nothing is computed there
+        places[POOLED] = given["head_drop"]
     if at not in places:
-        raise UnknownNameError("node of this network", at, places, see=_ALL)
+        largest = ", ".join(name for name in places if "." not in name)
+        raise UnknownNameError("node of this network", at, places, f"{largest}, and what dla info MODEL --nodes lists")
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in _leading_to(places[at]):
         copies[node] = part.node_copy(node, copies.__getitem__)

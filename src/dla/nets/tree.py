@@ -11,34 +11,80 @@ Attribute names are a file format: published checkpoints spell them this way.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dla.nets.blocks import ActLayer, NormLayer, Reduction, conv1x1, conv_bn
+from dla.errors import UsageError
+from dla.nets.blocks import RELU, ActLayer, NormLayer, Reduction, conv_bn
 
-__all__ = ["Node", "Tree"]
+__all__ = ["Node", "Tree", "sum_nodes"]
 
 MakeBlock = Callable[[int, int, Reduction], nn.Module]
 
 
 class Node(nn.Module):
-    """N: concatenate, mix with a 1x1 convolution, optionally add the newest input.
+    """N: concatenate, mix with one convolution, normalise, optionally add the newest input, activate.
 
-    Takes a tuple of maps (N, c_i, H, W) whose channels sum to c_in; gives (N, c_out, H, W).
+    Takes a tuple of maps (N, c_i, H, W), the newest first, whose channels sum to c_in; gives (N, c_out, H, W).
+
+    Args:
+        c_in: channels of all inputs together, however they are spread.
+        c_out: channels of the result; with `shortcut` the newest input must have as many.
+        kernel_size: side of the convolution, odd; 1 in the classifiers, 3 in decoders.
+        shortcut: add the newest input before the activation.
+        norm_layer: called with c_out.
+        act_layer: called without arguments.
+
+    Raises:
+        UsageError: an even `kernel_size`.
     """
 
-    def __init__(self, c_in: int, c_out: int, shortcut: bool, norm_layer: NormLayer, act_layer: ActLayer) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        kernel_size: int = 1,
+        shortcut: bool = False,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = RELU,
+    ) -> None:
         super().__init__()
-        self.conv = conv1x1(c_in, c_out)
+        if kernel_size % 2 == 0:
+            raise UsageError(f"kernel_size is {kernel_size}. Allowed: odd numbers, such as 1 and 3")
+        self.conv = nn.Conv2d(c_in, c_out, kernel_size, padding=kernel_size // 2, bias=False)
         self.bn = norm_layer(c_out)
         self.act = act_layer()
         self.shortcut = shortcut
+        self.summed = False
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        y = self.bn(self.conv(torch.cat(inputs, 1)))
+        y = self._sum(inputs) if self.summed and self.training else self.conv(torch.cat(inputs, 1))
+        y = self.bn(y)
         return self.act(y + inputs[0] if self.shortcut else y)  # type: ignore[no-any-return]
+
+    def _sum(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """conv(cat(inputs)), as the sum over the inputs with the slice of the weight that each of them meets."""
+        slices, around = torch.split(self.conv.weight, [x.shape[1] for x in inputs], 1), self.conv.kernel_size[0] // 2
+        y = F.conv2d(inputs[0], slices[0], padding=around)
+        for x, weight in zip(inputs[1:], slices[1:], strict=True):
+            y += F.conv2d(x, weight, padding=around)
+        return y
+
+
+def sum_nodes(model: nn.Module, enable: bool = True) -> None:
+    """Let each node of `model` sum over slices of its weight in training, in place of concatenating its inputs.
+
+    The concatenation is then not kept for the backward pass: a tenth to a sixth of what a network keeps
+    (`benchmarks/node.py`). Weights and names are the same, results differ in the last digits. Evaluation, which keeps
+    nothing, always concatenates.
+    """
+    for module in model.modules():
+        if isinstance(module, Node):
+            module.summed = enable
 
 
 class Pool(nn.Module):
@@ -72,6 +118,9 @@ class Tree(nn.Module):
     """T_n. `kept`: results waiting for N, in the order made; c_kept channels in all.
 
     `keep_input` hands the pooled input to the last node, which joins one stage to the next.
+
+    A block whose forward has an argument `shortcut` is given what to add: the first one its pooled and projected
+    input, the others nothing, which means their own input. A block without it adds what it likes.
     """
 
     def __init__(
@@ -102,19 +151,21 @@ class Tree(nn.Module):
                 norm_layer=norm_layer, act_layer=act_layer, shortcut=shortcut, c_kept=c_kept + c_out,
             )  # fmt: skip
         else:
+            first, second = make_block(c_in, c_out, reduction), make_block(c_out, c_out, reduction.after())
+            self.gives_shortcut = "shortcut" in signature(first.forward).parameters
+            projects = self.gives_shortcut and c_in != c_out
             # project comes first: the order of the published files
-            self.project = conv_bn(c_in, c_out, norm_layer) if c_in != c_out else nn.Identity()
-            self.tree1 = make_block(c_in, c_out, reduction)
-            self.tree2 = make_block(c_out, c_out, reduction.after())
-            self.root = Node(2 * c_out + c_kept, c_out, shortcut, norm_layer, act_layer)
+            self.project = conv_bn(c_in, c_out, norm_layer) if projects else nn.Identity()
+            self.tree1, self.tree2 = first, second
+            self.root = Node(2 * c_out + c_kept, c_out, shortcut=shortcut, norm_layer=norm_layer, act_layer=act_layer)
 
     def forward(self, x: Tensor, kept: tuple[Tensor, ...] = ()) -> Tensor:
-        pooled = self.downsample(x) if self.keep_input or self.n == 1 else x
+        pooled = self.downsample(x) if self.keep_input or (self.n == 1 and self.gives_shortcut) else x
         if self.keep_input:
             kept = (*kept, pooled)
         if self.n > 1:
             r = self.tree1(x)  # R_m = T_m(R_{m+1})
             return self.tree2(r, (*kept, r))  # type: ignore[no-any-return]  # R_{m-1}, ..., then L and N
-        l1 = self.tree1(x, self.project(pooled))  # L_1 = B(R_1)
+        l1 = self.tree1(x, self.project(pooled)) if self.gives_shortcut else self.tree1(x)  # L_1 = B(R_1)
         l2 = self.tree2(l1)  # L_2 = B(L_1)
         return self.root((l2, l1, *kept))  # type: ignore[no-any-return]  # T_n = N(...), in the files' order

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 
 from dla.errors import UnavailableError, UsageError
 from dla.records import FEATURES_SCHEMA, Features
+from dla.report.write import naming
 
 __all__ = ["FeatureWriter", "check_output", "open_features"]
 
@@ -37,11 +39,16 @@ def check_output(output: str) -> None:
     """Raise an error unless files of this name can be written.
 
     Raises:
-        UsageError: neither .npz nor .parquet.
+        UsageError: neither .npz nor .parquet; a folder; in a folder that is not there.
         UnavailableError: a package is missing.
     """
     if _ending(output) not in _WRITERS:
         raise UsageError(f"--output is {output}. Allowed: a file that ends in .npz or .parquet")
+    folder = os.path.dirname(output) or "."
+    if not os.path.isdir(folder):
+        raise UsageError(f"--output is {output}, but there is no folder {folder}. Make it first, or give another file")
+    if os.path.isdir(output):
+        raise UsageError(f"--output is {output}, but that is a folder. Give a file")
     if _ending(output) == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -62,18 +69,18 @@ def open_features(output: str, shape: tuple[int, ...], about: dict[str, str]) ->
         OSError: the disk is full or cannot be written.
     """
     check_output(output)
-    part = f"{output}.part"
-    try:
-        with (
-            open(part, "wb") as file,
-            _WRITERS[_ending(output)](file, shape, {"schema": FEATURES_SCHEMA, **about}) as w,
-        ):
-            yield w
-        os.replace(part, output)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(part)
-        raise
+    part = f"{output}.{secrets.token_hex(4)}.part"  # its own, where two runs write one file; tempfile's is private
+    with naming(output, part):
+        try:
+            with (
+                open(part, "xb") as file,
+                _WRITERS[_ending(output)](file, shape, {"schema": FEATURES_SCHEMA, **about}) as w,
+            ):
+                yield w
+            os.replace(part, output)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(part)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
             found = json.loads(line)
             known = found["schema"] == PREDICT_SCHEMA
             record = Record(found["path"], "error" in found, end)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             known = False
         if not known:
             raise _no_record(file, number)
@@ -47,13 +47,14 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
 def read_csv(file: BinaryIO, topk: int) -> Iterator[Record]:
     """The same for CSV with `topk` classes a row. A name may hold line ends, so that a record may span lines."""
     columns = csv_columns(topk)
-    end = number = 0
+    end, number = 0, 1
+    begun: list[bytes] = []  # the lines of the record that comes next, which begins at line `number`
 
     def lines() -> Iterator[str]:
-        nonlocal end, number
+        nonlocal end
         for line in _whole_lines(file):
             end += len(line)
-            number += 1
+            begun.append(line)
             yield line.decode("utf-8", "surrogateescape")
 
     rows = csv.reader(lines(), strict=True)
@@ -63,8 +64,11 @@ def read_csv(file: BinaryIO, topk: int) -> Iterator[Record]:
                 raise _no_record(file, number)
             if number > 1:
                 yield Record(row[0], row[1] != "", end)
-    except csv.Error:  # a quoted cell without an end: the last record was not finished
-        if file.read(1):
+            number += len(begun)
+            begun.clear()
+    except csv.Error:
+        # a quoted cell without an end: the last record was not finished, unless there are whole ones in that cell
+        if file.read(1) or any(line.count(b",") >= len(columns) - 1 for line in begun[1:]):
             raise _no_record(file, number) from None
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, TextIO, get_args
 
 from dla.records import Prediction
 
-__all__ = ["FORMATS", "RESUMABLE", "Format", "PredictionWriter", "csv_columns"]
+__all__ = ["FORMATS", "RESUMABLE", "Format", "PredictionWriter", "csv_columns", "naming"]
 
 Format = Literal["table", "json", "jsonl", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -71,8 +74,19 @@ def csv_columns(topk: int) -> list[str]:
 
 def _csv_line(cells: list[object] | list[str]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
+    csv.writer(line).writerow(cells)  # with its own line end, "\r\n", it quotes a cell with any part of that
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str], aside: str | None = None) -> Iterator[None]:
+    """Have errors of the disk name `path` where they name no file, as when it is full, or the one written aside."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, aside):
+            error.filename = os.fspath(path)
+        raise
 
 
 def _table(prediction: Prediction) -> str:

@@ -65,7 +65,7 @@ def convert(
         UnavailableError, DamagedError: the weights cannot be had, or are not what they should be.
         DlaError: `out` cannot be written.
     """
-    path = Path(out).expanduser()
+    path = Path(os.path.expanduser(out))
     form = to or _form_of(path)
     _check_out(path, form, force)
     opened = open_model(source, architecture=architecture, cache_dir=cache_dir)
@@ -92,7 +92,7 @@ def _form_of(path: Path) -> Form:
     if path.suffix in _ENDINGS["timm"] and not path.is_dir():
         return "timm"
     if path.suffix and not path.is_dir():
-        raise UsageError(f"{path} ends with {path.suffix}. Allowed: .safetensors, .pth, or no ending for a folder")
+        raise UsageError(f"{path} ends with {path.suffix}. Allowed: .safetensors, .pth, or --to folder")
     return "folder"
 
 
@@ -103,6 +103,9 @@ def _check_out(path: Path, form: Form, force: bool) -> None:
         raise UsageError(f"{path} must be a file that ends with {' or '.join(_ENDINGS[form])}, for --to {form}")
     if form != "folder" and path.is_dir():
         raise UsageError(f"{path} is a folder; --to {form} writes a file")
+    above = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
+    if os.path.lexists(above) and not above.is_dir():
+        raise UsageError(f"{above} is a file, so that nothing can be written to {path}")
     empty = path.is_dir() and not any(path.iterdir())
     if os.path.lexists(path) and not force and not empty:
         raise UsageError(f"{path} exists already. Try: another name, or --force to replace it")

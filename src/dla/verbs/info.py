@@ -122,8 +122,7 @@ def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:
     """As photos are prepared for the network; None where it does not take photos."""
     if config.in_chans != 3:
         return None
-    exif = (_if(dict, config.dla.get("preprocessing")) or {}).get("exif", "apply")
-    return {**Preprocessing.from_config(config.pretrained_cfg, exif).to_config(), "exif": exif}
+    return {**Preprocessing.from_config(config.pretrained_cfg, config.exif).to_config(), "exif": config.exif}
 
 
 def _if(kind: type[T], value: Any) -> T | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +18,8 @@ from dla.records import InputError
 
 __all__ = ["Input", "InputReader", "Prepared", "in_batches"]
 
-Input = Any  # a path, encoded bytes, a PIL image, an array or a tensor: dla.images.read.to_photo says which
+# a path, encoded bytes, an open file, a PIL image, an array or a tensor: dla.images.read.to_photo says which
+Input = Any
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -107,8 +108,10 @@ def in_batches(items: Iterable[T], size: int, counts: Callable[[T], bool]) -> It
 
 
 def _is_several(images: Any) -> bool:
-    single = isinstance(images, str | bytes | bytearray | os.PathLike) or hasattr(images, "shape")
-    return not single and not hasattr(images, "getpixel") and isinstance(images, Iterable)
+    # a mapping is neither one photo nor several: to_photo refuses it
+    single = isinstance(images, str | bytes | bytearray | os.PathLike | Mapping)
+    single = single or any(hasattr(images, name) for name in ("shape", "getpixel", "read"))
+    return not single and isinstance(images, Iterable)
 
 
 def _name(position: int, image: Input) -> str:

@@ -19,6 +19,7 @@ from dla.images.read import ReadOptions
 from dla.nets.table import DEFAULT_MODEL
 from dla.records import Class, Features, Prediction
 from dla.report.picture import reduced, with_bars
+from dla.report.write import naming
 from dla.verbs.inputs import Input, InputReader, Prepared
 from dla.weights.folder import ModelConfig
 
@@ -61,9 +62,9 @@ class Classifier:
         """The `topk` likeliest classes of one photo, or of each of several.
 
         Args:
-            images: a path, encoded bytes, a PIL image, an (H, W, 3) array or a (3, H, W) tensor gives one
-                `Prediction`; a list or any other iterable of these gives a generator of them, in order, which
-                reads ahead of the network but holds only a few photos at a time.
+            images: a path, encoded bytes, an open binary file, a PIL image, an (H, W, 3) array or a (3, H, W) tensor
+                gives one `Prediction`; a list or any other iterable of these gives a generator of them, in order,
+                which reads ahead of the network but holds only a few photos at a time.
             topk: classes a photo; more than there are means all.
             batch_size: photos that the network takes at once.
             workers: threads that read and resize; 0 does it in this thread.
@@ -74,14 +75,19 @@ class Classifier:
             pictures: a folder, made if need be, for a PNG of each answered photo above a bar chart of its top-5.
 
         Raises:
-            UsageError: a number out of range, or something that is no image.
+            UsageError: a number out of range, something that is no image, `pictures` that is a file, or a network
+                that does not classify.
             ImageError: with `strict`, the first input that cannot be read.
         """
+        _check_classifies(self.config, self.origin)
         if topk < 1:
             raise UsageError(f"topk is {topk}: at least 1")
         folder = None if pictures is None else Path(pictures)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         keep = None if folder is None else reduced
         reader = InputReader(self.preprocessing, batch_size, workers, strict, options, keep)
@@ -93,7 +99,9 @@ class Classifier:
                     continue
                 if folder is not None and p.kept is not None:
                     best = Prediction(p.name, self._best(probabilities_K, BARS))
-                    with_bars(p.kept, best).save(folder / _picture_name(p.name))
+                    picture = folder / _picture_name(p.name)
+                    with naming(picture):
+                        with_bars(p.kept, best).save(picture)
                 yield Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
 
         return reader.answers(images, answer)
@@ -178,6 +186,7 @@ def load(source: str = DEFAULT_MODEL, *, device: str = "auto", cache_dir: str | 
 
     Raises:
         UnknownNameError: no network or file is called `source`.
+        UsageError: the network takes another number of channels than a photo has.
         UnavailableError: the weights cannot be had; the message says where it looked.
         DamagedError: the weights are not what they should be.
     """
@@ -186,12 +195,21 @@ def load(source: str = DEFAULT_MODEL, *, device: str = "auto", cache_dir: str | 
 
     opened = open_model(source, cache_dir=cache_dir)
     config = opened.config
-    saved = config.dla.get("preprocessing", {})
-    preprocessing = Preprocessing.from_config(config.pretrained_cfg, exif=saved.get("exif", "apply"))
+    if config.in_chans != 3:
+        raise UsageError(f"{opened.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
+    preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
     engine = TorchEngine(opened.model, *preprocessing.scale_shift(), device)
     return Classifier(
         engine, preprocessing, class_names(config), config, opened.origin, opened.digest, opened.report.notes
     )
+
+
+def _check_classifies(config: ModelConfig, origin: str) -> None:
+    """Raise a UsageError for a network that gives no probabilities of classes; features it does give."""
+    if not config.num_classes:
+        raise UsageError(f"{origin} has no classes, so it cannot classify. Try: dla features")
+    if config.model_args.get("global_pool") == "":
+        raise UsageError(f"{origin} has no pooling, so it cannot classify. Try: dla features --at level5")
 
 
 def class_names(config: ModelConfig) -> tuple[ClassName, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO, TextIO
 
 from dla.errors import UsageError
 from dla.report.read import Record, read_csv, read_jsonl
-from dla.report.write import RESUMABLE, Format
+from dla.report.write import RESUMABLE, Format, naming
 from dla.verbs.inputs import in_batches
 from dla.verbs.predict import Classifier
 from dla.weights.folder import write_files
@@ -54,24 +55,41 @@ def open_results(
         resume: keep the records of an earlier run with the same model, settings and inputs; else begin anew.
 
     Raises:
-        UsageError: the file was made in another way, or holds something else.
+        UsageError: the file was made in another way, or holds something else, or another run is writing to it; nothing
+            has changed.
         OSError: it cannot be written.
     """
     run_file = Path(f"{os.path.realpath(output)}.run.json")
     run = {"schema": RUN_SCHEMA, "model": _identity(classifier), "settings": {"format": form, **settings}}
     before = Answered()
-    if resume and os.path.exists(output) and os.path.getsize(output) > 0:
-        _check_same(output, run_file, run)
-        with open(output, "rb") as file:
-            before, inputs = _match(file, form, settings, inputs)
-        os.truncate(output, before.size)
-    else:
-        # a file of records never stands beside the settings of another run
-        run_file.unlink(missing_ok=True)
-    with open(output, "a" if before.size else "w", encoding="utf-8", errors="surrogateescape", newline="") as results:
-        if form in RESUMABLE and os.path.isfile(output):
-            write_files({run_file: f"{json.dumps(run, indent=1)}\n".encode()})
+    with naming(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
+        if os.path.isfile(output):  # and no pipe or device
+            _lock(results)
+            if resume and os.path.getsize(output) > 0:
+                _check_same(output, run_file, run)
+                with open(output, "rb") as file:
+                    before, inputs = _match(file, form, settings, inputs)
+            else:
+                # a file of records never stands beside the settings of another run
+                run_file.unlink(missing_ok=True)
+            results.truncate(before.size)
+            if form in RESUMABLE:
+                write_files({run_file: f"{json.dumps(run, indent=1)}\n".encode()})
         yield results, before, inputs
+
+
+def _lock(file: TextIO) -> None:
+    """Keep other runs from the file until it is closed or this process ends, however it ends."""
+    if sys.platform == "win32":
+        return  # it has no fcntl: nothing keeps two runs apart there
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"a run is writing to {file.name}. Wait for its end, or give another --output") from None
+    except OSError:
+        pass  # a file system without locks
 
 
 def _identity(classifier: Classifier) -> dict[str, str]:
@@ -94,7 +112,7 @@ def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{output} has no {run_file.name} beside it, which would say what model and settings made it. {way_out}"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
         raise UsageError(f"{run_file} does not say which model and settings made {output}. {way_out}")
@@ -129,12 +147,14 @@ def _match(
 
     kept = Answered()
     batch_size: int = settings["batch_size"]
-    for batch in in_batches(matched(), batch_size, lambda record: not record.failed):
+    batches = in_batches(matched(), batch_size, lambda record: not record.failed)
+    for batch in batches:
         failed = sum(record.failed for record in batch)
-        whole = len(batch) - failed in (0, batch_size)
-        following = None if whole else next(inputs, None)
-        if following is not None:
-            return kept, chain(again, [following], inputs)
+        if len(batch) - failed not in (0, batch_size):
+            next(batches, None)  # there is no other batch: where an error ended this one, it is raised here
+            following = next(inputs, None)
+            if following is not None:
+                return kept, chain(again, [following], inputs)
         again.clear()
         kept = Answered(kept.count + len(batch), kept.failed + failed, batch[-1].end)
     return kept, inputs

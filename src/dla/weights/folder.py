@@ -79,6 +79,11 @@ class ModelConfig:
         size = self.pretrained_cfg.get("input_size") or (3,)
         return int(self.model_args.get("in_chans", size[0]))
 
+    @property
+    def exif(self) -> Any:
+        """What photos' EXIF orientation is to them: "apply", where nothing else is said."""
+        return (self.dla.get("preprocessing") or {}).get("exif", "apply")
+
     def to_json(self) -> str:
         """The text of `config.json`: equal configs give equal text.
 
@@ -200,6 +205,9 @@ class _Reader:
         good = isinstance(size, list) and len(size) == 3 and all(_is_int(n, 1, MOST_CHANNELS) for n in size)
         if size is not None and not good:
             raise self.fail(f"pretrained_cfg.input_size is {_show(size)}. Allowed: [channels, height, width].")
+        crop = cfg.get("crop_pct", 1)
+        if crop is not None and not (isinstance(crop, int | float) and crop > 0):
+            raise self.fail(f"pretrained_cfg.crop_pct is {_show(crop)}. Allowed: a number above 0.")
         return cfg
 
     def ours(self, root: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +215,8 @@ class _Reader:
         version = dla.pop("format", FORMAT)
         if version != FORMAT or isinstance(version, bool):
             raise self.fail(f"dla.format is {_show(version)}, this version of dla reads {FORMAT}. Try a newer dla.")
+        if not isinstance(dla.get("preprocessing") or {}, dict):
+            raise self.fail(f"dla.preprocessing is {_kind(dla['preprocessing'])}. Allowed: an object.")
         return dla
 
 
@@ -228,6 +238,7 @@ def parse_config(data: bytes, where: str) -> ModelConfig:
     """
     try:
         mapping = json.loads(data)
+        json.dumps(mapping, ensure_ascii=False).encode()  # a lone surrogate is a text that nothing can print
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{where} is not readable as JSON: {error}.") from error
     return ModelConfig.from_mapping(mapping, where)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def fetch(
         DamagedError: a file is not what the hub announced.
         UsageError: not the name of a repository.
     """
-    wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir), repair)
+    wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir), repair, _name(repo, revision))
     with _explained(wanted):
         config, fresh = wanted.read(CONFIG)
         found = _with_weights(wanted, config)
@@ -76,7 +77,7 @@ def fetch(
 
 def fetch_config(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None) -> bytes:
     """The config of a hub repository alone; raises as `fetch`."""
-    wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir))
+    wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir), name=_name(repo, revision))
     with _explained(wanted):
         return wanted.read(CONFIG)[0].data
 
@@ -116,7 +117,7 @@ def locate(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLi
 
 def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
     """The repository as it was at the config's commit: a branch may move between two requests, a commit does not."""
-    pinned = _Wanted(wanted.repo, config.path.parent.name, wanted.cache, wanted.repair)
+    pinned = replace(wanted, revision=config.path.parent.name)
     for name in WEIGHTS:
         try:
             weights, _ = pinned.read(name)
@@ -130,7 +131,12 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Where files of the hub are kept: `cache_dir`, else what huggingface_hub's variables say."""
     from huggingface_hub import constants
 
-    return Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    return Path(os.path.expanduser(cache_dir or constants.HF_HUB_CACHE))
+
+
+def _name(repo: str, revision: str | None) -> str:
+    """What `dla pull` takes."""
+    return f"hf-hub:{repo}@{revision}" if revision else f"hf-hub:{repo}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,7 @@ class _Wanted:
     revision: str
     cache: Path
     repair: bool = False
+    name: str = ""
 
     @property
     def place(self) -> str:
@@ -180,19 +187,21 @@ class _Wanted:
 
     def download(self, filename: str, again: bool) -> Path:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         def explained(error: Exception) -> Exception:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 return _AbsentError()
-            return UnavailableError(self.explain(error, filename))
+            return UnavailableError(self.explain(error, filename, again))
 
-        with _without_telemetry():
+        with _quietly():
             try:
-                # hf_hub_download retries an unreachable hub for half a minute; one question first tells that at once.
+                # hf_hub_download retries a hub that is unreachable or busy for half a minute; one question first tells
+                # that at once.
                 get_hf_file_metadata(hf_hub_url(self.repo, filename, revision=self.revision), headers=_HEADERS)
             except Exception as error:
-                if _unreachable(error):
+                refused = isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError)
+                if refused or _unreachable(error):
                     raise explained(error) from error
             try:
                 got = hf_hub_download(
@@ -224,18 +233,18 @@ class _Wanted:
         if found != announced:
             raise DamagedError(
                 f"{path.name} of {self.repo} is damaged in the cache ({len(data)} bytes, digest {found[:8]}, "
-                f"announced {announced[:8]}). Remove {_blob(path)} and it is fetched again."
+                f"announced {announced[:8]}). Try: dla pull {self.name}, or remove {_blob(path)}: it is fetched again."
             )
         return data
 
-    def explain(self, error: Exception, filename: str) -> str:
-        """One or two sentences for a failed download."""
+    def explain(self, error: Exception, filename: str, damaged: bool) -> str:
+        """One or two sentences for a failed download; `damaged` is what the cache has."""
         from huggingface_hub import errors
 
         if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
             error = error.__cause__
         by_hand = f"By hand: put {CONFIG} and {WEIGHTS[0]} of {self.repo} into a folder and give its path as the model."
-        missing = f"{filename} of {self.repo} is not in the cache ({self.cache})"
+        missing = f"{filename} of {self.repo} is {'damaged' if damaged else 'not'} in the cache ({self.cache})"
         if isinstance(error, errors.OfflineModeIsEnabled):
             return f"{missing} and HF_HUB_OFFLINE forbids to ask the hub. {by_hand}"
         if _unreachable(error):
@@ -284,21 +293,24 @@ def _bar(repo: str) -> Any:
 
 
 @contextmanager
-def _without_telemetry() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
     """No question about the program that calls (huggingface_hub asks the hub how to name it), no list of packages.
 
-    Warnings about little disk space are left out too: where it does not suffice, the error says so.
+    Warnings about little disk space and about each retry are left out too: what comes of it, the error says.
     """
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_DISABLE_TELEMETRY
+    logger = logging.getLogger("huggingface_hub")
+    before, level = constants.HF_HUB_DISABLE_TELEMETRY, logger.level
     constants.HF_HUB_DISABLE_TELEMETRY = True
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         constants.HF_HUB_DISABLE_TELEMETRY = before
+        logger.setLevel(level)
 
 
 def _blob(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from importlib.resources import files
@@ -53,10 +54,10 @@ def find_source(text: str) -> Source:
     name, _, tag = text.partition(".")
     if name in TABLE and "/" not in tag and not is_weight_file(text):  # dla60.in1k, but dla60.pth is a file
         return _released(name, tag)
-    path = Path(text).expanduser()
-    if text and path.is_dir():
+    path = Path(os.path.expanduser(text))
+    if text and os.path.isdir(path):  # unlike Path's, these find no path where a name is too long for one
         return Source("folder", str(path))
-    if text and path.exists():
+    if text and os.path.exists(path):
         return Source("file", str(path))
     if is_weight_file(text):
         raise UnavailableError(f"{text} does not exist.")
@@ -76,8 +77,10 @@ def _of_scheme(scheme: str, rest: str) -> Source:
         return Source("hub", repo, revision or None)
     if scheme == "shipped":
         return Source("folder", str(shipped(rest)), name=f"shipped:{rest}")
-    path = Path(rest).expanduser()
-    if not path.is_dir():
+    if not rest:
+        raise UsageError('"local-dir:" names no folder. Allowed: local-dir:PATH, such as local-dir:.')
+    path = Path(os.path.expanduser(rest))
+    if not os.path.isdir(path):
         raise UnavailableError(f"{path} is no folder. A model folder holds config.json and model.safetensors.")
     return Source("folder", str(path))
 

@@ -1,0 +1,35 @@
+"""`dla draw`."""
+
+from __future__ import annotations
+
+from dla.cli.parser import Parser, usual_model
+from dla.errors import UsageError
+from dla.nets.table import DEFAULT_MODEL
+
+DESCRIPTION = f"""\
+Draw a network's trees: its levels, blocks and aggregation nodes, what each takes, channels and strides;
+without a name, those of the default of dla predict ({DEFAULT_MODEL}). No weights are fetched.
+An .svg tells more to those who point at its parts; a .png has twice its size.
+Exit code 2: no such network, or a file of another kind."""
+
+EXAMPLE = """\
+  dla draw dla34 --output tree.svg
+  dla draw runs/mine/best -o tree.png"""
+
+
+def run(words: list[str]) -> int:
+    parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
+    parser.flag("model", nargs="?", default=usual_model(), help="a network's name, a model folder, or a .safetensors "
+                "or .pth file")  # fmt: skip
+    parser.flag("-o", "--output", metavar="FILE", help="the file to write, .svg or .png")
+    args = parser.parse_args(words)
+    if args.output is None:
+        raise UsageError("--output is missing. Give a file that ends in .svg or .png")
+
+    from dla.report.shapes import writer_of
+
+    writer_of(args.output)  # says so at once where it is no picture
+    from dla.verbs.draw import draw
+
+    draw(args.model, args.output)
+    return 0
