@@ -53,8 +53,12 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         None if names is None else tuple(names),
         draw(st.none() | st.dictionaries(texts, texts, min_size=1)),
         draw(model_args),
-        draw(st.dictionaries(texts.filter(lambda key: "label" not in key and key != "input_size"), plain)),
-        draw(st.dictionaries(texts.filter(lambda key: key != "format"), plain)),
+        draw(
+            st.dictionaries(
+                texts.filter(lambda key: "label" not in key and key not in ("input_size", "crop_pct")), plain
+            )
+        ),
+        draw(st.dictionaries(texts.filter(lambda key: key not in ("format", "preprocessing")), plain)),
     )
 
 
