@@ -20,7 +20,7 @@ from dla.report.picture import with_bars
 from dla.report.write import PredictionWriter
 
 DOCS = Path(__file__).parent
-CHELSEA = Path(str(files("skimage"))) / "data" / "chelsea.png"
+COFFEE = Path(str(files("skimage"))) / "data" / "coffee.png"
 
 VARIABLES = """\
 `dla predict`, `dla features` and `dla train` also take their options from variables: `DLA_TOPK=3` is `--topk 3`. The
@@ -49,12 +49,12 @@ def filled(text: str, mark: str, content: str) -> str:
 
 
 def example() -> tuple[str, Image.Image]:
-    """What `dla predict chelsea.png` prints, and its picture."""
-    prediction = dla.load().predict(CHELSEA)
+    """What `dla predict coffee.png` prints, and its picture."""
+    prediction = dla.load().predict(COFFEE)
     table = io.StringIO()
     with PredictionWriter(table, "table", 5) as writer:
         writer.write(prediction)
-    return f"```\nchelsea.png\n{table.getvalue().split(chr(10), 1)[1]}```\n", with_bars(Image.open(CHELSEA), prediction)
+    return f"```\ncoffee.png\n{table.getvalue().split(chr(10), 1)[1]}```\n", with_bars(Image.open(COFFEE), prediction)
 
 
 def run(check: bool) -> int:
@@ -65,7 +65,7 @@ def run(check: bool) -> int:
     wanted = {
         DOCS / "commands.md": commands(),
         errors: filled(errors.read_text(), "codes", codes),
-        readme: filled(readme.read_text(), "chelsea", lines),
+        readme: filled(readme.read_text(), "coffee", lines),
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if check:
@@ -75,7 +75,7 @@ def run(check: bool) -> int:
     for path in stale:
         path.write_text(wanted[path])
     (DOCS / "pictures").mkdir(exist_ok=True)
-    picture.save(DOCS / "pictures" / "chelsea.png", optimize=True)
+    picture.save(DOCS / "pictures" / "coffee.png", optimize=True)
     dla.draw("dla34", DOCS / "pictures" / "dla34.svg")
     return 0
 
