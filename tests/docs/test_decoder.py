@@ -31,7 +31,6 @@ def test_no_block_is_forgotten() -> None:
 
 @pytest.mark.parametrize("package", ["timm", "torchvision", "transformers"])
 def test_over_another_package(package: str) -> None:
-    pytest.importorskip(package, reason=f"{package} is not installed")
     net = run(package)["net"].eval()
     with torch.inference_mode():
         assert net(torch.randn(1, 3, 65, 100)).shape == (1, net.channels, 65, 100)
