@@ -6,7 +6,8 @@ What a module may return: a list, tuple or dict of maps (N, C, h, w), or an obje
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from dla.errors import UsageError
 from dla.nets.backbone import DLA
 from dla.nets.features import FeatureNet
 
-__all__ = ["Backbone", "check_levels"]
+__all__ = ["TRIED_HW", "Backbone", "check_levels", "evaluating"]
 
 TRIED_HW = (128, 192)  # two sizes, so that maps (N, H, W, C) are not taken for (N, C, H, W)
 _ALLOWED = (
@@ -108,6 +109,19 @@ def check_levels(channels: Sequence[int], strides: Sequence[int]) -> None:
         )
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; after it every part of the module has the mode that it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def _maps_in(found: object) -> list[Tensor]:
     """The maps in what a module returned."""
     maps = getattr(found, "feature_maps", found)
@@ -124,16 +138,11 @@ def _tried(module: nn.Module) -> tuple[list[int], list[int]]:
     """Widths and strides of the maps that a module makes of a small image."""
     (height, width), like = TRIED_HW, next(module.parameters(), torch.empty(0))
     x_13HW = like.new_zeros((1, 3, height, width))
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
     try:
-        with torch.no_grad():
+        with evaluating(module):
             found = module(x_13HW)
     except Exception as why:  # it is anyone's code
         raise UsageError(f"the backbone failed on an image {tuple(x_13HW.shape)}: {why}. {_GIVEN}") from why
-    finally:
-        for part, training in modes:
-            part.training = training
     maps = _maps_in(found)
     strides = [height // m.shape[2] for m in maps]
     if any((m.shape[2] * s, m.shape[3] * s) != TRIED_HW for m, s in zip(maps, strides, strict=True)):

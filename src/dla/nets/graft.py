@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dla.errors import UnknownNameError, UsageError, nearest
-from dla.nets.adapt import TRIED_HW
+from dla.nets.adapt import TRIED_HW, evaluating
 from dla.nets.blocks import NormLayer
 from dla.nets.hda import HDA
 from dla.nets.tree import Node
@@ -102,18 +102,14 @@ def _tried(model: nn.Module, stages: Mapping[str, nn.Sequential], images_NCHW: T
         for path, stage in stages.items()
         for i, block in enumerate(stage)
     ]
-    modes = [(part, part.training) for part in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model):
             model(images_NCHW)
     except Exception as why:  # it is anyone's code
         raise UsageError(
             f"the network failed on images {tuple(images_NCHW.shape)}: {why}. Try: images_NCHW=... that it takes"
         ) from why
     finally:
-        for part, training in modes:
-            part.training = training
         for hook in hooks:
             hook.remove()
     return shapes
