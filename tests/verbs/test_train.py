@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import dla
 from dla.cli import main
 from dla.recipes.schema import Augment, Distill, Recipe
-from dla.verbs.train import fit, state
+from dla.verbs.train import fit
 from dla.verbs.train.run import Listener, train
 
 TINY = Recipe(
@@ -100,22 +100,6 @@ def test_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(dla.UsageError, match="another recipe"):
         train(data, TINY, tmp_path)
-
-
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    for step in (10, 20):
-        state.save(tmp_path, step, {"a": torch.full((3,), float(step))}, {"epoch": 0, "step": step})
-    newest = tmp_path / "000000020" / "state.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-4] + b"\0\0\0\0")
-    tensors, facts = state.load_newest(tmp_path) or pytest.fail("nothing found")
-    assert facts == {"epoch": 0, "step": 10}
-    assert tensors["a"].tolist() == [10.0] * 3
-
-
-def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
-    for step in range(5):
-        state.save(tmp_path, step, {"a": torch.zeros(1)}, {"epoch": 0, "step": step})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000003", "000000004"]
 
 
 def test_a_teacher_is_followed(data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO, TextIO
 from dla.errors import UsageError
 from dla.report.read import Record, read_csv, read_jsonl
 from dla.report.write import RESUMABLE, Format, naming
+from dla.verbs.flock import lock_file
 from dla.verbs.inputs import in_batches
 from dla.verbs.predict import Classifier
 from dla.weights.folder import write_files
@@ -64,7 +64,8 @@ def open_results(
     before = Answered()
     with naming(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
         if os.path.isfile(output):  # and no pipe or device
-            _lock(results)
+            if not lock_file(results):
+                raise UsageError(f"a run is writing to {output}. Wait for its end, or give another --output")
             if resume and os.path.getsize(output) > 0:
                 _check_same(output, run_file, run)
                 with open(output, "rb") as file:
@@ -76,20 +77,6 @@ def open_results(
             if form in RESUMABLE:
                 write_files({run_file: f"{json.dumps(run, indent=1)}\n".encode()})
         yield results, before, inputs
-
-
-def _lock(file: TextIO) -> None:
-    """Keep other runs from the file until it is closed or this process ends, however it ends."""
-    if sys.platform == "win32":
-        return  # it has no fcntl: nothing keeps two runs apart there
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(f"a run is writing to {file.name}. Wait for its end, or give another --output") from None
-    except OSError:
-        pass  # a file system without locks
 
 
 def _identity(classifier: Classifier) -> dict[str, str]:

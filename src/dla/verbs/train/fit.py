@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from dla.errors import DlaError
 from dla.images.prepare import Preprocessing
 from dla.metrics.classify import topk_accuracy
 from dla.recipes.schema import Recipe
-from dla.verbs.train import state
+from dla.verbs.ranks import Ranks
 from dla.verbs.train.batches import Batch, to_input, train_batches, val_batches
+from dla.verbs.train.state import Checkpoints
+from dla.verbs.train.stop import Stop
 
 __all__ = ["Epoch", "Fit"]
 
@@ -46,10 +48,16 @@ class Fit:
     """A run in progress: network, averaged network, optimizer and position."""
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, preprocessing: Preprocessing, folder: Path, device: torch.device
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        folder: Path,
+        device: torch.device,
+        say: Callable[[str], None],
     ) -> None:
-        self.recipe, self.preprocessing, self.device = recipe, preprocessing, device
-        self.checkpoints = folder / "checkpoints"
+        self.recipe, self.preprocessing, self.device, self.say = recipe, preprocessing, device, say
+        self.checkpoints = Checkpoints(folder / "checkpoints")
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = AveragedModel(
             self.model,
@@ -64,12 +72,12 @@ class Fit:
             momentum=recipe.momentum,
             nesterov=True,
         )
-        self.epoch, self.step = 0, 0
+        self.epoch, self.step, self.loss_sum = 0, 0, 0.0
         self.teacher_NK = np.load(recipe.distill.scores, mmap_mode="r") if recipe.distill.scores else None
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint; False when there is none."""
-        found = state.load_newest(self.checkpoints)
+        found = self.checkpoints.load_newest(self.say)
         if found is None:
             return False
         tensors, facts = found
@@ -79,7 +87,7 @@ class Fit:
         for name, parameter in self.model.named_parameters():
             if name in momenta:
                 self.optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(self.device)
-        self.epoch, self.step = facts["epoch"], facts["step"]
+        self.epoch, self.step, self.loss_sum = facts["epoch"], facts["step"], facts["loss_sum"]
         return True
 
     def checkpoint(self, steps_per_epoch: int) -> None:
@@ -89,8 +97,8 @@ class Fit:
         for name, parameter in self.model.named_parameters():
             if "momentum_buffer" in self.optimizer.state[parameter]:
                 tensors[f"momentum.{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        facts = {"epoch": self.epoch, "step": self.step}
-        state.save(self.checkpoints, self.epoch * steps_per_epoch + self.step, tensors, facts)
+        facts = {"epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum}
+        self.checkpoints.save(self.epoch * steps_per_epoch + self.step, tensors, facts)
 
     def run(
         self,
@@ -100,35 +108,61 @@ class Fit:
         report: Callable[[Epoch], None],
         progress: Callable[[int, int, int, float], None],
     ) -> None:
-        """Train to the last epoch. `report` hears of each epoch, `progress` of each step (epoch, step, of, loss)."""
+        """Train to the last epoch. `report` hears of each epoch, `progress` of each step (epoch, step, of, loss).
+
+        A SIGINT or SIGTERM ends it with a checkpoint, within a step.
+        """
+        with Stop(Ranks()) as stop:
+            self._run(train, val, workers, report, progress, stop)
+
+    def _run(
+        self,
+        train: Photos,
+        val: Photos,
+        workers: int,
+        report: Callable[[Epoch], None],
+        progress: Callable[[int, int, int, float], None],
+        stop: Stop,
+    ) -> None:
         steps = len(train[0]) // self.recipe.batch_size
         saved = time.monotonic()
         while self.epoch < self.recipe.epochs:
-            began, losses, first = time.monotonic(), [], self.step
+            began, first = time.monotonic(), self.step
             for batch in train_batches(*train, self.recipe, self.epoch, self.step, workers):
-                losses.append(self._step(batch, (self.epoch * steps + self.step) / steps))
+                loss = self._step(batch, (self.epoch * steps + self.step) / steps)
+                self.loss_sum += loss
                 self.step += 1
-                progress(self.epoch, self.step, steps, losses[-1])
+                progress(self.epoch, self.step, steps, loss)
+                if stop.wanted():
+                    self._stop(stop, steps)
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self.checkpoint(steps)
                     saved = time.monotonic()
             seconds = time.monotonic() - began
-            accuracy = self.validate(val, workers)
+            accuracy = self.validate(val, workers, lambda: self._stop(stop, steps) if stop.wanted() else None)
             rate = (self.step - first) * self.recipe.batch_size / seconds
-            done = Epoch(self.epoch, float(np.mean(losses)), **accuracy, seconds=seconds, photos_per_second=rate)
-            self.epoch, self.step = self.epoch + 1, 0
+            done = Epoch(self.epoch, self.loss_sum / steps, **accuracy, seconds=seconds, photos_per_second=rate)
+            self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
             self.checkpoint(steps)
             saved = time.monotonic()
             report(done)
 
+    def _stop(self, stop: Stop, steps: int) -> NoReturn:
+        self.checkpoint(steps)
+        self.say(f"Saved at step {self.epoch * steps + self.step}. The same command goes on from here.")
+        stop.leave()
+
     @torch.inference_mode()
-    def validate(self, val: Photos, workers: int) -> dict[str, float]:
-        """Accuracy of the averaged weights, 0 to 1, on photos as `dla predict` would see them."""
+    def validate(self, val: Photos, workers: int, between: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Accuracy of the averaged weights, 0 to 1, on photos as `dla predict` would see them.
+
+        `between` is called before each batch.
+        """
         self.average.eval()
-        scores = [
-            self.average(to_input(batch.pixels_NHW3, self.preprocessing, self.device)).cpu().numpy()
-            for batch in val_batches(*val, self.preprocessing, 100, workers)
-        ]
+        scores = []
+        for batch in val_batches(*val, self.preprocessing, 100, workers):
+            between()
+            scores.append(self.average(to_input(batch.pixels_NHW3, self.preprocessing, self.device)).cpu().numpy())
         return {f"top{k}": topk_accuracy(np.concatenate(scores), val[1], k) for k in (1, 5)}
 
     def _step(self, batch: Batch, progress_epochs: float) -> float:

@@ -18,6 +18,7 @@ from dla.nets.table import IMAGENET_MEAN, IMAGENET_STD
 from dla.recipes.schema import Recipe
 from dla.verbs.train.batches import decode_all
 from dla.verbs.train.fit import Epoch, Fit
+from dla.verbs.train.lock import run_lock
 from dla.weights.folder import ModelConfig, half_precision, write_folder
 from dla.weights.load import load_state
 
@@ -47,12 +48,16 @@ def train(
     A run that was stopped goes on from its newest checkpoint when it is called again with the same arguments.
 
     Raises:
-        UsageError: `output` holds a run with another recipe.
+        UsageError: `output` holds a run with another recipe, or one in progress.
         UnavailableError: the data cannot be had.
     """
-    listener, folder = listener or Listener(), Path(output)
+    with run_lock(Path(output)):
+        return _train(Path(data), recipe, Path(output), workers, torch.device(device), listener or Listener())
+
+
+def _train(data: Path, recipe: Recipe, folder: Path, workers: int, device: torch.device, listener: Listener) -> Path:
     _claim(folder, recipe)
-    train_split, val_split = open_splits(Path(data))
+    train_split, val_split = open_splits(data)
     listener.said(f"{len(train_split):,} train, {len(val_split):,} val, {len(train_split.class_ids)} classes")
     side = (recipe.val_size, recipe.val_size)
     preprocessing = Preprocessing(side, 1.0, "center", "bilinear", IMAGENET_MEAN, IMAGENET_STD)
@@ -60,7 +65,7 @@ def train(
     torch.manual_seed(recipe.seed)
     # the classifier starts small: the published rule gives it a spread of sqrt(2 / classes), far too much for a few
     model = build(recipe.model, num_classes=0).reset_classifier(len(train_split.class_ids))
-    fit = Fit(model, recipe, preprocessing, folder, torch.device(device))
+    fit = Fit(model, recipe, preprocessing, folder, device, listener.said)
     if fit.resume():
         listener.said(f"goes on at epoch {fit.epoch + 1}, step {fit.step}")
     decoded = [(decode_all(split, workers), split.targets_N) for split in (train_split, val_split)]
@@ -81,8 +86,7 @@ def train(
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
-    """Make the run's folder, or see that it belongs to the same recipe."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """See that the run's folder belongs to the same recipe."""
     settings = folder / "recipe.json"
     wanted = json.dumps(asdict(recipe), indent=1) + "\n"
     if settings.exists() and settings.read_text() != wanted:

@@ -1,0 +1,174 @@
+"""The processes of one run: one by itself, or several that `torchrun` started (docs/many-machines.md).
+
+    with joined(device) as ranks:
+        rows = ranks.share(rows)
+        ...
+        if ranks.is_main:
+            print(...)
+
+Only the main rank prints and writes. What every rank must know and only the main one can find out goes through
+`ranks.from_main`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from dla.errors import DlaError, UsageError
+
+__all__ = ["Ranks", "joined"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Rows = TypeVar("Rows", bound=Sequence[Any] | Array)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process is number `rank` of `world`, and number `local_rank` of those on its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.rank < self.world and 0 <= self.local_rank < self.world):
+            raise UsageError(
+                f"RANK is {self.rank}, LOCAL_RANK {self.local_rank}, WORLD_SIZE {self.world}: ranks count from 0 to "
+                "below the world's size. torchrun sets all three"
+            )
+
+    @classmethod
+    def from_env(cls) -> Ranks:
+        """What the variables of torchrun say: RANK, WORLD_SIZE, LOCAL_RANK; without them, one process by itself.
+
+        Raises:
+            UsageError: they are no numbers, or contradict each other.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        values = [os.environ.get(name) or default for name, default in zip(names, ("0", "1", "0"), strict=True)]
+        for name, value in zip(names, values, strict=True):
+            if not value.isdecimal():
+                raise UsageError(f"the variable {name} is {value}: a number from 0 on. torchrun sets it")
+        return cls(*map(int, values))
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """Each rank of a machine gets a GPU of its own."""
+        return torch.device(name, self.local_rank) if name == "cuda" and self.world > 1 else torch.device(name)
+
+    def share(self, rows: Rows) -> Rows:
+        """This rank's part: every row is in exactly one part, and their sizes differ by one at most."""
+        return rows[self.rank :: self.world]  # type: ignore[return-value]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks, on each of them."""
+        if self.world == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers, on each of them."""
+        if self.world == 1:
+            return number
+        on = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
+        found = torch.tensor([number], device=on)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` returns on the main rank, on each of them; it is called there alone."""
+        if self.world == 1:
+            return make()
+        box = [make() if self.is_main else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[return-value]
+
+    def spread(self, tensors: Sequence[Tensor]) -> None:
+        """Give every rank the main one's values, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def gather_rows(self, array_n: Array, rows_n: Array, total: int) -> Array:
+        """An array (total, ...) in which row `rows_n[i]` is `array_n[i]`, from all ranks together, on each of them."""
+        parts = self._gathered((array_n, rows_n))
+        together = np.concatenate([rows for _, rows in parts])
+        if not np.array_equal(np.sort(together), np.arange(total)):
+            raise ValueError(f"the ranks have {len(together)} rows, which are not 0 to {total - 1}, each once")
+        gathered = np.empty((total, *array_n.shape[1:]), array_n.dtype)
+        for array, rows in parts:
+            gathered[rows] = array
+        return gathered
+
+    def _gathered(self, item: T) -> list[T]:
+        if self.world == 1:
+            return [item]
+        items: list[Any] = [None] * self.world
+        dist.all_gather_object(items, item)
+        return items
+
+
+@contextmanager
+def joined(device: str = "cpu") -> Iterator[Ranks]:
+    """Connect the ranks of this run; NCCL between GPUs, gloo else.
+
+    An error on one rank ends them all: the first to fail raises it, the others exit without a word.
+    """
+    ranks = Ranks.from_env()
+    if ranks.world == 1 or dist.is_initialized():
+        yield ranks
+        return
+    where = ranks.device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    store, rank, world = next(rendezvous("env://"))
+    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world)
+    try:
+        yield ranks
+    except (DlaError, RuntimeError) as error:
+        told = error if isinstance(error, DlaError) else _lost(error)
+        if told is None:
+            raise
+        if _is_first(store):
+            raise told from error
+        raise SystemExit(told.exit_code) from error
+    dist.destroy_process_group()
+
+
+def _lost(error: RuntimeError) -> DlaError | None:
+    """The connection to another rank broke: what to say of it. None for an error of another kind."""
+    text = str(error)
+    if not isinstance(error, dist.DistError) and not any(word in text for word in ("gloo", "Gloo", "NCCL")):
+        return None
+    return DlaError(
+        "another process of this run ended or cannot be reached, so all end. The same command goes on from the newest "
+        "checkpoint"
+    )
+
+
+def _is_first(store: Any) -> bool:
+    try:
+        return bool(store.add("dla/failed", 1) == 1)
+    except RuntimeError:  # where the main rank keeps the store, it goes with it
+        return True

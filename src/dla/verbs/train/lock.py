@@ -1,0 +1,38 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dla.errors import UsageError
+from dla.report.write import naming
+from dla.verbs.flock import lock_file
+
+__all__ = ["run_lock"]
+
+LOCK = "run.lock"
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Keep other runs from the folder, which is made where there is none; the lock dies with this process.
+
+    Raises:
+        UsageError: a run is in progress there.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    with naming(path), path.open("a+") as file:
+        if not lock_file(file):
+            file.seek(0)
+            who = file.read(200).strip() or "another process"
+            raise UsageError(f"a run is in progress in {folder} ({who}). Wait for its end, or give another --output")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

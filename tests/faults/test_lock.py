@@ -1,0 +1,56 @@
+"""One run at a time in a folder; the lock goes with its process and never stays with a child."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dla
+from dla.verbs.train.lock import run_lock
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from dla.verbs.train.lock import run_lock
+with run_lock(Path(sys.argv[1])):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_run_is_refused_with_its_rival(tmp_path: Path) -> None:
+    with run_lock(tmp_path), pytest.raises(dla.UsageError) as caught, run_lock(tmp_path):
+        pass
+    assert str(caught.value).startswith(f"a run is in progress in {tmp_path} (process {os.getpid()} on ")
+    with run_lock(tmp_path):
+        pass
+
+
+def test_the_lock_dies_with_its_process_though_a_child_lives(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            with pytest.raises(dla.UsageError, match=f"process {process.pid} on"), run_lock(tmp_path):
+                pass
+            process.kill()
+            process.wait()
+            os.kill(child, 0)  # it is there still
+            with run_lock(tmp_path):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file/run"), run_lock(tmp_path / "file" / "run"):
+        pass
