@@ -1,78 +1,167 @@
-"""A set of photos with classes, from a folder with a folder a class or a parquet file of encoded photos."""
+"""Sets of photos with classes, from folders and tables. Classes are matched by name, never by number."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dla.errors import UnavailableError, UsageError
-from dla.images.find import PhotoFinder
+from dla.data.options import DataOptions
+from dla.data.source import TABLES, Source, read_folder, read_table
+from dla.data.split import Split, Splits, divide
+from dla.errors import UnavailableError, UsageError, nearest
 
-__all__ = ["Split", "open_split", "open_splits"]
+__all__ = ["VAL_NAMES", "DataOptions", "Split", "Splits", "open_split", "open_splits"]
 
-
-@dataclass(frozen=True)
-class Split:
-    """Photos (paths or encoded bytes) and their classes: `targets_N` index `class_ids`."""
-
-    photos: Sequence[str | bytes]
-    targets_N: np.ndarray[Any, np.dtype[np.int64]]
-    class_ids: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.photos)
+VAL_NAMES = ("val", "valid", "validation", "test")  # the first of them that is there is the one
+SPLIT_NAMES = ("train", *VAL_NAMES)
 
 
-def open_splits(data: Path) -> tuple[Split, Split]:
-    """The train and val splits of DATA: `train/` and `val/`, or `train.parquet` and `val.parquet`.
+def open_splits(data: str | Path, options: DataOptions = DataOptions(), seed: int = 0) -> Splits:
+    """The photos of DATA to learn from and to validate on; where it has one set only, that is divided by `seed`.
 
     Raises:
-        UnavailableError: there is no such folder or split.
-        UsageError: the splits disagree about the classes, which are matched by name.
+        UnavailableError: there is no such folder or file, or it is damaged.
+        UsageError: no training photos, or the splits disagree about the classes.
     """
-    train, val = (open_split(_find(data, name)) for name in ("train", "val"))
-    if unknown := sorted(set(val.class_ids) - set(train.class_ids)):
-        raise UsageError(f"{data}: classes of val that train does not have: {', '.join(unknown[:5])}")
-    position = np.array([train.class_ids.index(c) for c in val.class_ids])
-    return train, Split(val.photos, position[val.targets_N], train.class_ids)
+    data = Path(data)
+    sources = _sources(data, options)
+    source = sources.get("train", sources.get(""))
+    if source is None:
+        raise UsageError(f"{data} has {' and '.join(sources)}, but no train")
+    train = _split("train" if "train" in sources else str(data), source)
+    if np.count_nonzero(train.class_counts()) < 2:
+        raise UsageError(f"{data} has {len(train):,} photos to learn from, of fewer than two classes")
+    if (name := _val_name(sources)) is None:
+        return _divided(data, train, options, seed)
+    val = _split(name, sources[name], train.class_ids)
+    if not len(val):
+        raise UsageError(f"{data}: {name} holds no photos to validate on")
+    notes = (*train.notes, *val.notes, *_set_aside(data, sources, name))
+    return Splits(train, val, f"train and {name} as they are", notes)
 
 
-def _find(data: Path, name: str) -> Path:
-    for candidate in (data / name, data / f"{name}.parquet"):
-        if candidate.exists():
-            return candidate
-    raise UnavailableError(f"{data} has neither a folder {name}/ nor a file {name}.parquet")
+def open_split(
+    data: str | Path, options: DataOptions = DataOptions(), class_ids: tuple[str, ...] | None = None
+) -> Split:
+    """The photos of DATA to validate on: its val where it has splits, all of them where it has none.
+
+    With `class_ids`, those of a network, the targets are the network's outputs.
+
+    Raises:
+        UnavailableError, UsageError: as `open_splits`.
+    """
+    data = Path(data)
+    sources = _sources(data, options)
+    name = "" if "" in sources else _val_name(sources)
+    if name is None:
+        raise UsageError(f"{data} has train only. Name the photos to validate on, such as another folder")
+    split = _split(name or str(data), sources[name], class_ids)
+    if not len(split):
+        raise UsageError(f"{data} holds no photos to validate on")
+    return replace(split, notes=(*split.notes, *_set_aside(data, sources, name)))
 
 
-def open_split(path: Path) -> Split:
-    """One split: a folder with a folder a class, or a parquet file with the columns `image` and `synset`."""
-    return _open_parquet(path) if path.suffix == ".parquet" else _open_folder(path)
+def _sources(data: Path, options: DataOptions) -> dict[str, Source]:
+    """What DATA holds, by the name of the split; a set that is not divided is under ""."""
+    if data.suffix.lower() in TABLES and data.is_file():
+        return _by_usual_names(data, read_table(data, options))
+    if not data.is_dir():
+        what = "is no folder and no table (.csv, .tsv, .parquet)" if data.exists() else "is not there"
+        raise UnavailableError(f"{data} {what}")
+    found = {name: path for name in SPLIT_NAMES if (path := _place_of(data, name))}
+    if not _is_divided(data, found):
+        return {"": read_folder(data)}
+    return {name: _read_one(path, options) for name, path in found.items()}
 
 
-def _open_folder(path: Path) -> Split:
-    class_ids = tuple(sorted(p.name for p in path.iterdir() if p.is_dir()))
-    if not class_ids:
-        raise UsageError(f"{path}: no folders, so no classes. Expected a folder a class, photos inside")
-    photos: list[str] = []
-    targets: list[int] = []
-    for index, class_id in enumerate(class_ids):
-        files = list(PhotoFinder([str(path / class_id)]))
-        photos += files
-        targets += [index] * len(files)
-    return Split(photos, np.array(targets, np.int64), class_ids)
+def _place_of(data: Path, name: str) -> Path | None:
+    candidates = [data / name, *(data / f"{name}{suffix}" for suffix in TABLES)]
+    return next((p for p in candidates if p.exists()), None)
 
 
-def _open_parquet(path: Path) -> Split:
-    try:
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UnavailableError("parquet files need pyarrow: pip install 'dla[train]'") from None
-    table = pq.read_table(path, columns=["image", "synset"])
-    names = table["synset"].to_pylist()
-    class_ids = tuple(sorted(set(names)))
-    rank = {c: i for i, c in enumerate(class_ids)}
-    return Split(table["image"].to_pylist(), np.array([rank[n] for n in names], np.int64), class_ids)
+def _is_divided(data: Path, found: dict[str, Path]) -> bool:
+    """Whether folders such as train/ and test/ are splits: they may be classes too, as in bus/ car/ train/."""
+    train = found.get("train")
+    if train is not None and (train.is_file() or _folders_in(train)):
+        return True
+    return bool(found) and _folders_in(data) <= found.keys()
+
+
+def _folders_in(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+
+
+def _read_one(path: Path, options: DataOptions) -> Source:
+    if path.is_dir():
+        return read_folder(path)
+    sources = read_table(path, options)
+    if len(sources) > 1:
+        raise UsageError(f"{path} has rows of {', '.join(sorted(sources))}, but its name says that it is one split")
+    return next(iter(sources.values()))
+
+
+def _by_usual_names(path: Path, sources: dict[str, Source]) -> dict[str, Source]:
+    usual = {name.strip().lower(): source for name, source in sources.items()}
+    for word, source in sources.items():
+        if word and word.strip().lower() not in SPLIT_NAMES:
+            raise UsageError(f'{path}: the split of {source.names[0]} is "{word}". Allowed: {", ".join(SPLIT_NAMES)}')
+    if len(usual) < len(sources):
+        raise UsageError(f"{path}: one split has several spellings ({', '.join(sorted(sources))})")
+    return usual
+
+
+def _val_name(sources: dict[str, Source]) -> str | None:
+    return next((name for name in VAL_NAMES if name in sources), None)
+
+
+def _set_aside(data: Path, sources: dict[str, Source], name: str) -> list[str]:
+    others = [other for other in VAL_NAMES if other in sources and other != name]
+    return [f"{data}: {', '.join(others)} is not used, {name} is"] if others else []
+
+
+def _split(where: str, source: Source, class_ids: tuple[str, ...] | None = None) -> Split:
+    """The source with its classes as numbers: places in `class_ids`, by default in the sorted names of its own."""
+    class_ids = tuple(sorted(source.class_ids)) if class_ids is None else class_ids
+    _refuse_unknown(where, source.class_ids, class_ids)
+    place = {class_id: i for i, class_id in enumerate(class_ids)}
+    targets_N = np.array([place[label] for label in source.labels], np.int64)
+    split = Split(source.photos, targets_N, class_ids, source.names)
+    return replace(split, notes=(*source.notes, *_without_photos(where, split)))
+
+
+def _divided(data: Path, whole: Split, options: DataOptions, seed: int) -> Splits:
+    base = data if data.is_dir() else data.parent
+    keys = [os.path.relpath(name, base) if isinstance(photo, str) else name
+            for photo, name in zip(whole.photos, whole.names, strict=True)]  # fmt: skip
+    train, val = (whole.take(rows) for rows in divide(whole.targets_N, keys, options.val_share, seed))
+    if not len(val):
+        raise UsageError(f"{data}: no class has two photos, so none can be kept for validation")
+    how = f"{options.val_share:.0%} of each class kept for validation, by seed {seed}"
+    return Splits(train, val, how, (*whole.notes, *_without_photos("the part kept for validation", val)))
+
+
+def _refuse_unknown(where: str, found: set[str], known: tuple[str, ...]) -> None:
+    unknown = sorted(found - set(known))
+    if not unknown:
+        return
+    if len(found) == 1:
+        raise UsageError(
+            f'{where}: the only folder in it, "{unknown[0]}", is none of the {len(known):,} classes. If photos of '
+            "several are in it, sort them into a folder a class, or list them in a CSV with the columns path and label"
+        )
+    near = nearest(unknown[0], known)
+    hint = f" Nearest: {', '.join(near)}." if near else ""
+    more = f" (and {len(unknown) - 1:,} more)" if len(unknown) > 1 else ""
+    raise UsageError(f'{where}: the class "{unknown[0]}"{more} is none of the {len(known):,} known ones.{hint}')
+
+
+def _without_photos(where: str, split: Split) -> list[str]:
+    missing = [c for c, count in zip(split.class_ids, split.class_counts(), strict=True) if count == 0]
+    if not missing:
+        return []
+    some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return [f"{where}: {len(missing):,} of {len(split.class_ids):,} classes have no photos ({some})"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +19,16 @@ class PhotoFinder:
     """Iterating gives each photo's path, in the order of `inputs`; one folder's names are in memory at a time.
 
     A folder is walked through in sorted order, without hidden files and links to folders; other kinds of files
-    in it are passed over and counted in `skipped`. A file named outright is always given, a pattern
-    (`*`, `?`, `[...]`, `**`) is expanded unless a file has that very name. `-` reads paths from `lines`.
-    `unmatched` holds the folders and patterns that gave nothing.
+    in it are passed over and counted in `skipped`, and in `others` by their ending unless they are hidden. A file
+    named outright is always given, a pattern (`*`, `?`, `[...]`, `**`) is expanded unless a file has that very name.
+    `-` reads paths from `lines`. `unmatched` holds the folders and patterns that gave nothing.
     """
 
     inputs: Iterable[str]
     lines: Iterable[str] = ()
     skipped: int = 0
     unmatched: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[str]:
         for item in self.inputs:
@@ -70,7 +72,9 @@ class PhotoFinder:
     def _photos(self, paths: Iterable[str]) -> Iterator[str]:
         for path in paths:
             name = os.path.basename(path)
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in PHOTO_SUFFIXES:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith(".") or suffix not in PHOTO_SUFFIXES:
                 self.skipped += 1
+                self.others.update(() if name.startswith(".") else (suffix,))
             else:
                 yield path

@@ -57,7 +57,10 @@ def train(
 
 def _train(data: Path, recipe: Recipe, folder: Path, workers: int, device: torch.device, listener: Listener) -> Path:
     _claim(folder, recipe)
-    train_split, val_split = open_splits(data)
+    splits = open_splits(data, seed=recipe.seed)
+    train_split, val_split = splits.train, splits.val
+    for note in splits.notes:
+        listener.said(note)
     listener.said(f"{len(train_split):,} train, {len(val_split):,} val, {len(train_split.class_ids)} classes")
     side = (recipe.val_size, recipe.val_size)
     preprocessing = Preprocessing(side, 1.0, "center", "bilinear", IMAGENET_MEAN, IMAGENET_STD)
