@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from dla.data.options import DataOptions
-from dla.data.source import TABLES, Source, read_folder, read_table
+from dla.data.source import REMEDY, TABLES, Source, read_folder, read_table
 from dla.data.split import Split, Splits, divide
 from dla.errors import UnavailableError, UsageError, nearest
 
-__all__ = ["VAL_NAMES", "DataOptions", "Split", "Splits", "open_split", "open_splits"]
+__all__ = ["VAL_NAMES", "DataOptions", "Split", "Splits", "find_sources", "open_split", "open_splits", "relative_names"]
 
 VAL_NAMES = ("val", "valid", "validation", "test")  # the first of them that is there is the one
 SPLIT_NAMES = ("train", *VAL_NAMES)
@@ -27,7 +28,7 @@ def open_splits(data: str | Path, options: DataOptions = DataOptions(), seed: in
         UsageError: no training photos, or the splits disagree about the classes.
     """
     data = Path(data)
-    sources = _sources(data, options)
+    sources = find_sources(data, options)
     source = sources.get("train", sources.get(""))
     if source is None:
         raise UsageError(f"{data} has {' and '.join(sources)}, but no train")
@@ -54,7 +55,7 @@ def open_split(
         UnavailableError, UsageError: as `open_splits`.
     """
     data = Path(data)
-    sources = _sources(data, options)
+    sources = find_sources(data, options)
     name = "" if "" in sources else _val_name(sources)
     if name is None:
         raise UsageError(f"{data} has train only. Name the photos to validate on, such as another folder")
@@ -64,7 +65,7 @@ def open_split(
     return replace(split, notes=(*split.notes, *_set_aside(data, sources, name)))
 
 
-def _sources(data: Path, options: DataOptions) -> dict[str, Source]:
+def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, Source]:
     """What DATA holds, by the name of the split; a set that is not divided is under ""."""
     if data.suffix.lower() in TABLES and data.is_file():
         return _by_usual_names(data, read_table(data, options))
@@ -134,9 +135,7 @@ def _split(where: str, source: Source, class_ids: tuple[str, ...] | None = None)
 
 
 def _divided(data: Path, whole: Split, options: DataOptions, seed: int) -> Splits:
-    base = data if data.is_dir() else data.parent
-    keys = [os.path.relpath(name, base) if isinstance(photo, str) else name
-            for photo, name in zip(whole.photos, whole.names, strict=True)]  # fmt: skip
+    keys = relative_names(data, whole.names)
     train, val = (whole.take(rows) for rows in divide(whole.targets_N, keys, options.val_share, seed))
     if not len(val):
         raise UsageError(f"{data}: no class has two photos, so none can be kept for validation")
@@ -144,19 +143,21 @@ def _divided(data: Path, whole: Split, options: DataOptions, seed: int) -> Split
     return Splits(train, val, how, (*whole.notes, *_without_photos("the part kept for validation", val)))
 
 
+def relative_names(data: Path, names: Sequence[str]) -> list[str]:
+    """Names without the place where the data lies, so that they stay the same when it moves."""
+    base = os.path.join(data if data.is_dir() else data.parent, "")
+    return [name.removeprefix(base) for name in names]
+
+
 def _refuse_unknown(where: str, found: set[str], known: tuple[str, ...]) -> None:
     unknown = sorted(found - set(known))
     if not unknown:
         return
-    if len(found) == 1:
-        raise UsageError(
-            f'{where}: the only folder in it, "{unknown[0]}", is none of the {len(known):,} classes. If photos of '
-            "several are in it, sort them into a folder a class, or list them in a CSV with the columns path and label"
-        )
     near = nearest(unknown[0], known)
     hint = f" Nearest: {', '.join(near)}." if near else ""
     more = f" (and {len(unknown) - 1:,} more)" if len(unknown) > 1 else ""
-    raise UsageError(f'{where}: the class "{unknown[0]}"{more} is none of the {len(known):,} known ones.{hint}')
+    flat = f" If it is a folder with photos of several, {REMEDY}" if len(found) == 1 else ""
+    raise UsageError(f'{where}: the class "{unknown[0]}"{more} is none of the {len(known):,} known ones.{hint}{flat}')
 
 
 def _without_photos(where: str, split: Split) -> list[str]:

@@ -18,12 +18,14 @@ class DataOptions:
         image_column: of a table: file names in CSV and TSV (path), encoded photos in parquet (image).
         label_column: of a table: the classes' names (label; in parquet synset where there is one).
         split_column: of a table: train or val for each row (split, where there is one).
+        max_unreadable: share of the photos that a run may leave out because they cannot be read.
     """
 
     val_share: float = 0.2
     image_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    max_unreadable: float = 0.01
 
     def __post_init__(self) -> None:
         if not 0 < self.val_share < 1:

@@ -15,8 +15,9 @@ from dla.data.options import DataOptions
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.images.find import PHOTO_SUFFIXES, PhotoFinder
 
-__all__ = ["TABLES", "Source", "read_folder", "read_table"]
+__all__ = ["REMEDY", "TABLES", "Source", "read_folder", "read_table"]
 
+REMEDY = "sort the photos into a folder a class, or list them in a CSV with the columns path and label"
 TABLES = (".parquet", ".csv", ".tsv")
 
 
@@ -49,10 +50,7 @@ def read_folder(folder: Path) -> Source:
     classes = sorted(e.name for e in entries if e.is_dir())
     if not classes:
         found = f"{stray:,} photos lie directly in it" if stray else "it holds no photos"
-        raise UsageError(
-            f"{folder} has no folder a class, so no classes are known ({found}). "
-            "Sort the photos into a folder a class, or list them in a CSV with the columns path and label"
-        )
+        raise UsageError(f"{folder} has no folder a class, so no classes are known ({found}). To name them, {REMEDY}")
     if stray:
         source.notes.append(f"{folder}: {stray:,} photos lie outside the class folders and are not used")
     finder = PhotoFinder([os.path.join(folder, name) for name in classes])

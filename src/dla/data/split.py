@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Split", "Splits", "divide"]
+__all__ = ["Split", "Splits", "Unreadable", "divide"]
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -46,17 +46,28 @@ class Split:
         return np.bincount(self.targets_N, minlength=len(self.class_ids))
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A photo that cannot be read: a code of docs/errors.md, and a message for people."""
+
+    name: str
+    code: str
+    message: str
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """What a run learns from and what it is validated on, with the same classes.
 
     `how` says in a few words where the division comes from; `notes` are sentences that the user should hear.
+    `left_out` are the photos that are in neither because they cannot be read.
     """
 
     train: Split
     val: Split
     how: str
     notes: tuple[str, ...] = ()
+    left_out: tuple[Unreadable, ...] = ()
 
 
 def divide(targets_N: Rows, keys: Sequence[str], val_share: float, seed: int) -> tuple[Rows, Rows]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
 
 from dla.errors import ImageError, UsageError
 from dla.images.cut import is_cut, what_is_there
 from dla.images.formats import FORMATS, HEADER_BYTES, Format, format_of, turned_by_loading, webp_size
 from dla.images.rgb import image_from_array, to_rgb
 
-__all__ = ["ERROR_CODES", "Photo", "ReadOptions", "read_photo", "to_photo"]
+__all__ = ["ERROR_CODES", "Header", "Photo", "ReadOptions", "read_header", "read_photo", "to_photo"]
 
 ERROR_CODES = {
     "not_found": "there is no file of that name",
@@ -28,6 +31,10 @@ ERROR_CODES = {
     "truncated": "the file ends before the picture does",
     "decode_error": "the file is damaged, or of a variety that cannot be read",
 }
+
+# Formats whose end mark is in the last bytes, and how many of these are looked at.
+_MARKED_AT_THE_END = ("JPEG", "PNG", "GIF")
+_TAIL_BYTES = 4096
 
 # What turns a photo with that EXIF orientation upright. All but 6 and 8 undo themselves.
 _TURNS = {
@@ -61,6 +68,22 @@ class Photo:
 
     image: Image.Image
     truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of its picture before anything is decoded.
+
+    `size` is (width, height) as stored, `mode` Pillow's word, `orientation` EXIF's number from 1 (upright) to 8.
+    `ends` is False where the file does not seem to end like one of its format: it may be cut, or have something else
+    behind the picture.
+    """
+
+    format: str
+    size: tuple[int, int]
+    mode: str
+    orientation: int
+    ends: bool
 
 
 def to_photo(value: Any, options: ReadOptions = ReadOptions(), name: str | None = None) -> Photo:
@@ -103,10 +126,43 @@ def read_photo(
     Raises:
         ImageError: it cannot be read; see `ERROR_CODES`.
     """
+    with _told(source, name), _open(source) as file:
+        return _read(file, options)
+
+
+def read_header(
+    source: str | os.PathLike[str] | bytes, options: ReadOptions = ReadOptions(), name: str | None = None
+) -> Header:
+    """What the file or the encoded bytes say of their picture; its pixels are not decoded.
+
+    Raises:
+        ImageError: already this much cannot be read; `read_photo` would raise the same.
+    """
+    with _told(source, name), _open(source) as file:
+        format_ = _format_of(file)
+        try:
+            return _header(format_, file, options)
+        except ImageError:
+            raise
+        except Exception:  # whatever a damaged file makes Pillow raise: decoding says what is wrong with it
+            image = _read(file, options).image
+            return Header(format_.name, image.size, image.mode, 1, False)
+
+
+def _header(format_: Format, file: BinaryIO, options: ReadOptions) -> Header:
+    image = _opened(format_, file, options)
+    size, mode, orientation = image.size, image.mode, _orientation(image)
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+    ends = format_.name not in _MARKED_AT_THE_END or not is_cut(format_, file.read())
+    return Header(format_.name, size, mode, orientation, ends)
+
+
+@contextmanager
+def _told(source: object, name: str | None) -> Iterator[None]:
+    """Errors with the name of what could not be read."""
     label = name or (os.fsdecode(source) if isinstance(source, str | os.PathLike) else "the given bytes")
     try:
-        with _open(source) as file:
-            return _read(file, options)
+        yield
     except ImageError as error:
         raise ImageError(error.code, f"{label}: {error}") from error.__cause__
     except OSError as error:
@@ -132,17 +188,16 @@ def _open(source: Any) -> BinaryIO:
 
 
 def _read(file: BinaryIO, options: ReadOptions) -> Photo:
-    header = file.read(HEADER_BYTES)
-    if not header:
-        raise ImageError("empty_file", "the file is empty (zero bytes)")
-    format_ = format_of(header)
-    if format_ is None:
-        known = ", ".join(f.name for f in FORMATS[:-1])
-        raise ImageError("not_an_image", f"this is no photo: neither {known} nor {FORMATS[-1].name}")
+    format_ = _format_of(file)
     try:
-        return Photo(_decode(format_, file, options))
+        image = _opened(format_, file, options)
+        turned = turned_by_loading(image)
+        image.load()
+        return Photo(_upright(image, turned, options))
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"{error} That limit is PIL.Image.MAX_IMAGE_PIXELS, doubled") from error
     except Exception as error:  # whatever a damaged file makes Pillow raise
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -150,19 +205,27 @@ def _read(file: BinaryIO, options: ReadOptions) -> Photo:
         return _rescue(format_, file.read(), error, options)
 
 
-def _decode(format_: Format, file: BinaryIO, options: ReadOptions) -> Image.Image:
+def _format_of(file: BinaryIO) -> Format:
+    file.seek(0)
+    header = file.read(HEADER_BYTES)
+    if not header:
+        raise ImageError("empty_file", "the file is empty (zero bytes)")
+    format_ = format_of(header)
+    if format_ is None:
+        known = ", ".join(f.name for f in FORMATS[:-1])
+        raise ImageError("not_an_image", f"this is no photo: neither {known} nor {FORMATS[-1].name}")
+    return format_
+
+
+def _opened(format_: Format, file: BinaryIO, options: ReadOptions) -> ImageFile:
+    """The picture with its header read and its size checked; nothing is decoded yet."""
     file.seek(0)
     if format_.name == "WebP":
         _check_size(webp_size(file.read(HEADER_BYTES)), options)
         file.seek(0)
-    try:
-        image = format_.open(file)
-        _check_size(image.size, options)
-        turned = turned_by_loading(image)
-        image.load()
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", f"{error} That limit is PIL.Image.MAX_IMAGE_PIXELS, doubled") from error
-    return _upright(image, turned, options)
+    image = format_.open(file)
+    _check_size(image.size, options)
+    return image
 
 
 def _check_size(size: tuple[int, int] | None, options: ReadOptions) -> None:
