@@ -26,9 +26,12 @@ class Parser(ArgumentParser):
     """Command line and config files in the order given > DLA_<FLAG> variables > defaults.
 
     A verb without a config file (`config` is its flag) has no variables either: one verb's would disturb another.
+    With `prints` there is --print-config, which prints what was parsed.
     """
 
-    def __init__(self, verb: str, description: str, example: str, usage: str, *, config: str | None = None) -> None:
+    def __init__(
+        self, verb: str, description: str, example: str, usage: str, *, config: str | None = None, prints: bool = True
+    ) -> None:
         super().__init__(
             prog=f"dla {verb}",
             description=description,
@@ -36,7 +39,7 @@ class Parser(ArgumentParser):
             formatter_class=_Help,
             default_env=config is not None,
             env_prefix="DLA",
-            print_config="--print-config",
+            print_config="--print-config" if prints else None,
             usage=f"dla {verb} {usage}",
         )
         if config is not None:
@@ -51,12 +54,10 @@ class Parser(ArgumentParser):
         flags = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
         raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=f"{self.prog} --help")
 
-    def fields(self, schema: type) -> None:
-        """Add an option for each field of a dataclass; a nested one's are dotted."""
-        self.add_class_arguments(schema, None)
-        for group in self._action_groups:
-            if (group.title or "").startswith("<class"):
-                group.title = (group.title or "").split(".")[-1].rstrip("'>:").lower()
+    def group(self, schema: type, name: str | None, skip: set[str | int] | None = None) -> None:
+        """Add an option `--name.field`, without a name `--field`, for each field of a dataclass but those in `skip`."""
+        self.add_class_arguments(schema, name, skip=skip)
+        self._action_groups[-1].title = name or schema.__name__.lower()
 
     def flag(self, *names: str, **settings: Any) -> None:
         """Add one argument."""

@@ -2,74 +2,94 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
-from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING
+import re
+from dataclasses import fields, is_dataclass, replace
+from typing import get_type_hints
 
 from dla.cli.parser import Parser
+from dla.recipes.load import default_output, find_recipe, read_recipe, shipped_recipes, to_yaml
 from dla.recipes.schema import Recipe
 
-if TYPE_CHECKING:
-    from dla.verbs.train.fit import Epoch
+DESCRIPTION = f"""\
+Train a network on photos of your own, or fine-tune one. A run that was stopped, by whatever, goes on when the same
+command is given again. Recipes that come along: {", ".join(shipped_recipes())}."""
 
-EXAMPLE = "  dla train photos/ --epochs 10 --output runs/mine"
+EXAMPLE = """\
+  dla train flowers/ --recipe finetune-small
+  dla train flowers/ --recipe finetune --model dla34 --epochs 20 --output runs/flowers
+  dla train flowers/ --recipe finetune-small --optimizer.weight-decay 0.001 --print-config > mine.yaml
+  dla train --recipe runs/flowers/config.yaml --output runs/again"""
+
+# The fields that have a short flag, with what the first screen of --help says of them.
+_SHORT = {
+    "model": ("M", "the network: a name, a model folder, shipped:NAME, ..."),
+    "epochs": ("N", "passes over the photos"),
+    "batch_size": ("N", "photos a step"),
+    "lr": ("RATE", "the highest learning rate"),
+    "seed": ("N", "the same seed gives the same weights"),
+}
 
 
 def build_parser() -> Parser:
-    parser = Parser("train", "Train a network on photos of your own.", EXAMPLE, "DATA [options]", config="--recipe")
-    parser.flag("data", help="a folder with train/ and val/ (a folder a class), or train.parquet and val.parquet")
-    parser.flag("--output", default="runs/new", help="the run's folder; a stopped run goes on there")
-    parser.flag("--workers", type=int, default=2, help="threads that crop and resize (default: 2)")
-    parser.flag("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    parser.fields(Recipe)
+    parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", prints=False)
+    parser.flag("given", metavar="DATA", nargs="?", help="a folder with a folder a class, with train/ and val/ or "
+                "without, or tables (docs/data.md)")  # fmt: skip
+    types = get_type_hints(Recipe)
+    defaults = {f.name: f.default for f in fields(Recipe)}
+    for name, (metavar, text) in _SHORT.items():
+        parser.flag(f"--{name.replace('_', '-')}", type=types[name], default=defaults[name], metavar=metavar,
+                    help=f"{text} (without a recipe: {defaults[name]})")  # fmt: skip
+    parser.flag("-o", "--output", metavar="DIR", help="the run's folder; a stopped run goes on there (default: "
+                "runs/<recipe>-<data>)")  # fmt: skip
+    parser.flag("--workers", type=int, default=2, metavar="N", help="threads that crop and resize (default: 2)")
+    parser.flag("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
+    parser.flag("--cache", choices=("none", "ram", "disk"), default="none", help="keep decoded photos: ram, up to half "
+                "of it, or disk, in the user's cache folder (default: none)")  # fmt: skip
+    parser.flag("--print-config", action="store_true", help="print the whole recipe, every field, and stop")
+    groups = {name: kind for name, kind in types.items() if is_dataclass(kind)}
+    parser.group(Recipe, None, skip={*_SHORT, *groups})
+    for name, kind in groups.items():
+        parser.group(kind, name)  # type: ignore[arg-type]
     return parser
 
 
 def run(words: list[str]) -> int:
     parser = build_parser()
-    args = parser.parse_args([_recipe(words, i) for i in range(len(words))])
-    values = parser.instantiate(args).as_dict()
-    own = {k: values.pop(k) for k in ("data", "output", "workers", "device")}
-    quiet = values.pop("quiet")
-    values.pop("recipe")
+    values = parser.instantiate(parser.parse_args(_understood(words))).as_dict()
+    recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe)})
+    if values["given"] is not None:
+        recipe = replace(recipe, photos=values["given"])
+    if values["print_config"]:
+        print(to_yaml(recipe), end="")
+        return 0
 
-    from dla.verbs.train.run import Listener, train
+    from dla.cli.run_progress import watched
+    from dla.verbs.train.run import train
 
-    listener = Listener() if quiet else Listener(said=_say, epoch=_epoch, step=_progress())
-    best = train(own["data"], Recipe(**values), own["output"], workers=own["workers"], device=own["device"],
-                 listener=listener)  # fmt: skip
-    listener.said(f"Model: {best}")
+    name = str(values["recipe"][-1]) if values["recipe"] else None
+    options = {key: values[key] for key in ("workers", "device", "cache")}
+    with watched(values["quiet"]) as listener:
+        train(
+            recipe=recipe, output=values["output"] or default_output(name, recipe.photos), listener=listener, **options
+        )
     return 0
 
 
-def _recipe(words: list[str], i: int) -> str:
-    """The word itself, or the file of the recipe that comes along under this name."""
-    before, own = (words[i - 1] if i else ""), words[i]
-    shipped = files("dla.recipes") / f"{own}.yaml"
-    return str(shipped) if before == "--recipe" and shipped.is_file() and not Path(own).exists() else own
+def _understood(words: list[str]) -> list[str]:
+    """The words with recipes' names as files, their fields checked, and dashes in dotted flags as underscores."""
+    done = []
+    for before, word in zip(["", *words], words, strict=False):
+        flag, equals, value = word.partition("=")
+        if flag == "--recipe" and equals:
+            word = f"--recipe={_recipe_file(value)}"
+        elif before == "--recipe":
+            word = _recipe_file(word)
+        elif re.match(r"--\w+\.", flag):
+            word = f"--{flag[2:].replace('-', '_')}{equals}{value}"
+        done.append(word)
+    return done
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _epoch(epoch: Epoch) -> None:
-    _say(
-        f"epoch {epoch.epoch + 1}  loss {epoch.loss:.3f}  val {epoch.top1:.1%} / {epoch.top5:.1%}  "
-        f"{epoch.photos_per_second:.0f} photos/s  {epoch.seconds:.0f} s"
-    )
-
-
-def _progress() -> Callable[[int, int, int, float], None]:
-    last = time.monotonic()
-
-    def step(epoch: int, step: int, steps: int, loss: float) -> None:
-        nonlocal last
-        if time.monotonic() - last > 30:
-            last = time.monotonic()
-            _say(f"  epoch {epoch + 1}  step {step}/{steps}  loss {loss:.3f}")
-
-    return step
+def _recipe_file(name: str) -> str:
+    read_recipe(name)  # says the nearest name of a field that no recipe has
+    return str(find_recipe(name))

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["mirrored", "random_crop", "step_generator"]
+__all__ = ["crop_generator", "mirrored", "order_generator", "random_crop"]
 
 Box = tuple[float, float, float, float]
 
 
-def step_generator(seed: int, epoch: int, step: int) -> np.random.Generator:
-    """The randomness of one step. It depends on nothing else, so that a run can go on from any step."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, step))))
+def order_generator(seed: int, epoch: int) -> np.random.Generator:
+    """The randomness of an epoch's order."""
+    return _generator(seed, epoch)
+
+
+def crop_generator(seed: int, epoch: int, step: int, place: int) -> np.random.Generator:
+    """The randomness of one photo in one step, by its place in the step's batch.
+
+    It depends on nothing else, so that a run can go on from any step, with any number of workers and processes.
+    """
+    return _generator(seed, epoch, step, place)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def random_crop(
@@ -22,16 +35,21 @@ def random_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     generator: np.random.Generator,
+    ratio_rule: Literal["log", "swap"] = "log",
 ) -> Box:
     """A box (left, top, right, bottom) in pixels of a photo of `size` (width, height).
 
-    Its share of the area is uniform in `scale`, its aspect ratio log-uniform in `ratio` (Szegedy et al. 2015);
-    after ten tries that do not fit, the largest central square.
+    Its share of the area is uniform in `scale`. Its aspect ratio is log-uniform in `ratio` (Szegedy et al. 2015), or by
+    the rule "swap" uniform, and then half of the boxes have width and height swapped. After ten tries that do not fit,
+    the largest central square.
     """
     width, height = size
     for _ in range(10):
         area = width * height * generator.uniform(*scale)
-        aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        if ratio_rule == "log":
+            aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        else:
+            aspect = generator.uniform(*ratio) ** generator.choice((-1.0, 1.0))
         w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if w <= width and h <= height:
             left, top = generator.uniform(0, width - w), generator.uniform(0, height - h)

@@ -1,30 +1,33 @@
-"""From photos to batches: decoded once, cropped and resized ahead of the network.
+"""From photos to batches: cropped and resized ahead of the network.
 
-Batches are uint8 (N, H, W, 3); `to_input` makes x_N3HW of them, which is channels_last by construction.
+Batches are uint8 (N, H, W, 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from dla.data.augment import mirrored, random_crop, step_generator
+from dla.data.augment import crop_generator, mirrored, order_generator, random_crop
 from dla.data.load import run_ahead
-from dla.data.open import Split
+from dla.errors import UsageError
 from dla.images.prepare import Preprocessing, crop_resize
-from dla.images.read import read_photo
 from dla.recipes.schema import Recipe
+from dla.verbs.ranks import Ranks
 
-__all__ = ["Batch", "decode_all", "to_input", "train_batches", "val_batches"]
+__all__ = ["Batch", "Images", "TrainBatches", "val_batches"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Images(Protocol):
+    """RGB images by their row of a split; several threads may ask at once."""
+
+    def __getitem__(self, row: int, /) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
@@ -36,55 +39,66 @@ class Batch:
     rows_N: Array
 
 
-def decode_all(split: Split, workers: int) -> list[Image.Image]:
-    """Every photo of the split, decoded and kept in memory."""
-    return list(run_ahead(lambda photo: read_photo(photo).image, split.photos, workers, 256))
+class TrainBatches:
+    """The batches that this rank learns from, by epoch and step; nothing else decides what is in them."""
 
+    def __init__(
+        self, images: Images, targets_N: Array, recipe: Recipe, preprocessing: Preprocessing, workers: int, ranks: Ranks
+    ) -> None:
+        self.images, self.targets_N, self.recipe, self.preprocessing = images, targets_N, recipe, preprocessing
+        self.workers, self.ranks = workers, ranks
+        self.steps = len(targets_N) // recipe.batch_size
+        if self.steps == 0:
+            raise UsageError(
+                f"batch_size is {recipe.batch_size}, but there are only {len(targets_N):,} photos to train with. "
+                f"Try: --batch-size {max(1, len(targets_N) // 2)}"
+            )
+        if recipe.batch_size % (ranks.world * recipe.optimizer.accumulate):
+            raise UsageError(
+                f"batch_size is {recipe.batch_size}; {ranks.world} processes with optimizer.accumulate "
+                f"{recipe.optimizer.accumulate} need a multiple of {ranks.world * recipe.optimizer.accumulate}"
+            )
 
-def train_batches(
-    images: list[Image.Image], targets_N: Array, recipe: Recipe, epoch: int, first_step: int, workers: int
-) -> Iterator[Batch]:
-    """The epoch's batches from `first_step` on, in an order that only the seed and the epoch decide.
+    def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """The epoch's batches from `first_step` on. The photos of the last, incomplete one wait for another epoch."""
+        order = self._order(epoch)
+        return run_ahead(
+            lambda step: self._make(order, epoch, step),
+            range(first_step, self.steps),
+            self.workers,
+            2 * max(self.workers, 1),
+        )
 
-    The last, incomplete batch is left out.
-    """
-    order = step_generator(recipe.seed, epoch, -1 & 0xFFFFFFFF).permutation(len(images))
-    steps = range(first_step, len(images) // recipe.batch_size)
-    make = partial(_train_batch, images, targets_N, order, recipe, epoch)
-    return run_ahead(make, steps, workers, 2 * max(workers, 1))
+    def _order(self, epoch: int) -> Array:
+        generator, count = order_generator(self.recipe.seed, epoch), len(self.targets_N)
+        if self.recipe.loss.sampling == "natural":
+            return generator.permutation(count)
+        share_N = 1.0 / np.bincount(self.targets_N)[self.targets_N]
+        return generator.choice(count, count, p=share_N / share_N.sum())
 
-
-def _train_batch(
-    images: list[Image.Image], targets_N: Array, order: Array, recipe: Recipe, epoch: int, step: int
-) -> Batch:
-    generator = step_generator(recipe.seed, epoch, step)
-    rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-    side, augment = recipe.size_at(epoch, step), recipe.augment
-    of_canvas = (1 + 2 * augment.margin) ** -2
-    scale = augment.scale[0] * of_canvas, augment.scale[1] * of_canvas
-    pixels = np.empty((len(rows), side, side, 3), np.uint8)
-    for i, row in enumerate(rows):
-        canvas = mirrored(images[row], augment.margin)
-        box = random_crop(canvas.size, scale, augment.ratio, generator)
-        crop = crop_resize(canvas, box, (side, side), "bilinear")
-        pixels[i] = crop[:, ::-1] if generator.random() < augment.flip else crop
-    return Batch(pixels, targets_N[rows], rows)
+    def _make(self, order: Array, epoch: int, step: int) -> Batch:
+        size, augment = self.recipe.batch_size, self.recipe.augment
+        places = self.ranks.share(np.arange(size))
+        rows = order[step * size + places]
+        side = self.recipe.input.size_at(epoch, step, min(self.preprocessing.size))
+        of_canvas = (1 + 2 * augment.margin) ** -2
+        scale = augment.scale[0] * of_canvas, augment.scale[1] * of_canvas
+        pixels = np.empty((len(rows), side, side, 3), np.uint8)
+        for i, (row, place) in enumerate(zip(rows, places, strict=True)):
+            generator = crop_generator(self.recipe.seed, epoch, step, int(place))
+            canvas = mirrored(self.images[int(row)], augment.margin)
+            box = random_crop(canvas.size, scale, augment.ratio, generator, augment.ratio_rule)
+            crop = crop_resize(canvas, box, (side, side), self.preprocessing.interpolation)
+            pixels[i] = crop[:, ::-1] if generator.random() < augment.flip else crop
+        return Batch(pixels, self.targets_N[rows], rows)
 
 
 def val_batches(
-    images: list[Image.Image], targets_N: Array, preprocessing: Preprocessing, batch_size: int, workers: int
-) -> Iterator[Batch]:
-    """Every photo once, in order, as `dla predict` would see it."""
+    images: Images, rows: Array, preprocessing: Preprocessing, batch_size: int, workers: int
+) -> Iterator[Array]:
+    """Pixels (N, H, W, 3) of the rows, in order, as `dla predict` would see them."""
 
-    def make(start: int) -> Batch:
-        rows = np.arange(start, min(start + batch_size, len(images)))
-        return Batch(np.stack([preprocessing.pixels(images[r]) for r in rows]), targets_N[rows], rows)
+    def make(start: int) -> Array:
+        return np.stack([preprocessing.pixels(images[int(r)]) for r in rows[start : start + batch_size]])
 
-    return run_ahead(make, range(0, len(images), batch_size), workers, 2 * max(workers, 1))
-
-
-def to_input(pixels_NHW3: Array, preprocessing: Preprocessing, device: torch.device) -> Tensor:
-    """uint8 (N, H, W, 3) -> normalised float x_N3HW."""
-    scale, shift = (torch.from_numpy(a).to(device)[:, None, None] for a in preprocessing.scale_shift())
-    x = torch.from_numpy(pixels_NHW3).to(device, non_blocking=True).permute(0, 3, 1, 2)
-    return x.float().mul_(scale).add_(shift)
+    return run_ahead(make, range(0, len(rows), batch_size), workers, 2 * max(workers, 1))

@@ -1,203 +1,280 @@
-"""The loop: one step after another, from wherever the last checkpoint stands."""
+"""The loop: one step after another, from wherever it stands."""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dla.errors import DlaError
 from dla.images.prepare import Preprocessing
-from dla.metrics.classify import topk_accuracy
+from dla.metrics.classify import outcomes
+from dla.nets.fold import fold_batch_norm
 from dla.recipes.schema import Recipe
 from dla.verbs.ranks import Ranks
-from dla.verbs.train.batches import Batch, to_input, train_batches, val_batches
-from dla.verbs.train.state import Checkpoints
-from dla.verbs.train.stop import Stop
+from dla.verbs.train.augment import BatchAugment
+from dla.verbs.train.average import averaged
+from dla.verbs.train.batches import Batch, Images, TrainBatches, val_batches
+from dla.verbs.train.losses import Criterion, Labels, balanced_weights
+from dla.verbs.train.network import Start, train_mode
+from dla.verbs.train.optimizers import load_optimizer_state, make_optimizer, optimizer_state, set_rate
+from dla.verbs.train.precision import Precision
+from dla.verbs.train.progress import Epoch, Step
+from dla.verbs.train.schedule import learning_rate
+from dla.verbs.train.teacher import Teacher
+from dla.weights.folder import half_precision
+from dla.weights.load import load_state
 
-__all__ = ["Epoch", "Fit"]
+__all__ = ["Fit", "Validation", "Watcher"]
 
-CHECKPOINT_SECONDS = 120.0
-
-Photos = tuple[list[Image.Image], np.ndarray[Any, Any]]  # decoded, and their classes
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training photos came to; accuracies are of the averaged weights, 0 to 1."""
+class Watcher:
+    """Who hears of each step, and of each epoch together with its logits_NK and whether it is the best so far.
 
-    epoch: int
-    loss: float
-    top1: float
-    top5: float
-    seconds: float
-    photos_per_second: float
+    All are called between two steps, `pause` while an epoch is validated: the state of a run can then be saved.
+    """
+
+    step: Callable[[Step], None]
+    pause: Callable[[], None]
+    epoch: Callable[[Epoch, Array, bool], None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The photos that a network is measured on."""
+
+    images: Images
+    targets_N: Array
+    batch_size: int
+    workers: int
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        ranks: Ranks,
+        pause: Callable[[], None],
+    ) -> Array:
+        """(N, K) on photos as `dla predict` would see them, from all ranks together; `pause` is called in between."""
+        folded: nn.Module = fold_batch_norm(network)
+        folded = folded.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        scale, shift = (torch.from_numpy(a).to(device)[:, None, None] for a in preprocessing.scale_shift())
+        rows = ranks.share(np.arange(len(self.targets_N)))
+        batches = val_batches(self.images, rows, preprocessing, self.batch_size, self.workers)
+        parts = []
+        for pixels in batches:
+            pause()
+            x_N3HW = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().mul_(scale).add_(shift)
+            parts.append(folded(x_N3HW))
+        return ranks.gather_rows(torch.cat(parts).cpu().numpy(), rows, len(self.targets_N))
+
+
+@dataclass
+class Position:
+    """Where a run stands: `step` steps into epoch `epoch` (both from 0), whose losses so far sum to `loss_sum`.
+
+    `best` are top-1 and the negative loss on the validation photos of the best epoch so far, `since_best` counts the
+    epochs after it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best: tuple[float, float] | None = None
+    since_best: int = 0
 
 
 class Fit:
-    """A run in progress: network, averaged network, optimizer and position."""
+    """A run in progress: network, average, optimizer and position. It knows no files.
+
+    `state` and `load_state` carry everything that the next step depends on.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
+        start: Start,
         recipe: Recipe,
-        preprocessing: Preprocessing,
-        folder: Path,
+        targets_N: Array,
         device: torch.device,
-        say: Callable[[str], None],
+        teacher: Teacher | None,
+        ranks: Ranks,
     ) -> None:
-        self.recipe, self.preprocessing, self.device, self.say = recipe, preprocessing, device, say
-        self.checkpoints = Checkpoints(folder / "checkpoints")
-        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = AveragedModel(
-            self.model,
-            multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
-            use_buffers=True,
+        self.recipe, self.device, self.teacher, self.ranks = recipe, device, teacher, ranks
+        self.preprocessing = start.preprocessing
+        layout = torch.channels_last if recipe.compute.channels_last else torch.contiguous_format
+        self.network = start.network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.layout = layout
+        self.average = averaged(self.network, recipe.average)
+        self.optimizer = make_optimizer(self.network, recipe)
+        self.precision = Precision(recipe.compute.autocast, device)
+        self.augment = BatchAugment(recipe.augment)
+        weights_K = balanced_weights(torch.from_numpy(targets_N), start.config.num_classes).to(device)
+        balanced = recipe.loss.class_weights == "balanced"
+        self.criterion = Criterion(recipe.loss, recipe.distill, weights_K if balanced else None)
+        self.scale, self.shift = (
+            torch.from_numpy(a).to(device)[:, None, None] for a in self.preprocessing.scale_shift()
         )
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=True,
-        )
-        self.epoch, self.step, self.loss_sum = 0, 0, 0.0
-        self.teacher_NK = np.load(recipe.distill.scores, mmap_mode="r") if recipe.distill.scores else None
+        train_mode(self.network, recipe.freeze)
+        self.forward: Callable[[Tensor], Tensor] = self.network
+        if recipe.compute.compile:
+            self.forward = torch.compile(self.network)
+        self.at = Position()
 
-    def resume(self) -> bool:
-        """Go on from the newest whole checkpoint; False when there is none."""
-        found = self.checkpoints.load_newest(self.say)
-        if found is None:
-            return False
-        tensors, facts = found
-        self.model.load_state_dict(_part(tensors, "model."))
-        self.average.load_state_dict(_part(tensors, "average."))
-        momenta = _part(tensors, "momentum.")
-        for name, parameter in self.model.named_parameters():
-            if name in momenta:
-                self.optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(self.device)
-        self.epoch, self.step, self.loss_sum = facts["epoch"], facts["step"], facts["loss_sum"]
-        return True
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is over, or too many went by without a better one."""
+        patience = self.recipe.stop.patience
+        return self.at.epoch >= self.recipe.epochs or 0 < patience <= self.at.since_best
 
-    def checkpoint(self, steps_per_epoch: int) -> None:
-        """Write everything that the next step depends on."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            if "momentum_buffer" in self.optimizer.state[parameter]:
-                tensors[f"momentum.{name}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        facts = {"epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum}
-        self.checkpoints.save(self.epoch * steps_per_epoch + self.step, tensors, facts)
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next step depends on: tensors by name, and plain facts."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in optimizer_state(self.optimizer, self.network).items()}
+        return tensors, {**asdict(self.at), "scaler": self.precision.state()}
 
-    def run(
-        self,
-        train: Photos,
-        val: Photos,
-        workers: int,
-        report: Callable[[Epoch], None],
-        progress: Callable[[int, int, int, float], None],
-    ) -> None:
-        """Train to the last epoch. `report` hears of each epoch, `progress` of each step (epoch, step, of, loss).
+    def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Go on where `state` was asked."""
+        self.network.load_state_dict(_part(tensors, "network."))
+        if self.average is not None:
+            self.average.load_state_dict(_part(tensors, "average."))
+        load_optimizer_state(self.optimizer, self.network, _part(tensors, "optimizer."))
+        at = {key: value for key, value in facts.items() if key in vars(self.at)}
+        self.at = Position(**at | {"best": at["best"] and tuple(at["best"])})
+        self.precision.load_state(facts["scaler"])
 
-        A SIGINT or SIGTERM ends it with a checkpoint, within a step.
+    def run(self, batches: TrainBatches, val: Validation, watcher: Watcher) -> None:
+        """Train to the last epoch, or until the recipe says stop.
+
+        Raises:
+            DlaError: the loss is not finite.
         """
-        with Stop(Ranks()) as stop:
-            self._run(train, val, workers, report, progress, stop)
-
-    def _run(
-        self,
-        train: Photos,
-        val: Photos,
-        workers: int,
-        report: Callable[[Epoch], None],
-        progress: Callable[[int, int, int, float], None],
-        stop: Stop,
-    ) -> None:
-        steps = len(train[0]) // self.recipe.batch_size
-        saved = time.monotonic()
-        while self.epoch < self.recipe.epochs:
-            began, first = time.monotonic(), self.step
-            for batch in train_batches(*train, self.recipe, self.epoch, self.step, workers):
-                loss = self._step(batch, (self.epoch * steps + self.step) / steps)
-                self.loss_sum += loss
-                self.step += 1
-                progress(self.epoch, self.step, steps, loss)
-                if stop.wanted():
-                    self._stop(stop, steps)
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    self.checkpoint(steps)
-                    saved = time.monotonic()
+        while not self.done:
+            began, first, clock = time.monotonic(), self.at.step, _Clock()
+            for batch in clock.timing(batches.epoch(self.at.epoch, first)):
+                rate = learning_rate(self.recipe, self.at.epoch + self.at.step / batches.steps)
+                loss, top1 = self.step(batch, rate)
+                self.at.step += 1
+                self.at.loss_sum += loss
+                place = self.at.epoch + 1, self.recipe.epochs, self.at.step, batches.steps
+                watcher.step(Step(*place, loss, top1, rate, self.recipe.batch_size))
             seconds = time.monotonic() - began
-            accuracy = self.validate(val, workers, lambda: self._stop(stop, steps) if stop.wanted() else None)
-            rate = (self.step - first) * self.recipe.batch_size / seconds
-            done = Epoch(self.epoch, self.loss_sum / steps, **accuracy, seconds=seconds, photos_per_second=rate)
-            self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
-            self.checkpoint(steps)
-            saved = time.monotonic()
-            report(done)
+            photos = (self.at.step - first) * self.recipe.batch_size
+            logits_NK = val.logits(self.stored(), self.preprocessing, self.device, self.ranks, watcher.pause)
+            outcome = outcomes(logits_NK, val.targets_N)
+            epoch = Epoch(
+                epoch=self.at.epoch + 1,
+                step=(self.at.epoch + 1) * batches.steps,
+                loss=self.at.loss_sum / batches.steps,
+                lr=learning_rate(self.recipe, self.at.epoch + 1 - 1 / batches.steps),
+                top1=float(outcome.right(1).mean()),
+                top5=float(outcome.right(5).mean()),
+                val_loss=float(outcome.loss_N.mean()),
+                seconds=seconds,
+                photos_per_second=photos / seconds,
+                waiting=clock.waited / seconds,
+            )
+            is_best = self._count(epoch)
+            watcher.epoch(epoch, logits_NK, is_best)
 
-    def _stop(self, stop: Stop, steps: int) -> NoReturn:
-        self.checkpoint(steps)
-        self.say(f"Saved at step {self.epoch * steps + self.step}. The same command goes on from here.")
-        stop.leave()
+    def _count(self, epoch: Epoch) -> bool:
+        """Go on to the next epoch; whether this one was the best."""
+        figures = epoch.top1, -epoch.val_loss
+        is_best = self.at.best is None or figures > self.at.best
+        best = figures if is_best else self.at.best
+        self.at = Position(epoch.epoch, best=best, since_best=0 if is_best else self.at.since_best + 1)
+        return is_best
 
-    @torch.inference_mode()
-    def validate(self, val: Photos, workers: int, between: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Accuracy of the averaged weights, 0 to 1, on photos as `dla predict` would see them.
+    def stored(self) -> nn.Module:
+        """The network as its folder would hold it: averaged, in half precision."""
+        source = self.network if self.average is None else self.average.module
+        network = copy.deepcopy(source)
+        load_state(network, half_precision(source.state_dict()))
+        return network
 
-        `between` is called before each batch.
+    def step(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """One step at this learning rate; the loss, and the accuracy on the batch (nan where photos were mixed).
+
+        Raises:
+            DlaError: the loss or the gradient is not finite; the weights are as they were.
         """
-        self.average.eval()
-        scores = []
-        for batch in val_batches(*val, self.preprocessing, 100, workers):
-            between()
-            scores.append(self.average(to_input(batch.pixels_NHW3, self.preprocessing, self.device)).cpu().numpy())
-        return {f"top{k}": topk_accuracy(np.concatenate(scores), val[1], k) for k in (1, 5)}
-
-    def _step(self, batch: Batch, progress_epochs: float) -> float:
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, progress_epochs)
-        logits_NK = self.model(to_input(batch.pixels_NHW3, self.preprocessing, self.device))
-        loss = self._loss(logits_NK, batch)
-        if not math.isfinite(value := loss.item()):
-            raise DlaError(f"the loss is {value} at epoch {self.epoch + 1}, step {self.step}. Try a lower lr")
+        set_rate(self.optimizer, rate)
+        x_N3HW, labels = self.prepare(batch)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.average.update_parameters(self.model)
-        return value
+        parts = self.recipe.optimizer.accumulate
+        size = len(x_N3HW) // parts
+        loss, right = 0.0, 0
+        for start in range(0, len(x_N3HW), size):
+            part = labels.part(start, start + size)
+            with self.precision.autocast():
+                logits_NK = self.forward(x_N3HW[start : start + size])
+            of_part = self.criterion(logits_NK.float(), part) / parts
+            self.precision.backward(of_part)
+            loss += of_part.item()
+            right += int((logits_NK.argmax(1) == part.targets_N).sum())
+        if not math.isfinite(loss):
+            raise self._broken("loss", loss)
+        norm = self.precision.step(self.optimizer, self.recipe.optimizer.clip_norm)
+        if not math.isfinite(norm):
+            raise self._broken("length of the gradient", norm)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss, right / len(x_N3HW) if labels.others_N is None else math.nan
 
-    def _loss(self, logits_NK: Tensor, batch: Batch) -> Tensor:
-        targets = torch.from_numpy(batch.targets_N).to(self.device)
-        loss = F.cross_entropy(logits_NK, targets, label_smoothing=self.recipe.label_smoothing)
-        if self.teacher_NK is None:
-            return loss
-        share, t = self.recipe.distill.weight, self.recipe.distill.temperature
-        teacher_NK = torch.from_numpy(self.teacher_NK[batch.rows_N].astype(np.float32)).to(self.device)
-        divergence = F.kl_div(
-            (logits_NK / t).log_softmax(1), (teacher_NK / t).log_softmax(1), log_target=True, reduction="batchmean"
+    def prepare(self, batch: Batch) -> tuple[Tensor, Labels]:
+        """What the network sees of a batch, and what it should say. Sets the randomness of the step."""
+        key = (self.recipe.seed, self.at.epoch, self.at.step, self.ranks.rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        pixels = torch.from_numpy(batch.pixels_NHW3).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        targets_N = torch.from_numpy(batch.targets_N).to(self.device)
+        mix = None
+        if self.augment.acts:
+            pixels, mix = self.augment(pixels.div_(255))
+            pixels = pixels.mul(255)
+        teacher_NK = None
+        if self.teacher is not None:
+            teacher_NK = (self.teacher(pixels, batch.rows_N) / self.recipe.distill.temperature).softmax(1)
+        x_N3HW = pixels.mul_(self.scale).add_(self.shift).contiguous(memory_format=self.layout)
+        if mix is None:
+            return x_N3HW, Labels(targets_N, teacher_NK=teacher_NK)
+        if teacher_NK is not None and not self.teacher.sees_mixed:  # type: ignore[union-attr]
+            teacher_NK = teacher_NK.lerp(teacher_NK[mix.partners_N], mix.shares_N[:, None])
+        return x_N3HW, Labels(targets_N, targets_N[mix.partners_N], mix.shares_N, teacher_NK)
+
+    def _broken(self, what: str, value: float) -> DlaError:
+        return DlaError(
+            f"the {what} is {value} at epoch {self.at.epoch + 1}, step {self.at.step + 1}. "
+            f"Try a lower --lr (it is {self.recipe.lr:g})"
         )
-        return (1 - share) * loss + share * t * t * divergence
 
 
-def learning_rate(recipe: Recipe, progress_epochs: float) -> float:
-    """Linear from 0 over the warm-up, then half a cosine down to 0 at the last epoch."""
-    if progress_epochs < recipe.warmup_epochs:
-        return recipe.lr * progress_epochs / recipe.warmup_epochs
-    share = (progress_epochs - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * share))
+class _Clock:
+    """How long the loop waited for its batches."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+
+    def timing(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

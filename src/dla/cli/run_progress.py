@@ -1,0 +1,109 @@
+"""How a training run looks on standard error: a bar an epoch on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from dla.verbs.train.progress import Epoch, Listener, Step
+
+__all__ = ["watched"]
+
+PLAIN_SECONDS = 30.0
+
+
+@contextmanager
+def watched(quiet: bool) -> Iterator[Listener]:
+    """A listener that shows the run as long as the context lasts; with `quiet` it shows nothing."""
+    if quiet:
+        yield Listener()
+    elif sys.stderr.isatty():
+        with _Bar() as bar:
+            yield Listener(bar.said, bar.step, bar.epoch)
+    else:
+        lines = _Lines()
+        yield Listener(lines.said, lines.step, lines.epoch)
+
+
+class _Pace:
+    """Photos a second and the seconds left, from the steps since this process began."""
+
+    def __init__(self) -> None:
+        self.began, self.photos = time.monotonic(), 0
+
+    def after(self, step: Step, epochs: int) -> tuple[float, float]:
+        self.photos += step.photos
+        rate = self.photos / max(time.monotonic() - self.began, 1e-9)
+        left = (epochs - step.epoch) * step.steps + step.steps - step.step
+        return rate, left * step.photos / rate
+
+
+class _Lines:
+    """A line an epoch, and one every half minute."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def said(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def step(self, step: Step) -> None:
+        if time.monotonic() - self.last > PLAIN_SECONDS:
+            self.last = time.monotonic()
+            self.said(f"  epoch {step.epoch}  step {step.step}/{step.steps}  loss {step.loss:.3f}")
+
+    def epoch(self, epoch: Epoch, is_best: bool) -> None:
+        self.last = time.monotonic()
+        self.said(summary(epoch, is_best))
+
+
+class _Bar:
+    """A bar that fills an epoch after another; each leaves its line behind."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[figures]}"))
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.progress.add_task("", visible=False, figures="")
+        self.pace = _Pace()
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def said(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, step: Step) -> None:
+        rate, left = self.pace.after(step, step.epochs)
+        right = "" if math.isnan(step.top1) else f"  right {step.top1:.0%}"
+        figures = f"loss {step.loss:.2f}{right}  {rate:.0f} photos/s  {_clock(left)} left"
+        self.progress.update(self.task, description=f"epoch {step.epoch}/{step.epochs}", visible=True, total=step.steps,
+                             completed=step.step, figures=figures)  # fmt: skip
+
+    def epoch(self, epoch: Epoch, is_best: bool) -> None:
+        self.progress.update(self.task, visible=False)
+        self.said(summary(epoch, is_best))
+
+
+def summary(epoch: Epoch, is_best: bool) -> str:
+    """An epoch in a line."""
+    best = "  best" if is_best else ""
+    return (
+        f"epoch {epoch.epoch}  loss {epoch.loss:.3f}  val {epoch.top1:.1%} / {epoch.top5:.1%}  "
+        f"{epoch.photos_per_second:.0f} photos/s  {epoch.seconds:.0f} s{best}"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
