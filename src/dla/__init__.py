@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dla.images.transform import create_transform as create_transform
     from dla.images.transform import resolve_data_config as resolve_data_config
     from dla.images.transform import resolve_model_data_config as resolve_model_data_config
+    from dla.metrics.classify import Comparison as Comparison
+    from dla.metrics.classify import Evaluation as Evaluation
     from dla.nets.backbone import DLA as DLA
     from dla.nets.build import create_model as create_model
     from dla.nets.build import model_entrypoint as model_entrypoint
@@ -56,8 +58,10 @@ _HOME = {
     "CheckError": "dla.errors",
     "Class": "dla.records",
     "Classifier": "dla.verbs.predict",
+    "Comparison": "dla.metrics.classify",
     "DamagedError": "dla.errors",
     "DlaError": "dla.errors",
+    "Evaluation": "dla.metrics.classify",
     "Features": "dla.records",
     "ImageError": "dla.errors",
     "InputError": "dla.records",
