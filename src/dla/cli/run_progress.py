@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from dla.verbs.train.progress import Epoch, Listener, Step
 
-__all__ = ["watched"]
+__all__ = ["clock", "say", "watched"]
 
 PLAIN_SECONDS = 30.0
 
@@ -28,7 +28,12 @@ def watched(quiet: bool) -> Iterator[Listener]:
             yield Listener(bar.said, bar.step, bar.epoch)
     else:
         lines = _Lines()
-        yield Listener(lines.said, lines.step, lines.epoch)
+        yield Listener(say, lines.step, lines.epoch)
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class _Pace:
@@ -50,17 +55,14 @@ class _Lines:
     def __init__(self) -> None:
         self.last = time.monotonic()
 
-    def said(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     def step(self, step: Step) -> None:
         if time.monotonic() - self.last > PLAIN_SECONDS:
             self.last = time.monotonic()
-            self.said(f"  epoch {step.epoch}  step {step.step}/{step.steps}  loss {step.loss:.3f}")
+            say(f"  epoch {step.epoch}  step {step.step}/{step.steps}  loss {step.loss:.3f}")
 
     def epoch(self, epoch: Epoch, is_best: bool) -> None:
         self.last = time.monotonic()
-        self.said(summary(epoch, is_best))
+        say(summary(epoch, is_best))
 
 
 class _Bar:
@@ -85,7 +87,7 @@ class _Bar:
     def step(self, step: Step) -> None:
         rate, left = self.pace.after(step, step.epochs)
         right = "" if math.isnan(step.top1) else f"  right {step.top1:.0%}"
-        figures = f"loss {step.loss:.2f}{right}  {rate:.0f} photos/s  {_clock(left)} left"
+        figures = f"loss {step.loss:.2f}{right}  {rate:.0f} photos/s  {clock(left)} left"
         self.progress.update(self.task, description=f"epoch {step.epoch}/{step.epochs}", visible=True, total=step.steps,
                              completed=step.step, figures=figures)  # fmt: skip
 
@@ -103,7 +105,8 @@ def summary(epoch: Epoch, is_best: bool) -> str:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

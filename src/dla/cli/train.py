@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, is_dataclass, replace
-from typing import get_type_hints
+from pathlib import Path
+from typing import Any, get_type_hints
 
 from dla.cli.parser import Parser
 from dla.recipes.load import default_output, find_recipe, read_recipe, shipped_recipes, to_yaml
@@ -45,6 +46,9 @@ def build_parser() -> Parser:
     parser.flag("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
     parser.flag("--cache", choices=("none", "ram", "disk"), default="none", help="keep decoded photos: ram, up to half "
                 "of it, or disk, in the user's cache folder (default: none)")  # fmt: skip
+    parser.flag("--dry-run", action="store_true", help="measure a few steps, print steps, memory and time, and stop")
+    parser.flag("--find-lr", action="store_true", help="draw the loss over rising learning rates (lr.png in the run's "
+                "folder), propose one, and stop")  # fmt: skip
     parser.flag("--print-config", action="store_true", help="print the whole recipe, every field, and stop")
     groups = {name: kind for name, kind in types.items() if is_dataclass(kind)}
     parser.group(Recipe, None, skip={*_SHORT, *groups})
@@ -63,16 +67,47 @@ def run(words: list[str]) -> int:
         print(to_yaml(recipe), end="")
         return 0
 
+    name = str(values["recipe"][-1]) if values["recipe"] else None
+    output = Path(values["output"] or default_output(name, recipe.photos))
+    options = {key: values[key] for key in ("workers", "device", "cache")}
+    if values["dry_run"]:
+        _print_plan(recipe, options)
+    elif values["find_lr"]:
+        _print_rate(recipe, output / "lr.png", options)
+    else:
+        _train(recipe, output, options, values["quiet"])
+    return 0
+
+
+def _train(recipe: Recipe, output: Path, options: dict[str, Any], quiet: bool) -> None:
     from dla.cli.run_progress import watched
     from dla.verbs.train.run import train
 
-    name = str(values["recipe"][-1]) if values["recipe"] else None
-    options = {key: values[key] for key in ("workers", "device", "cache")}
-    with watched(values["quiet"]) as listener:
-        train(
-            recipe=recipe, output=values["output"] or default_output(name, recipe.photos), listener=listener, **options
-        )
-    return 0
+    with watched(quiet) as listener:
+        train(recipe=recipe, output=output, listener=listener, **options)
+
+
+def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
+    from dla.cli.run_progress import clock, say
+    from dla.verbs.train.plan import plan
+
+    found = plan(recipe, say=say, **options)
+    steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in found.step_seconds.items())
+    print(f"data     {found.train:,} train, {found.val:,} val, {found.classes} classes")
+    print(f"network  {found.parameters:,} parameters, {found.learning:,} of them learn")
+    print(f"steps    {found.steps_per_epoch:,} an epoch, {found.steps_per_epoch * found.epochs:,} in {found.epochs}")
+    print(f"a step   {steps}, {recipe.batch_size} photos each")
+    print(f"memory   {found.peak_bytes / 1e6:,.0f} MB at most")
+    print(f"time     about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation")
+
+
+def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
+    from dla.cli.run_progress import say
+    from dla.verbs.train.rate import find_rate
+
+    found = find_rate(recipe, picture, say=say, **options)
+    print(f"--lr {found.proposed:g}")
+    say(f"the loss was lowest at {found.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}")
 
 
 def _understood(words: list[str]) -> list[str]:

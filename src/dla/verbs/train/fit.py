@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from dla.errors import DlaError
-from dla.images.prepare import Preprocessing
 from dla.metrics.classify import outcomes
 from dla.nets.fold import fold_batch_norm
 from dla.recipes.schema import Recipe
@@ -39,14 +38,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who hears of each step, and of each epoch together with its logits_NK and whether it is the best so far.
+    """Who hears of each step, and of each epoch and whether it is the best so far.
 
     All are called between two steps, `pause` while an epoch is validated: the state of a run can then be saved.
     """
 
     step: Callable[[Step], None]
     pause: Callable[[], None]
-    epoch: Callable[[Epoch, Array, bool], None]
+    epoch: Callable[[Epoch, bool], None]
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,17 @@ class Validation:
     workers: int
 
     @torch.inference_mode()
-    def logits(
-        self,
-        network: nn.Module,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        ranks: Ranks,
-        pause: Callable[[], None],
-    ) -> Array:
+    def logits(self, network: nn.Module, fit: Fit, pause: Callable[[], None]) -> Array:
         """(N, K) on photos as `dla predict` would see them, from all ranks together; `pause` is called in between."""
+        device, ranks = fit.device, fit.ranks
         folded: nn.Module = fold_batch_norm(network)
         folded = folded.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        scale, shift = (torch.from_numpy(a).to(device)[:, None, None] for a in preprocessing.scale_shift())
         rows = ranks.share(np.arange(len(self.targets_N)))
-        batches = val_batches(self.images, rows, preprocessing, self.batch_size, self.workers)
+        batches = val_batches(self.images, rows, fit.preprocessing, self.batch_size, self.workers)
         parts = []
         for pixels in batches:
             pause()
-            x_N3HW = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().mul_(scale).add_(shift)
+            x_N3HW = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().mul_(fit.scale).add_(fit.shift)
             parts.append(folded(x_N3HW))
         return ranks.gather_rows(torch.cat(parts).cpu().numpy(), rows, len(self.targets_N))
 
@@ -173,7 +165,7 @@ class Fit:
                 watcher.step(Step(*place, loss, top1, rate, self.recipe.batch_size))
             seconds = time.monotonic() - began
             photos = (self.at.step - first) * self.recipe.batch_size
-            logits_NK = val.logits(self.stored(), self.preprocessing, self.device, self.ranks, watcher.pause)
+            logits_NK = val.logits(self.stored(), self, watcher.pause)
             outcome = outcomes(logits_NK, val.targets_N)
             epoch = Epoch(
                 epoch=self.at.epoch + 1,
@@ -188,7 +180,7 @@ class Fit:
                 waiting=clock.waited / seconds,
             )
             is_best = self._count(epoch)
-            watcher.epoch(epoch, logits_NK, is_best)
+            watcher.epoch(epoch, is_best)
 
     def _count(self, epoch: Epoch) -> bool:
         """Go on to the next epoch; whether this one was the best."""
@@ -253,6 +245,11 @@ class Fit:
         if teacher_NK is not None and not self.teacher.sees_mixed:  # type: ignore[union-attr]
             teacher_NK = teacher_NK.lerp(teacher_NK[mix.partners_N], mix.shares_N[:, None])
         return x_N3HW, Labels(targets_N, targets_N[mix.partners_N], mix.shares_N, teacher_NK)
+
+    def pixels(self, x_N3HW: Tensor) -> Array:
+        """What `prepare` made, as uint8 pictures (N, H, W, 3)."""
+        pixels = x_N3HW.sub(self.shift).div(self.scale).round().clamp(0, 255).byte()
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
     def _broken(self, what: str, value: float) -> DlaError:
         return DlaError(

@@ -7,6 +7,7 @@ metrics.jsonl    a line an epoch
 mosaic.png       the first training batch as the network sees it
 checkpoints/     where the run goes on
 best/            the model folder of the best epoch
+report.html      what came out, once it is finished
 """
 
 from __future__ import annotations
@@ -39,15 +40,14 @@ class RunFolder:
         self.metrics, self.mosaic = path / "metrics.jsonl", path / "mosaic.png"
         self.report = path / "report.html"
 
-    def claim(self, recipe: Recipe) -> None:
-        """Make it this recipe's, or see that it is.
+    def check(self, recipe: Recipe) -> None:
+        """See that no other run has it.
 
         Raises:
-            UsageError: it belongs to a run with other settings, or holds something else.
+            UsageError: it belongs to a run with other settings.
         """
         config = self.path / "config.yaml"
         if not config.exists():
-            self._write("config.yaml", to_yaml(recipe))
             return
         held = yaml.safe_load(config.read_text(encoding="utf-8"))
         asked = yaml.safe_load(to_yaml(recipe))
@@ -59,6 +59,12 @@ class RunFolder:
                 "Give another --output, or the same settings to go on with it"
             )
 
+    def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
+        """Make it the folder of this recipe's run on these photos, if it is not."""
+        if not (self.path / "config.yaml").exists():
+            self._write("data.json", _json(data))
+            self._write("config.yaml", to_yaml(recipe))
+
     def facts(self) -> dict[str, Any]:
         """What run.json says; nothing before the first start."""
         return self._read("run.json") or {}
@@ -69,10 +75,7 @@ class RunFolder:
 
     def data(self) -> dict[str, Any] | None:
         """What data.json says; None before the first start."""
-        return self._read("data.json")
-
-    def write_data(self, summary: Mapping[str, Any]) -> None:
-        self._write("data.json", _json(summary))
+        return self._read("data.json") if (self.path / "config.yaml").exists() else None
 
     def add_epoch(self, epoch: Epoch) -> None:
         """Append a line to metrics.jsonl."""

@@ -1,8 +1,7 @@
-"""`dla train` from Python: `train(data, recipe="finetune-small")`."""
+"""`dla train` from Python: `train("flowers/", "finetune-small")`."""
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -14,31 +13,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
 
 from dla.data.open import open_splits
 from dla.data.quick import without_unreadable
 from dla.data.saved import restore_splits, splits_to_dict
-from dla.data.split import Split, Splits
-from dla.data.store import Cache, PhotoStore
-from dla.engines.torch import pick_device
+from dla.data.split import Splits
+from dla.data.store import Cache
 from dla.errors import UsageError
+from dla.metrics.classify import evaluate
 from dla.recipes.load import default_output, recipe_from
 from dla.recipes.schema import Recipe
 from dla.report.mosaic import write_mosaic
+from dla.report.page import check_can_write
 from dla.verbs.ranks import Ranks
-from dla.verbs.train.batches import TrainBatches
-from dla.verbs.train.fit import Fit, Validation, Watcher
+from dla.verbs.train.fit import Watcher
 from dla.verbs.train.folder import RunFolder
 from dla.verbs.train.lock import run_lock
-from dla.verbs.train.network import Start, begin
 from dla.verbs.train.progress import Epoch, Listener, Step
+from dla.verbs.train.report import write_report
+from dla.verbs.train.setup import Means, Setup, set_up, with_photos
 from dla.verbs.train.state import Checkpoints
 from dla.verbs.train.stop import Stop
-from dla.verbs.train.teacher import find_teacher
 from dla.weights.folder import half_precision, write_folder
+from dla.weights.load import open_model
 
-__all__ = ["train"]
+__all__ = ["chosen", "open_photos", "train"]
 
 CHECKPOINT_SECONDS = 120.0
 
@@ -56,7 +55,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
 ) -> Path:
-    """Train a network on photos; the folder of the run, in which `best` is a model folder that `dla.load` takes.
+    """Train a network on photos. Returns the run's folder, in which `best` is a model folder that `dla.load` takes.
 
     A run that was stopped goes on from its newest checkpoint when it is called again with the same arguments; with one
     that is finished nothing is done.
@@ -74,102 +73,117 @@ def train(
     Raises:
         UnknownNameError: no such recipe, field or network.
         UsageError: a value that cannot be, or `output` holds a run with other settings, or one in progress.
-        UnavailableError: the data or the weights cannot be had.
+        UnavailableError: the data, the weights or a package cannot be had.
+        CheckError: too many photos cannot be read.
         DlaError: the loss is not finite, or the folder cannot be written.
     """
-    whole = recipe if isinstance(recipe, Recipe) else recipe_from(recipe, settings or {})
-    if isinstance(recipe, Recipe) and settings:
-        raise UsageError("settings are for a recipe by its name or file. A Recipe has its own: dataclasses.replace")
-    photos = str(data) if data is not None else whole.photos
-    if not photos:
-        raise UsageError("no photos are named. Give the folder, as in dla train photos/")
-    whole = replace(whole, photos=str(Path(photos).resolve()))
-    folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, photos)
+    listener = listener or Listener()
+    whole = with_photos(chosen(recipe, settings), data)
+    means = Means.named(workers, device, cache, listener.said)
+    check_can_write()
+    folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
     with run_lock(folder):
-        _Run(whole, RunFolder(folder), workers, pick_device(device), cache, listener or Listener()).go()
+        _Run(whole, RunFolder(folder), means, listener).go()
     return folder
 
 
-@dataclass
+def chosen(recipe: str | Recipe | None, settings: Mapping[str, Any] | None) -> Recipe:
+    """The recipe that is meant, with single fields set."""
+    if not isinstance(recipe, Recipe):
+        return recipe_from(recipe, settings or {})
+    if settings:
+        raise UsageError("settings are for a recipe by its name or file. A Recipe has its own: dataclasses.replace")
+    return recipe
+
+
+def open_photos(recipe: Recipe, means: Means) -> Splits:
+    """The photos of a recipe that can be read.
+
+    Raises:
+        CheckError: too many cannot.
+    """
+    splits = open_splits(recipe.photos, recipe.data, recipe.seed)
+    return without_unreadable(splits, recipe.data.max_unreadable, means.workers)
+
+
+@dataclass(frozen=True)
 class _Run:
     recipe: Recipe
     folder: RunFolder
-    workers: int
-    device: torch.device
-    cache: Cache
+    means: Means
     listener: Listener
 
     def go(self) -> None:
-        self.folder.claim(self.recipe)
-        facts = self.folder.facts()
-        if facts.get("finished"):
-            self.listener.said(f"{self.folder.path} is finished: {_best(facts)}. Model: {self.folder.best}")
+        folder, say = self.folder, self.listener.said
+        folder.check(self.recipe)
+        if folder.facts().get("finished"):
+            say(f"{folder.path} is finished: {self._outcome()}")
             return
-        splits = self._open()
-        self.folder.tell(**_circumstances(self.device), data=_summary(splits))
+        splits = self._photos()
         # what happens to PyTorch's randomness here stays here
-        with torch.random.fork_rng(_gpus(self.device)):
-            self._train(splits.train, splits.val)
+        with torch.random.fork_rng(_gpus(self.means.device)):
+            setup = set_up(self.recipe, splits, self.means, Ranks())
+            # only what could begin has the folder: a slip in a name does not
+            folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
+            folder.tell(**_circumstances(self.means.device), data=_summary(splits))
+            self._train(setup)
+            self._finish(splits, setup)
+        say(self._outcome())
 
-    def _open(self) -> Splits:
+    def _photos(self) -> Splits:
         """The photos of the run: those it began with, or all that can be read at its beginning."""
-        recipe, saved = self.recipe, self.folder.data()
+        say, saved = self.listener.said, self.folder.data()
         if saved is None:
-            splits = open_splits(recipe.photos, recipe.data, recipe.seed)
-            splits = without_unreadable(splits, recipe.data.max_unreadable, self.workers)
-            self.folder.write_data(splits_to_dict(splits, recipe.photos))
+            splits = open_photos(self.recipe, self.means)
         else:
-            splits = restore_splits(saved, recipe.photos, recipe.data)
+            splits = restore_splits(saved, self.recipe.photos, self.recipe.data)
         for note in splits.notes:
-            self.listener.said(note)
+            say(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
         left = f"; {len(splits.left_out):,} left out ({self.folder.path}/data.json)" if splits.left_out else ""
-        self.listener.said(f"data    {counts}{left}")
+        say(f"data    {counts}{left}")
         return splits
 
-    def _store(self, split: Split) -> PhotoStore:
-        place = photo_cache() if self.cache == "disk" else None
-        return PhotoStore(split, self.cache, place, say=self.listener.said)
-
-    def _train(self, train: Split, val: Split) -> None:
-        torch.manual_seed(self.recipe.seed)
-        ranks = Ranks()
-        start = begin(self.recipe, train.class_ids)
-        for note in start.notes:
-            self.listener.said(f"start   {note}")
-        teacher = find_teacher(self.recipe.distill, train.class_ids, len(train), self.device)
-        fit = Fit(start, self.recipe, train.targets_N, self.device, teacher, ranks)
+    def _train(self, setup: Setup) -> None:
+        fit, batches, ranks = setup.fit, setup.batches, setup.fit.ranks
         checkpoints = Checkpoints(self.folder.checkpoints)
         found = checkpoints.load_newest(self.listener.said)
         if found is not None:
             fit.load_state(*found)
             self.listener.said(f"goes on at epoch {fit.at.epoch + 1}, step {fit.at.step}")
         self.folder.keep_epochs(fit.at.epoch)
-        batches = TrainBatches(
-            self._store(train), train.targets_N, self.recipe, start.preprocessing, self.workers, ranks
-        )
-        validation = Validation(self._store(val), val.targets_N, self.recipe.batch_size, self.workers)
         if not self.folder.mosaic.exists():
-            self._draw_mosaic(fit, batches)
+            x_N3HW, _ = fit.prepare(next(batches.epoch(0, 0)))
+            write_mosaic(fit.pixels(x_N3HW), self.folder.mosaic)
         with Stop(ranks) as stop:
-            keeper = _Keeper(self, fit, start, checkpoints, batches.steps, stop)
-            fit.run(batches, validation, Watcher(keeper.after_step, keeper.leave_if_asked, keeper.after_epoch))
-        self.folder.tell(finished=True)
-        self.listener.said(f"{_best(self.folder.facts())}. Model: {self.folder.best}")
+            keeper = _Keeper(self, setup, checkpoints, stop)
+            fit.run(batches, setup.validation, Watcher(keeper.after_step, keeper.leave_if_asked, keeper.after_epoch))
 
-    def _draw_mosaic(self, fit: Fit, batches: TrainBatches) -> None:
-        """The first batch of the epoch as the network sees it."""
-        x_N3HW, _ = fit.prepare(next(batches.epoch(fit.at.epoch, 0)))
-        pixels = x_N3HW.sub(fit.shift).div(fit.scale).round().clamp(0, 255).byte()
-        write_mosaic(pixels.permute(0, 2, 3, 1).cpu().numpy(), self.folder.mosaic)
+    def _finish(self, splits: Splits, setup: Setup) -> None:
+        """Measure the best weights as they are stored, and write the report."""
+        best = open_model(str(self.folder.best))
+        logits_NK = setup.validation.logits(best.model, setup.fit, lambda: None)
+        names = best.config.label_descriptions or {}
+        write_report(self.folder.path, splits.val, logits_NK, [names[c] for c in splits.val.class_ids])
+        found = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
+        figures = {"top1_interval": found.top1_interval.to_list()}
+        self.folder.tell(best=self.folder.facts()["best"] | figures, finished=True)
+
+    def _outcome(self) -> str:
+        best = self.folder.facts()["best"]
+        low, high = best["top1_interval"]
+        return (
+            f"best {best['top1']:.1%} (95 % interval {low:.1%} to {high:.1%}), epoch {best['epoch']}.  "
+            f"Report: {self.folder.report}   Model: {self.folder.best}"
+        )
 
 
 class _Keeper:
     """Writes down what a run comes to while it goes on."""
 
-    def __init__(self, run: _Run, fit: Fit, start: Start, checkpoints: Checkpoints, steps: int, stop: Stop) -> None:
-        self.run, self.fit, self.start, self.checkpoints, self.steps = run, fit, start, checkpoints, steps
-        self.stop = stop
+    def __init__(self, run: _Run, setup: Setup, checkpoints: Checkpoints, stop: Stop) -> None:
+        self.run, self.fit, self.config, self.checkpoints = run, setup.fit, setup.start.config, checkpoints
+        self.steps, self.stop = setup.batches.steps, stop
         self.saved = time.monotonic()
 
     def after_step(self, step: Step) -> None:
@@ -178,7 +192,7 @@ class _Keeper:
         if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self.checkpoint()
 
-    def after_epoch(self, epoch: Epoch, logits_NK: Array, is_best: bool) -> None:
+    def after_epoch(self, epoch: Epoch, is_best: bool) -> None:
         # the checkpoint comes last: without it the epoch is run again, to the same bits
         if is_best:
             self.write_best(epoch)
@@ -201,12 +215,12 @@ class _Keeper:
         self.saved = time.monotonic()
 
     def write_best(self, epoch: Epoch) -> None:
-        config, recipe = self.start.config, self.run.recipe
+        recipe = self.run.recipe
         results = {"top1": epoch.top1, "top5": epoch.top5}
         dataset = recipe.dataset or Path(recipe.photos).name
-        ours = {**config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
+        ours = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
         weights = half_precision(self.fit.stored().state_dict())
-        write_folder(self.run.folder.best, weights, replace(config, dla=ours))
+        write_folder(self.run.folder.best, weights, replace(self.config, dla=ours))
         self.run.folder.tell(best={"epoch": epoch.epoch, **results})
 
 
@@ -222,11 +236,6 @@ def _shareable(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def photo_cache() -> Path:
-    """Where decoded photos are kept on disk: under DLA_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("DLA_CACHE") or user_cache_path("dla")) / "photos"
-
-
 def _summary(splits: Splits) -> dict[str, Any]:
     return {
         "train": len(splits.train),
@@ -235,11 +244,6 @@ def _summary(splits: Splits) -> dict[str, Any]:
         "how": splits.how,
         "left_out": len(splits.left_out),
     }
-
-
-def _best(facts: Mapping[str, Any]) -> str:
-    best = facts["best"]
-    return f"best {best['top1']:.1%} top-1, {best['top5']:.1%} top-5, epoch {best['epoch']}"
 
 
 def _gpus(device: torch.device) -> list[int]:

@@ -1,0 +1,91 @@
+"""Everything that a run works with, from its recipe and its photos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+
+from dla.data.split import Split, Splits
+from dla.data.store import Cache, PhotoStore
+from dla.engines.torch import pick_device
+from dla.errors import UnavailableError, UsageError
+from dla.recipes.schema import Recipe
+from dla.verbs.ranks import Ranks
+from dla.verbs.train.batches import TrainBatches
+from dla.verbs.train.fit import Fit, Validation
+from dla.verbs.train.network import Start, begin
+from dla.verbs.train.teacher import find_teacher
+
+__all__ = ["Means", "Setup", "set_up", "with_photos"]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run is computed with; none of it changes what comes out, but for the device in the last digits."""
+
+    workers: int
+    device: torch.device
+    cache: Cache
+    say: Callable[[str], None]
+
+    @classmethod
+    def named(cls, workers: int, device: str, cache: Cache, say: Callable[[str], None]) -> Means:
+        """Checked, from what a user says.
+
+        Raises:
+            UsageError: no such device, or fewer than no workers.
+        """
+        if workers < 0:
+            raise UsageError(f"workers is {workers}: at least 0")
+        return cls(workers, pick_device(device), cache, say)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run before its first step."""
+
+    start: Start
+    fit: Fit
+    batches: TrainBatches
+    validation: Validation
+
+
+def with_photos(recipe: Recipe, data: str | Path | None) -> Recipe:
+    """The recipe with the place of its photos, in full; `data` goes before its own.
+
+    Raises:
+        UsageError: neither names any.
+        UnavailableError: nothing is there.
+    """
+    photos = str(data) if data is not None else recipe.photos
+    if not photos:
+        raise UsageError("no photos are named. Give their folder, as in dla train photos/")
+    if not Path(photos).exists():
+        raise UnavailableError(f"{photos} is not there. DATA is a folder with a folder a class, or a table")
+    return replace(recipe, photos=str(Path(photos).resolve()))
+
+
+def set_up(recipe: Recipe, splits: Splits, means: Means, ranks: Ranks) -> Setup:
+    """The network of the recipe and what trains it on these photos. Sets PyTorch's randomness."""
+    train, val = splits.train, splits.val
+    torch.manual_seed(recipe.seed)
+    start = begin(recipe, train.class_ids)
+    for note in start.notes:
+        means.say(f"start   {note}")
+    teacher = find_teacher(recipe.distill, train.class_ids, len(train), means.device)
+    fit = Fit(start, recipe, train.targets_N, means.device, teacher, ranks)
+    batches = TrainBatches(_store(train, means), train.targets_N, recipe, start.preprocessing, means.workers, ranks)
+    validation = Validation(_store(val, means), val.targets_N, recipe.batch_size, means.workers)
+    return Setup(start, fit, batches, validation)
+
+
+def _store(split: Split, means: Means) -> PhotoStore:
+    place = None
+    if means.cache == "disk":
+        place = Path(os.environ.get("DLA_CACHE") or user_cache_path("dla")) / "photos"
+    return PhotoStore(split, means.cache, place, say=means.say)
