@@ -253,17 +253,22 @@ def test_modules_that_are_no_backbone(make: Callable[[], nn.Module], message: st
         dla.DLAUp.over(make())
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        Announcing,
-        lambda: of_timm("swin_tiny_patch4_window7_224", embed_dim=4, depths=(1, 1, 1), num_heads=(1, 1, 1),
-                        img_size=64, window_size=2, out_indices=(0, 1, 2)),
-    ],
-    ids=["announcing", "swin"],
-)  # fmt: skip
-def test_channels_that_come_last_are_seen_at_the_first_image(make: Callable[[], nn.Module]) -> None:
-    net = dla.DLAUp.over(make())
+def swin(**options: Any) -> nn.Module:
+    return of_timm(
+        "swin_tiny_patch4_window7_224", embed_dim=4, depths=(1, 1, 1), num_heads=(1, 1, 1), img_size=64, window_size=2,
+        out_indices=(0, 1, 2), **options,
+    )  # fmt: skip
+
+
+def test_a_layout_that_is_announced_is_refused_at_once_with_the_way_out() -> None:
+    with pytest.raises(UsageError, match=r"makes maps NHWC\. Allowed: NCHW\. Try, .* feature_cls='getter'\)$"):
+        dla.DLAUp.over(swin())
+    net = dla.DLAUp.over(swin(feature_cls="getter"))
+    assert net(torch.randn(2, 3, 64, 64)).shape == (2, 4, 64, 64)
+
+
+def test_channels_that_come_last_unannounced_are_seen_at_the_first_image() -> None:
+    net = dla.DLAUp.over(Announcing())
     with pytest.raises(UsageError, match=r"made maps \(2, \d+, \d+, 4\), .* Expected, as \(N, C, H, W\): \(2, 4, "):
         net(torch.randn(2, 3, 64, 64))
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+import dla
 from dla.nets.backbone import DLA
 from dla.nets.blocks import BLOCKS
-from tiny import tiny
+from dla.nets.tree import Node
+from oracle import differences, randomise, timm
+from tiny import CHANNELS, LEVELS, tiny
 
 X_N3HW = torch.randn(3, 3, 40, 64, generator=torch.Generator().manual_seed(3))
 
@@ -80,13 +87,16 @@ def test_cumulative_and_instance_statistics_count_once() -> None:
 
 
 @pytest.mark.parametrize("enable", [True, False])
-def test_levels_are_computed_again_in_the_backward_pass(enable: bool) -> None:
+def test_parts_are_computed_again_in_the_backward_pass(enable: bool) -> None:
     net = tiny()
     net.set_grad_checkpointing(enable)
     calls: list[nn.Module] = []
-    net.level4.register_forward_pre_hook(lambda module, _: calls.append(module))
+    parts = [net.base_layer, net.level0, net.level1, net.level2.tree1.tree1, net.level3.downsample]
+    parts += [m for m in net.modules() if isinstance(m, Node)]
+    for part in parts:
+        part.register_forward_pre_hook(lambda module, _: calls.append(module))
     step(net)
-    assert len(calls) == (2 if enable else 1)
+    assert len(calls) == len(parts) * (2 if enable else 1)
     assert {m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
@@ -94,6 +104,66 @@ def test_evaluation_computes_once() -> None:
     net = tiny()
     net.set_grad_checkpointing()
     calls: list[nn.Module] = []
-    net.level4.register_forward_pre_hook(lambda module, _: calls.append(module))
+    for part in (net.base_layer, net.level4, net.level4.tree2.root):
+        part.register_forward_pre_hook(lambda module, _: calls.append(module))
     step(net, mode=False)
-    assert len(calls) == 1
+    assert len(calls) == 3
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, and the most that there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.alive:
+                    self.alive[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.alive.pop, storage._cdata)
+        self.bytes = max(self.bytes, sum(self.alive.values()))
+        return result
+
+
+@pytest.mark.parametrize("name", ["dla34", "dla60"])
+def test_a_step_needs_half_of_timms_memory(name: str) -> None:
+    with torch.device("meta"):
+        ours, theirs, x_N3HW = dla.create_model(name), timm.create_model(name), torch.empty(32, 3, 224, 224)
+    ours.set_grad_checkpointing()
+    peaks = []
+    for net in (ours, theirs):
+        with Peak() as peak:
+            net.train()(x_N3HW).sum().backward()
+        peaks.append(peak.bytes)
+    assert peaks[0] < 0.5 * peaks[1]
+
+
+@pytest.mark.parametrize(
+    ("block", "theirs"), [("basic", timm.models.dla.DlaBasic), ("bottleneck", timm.models.dla.DlaBottleneck)]
+)
+def test_gradients_and_statistics_are_timms(block: str, theirs: type[nn.Module]) -> None:
+    ours = tiny(block).double()
+    reference = timm.models.dla.DLA(LEVELS, CHANNELS, num_classes=5, block=theirs).double()
+    randomise(ours)
+    reference.load_state_dict(ours.state_dict())
+    ours.set_grad_checkpointing()
+    found = differences(ours, reference, torch.randn(3, 3, 64, 64, dtype=torch.float64))
+    assert max(found.values()) < 1e-9, found
+
+
+def test_a_compiled_network_saves_too() -> None:
+    plain = DLA((1, 1, 1, 2, 1, 1), (4, 8, 8, 8, 16, 16), block="basic", num_classes=5)
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    compiled = torch.compile(saving, backend="aot_eager")
+    for net in (plain, compiled):
+        net.train()(X_N3HW).square().sum().backward()
+    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-4)
+    for a, b in zip(plain.buffers(), saving.buffers(), strict=True):
+        torch.testing.assert_close(b, a)

@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         `features_only`), else those of its maps of an image of 128x192 pixels; it is left as it was.
 
         Raises:
-            UsageError: it does not return maps, or its strides cannot be told.
+            UsageError: it does not return maps (N, C, H, W), or its strides cannot be told.
         """
         if (channels is None) != (strides is None):
             raise UsageError(f"channels are {channels} and strides are {strides}. Allowed: both, or neither")
@@ -72,6 +72,12 @@ class Backbone(nn.Module):
             return module
         if isinstance(module, DLA):
             module = FeatureNet(module)
+        layout = getattr(module, "output_fmt", "NCHW")  # timm's name; of Swin it is NHWC
+        if layout != "NCHW":
+            raise UsageError(
+                f"the backbone makes maps {getattr(layout, 'value', layout)}. "
+                "Allowed: NCHW. Try, for a model of timm: create_model(..., features_only=True, feature_cls='getter')"
+            )
         if channels is None or strides is None:
             info: Any = getattr(module, "feature_info", None)
             known = hasattr(info, "channels") and hasattr(info, "reduction")

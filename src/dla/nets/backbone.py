@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dla.errors import UsageError
 from dla.nets.blocks import BLOCKS, RELU, ActLayer, BlockOptions, Bottle2neck, NormLayer, Reduction
+from dla.nets.saving import run_part
 from dla.nets.tree import Tree
 
 __all__ = ["DLA", "GLOBAL_POOLS", "GlobalPool", "check_format", "init_weights", "run_stage", "take_indices"]
@@ -177,7 +176,7 @@ class DLA(nn.Module):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the levels' outputs for the backward pass and compute the rest again there."""
+        """Keep only what the stem, levels 0 and 1, the blocks and the nodes give, and compute the rest again."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -285,10 +284,8 @@ def check_format(output_fmt: str) -> None:
 
 
 def run_stage(stage: nn.Module, x: Tensor, saving: bool) -> Tensor:
-    """`stage(x)`; in training, `saving` keeps nothing of it for the backward pass but x."""
-    if saving and stage.training and torch.is_grad_enabled():
-        return checkpoint(stage, x, use_reentrant=False, context_fn=partial(_twice, stage))  # type: ignore[no-any-return]
-    return stage(x)  # type: ignore[no-any-return]
+    """`stage(x)`; in training, `saving` keeps x for the backward pass, and of a tree what its blocks and nodes give."""
+    return stage(x, saving=True) if saving and isinstance(stage, Tree) else run_part(stage, x, saving=saving)
 
 
 def _check_six(**shape: Sequence[int]) -> None:
@@ -346,25 +343,3 @@ def init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on meta a file's weights take their place
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
         nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
-
-
-def _twice(stage: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """For checkpointing: the second computation of a stage must not count in its running statistics again."""
-    return nullcontext(), _StatisticsUntouched(stage)
-
-
-class _StatisticsUntouched:
-    """Norms compute as in training, but remember nothing. Entered once a backward pass: twice if the graph is kept."""
-
-    def __init__(self, stage: nn.Module) -> None:
-        self.norms = [m for m in stage.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-
-    def __enter__(self) -> None:
-        self.kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
-        for norm in self.norms:
-            # Without statistics the norm would save fewer tensors, and the checkpoint counts them.
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-
-    def __exit__(self, *_: object) -> None:
-        for norm, (momentum, count) in zip(self.norms, self.kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -112,7 +112,7 @@ class FeatureNet(nn.ModuleDict):
         self.grad_checkpointing = False
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the levels' outputs for the backward pass and compute the rest again there."""
+        """Keep only what the stem, levels 0 and 1, the blocks and the nodes give, and compute the rest again."""
         self.grad_checkpointing = enable
 
     def forward(self, x: Tensor) -> list[Tensor] | dict[str, Tensor]:

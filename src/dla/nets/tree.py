@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dla.errors import UsageError
 from dla.nets.blocks import RELU, ActLayer, NormLayer, Reduction, conv_bn
+from dla.nets.saving import run_part
 
 __all__ = ["Node", "Tree", "sum_nodes"]
 
@@ -159,13 +160,16 @@ class Tree(nn.Module):
             self.tree1, self.tree2 = first, second
             self.root = Node(2 * c_out + c_kept, c_out, shortcut=shortcut, norm_layer=norm_layer, act_layer=act_layer)
 
-    def forward(self, x: Tensor, kept: tuple[Tensor, ...] = ()) -> Tensor:
-        pooled = self.downsample(x) if self.keep_input or (self.n == 1 and self.gives_shortcut) else x
+    def forward(self, x: Tensor, kept: tuple[Tensor, ...] = (), saving: bool = False) -> Tensor:
+        """`saving`: the backward pass gets the maps of the blocks and nodes, and computes what is inside them again."""
+        pools = self.keep_input or (self.n == 1 and self.gives_shortcut)
+        pooled = run_part(self.downsample, x, saving=saving) if pools else x
         if self.keep_input:
             kept = (*kept, pooled)
         if self.n > 1:
-            r = self.tree1(x)  # R_m = T_m(R_{m+1})
-            return self.tree2(r, (*kept, r))  # type: ignore[no-any-return]  # R_{m-1}, ..., then L and N
-        l1 = self.tree1(x, self.project(pooled)) if self.gives_shortcut else self.tree1(x)  # L_1 = B(R_1)
-        l2 = self.tree2(l1)  # L_2 = B(L_1)
-        return self.root((l2, l1, *kept))  # type: ignore[no-any-return]  # T_n = N(...), in the files' order
+            r = self.tree1(x, saving=saving)  # R_m = T_m(R_{m+1})
+            return self.tree2(r, (*kept, r), saving=saving)  # type: ignore[no-any-return]  # R_{m-1}, ..., then L and N
+        added = (run_part(self.project, pooled, saving=saving),) if self.gives_shortcut else ()
+        l1 = run_part(self.tree1, x, *added, saving=saving)  # L_1 = B(R_1)
+        l2 = run_part(self.tree2, l1, saving=saving)  # L_2 = B(L_1)
+        return run_part(self.root, (l2, l1, *kept), saving=saving)  # T_n = N(...), in the files' order
