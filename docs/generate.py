@@ -32,7 +32,7 @@ command line goes before a file of options, and that before the variables. No ot
 def commands() -> str:
     """docs/commands.md: every --help."""
     pages = [f"# Commands\n\nMade from `--help` by `python docs/generate.py`.\n\n{VARIABLES}"]
-    for words in ([], *([verb] for verb in VERBS)):
+    for words in ([], *([verb] for verb in VERBS), ["data", "check"]):
         page = io.StringIO()
         with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
             main([*words, "--help"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dla.version import __version__
 
 if TYPE_CHECKING:
+    from dla.data.options import DataOptions as DataOptions
     from dla.errors import CheckError as CheckError
     from dla.errors import DamagedError as DamagedError
     from dla.errors import DlaError as DlaError
@@ -40,11 +41,14 @@ if TYPE_CHECKING:
     from dla.nets.registry import list_pretrained as list_pretrained
     from dla.nets.tree import sum_nodes as sum_nodes
     from dla.records import Class as Class
+    from dla.records import DataFinding as DataFinding
+    from dla.records import DataReport as DataReport
     from dla.records import Features as Features
     from dla.records import InputError as InputError
     from dla.records import ModelInfo as ModelInfo
     from dla.records import Prediction as Prediction
     from dla.verbs.convert import convert as convert
+    from dla.verbs.data_check import check_data as check_data
     from dla.verbs.draw import draw as draw
     from dla.verbs.info import info as info
     from dla.verbs.predict import Classifier as Classifier
@@ -60,6 +64,9 @@ _HOME = {
     "Classifier": "dla.verbs.predict",
     "Comparison": "dla.metrics.classify",
     "DamagedError": "dla.errors",
+    "DataFinding": "dla.records",
+    "DataOptions": "dla.data.options",
+    "DataReport": "dla.records",
     "DlaError": "dla.errors",
     "Evaluation": "dla.metrics.classify",
     "Features": "dla.records",
@@ -72,6 +79,7 @@ _HOME = {
     "UnavailableError": "dla.errors",
     "UnknownNameError": "dla.errors",
     "UsageError": "dla.errors",
+    "check_data": "dla.verbs.data_check",
     "convert": "dla.verbs.convert",
     "create_model": "dla.nets.build",
     "create_transform": "dla.images.transform",

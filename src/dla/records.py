@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Class", "Features", "InputError", "ModelInfo", "ModelRow", "Prediction", "StoredWeights"]
+__all__ = [
+    "Class",
+    "DataFinding",
+    "DataReport",
+    "Features",
+    "InputError",
+    "ModelInfo",
+    "ModelRow",
+    "Prediction",
+    "StoredWeights",
+]
 
 PREDICT_SCHEMA = "dla.predict/1"
 MODELS_SCHEMA = "dla.models/1"
 INFO_SCHEMA = "dla.info/1"
 FEATURES_SCHEMA = "dla.features/1"
+DATA_CHECK_SCHEMA = "dla.data-check/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,4 +160,61 @@ class ModelInfo:
         record["classes"] = [{"class_id": class_id, "label": label} for class_id, label in self.classes]
         if self.nodes is None:
             del record["nodes"]
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class DataFinding:
+    """One thing that is wrong with a set of photos, or worth knowing: its kind, and what it is about.
+
+    `kind` is a word of docs/data.md, `hurts` whether a run would suffer from it. `photos` are (name, split, class_id)
+    of every photo that is meant; the split is "" in a set that has none. `class_ids` are the classes that are meant.
+    `exact` says of duplicates that their pixels are identical.
+    """
+
+    kind: str
+    hurts: bool
+    message: str
+    photos: tuple[tuple[str, str, str], ...] = ()
+    class_ids: tuple[str, ...] = ()
+    exact: bool | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as JSON has it (docs/formats.md)."""
+        photos = [{"name": n, "split": split or None, "class_id": c} for n, split, c in self.photos]
+        record = asdict(self) | {"photos": photos, "class_ids": list(self.class_ids)}
+        return {k: v for k, v in record.items() if v is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """What a set of photos is, and everything that was found in it.
+
+    `splits` has each split's photos by class; a set that is not divided is under "". `short_sides` are the smallest,
+    middle and largest short side of the photos in pixels. `formats` and `modes` count the readable photos by Pillow's
+    words; `exif_rotated` are those whose EXIF block turns or flips them.
+    """
+
+    data: str
+    splits: Mapping[str, Mapping[str, int]]
+    readable: int
+    exif_rotated: int
+    short_sides: tuple[int, int, int] | None
+    formats: Mapping[str, int]
+    modes: Mapping[str, int]
+    findings: tuple[DataFinding, ...]
+    seconds: float
+
+    @property
+    def fit(self) -> bool:
+        """Whether nothing was found that would hurt a run."""
+        return not any(finding.hurts for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON has it (docs/formats.md)."""
+        record = {"schema": DATA_CHECK_SCHEMA, **asdict(self), "fit": self.fit}
+        record["splits"] = [{"split": name or None, "photos": sum(classes.values()), "classes": dict(classes)}
+                            for name, classes in self.splits.items()]  # fmt: skip
+        record["exif_rotated"] = {"photos": self.exif_rotated, "share": self.exif_rotated / max(1, self.readable)}
+        record["findings"] = [finding.to_dict() for finding in self.findings]
         return record

@@ -141,8 +141,8 @@ def test_what_is_not_a_photo_is_said(tmp_path: Path) -> None:
     assert len(split) == 3
     assert split.class_ids == ("a", "b")
     assert split.notes == (
-        f"{tmp_path}: 1 photos lie outside the class folders and are not used",
-        f"{tmp_path}: 3 files whose names do not end like a photo's are not used (.heic 2, no ending 1)",
+        f"{tmp_path}: photos outside the class folders are not used (1)",
+        f"{tmp_path}: files that are not named like photos are not used (.heic 2, no ending 1)",
     )
 
 

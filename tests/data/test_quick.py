@@ -48,7 +48,7 @@ def test_a_few_are_left_out_and_told(tmp_path: Path) -> None:
     splits = without_unreadable(open_splits(tmp_path), 0.1)
     assert len(splits.train) + len(splits.val) == 119
     assert [(f.name, f.code) for f in splits.left_out] == [(f"{tmp_path}/a/7.jpg", "empty_file")]
-    assert splits.notes == (f"1 photos cannot be read and are left out: {tmp_path}/a/7.jpg (empty_file)",)
+    assert splits.notes == (f"photos that cannot be read are left out (1): {tmp_path}/a/7.jpg (empty_file)",)
     assert f"{tmp_path}/a/7.jpg" not in [*splits.train.names, *splits.val.names]
 
 
@@ -110,7 +110,7 @@ def test_what_has_changed_since_is_said(tmp_path: Path) -> None:
     shutil.copy(ROCKET, tmp_path / "a" / "new.jpg")
     restored = restore_splits(saved, tmp_path)
     assert same(restored, splits)
-    assert restored.notes == (f"{tmp_path}: 1 photos have come since this run began and are not used",)
+    assert restored.notes == (f"{tmp_path}: photos that have come since this run began are not used (1)",)
     (tmp_path / "a" / "3.jpg").rename(tmp_path / "b" / "33.jpg")
     with pytest.raises(UnavailableError, match="1 photos of this run are gone, such as a/3.jpg"):
         restore_splits(saved, tmp_path)

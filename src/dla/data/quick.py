@@ -44,7 +44,7 @@ def without_unreadable(splits: Splits, max_unreadable: float = 0.01, workers: in
     left_out = (*train_faults, *val_faults)
     notes = splits.notes
     if left_out:
-        notes = (*notes, f"{len(left_out):,} photos cannot be read and are left out: {_some(left_out)}")
+        notes = (*notes, f"photos that cannot be read are left out ({len(left_out):,}): {_some(left_out)}")
     return replace(splits, train=train, val=val, notes=notes, left_out=left_out)
 
 

@@ -44,7 +44,7 @@ def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOpti
     val, new_val = _restored(data, val_source, saved["val"], class_ids)
     known = len(saved["left_out"])
     new = new - len(val) - known if whole else new + new_val - known
-    notes = [f"{data}: {new:,} photos have come since this run began and are not used"] if new > 0 else []
+    notes = [f"{data}: photos that have come since this run began are not used ({new:,})"] if new > 0 else []
     left_out = tuple(Unreadable(**fault) for fault in saved["left_out"])
     return Splits(train, val, saved["how"], (*saved["notes"], *notes), left_out)
 

@@ -52,7 +52,7 @@ def read_folder(folder: Path) -> Source:
         found = f"{stray:,} photos lie directly in it" if stray else "it holds no photos"
         raise UsageError(f"{folder} has no folder a class, so no classes are known ({found}). To name them, {REMEDY}")
     if stray:
-        source.notes.append(f"{folder}: {stray:,} photos lie outside the class folders and are not used")
+        source.notes.append(f"{folder}: photos outside the class folders are not used ({stray:,})")
     finder = PhotoFinder([os.path.join(folder, name) for name in classes])
     for class_id in classes:
         source.class_ids.add(class_id)
@@ -61,8 +61,7 @@ def read_folder(folder: Path) -> Source:
             source.add(path, class_id, path)
     if finder.others:
         kinds = ", ".join(f"{kind or 'no ending'} {count:,}" for kind, count in finder.others.most_common(4))
-        total = finder.others.total()
-        source.notes.append(f"{folder}: {total:,} files whose names do not end like a photo's are not used ({kinds})")
+        source.notes.append(f"{folder}: files that are not named like photos are not used ({kinds})")
     return source
 
 

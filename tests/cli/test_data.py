@@ -1,0 +1,109 @@
+"""`dla data check` on the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dla.cli import main
+from photos import crops, jpeg
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two classes with nothing wrong."""
+    for i, crop in enumerate(crops(12)):
+        path = tmp_path / ("val" if i > 7 else "train") / ("rose" if i % 2 else "tulip") / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(crop))
+    return tmp_path
+
+
+def test_photos_that_are_fit_exit_0(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(data)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{data}: 12 photos in 2 classes, train 8, val 4"
+    assert lines[2].split() == ["train", "4", "in", "every", "class"]
+    assert lines[-1] == "Nothing was found that would hurt a run."
+
+
+def test_photos_that_are_not_exit_4_and_all_are_in_the_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(5):
+        (data / "train" / "rose" / f"empty{i}.jpg").touch()
+    (data / "val" / "tulip" / "copy.jpg").write_bytes((data / "train" / "rose" / "1.jpg").read_bytes())
+    (data / "train" / "rose" / "large.webp").touch()
+    assert main(["data", "check", str(data)]) == 4
+    out = capsys.readouterr().out
+    assert "  6 unreadable                    train/rose/empty0.jpg (empty file)\n" in out
+    assert "and 3 more\n" in out
+    assert "  1 in two splits                 train/rose/1.jpg = val/tulip/copy.jpg\n" in out
+    assert out.endswith("\n3 kinds of trouble would hurt a run.\n")
+    assert main(["data", "check", str(data), "--format", "json"]) == 4
+    record = json.loads(capsys.readouterr().out)
+    assert record["schema"] == "dla.data-check/1"
+    assert record["fit"] is False
+    unreadable = [f for f in record["findings"] if f["kind"] == "unreadable"]
+    assert [f["photos"][0]["name"] for f in unreadable] == [
+        f"{data}/train/rose/{name}" for name in (*(f"empty{i}.jpg" for i in range(5)), "large.webp")
+    ]
+    assert "exact" not in unreadable[0]
+    pair = next(f for f in record["findings"] if f["kind"] == "in_two_splits")
+    assert pair == {
+        "kind": "in_two_splits", "hurts": True, "exact": True, "message": "the same pixels in train and val",
+        "class_ids": [], "photos": [
+            {"name": f"{data}/train/rose/1.jpg", "split": "train", "class_id": "rose"},
+            {"name": f"{data}/val/tulip/copy.jpg", "split": "val", "class_id": "tulip"},
+        ],
+    }  # fmt: skip
+    assert record["splits"][1] == {"split": "val", "photos": 5, "classes": {"rose": 2, "tulip": 3}}
+    assert record["exif_rotated"] == {"photos": 0, "share": 0.0}
+
+
+def test_names_stay_on_their_line_and_bytes_that_are_no_text_go_out_as_they_are(data: Path) -> None:
+    odd = data / "train" / "rose" / os.fsdecode(b"a\nb\x1b[31m\xff.jpg")
+    odd.touch()
+    words = [sys.executable, "-m", "dla", "data", "check", str(data)]
+    done = subprocess.run(words, capture_output=True)
+    assert done.returncode == 4
+    assert b"train/rose/a\\nb\\x1b[31m\xff.jpg (empty file)\n" in done.stdout
+    assert done.stderr == b""
+    done = subprocess.run([*words, "--format", "json"], capture_output=True)
+    assert json.loads(done.stdout)["findings"][0]["photos"][0]["name"] == str(odd)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data", "chek", "x"], 'no verb of dla data is called "chek". Nearest: check. All: dla data --help'),
+        (["data", "check"], "data"),
+        (["data", "check", "{0}", "--workers", "-1"], "--workers is -1: at least 0"),
+        (["data", "check", "{0}/train/rose"], "has no folder a class, so no classes are known (4 photos lie"),
+        (
+            ["data", "check", "{0}", "--lable-column", "x"],
+            'no option is called "--lable-column". Nearest: --label-column',
+        ),
+    ],
+)
+def test_wrong_usage(data: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word.format(data) for word in words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_not_there_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(tmp_path / "gone")]) == 3
+    assert "gone is not there" in capsys.readouterr().err
+
+
+def test_without_a_verb_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data"]) == 2
+    assert "check" in capsys.readouterr().out
+
+
+def test_columns_of_a_table(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "t.tsv").write_text("file\tkind\ntrain/rose/1.jpg\ta\ntrain/tulip/0.jpg\tb\n")
+    columns = ["--image-column", "file", "--label-column", "kind"]
+    assert main(["data", "check", str(data / "t.tsv"), *columns]) == 0
+    assert capsys.readouterr().out.startswith(f"{data}/t.tsv: 2 photos in 2 classes\n")
