@@ -19,6 +19,7 @@ from dla.images.read import ERROR_CODES
 from dla.report.picture import with_bars
 from dla.report.write import PredictionWriter
 
+SUBVERBS = {"data": ("check",)}
 DOCS = Path(__file__).parent
 COFFEE = Path(str(files("skimage"))) / "data" / "coffee.png"
 
@@ -32,7 +33,7 @@ command line goes before a file of options, and that before the variables. No ot
 def commands() -> str:
     """docs/commands.md: every --help."""
     pages = [f"# Commands\n\nMade from `--help` by `python docs/generate.py`.\n\n{VARIABLES}"]
-    for words in ([], *([verb] for verb in VERBS), ["data", "check"]):
+    for words in ([], *(w for verb in VERBS for w in ([verb], *([verb, sub] for sub in SUBVERBS.get(verb, ()))))):
         page = io.StringIO()
         with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
             main([*words, "--help"])

@@ -38,11 +38,15 @@ def hub() -> Iterator[hub_server.Hub]:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
-    """The folder of someone who reads the docs: one photo, a few in folders, a model folder of their own."""
+    """The folder of someone who reads the docs: one photo, a few in folders, a set of two classes to train on."""
     (tmp_path / "photos" / "more").mkdir(parents=True)
     for i, photo in enumerate(crops(4)):
         (tmp_path / ("photos" if i < 2 else "photos/more") / f"{i}.jpg").write_bytes(jpeg(photo))
     Image.open(tmp_path / "photos" / "0.jpg").save(tmp_path / "cat.jpg")
+    for i, photo in enumerate(crops(16)):
+        path = tmp_path / "flowers" / ("train" if i < 12 else "val") / ("rose" if i % 2 else "tulip") / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(photo))
     return tmp_path
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from dla.errors import ImageError, UsageError
-from dla.images.read import ERROR_CODES, Photo, ReadOptions, read_photo, to_photo
-from photos import CHELSEA, ROCKET, SKIMAGE
+from dla.images.read import ERROR_CODES, Photo, ReadOptions, read_header, read_photo, to_photo
+from photos import CHELSEA, ROCKET, SKIMAGE, troubled_folder
 
 STRICT = ReadOptions()
 IGNORE = ReadOptions(exif="ignore")
@@ -639,3 +639,23 @@ def test_a_pil_image_that_cannot_be_decoded() -> None:
     with pytest.raises(ImageError, match=r"^the PIL image: 60 x 41 is") as caught:
         to_photo(Image.open(io.BytesIO(data)), ReadOptions(max_pixels=1000))
     assert caught.value.code == "too_large"
+
+
+def test_a_header_tells_what_the_whole_photo_is(tmp_path: Path) -> None:
+    codes = troubled_folder(tmp_path / "photos")
+    for name, code in codes.items():
+        path = tmp_path / "photos" / name
+        if code is None:
+            header, photo = read_header(path), read_photo(path)
+            sides = header.size if header.orientation < 5 else header.size[::-1]
+            assert (sides, header.ends) == (photo.image.size, True)
+            with Image.open(path) as image:
+                assert (header.format, header.mode) == (image.format, image.mode)
+        elif code == "truncated":
+            assert not read_header(path).ends
+        else:
+            with pytest.raises(ImageError) as caught:
+                read_header(path)
+            assert caught.value.code == code
+    with pytest.raises(ImageError, match="more than the 0.1 allowed"):
+        read_header(CHELSEA, ReadOptions(max_pixels=100_000))
