@@ -1,4 +1,4 @@
-"""One training step, ours and timm's in an equal loop: images per second, and the peak of memory.
+"""One training step, ours and timm's in an equal loop: its seconds, and the peak of memory.
 
     python benchmarks/train.py [--models dla34 dla60] [--batch 32] [--size 224] [--steps 3]
 
@@ -7,6 +7,9 @@ batch and from equal weights: the first loss of every side is compared. Each sid
 turns, one step each at a time; seconds are the median of --steps after one that does not count. Memory is the highest
 resident memory of the process, less what it held with the network and the batch before the first step. It includes
 gradients and momentum.
+
+glibc keeps freed maps of up to 32 MiB for itself, and the peak has them in it. MALLOC_MMAP_THRESHOLD_=4194304 in the
+environment makes it give them back, on every side.
 
 timm's network runs as its users run it (NCHW) and, beside that, in channels_last; ours in channels_last as `dla train`
 has it, without and with gradient checkpointing. Needs the extra `dev` for timm.
@@ -61,13 +64,13 @@ def work(name: str, side: str, batch: int, size: int) -> None:
     floor = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     for _ in sys.stdin:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         optimizer.zero_grad()
         loss = F.cross_entropy(model(x_N3HW), y_N)
         loss.backward()
         optimizer.step()
-        seconds = time.perf_counter() - began
-        print(json.dumps({"seconds": seconds, "loss": loss.item(), "peak": memory("VmHWM") - floor}), flush=True)
+        facts = {"seconds": time.perf_counter() - began, "processor": time.process_time() - used}
+        print(json.dumps({**facts, "loss": loss.item(), "peak": memory("VmHWM") - floor}), flush=True)
 
 
 def compare(name: str, args: argparse.Namespace) -> None:
@@ -80,11 +83,11 @@ def compare(name: str, args: argparse.Namespace) -> None:
     for side in SIDES:
         if not math.isclose(rounds[0][side]["loss"], expected, rel_tol=1e-4):
             raise SystemExit(f"{side}: the loss is {rounds[0][side]['loss']}, not {expected}")
-        seconds = statistics.median(r[side]["seconds"] for r in rounds[1:])
+        seconds, processor = (statistics.median(r[side][k] for r in rounds[1:]) for k in ("seconds", "processor"))
         ratios = sorted(r["timm"]["seconds"] / r[side]["seconds"] for r in rounds[1:])
         peak, base = rounds[-1][side]["peak"], rounds[-1]["timm"]["peak"]
         print(
-            f"{name:<8}{side:<22}{seconds:7.2f} s a step{args.batch / seconds:7.1f} images/s"
+            f"{name:<8}{side:<22}{seconds:7.2f} s a step, {processor:.2f} s of processors"
             f"   {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) of timm's speed"
             f"{peak / 2**20:7.0f} MiB peak   {peak / base:.2f} of timm's",
             flush=True,
