@@ -13,8 +13,7 @@ import dla
 import flat_photos
 from dla.cli import main
 from dla.recipes.schema import Augment, Average, Distill, Input, Recipe, Schedule
-from dla.verbs.train import run as run_module
-from dla.verbs.train.progress import Epoch, Listener, Step
+from dla.verbs.train.progress import Epoch, Listener
 from dla.verbs.train.run import train
 
 TINY = Recipe(
@@ -39,36 +38,6 @@ def test_a_run_learns_and_its_folder_predicts(data: Path, tmp_path: Path) -> Non
     assert [line["step"] for line in lines] == [5 * e.epoch for e in epochs]
     prediction = dla.load(str(folder / "best")).predict(data / "val" / "red" / "0.png")
     assert prediction.classes[0].label == "red"
-
-
-class StopRunError(Exception):
-    pass
-
-
-@pytest.mark.parametrize("stop_after", [3, 5, 7])
-def test_a_stopped_run_ends_in_the_same_bits(
-    data: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A checkpoint after every step, a stop in the middle, and the weights of a run without either."""
-    whole = train(data, TINY, output=tmp_path / "whole", workers=0)
-    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", -1.0)
-    seen = 0
-
-    def stop(step: Step) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == stop_after:
-            raise StopRunError
-
-    with pytest.raises(StopRunError):
-        train(data, TINY, output=tmp_path / "run", workers=2, listener=Listener(step=stop))
-    said: list[str] = []
-    again = train(data, TINY, output=tmp_path / "run", workers=2, listener=Listener(said=said.append))
-    assert any(text.startswith("goes on at epoch") for text in said)
-    for name in ("model.safetensors", "config.json"):
-        assert (again / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
-    losses = [[json.loads(x)["loss"] for x in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, again)]
-    assert losses[0] == losses[1]
 
 
 def test_the_best_epoch_is_kept_and_its_figures_are_true(data: Path, tmp_path: Path) -> None:

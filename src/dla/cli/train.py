@@ -46,6 +46,8 @@ def build_parser() -> Parser:
     parser.flag("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
     parser.flag("--cache", choices=("none", "ram", "disk"), default="none", help="keep decoded photos: ram, up to half "
                 "of it, or disk, in the user's cache folder (default: none)")  # fmt: skip
+    parser.flag("--save-every", type=float, default=120.0, metavar="SECONDS", help="between two checkpoints; there is "
+                "one after each epoch too (default: 120)")  # fmt: skip
     parser.flag("--dry-run", action="store_true", help="measure a few steps, print steps, memory and time, and stop")
     parser.flag("--find-lr", action="store_true", help="draw the loss over rising learning rates (lr.png in the run's "
                 "folder), propose one, and stop")  # fmt: skip
@@ -75,15 +77,16 @@ def run(words: list[str]) -> int:
     elif values["find_lr"]:
         _print_rate(recipe, output / "lr.png", options)
     else:
-        _train(recipe, output, options, values["quiet"])
+        _train(recipe, output, options | {"save_every": values["save_every"]}, values["quiet"])
     return 0
 
 
 def _train(recipe: Recipe, output: Path, options: dict[str, Any], quiet: bool) -> None:
     from dla.cli.run_progress import watched
+    from dla.verbs.ranks import Ranks
     from dla.verbs.train.run import train
 
-    with watched(quiet) as listener:
+    with watched(quiet or not Ranks.from_env().is_main) as listener:
         train(recipe=recipe, output=output, listener=listener, **options)
 
 

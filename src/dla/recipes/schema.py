@@ -279,12 +279,14 @@ class Compute:
         channels_last: the layout in memory that is faster nearly everywhere.
         compile: by torch.compile, which takes minutes at the start and needs a C++ compiler on a CPU.
         checkpointing: keep only each level's output for the backward pass: less memory, about a third more time.
+        sync_batch_norm: on several GPUs, normalise over the photos of all of them together (docs/many-machines.md).
     """
 
     autocast: Literal["none", "bf16", "fp16"] = "none"
     channels_last: bool = True
     compile: bool = False
     checkpointing: bool = False
+    sync_batch_norm: bool = False
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,10 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def device(self, name: str) -> torch.device:
-        """Each rank of a machine gets a GPU of its own."""
-        return torch.device(name, self.local_rank) if name == "cuda" and self.world > 1 else torch.device(name)
+    def device(self, device: torch.device) -> torch.device:
+        """The device itself, or the GPU that is this rank's own."""
+        shared = device.type == "cuda" and device.index is None and self.world > 1
+        return torch.device("cuda", self.local_rank) if shared else device
 
     def share(self, rows: Rows) -> Rows:
         """This rank's part: every row is in exactly one part, and their sizes differ by one at most."""
@@ -80,19 +81,24 @@ class Ranks:
             dist.barrier()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, on each of them."""
+        """The sum over the ranks, on each of them; the tensor is on the device that they compute on."""
         if self.world == 1:
             return tensor
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
+    def mean(self, *numbers: float) -> list[float]:
+        """The means over the ranks, on each of them."""
+        if self.world == 1:
+            return list(numbers)
+        return list(self.sum(torch.tensor(numbers, dtype=torch.float64, device=_place())).div(self.world).tolist())
+
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers, on each of them."""
         if self.world == 1:
             return number
-        on = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
-        found = torch.tensor([number], device=on)
+        found = torch.tensor([number], device=_place())
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
@@ -112,11 +118,11 @@ class Ranks:
 
     def gather_rows(self, array_n: Array, rows_n: Array, total: int) -> Array:
         """An array (total, ...) in which row `rows_n[i]` is `array_n[i]`, from all ranks together, on each of them."""
-        parts = self._gathered((array_n, rows_n))
-        together = np.concatenate([rows for _, rows in parts])
-        if not np.array_equal(np.sort(together), np.arange(total)):
+        parts = [(array, rows) for array, rows in self._gathered((array_n, rows_n)) if len(rows)]
+        together = np.concatenate([rows for _, rows in parts] or [rows_n])
+        if total == 0 or not np.array_equal(np.sort(together), np.arange(total)):
             raise ValueError(f"the ranks have {len(together)} rows, which are not 0 to {total - 1}, each once")
-        gathered = np.empty((total, *array_n.shape[1:]), array_n.dtype)
+        gathered = np.empty((total, *parts[0][0].shape[1:]), parts[0][0].dtype)
         for array, rows in parts:
             gathered[rows] = array
         return gathered
@@ -131,7 +137,7 @@ class Ranks:
 
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[Ranks]:
-    """Connect the ranks of this run; NCCL between GPUs, gloo else.
+    """Connect the ranks of this run, which compute on `device`: by NCCL between GPUs ("cuda", "auto"), else by gloo.
 
     An error on one rank ends them all: the first to fail raises it, the others exit without a word.
     """
@@ -139,11 +145,12 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
     if ranks.world == 1 or dist.is_initialized():
         yield ranks
         return
-    where = ranks.device(device)
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    backend = "gloo"
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        backend = "nccl"
+        torch.cuda.set_device(ranks.local_rank)
     store, rank, world = next(rendezvous("env://"))
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:
         yield ranks
     except (DlaError, RuntimeError) as error:
@@ -154,6 +161,11 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
             raise told from error
         raise SystemExit(told.exit_code) from error
     dist.destroy_process_group()
+
+
+def _place() -> torch.device | None:
+    """Where a tensor must be for the ranks to exchange it."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
 
 
 def _lost(error: RuntimeError) -> DlaError | None:

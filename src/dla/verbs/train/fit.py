@@ -6,15 +6,18 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from dla.errors import DlaError
+from dla.errors import DlaError, UsageError
 from dla.metrics.classify import outcomes
+from dla.nets.backbone import DLA
 from dla.nets.fold import fold_batch_norm
 from dla.recipes.schema import Recipe
 from dla.verbs.ranks import Ranks
@@ -65,12 +68,14 @@ class Validation:
         folded = folded.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rows = ranks.share(np.arange(len(self.targets_N)))
         batches = val_batches(self.images, rows, fit.preprocessing, self.batch_size, self.workers)
-        parts = []
-        for pixels in batches:
-            pause()
-            x_N3HW = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().mul_(fit.scale).add_(fit.shift)
-            parts.append(folded(x_N3HW))
-        return ranks.gather_rows(torch.cat(parts).cpu().numpy(), rows, len(self.targets_N))
+        parts = [np.empty((0, 0), np.float32)]
+        for _ in range(0, math.ceil(len(self.targets_N) / ranks.world), self.batch_size):
+            pause()  # on every rank, though one may have no batch left
+            pixels = next(batches, None)
+            if pixels is not None:
+                x_N3HW = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().mul_(fit.scale).add_(fit.shift)
+                parts.append(folded(x_N3HW).cpu().numpy())
+        return ranks.gather_rows(np.concatenate(parts[1:] or parts), rows, len(self.targets_N))
 
 
 @dataclass
@@ -106,7 +111,8 @@ class Fit:
         self.recipe, self.device, self.teacher, self.ranks = recipe, device, teacher, ranks
         self.preprocessing = start.preprocessing
         layout = torch.channels_last if recipe.compute.channels_last else torch.contiguous_format
-        self.network = start.network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        network = _synchronised(start.network, device) if recipe.compute.sync_batch_norm else start.network
+        self.network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.layout = layout
         self.average = averaged(self.network, recipe.average)
         self.optimizer = make_optimizer(self.network, recipe)
@@ -119,9 +125,10 @@ class Fit:
             torch.from_numpy(a).to(device)[:, None, None] for a in self.preprocessing.scale_shift()
         )
         train_mode(self.network, recipe.freeze)
-        self.forward: Callable[[Tensor], Tensor] = self.network
+        self.parallel = DistributedDataParallel(self.network) if ranks.world > 1 else None
+        self.forward: Callable[[Tensor], Tensor] = self.parallel or self.network
         if recipe.compute.compile:
-            self.forward = torch.compile(self.network)
+            self.forward = torch.compile(self.forward)
         self.at = Position()
 
     @property
@@ -163,8 +170,9 @@ class Fit:
                 self.at.loss_sum += loss
                 place = self.at.epoch + 1, self.recipe.epochs, self.at.step, batches.steps
                 watcher.step(Step(*place, loss, top1, rate, self.recipe.batch_size))
-            seconds = time.monotonic() - began
+            seconds = max(time.monotonic() - began, 1e-9)
             photos = (self.at.step - first) * self.recipe.batch_size
+            self.ranks.spread(list(self.kept.buffers()))  # each rank has normalised photos of its own
             logits_NK = val.logits(self.stored(), self, watcher.pause)
             outcome = outcomes(logits_NK, val.targets_N)
             epoch = Epoch(
@@ -190,11 +198,22 @@ class Fit:
         self.at = Position(epoch.epoch, best=best, since_best=0 if is_best else self.at.since_best + 1)
         return is_best
 
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is measured and kept: the average, where there is one."""
+        return self.network if self.average is None else self.average.module
+
     def stored(self) -> nn.Module:
-        """The network as its folder would hold it: averaged, in half precision."""
-        source = self.network if self.average is None else self.average.module
-        network = copy.deepcopy(source)
-        load_state(network, half_precision(source.state_dict()))
+        """The network as its folder would hold it: averaged, in half precision.
+
+        Raises:
+            DlaError: a weight is too large for that.
+        """
+        network = copy.deepcopy(self.kept)
+        try:
+            load_state(network, half_precision(self.kept.state_dict()))
+        except UsageError as error:
+            raise DlaError(f"{error} The run diverged by epoch {self.at.epoch + 1}. {self._way_out}") from error
         return network
 
     def step(self, batch: Batch, rate: float) -> tuple[float, float]:
@@ -211,10 +230,11 @@ class Fit:
         loss, right = 0.0, 0
         for start in range(0, len(x_N3HW), size):
             part = labels.part(start, start + size)
-            with self.precision.autocast():
-                logits_NK = self.forward(x_N3HW[start : start + size])
-            of_part = self.criterion(logits_NK.float(), part) / parts
-            self.precision.backward(of_part)
+            with self._exchange(start + size == len(x_N3HW)):
+                with self.precision.autocast():
+                    logits_NK = self.forward(x_N3HW[start : start + size])
+                of_part = self.criterion(logits_NK.float(), part) / parts
+                self.precision.backward(of_part)
             loss += of_part.item()
             right += int((logits_NK.argmax(1) == part.targets_N).sum())
         if not math.isfinite(loss):
@@ -224,7 +244,12 @@ class Fit:
             raise self._broken("length of the gradient", norm)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return loss, right / len(x_N3HW) if labels.others_N is None else math.nan
+        loss, share = self.ranks.mean(loss, right / len(x_N3HW))
+        return loss, share if labels.others_N is None else math.nan
+
+    def _exchange(self, now: bool) -> AbstractContextManager[None]:
+        """Where the ranks add up their gradients in the backward pass, or not yet."""
+        return nullcontext() if now or self.parallel is None else self.parallel.no_sync()
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Labels]:
         """What the network sees of a batch, and what it should say. Sets the randomness of the step."""
@@ -252,10 +277,11 @@ class Fit:
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
     def _broken(self, what: str, value: float) -> DlaError:
-        return DlaError(
-            f"the {what} is {value} at epoch {self.at.epoch + 1}, step {self.at.step + 1}. "
-            f"Try a lower --lr (it is {self.recipe.lr:g})"
-        )
+        return DlaError(f"the {what} is {value} at epoch {self.at.epoch + 1}, step {self.at.step + 1}. {self._way_out}")
+
+    @property
+    def _way_out(self) -> str:
+        return f"Try a lower --lr (it is {self.recipe.lr:g})"
 
 
 class _Clock:
@@ -272,6 +298,15 @@ class _Clock:
             if batch is None:
                 return
             yield batch
+
+
+def _synchronised(network: DLA, device: torch.device) -> DLA:
+    """Batch norms that take the photos of all ranks together."""
+    if device.type != "cuda":
+        raise UsageError(
+            f"compute.sync_batch_norm is for GPUs alone, as PyTorch has it; this run is on {device.type}. Leave it out"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

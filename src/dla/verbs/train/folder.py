@@ -13,6 +13,7 @@ report.html      what came out, once it is finished
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -82,6 +83,8 @@ class RunFolder:
         try:
             with self.metrics.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(asdict(epoch)) + "\n")
+                log.flush()
+                os.fsync(log.fileno())  # before the checkpoint that says that the epoch is over
         except OSError as error:
             raise DlaError(f"{self.metrics} cannot be written: {error.strerror or error}") from error
 

@@ -11,7 +11,6 @@ import torch
 
 from dla.data.store import Cache
 from dla.recipes.schema import Recipe
-from dla.verbs.ranks import Ranks
 from dla.verbs.train.run import open_photos
 from dla.verbs.train.setup import Means, Setup, set_up, with_photos
 
@@ -54,7 +53,7 @@ def plan(
     means = Means.named(workers, device, cache, say)
     splits = open_photos(recipe, means)
     with torch.random.fork_rng([]):
-        setup = set_up(recipe, splits, means, Ranks())
+        setup = set_up(recipe, splits, means)
         sides = _sides(recipe, setup)
         seconds = {side: _step_seconds(setup, recipe, *first) for side, (first, _) in sides.items()}
         val_seconds = _val_seconds(setup)

@@ -14,7 +14,6 @@ from dla.data.store import Cache
 from dla.errors import DlaError
 from dla.recipes.schema import Recipe
 from dla.report.curve import check_can_draw, draw_rates
-from dla.verbs.ranks import Ranks
 from dla.verbs.train.batches import Batch, TrainBatches
 from dla.verbs.train.run import open_photos
 from dla.verbs.train.setup import Means, set_up, with_photos
@@ -58,7 +57,7 @@ def find_rate(
     means = Means.named(workers, device, cache, say)
     splits = open_photos(recipe, means)
     with torch.random.fork_rng([]):
-        setup = set_up(recipe, splits, means, Ranks())
+        setup = set_up(recipe, splits, means)
         rates, losses = [], []
         for i, batch in enumerate(islice(_batches(setup.batches), STEPS)):
             rate = LOWEST * (HIGHEST / LOWEST) ** (i / (STEPS - 1))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from dla.recipes.load import default_output, recipe_from
 from dla.recipes.schema import Recipe
 from dla.report.mosaic import write_mosaic
 from dla.report.page import check_can_write
-from dla.verbs.ranks import Ranks
+from dla.verbs.ranks import Ranks, joined
+from dla.verbs.train.circumstances import change, circumstances
 from dla.verbs.train.fit import Watcher
 from dla.verbs.train.folder import RunFolder
 from dla.verbs.train.lock import run_lock
@@ -39,8 +38,6 @@ from dla.weights.load import open_model
 
 __all__ = ["chosen", "open_photos", "train"]
 
-CHECKPOINT_SECONDS = 120.0
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -52,6 +49,7 @@ def train(
     workers: int = 2,
     device: str = "auto",
     cache: Cache = "none",
+    save_every: float = 120.0,
     settings: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
 ) -> Path:
@@ -67,6 +65,7 @@ def train(
         workers: threads that decode, crop and resize; 0 does it between the steps.
         device: "auto", "cpu", "cuda", ...
         cache: "ram" keeps decoded photos in memory, up to half of it; "disk" in the user's cache folder.
+        save_every: seconds between two checkpoints; there is one after each epoch too.
         settings: fields of the recipe by their dotted names, {"epochs": 3, "optimizer.momentum": 0.8}.
         listener: who hears how it goes.
 
@@ -77,13 +76,14 @@ def train(
         CheckError: too many photos cannot be read.
         DlaError: the loss is not finite, or the folder cannot be written.
     """
-    listener = listener or Listener()
-    whole = with_photos(chosen(recipe, settings), data)
-    means = Means.named(workers, device, cache, listener.said)
-    check_can_write()
-    folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
-    with run_lock(folder):
-        _Run(whole, RunFolder(folder), means, listener).go()
+    with joined(device) as ranks:
+        heard = listener if listener and ranks.is_main else Listener()
+        whole = with_photos(chosen(recipe, settings), data)
+        means = Means.named(workers, device, cache, heard.said, ranks)
+        check_can_write()
+        folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
+        with run_lock(folder) if ranks.is_main else nullcontext():
+            _Run(whole, RunFolder(folder), means, save_every, heard).go()
     return folder
 
 
@@ -111,32 +111,39 @@ class _Run:
     recipe: Recipe
     folder: RunFolder
     means: Means
+    save_every: float
     listener: Listener
 
+    @property
+    def ranks(self) -> Ranks:
+        return self.means.ranks
+
     def go(self) -> None:
-        folder, say = self.folder, self.listener.said
-        folder.check(self.recipe)
-        if folder.facts().get("finished"):
-            say(f"{folder.path} is finished: {self._outcome()}")
+        facts = self.ranks.from_main(self._facts)
+        if facts.get("finished"):
+            if self.ranks.is_main:
+                self.listener.said(f"{self.folder.path} is finished: {self._outcome()}")
             return
         splits = self._photos()
         # what happens to PyTorch's randomness here stays here
         with torch.random.fork_rng(_gpus(self.means.device)):
-            setup = set_up(self.recipe, splits, self.means, Ranks())
-            # only what could begin has the folder: a slip in a name does not
-            folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
-            folder.tell(**_circumstances(self.means.device), data=_summary(splits))
+            setup = set_up(self.recipe, splits, self.means)
+            if self.ranks.is_main:
+                self._claim(splits, facts)
             self._train(setup)
             self._finish(splits, setup)
-        say(self._outcome())
+
+    def _facts(self) -> dict[str, Any]:
+        self.folder.check(self.recipe)
+        return self.folder.facts()
 
     def _photos(self) -> Splits:
         """The photos of the run: those it began with, or all that can be read at its beginning."""
-        say, saved = self.listener.said, self.folder.data()
-        if saved is None:
-            splits = open_photos(self.recipe, self.means)
-        else:
-            splits = restore_splits(saved, self.recipe.photos, self.recipe.data)
+        say, photos, options = self.listener.said, self.recipe.photos, self.recipe.data
+        splits = self._opened() if self.ranks.is_main else None
+        told = self.ranks.from_main(lambda: splits and splits_to_dict(splits, photos))
+        if splits is None:
+            return restore_splits(told or {}, photos, options)
         for note in splits.notes:
             say(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
@@ -144,30 +151,48 @@ class _Run:
         say(f"data    {counts}{left}")
         return splits
 
+    def _opened(self) -> Splits:
+        saved = self.folder.data()
+        if saved is None:
+            return open_photos(self.recipe, self.means)
+        return restore_splits(saved, self.recipe.photos, self.recipe.data)
+
+    def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
+        """Only what could begin has the folder: a slip in a name does not."""
+        now = circumstances(self.means.device, self.ranks)
+        self.folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
+        if changed := change(before, now):
+            self.listener.said(changed)
+        self.folder.tell(**now, data=_summary(splits))
+
     def _train(self, setup: Setup) -> None:
-        fit, batches, ranks = setup.fit, setup.batches, setup.fit.ranks
+        fit, batches = setup.fit, setup.batches
         checkpoints = Checkpoints(self.folder.checkpoints)
-        found = checkpoints.load_newest(self.listener.said)
+        found = self.ranks.from_main(lambda: checkpoints.load_newest(self.listener.said))
         if found is not None:
             fit.load_state(*found)
             self.listener.said(f"goes on at epoch {fit.at.epoch + 1}, step {fit.at.step}")
-        self.folder.keep_epochs(fit.at.epoch)
-        if not self.folder.mosaic.exists():
-            x_N3HW, _ = fit.prepare(next(batches.epoch(0, 0)))
-            write_mosaic(fit.pixels(x_N3HW), self.folder.mosaic)
-        with Stop(ranks) as stop:
+        if self.ranks.is_main:
+            self.folder.keep_epochs(fit.at.epoch)
+            if not self.folder.mosaic.exists():
+                x_N3HW, _ = fit.prepare(next(batches.epoch(0, 0)))
+                write_mosaic(fit.pixels(x_N3HW), self.folder.mosaic)
+        with Stop(self.ranks) as stop:
             keeper = _Keeper(self, setup, checkpoints, stop)
             fit.run(batches, setup.validation, Watcher(keeper.after_step, keeper.leave_if_asked, keeper.after_epoch))
 
     def _finish(self, splits: Splits, setup: Setup) -> None:
         """Measure the best weights as they are stored, and write the report."""
-        best = open_model(str(self.folder.best))
+        best = self.ranks.from_main(lambda: open_model(str(self.folder.best)))
         logits_NK = setup.validation.logits(best.model, setup.fit, lambda: None)
+        if not self.ranks.is_main:
+            return
         names = best.config.label_descriptions or {}
         write_report(self.folder.path, splits.val, logits_NK, [names[c] for c in splits.val.class_ids])
         found = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
         figures = {"top1_interval": found.top1_interval.to_list()}
         self.folder.tell(best=self.folder.facts()["best"] | figures, finished=True)
+        self.listener.said(self._outcome())
 
     def _outcome(self) -> str:
         best = self.folder.facts()["best"]
@@ -179,7 +204,7 @@ class _Run:
 
 
 class _Keeper:
-    """Writes down what a run comes to while it goes on."""
+    """Writes down what a run comes to while it goes on, on the main rank; stops all ranks together."""
 
     def __init__(self, run: _Run, setup: Setup, checkpoints: Checkpoints, stop: Stop) -> None:
         self.run, self.fit, self.config, self.checkpoints = run, setup.fit, setup.start.config, checkpoints
@@ -189,10 +214,12 @@ class _Keeper:
     def after_step(self, step: Step) -> None:
         self.run.listener.step(step)
         self.leave_if_asked()
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+        if time.monotonic() - self.saved > self.run.save_every:
             self.checkpoint()
 
     def after_epoch(self, epoch: Epoch, is_best: bool) -> None:
+        if not self.run.ranks.is_main:
+            return
         # the checkpoint comes last: without it the epoch is run again, to the same bits
         if is_best:
             self.write_best(epoch)
@@ -211,7 +238,8 @@ class _Keeper:
 
     def checkpoint(self, is_best: bool = False) -> None:
         at = self.fit.at
-        self.checkpoints.save(at.epoch * self.steps + at.step, *self.fit.state(), best=is_best)
+        if self.run.ranks.is_main:
+            self.checkpoints.save(at.epoch * self.steps + at.step, *self.fit.state(), best=is_best)
         self.saved = time.monotonic()
 
     def write_best(self, epoch: Epoch) -> None:
@@ -248,18 +276,3 @@ def _summary(splits: Splits) -> dict[str, Any]:
 
 def _gpus(device: torch.device) -> list[int]:
     return [device.index or 0] if device.type == "cuda" else []
-
-
-def _circumstances(device: torch.device) -> dict[str, Any]:
-    """What the bits of a run depend on besides its recipe and its photos."""
-    packages = ("dla", "torch", "numpy", "pillow")
-    return {
-        "command": sys.argv,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "machine": {
-            "device": str(device),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "threads": torch.get_num_threads(),
-            "system": platform.platform(),
-        },
-    }

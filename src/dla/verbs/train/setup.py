@@ -32,9 +32,12 @@ class Means:
     device: torch.device
     cache: Cache
     say: Callable[[str], None]
+    ranks: Ranks
 
     @classmethod
-    def named(cls, workers: int, device: str, cache: Cache, say: Callable[[str], None]) -> Means:
+    def named(
+        cls, workers: int, device: str, cache: Cache, say: Callable[[str], None], ranks: Ranks = Ranks()
+    ) -> Means:
         """Checked, from what a user says.
 
         Raises:
@@ -42,7 +45,7 @@ class Means:
         """
         if workers < 0:
             raise UsageError(f"workers is {workers}: at least 0")
-        return cls(workers, pick_device(device), cache, say)
+        return cls(workers, ranks.device(pick_device(device)), cache, say, ranks)
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ def with_photos(recipe: Recipe, data: str | Path | None) -> Recipe:
     return replace(recipe, photos=str(Path(photos).resolve()))
 
 
-def set_up(recipe: Recipe, splits: Splits, means: Means, ranks: Ranks) -> Setup:
+def set_up(recipe: Recipe, splits: Splits, means: Means) -> Setup:
     """The network of the recipe and what trains it on these photos. Sets PyTorch's randomness."""
-    train, val = splits.train, splits.val
+    train, val, ranks = splits.train, splits.val, means.ranks
     torch.manual_seed(recipe.seed)
     start = begin(recipe, train.class_ids)
     for note in start.notes:

@@ -1,0 +1,191 @@
+"""Runs that are killed and started again: how many end in the same bits as a run that nobody killed.
+
+    python benchmarks/crash.py [--kills 200] [--chain 1] [--seed 0]
+
+Each run is `dla train` on a tiny network and tiny photos, in a process of its own that is forked off one with PyTorch
+imported already. SIGKILL comes at a random moment: a third of them at any time from the first instruction on, a third
+within a checkpoint's writing (there is one after every step), a third within the writing of best/. Then the same
+command runs again, to its end or, for --chain, to the next kill. A run ends the same when the weights, averages and
+optimizer of its last checkpoint, best/model.safetensors, best/config.json and metrics.jsonl (but for its times) are
+equal byte for byte. Settings take turns: threads or none, mixup and CutMix, an average, accumulation, AdamW, balanced
+sampling, drawn sizes, distillation, early stopping. Prints a line a run that differs, and the count; exit code 1 when
+there is one.
+"""
+
+import argparse
+import gc
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # nothing may run in threads before a fork
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dla.cli import main
+from dla.nets.table import TABLE, Row
+
+TINY = Row("tiny", (1, 1, 1, 1, 1, 1), (4, 8, 8, 8, 16, 16), "basic", params=0, macs=0)
+USUAL = ["--model", "tiny", "--epochs", "3", "--batch-size", "4", "--input.sizes", "{0: 24}", "--input.val_size", "24",
+         "--schedule.warmup_epochs", "0.5", "--lr", "0.05", "--save-every", "0"]  # fmt: skip
+SETTINGS = {
+    "threads, average": ["--workers", "2", "--average.decay", "0.9"],
+    "mixup, CutMix, accumulation": [
+        "--workers", "0", "--average.decay", "0.9", "--augment.mixup", "0.4", "--augment.cutmix", "1",
+        "--augment.mix_probability", "0.7", "--optimizer.accumulate", "2",
+    ],
+    "AdamW, kornia, dropout, sizes": [
+        "--workers", "2", "--optimizer.name", "adamw", "--lr", "0.002", "--optimizer.layer_decay", "0.8",
+        "--optimizer.clip_norm", "1", "--augment.brightness", "0.3", "--augment.hue", "0.1",
+        "--augment.rand_operations", "2", "--augment.erase", "0.5", "--regular.drop_rate", "0.2",
+        "--regular.drop_path_rate", "0.2", "--input.sizes", "{0: 16, 1: [24, 32]}",
+    ],
+    "distillation, balanced, early stop": [
+        "--workers", "2", "--average.decay", "0.8", "--distill.scores", "scores.npy", "--loss.sampling", "balanced",
+        "--loss.class_weights", "balanced", "--loss.label_smoothing", "0.1", "--stop.patience", "2", "--epochs", "4",
+    ],
+}  # fmt: skip
+
+
+@dataclass
+class Command:
+    """One `dla train`, with its photos and folder, and the seconds that it takes."""
+
+    words: list[str]
+    folder: Path
+    seconds: float = 0.0
+
+    def start(self) -> int:
+        """A process that runs it; its number."""
+        process = os.fork()
+        if process:
+            return process
+        code = 70
+        try:
+            log = os.open(self.folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            code = main(["train", *self.words, "--output", str(self.folder)])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def finish(self) -> None:
+        status = os.waitpid(self.start(), 0)[1]
+        if status:
+            raise SystemExit(f"{self.folder}: {self.folder.with_suffix('.log').read_text()[-3000:]}")
+
+    def kill(self, dice: random.Random) -> bool:
+        """Start it and kill it; False when it was faster."""
+        process = self.start()
+        for _ in moments(self, dice):
+            if os.waitpid(process, os.WNOHANG)[0]:
+                return False
+            time.sleep(0.0002)
+        os.kill(process, signal.SIGKILL)
+        return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+
+def moments(command: Command, dice: random.Random) -> Iterator[None]:
+    """Yields until it is time."""
+    kind = dice.choice(("any time", "a checkpoint", "best"))
+    if kind == "any time":
+        yield from until(time.monotonic() + dice.uniform(0, command.seconds))
+        return
+    where, what = ("checkpoints", ".part-*") if kind == "a checkpoint" else ("best", "*.part")
+    for _ in range(dice.randint(1, 4)):
+        while not any((command.folder / where).glob(what)):
+            yield
+        yield from until(time.monotonic() + dice.uniform(0, 0.02))
+
+
+def until(end: float) -> Iterator[None]:
+    while time.monotonic() < end:
+        yield
+
+
+def ended_in(folder: Path) -> dict[str, object]:
+    """Everything that must not depend on a kill."""
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    record = json.loads((newest / "state.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    times = {"seconds", "photos_per_second", "waiting"}
+    return {
+        "last checkpoint": (newest / "state.safetensors").read_bytes(),
+        "its facts": (record["step"], record["facts"]),
+        "best/model.safetensors": (folder / "best" / "model.safetensors").read_bytes(),
+        "best/config.json": (folder / "best" / "config.json").read_bytes(),
+        "metrics.jsonl": [{k: v for k, v in line.items() if k not in times} for line in lines],
+    }
+
+
+def differing(one: dict[str, object], other: dict[str, object]) -> list[str]:
+    return [name for name in one if one[name] != other[name]]
+
+
+def make_photos(folder: Path) -> None:
+    """Three classes of noise around a colour, of 12, 8 and 4 photos; and the scores of a teacher."""
+    generator = np.random.default_rng(0)
+    for split, share in (("train", 4), ("val", 1)):
+        for i, name in enumerate(("blue", "green", "red")):
+            (folder / split / name).mkdir(parents=True)
+            for j in range(share * (3 - i)):
+                pixels = generator.integers(0, 120, (30, 36, 3)) + 100 * np.eye(3)[i]
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{j}.png")
+    np.save(folder.parent / "scores.npy", generator.normal(size=(24, 3)).astype(np.float32))
+
+
+def measure(kills: int, chain: int, seed: int, room: Path) -> int:
+    dice = random.Random(seed)
+    make_photos(room / "photos")
+    commands = {name: Command([str(room / "photos"), *USUAL, *words], room / f"whole {i}")
+                for i, (name, words) in enumerate(SETTINGS.items())}  # fmt: skip
+    wanted = {}
+    for name, command in commands.items():
+        began = time.monotonic()
+        command.finish()
+        command.seconds = time.monotonic() - began
+        wanted[name] = ended_in(command.folder)
+    done = same = runs = early = 0
+    while done < kills:
+        name = list(SETTINGS)[runs % len(SETTINGS)]
+        whole = commands[name]
+        command = Command(whole.words, room / f"killed {runs}", whole.seconds)
+        for _ in range(chain):
+            hit = command.kill(dice)
+            done, early = done + hit, early + (not hit)
+        command.finish()
+        found = differing(wanted[name], ended_in(command.folder))
+        same += not found
+        runs += 1
+        if found:
+            print(f"run {runs} ({name}): other {', '.join(found)}", flush=True)
+    print(f"{done} kills in {runs} runs ({early} came too late): {same} of {runs} ended bit-identical")
+    return 0 if same == runs else 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--chain", type=int, default=1, help="kills a run")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    gc.get_referents(TABLE)[0]["tiny"] = TINY  # the table is closed; this network is for here alone
+    with tempfile.TemporaryDirectory() as room:
+        os.chdir(room)
+        sys.exit(measure(args.kills, args.chain, args.seed, Path(room)))

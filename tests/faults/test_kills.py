@@ -1,0 +1,26 @@
+"""SIGKILL at random moments, and the same command again: the end is the one of a run that nobody killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "crash.py"
+
+
+def test_twenty_kills_change_no_bit() -> None:
+    """Five in each of four runs with settings of their own, while they save and while they do not."""
+    done = subprocess.run(
+        [sys.executable, BENCHMARK, "--kills", "20", "--chain", "5"],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.fullmatch(
+        r"(\d+) kills in (\d+) runs \(\d+ came too late\): (\d+) of \2 .* bit-identical\n", done.stdout
+    )
+    assert found is not None, done.stdout
+    assert int(found[1]) >= 20
+    assert int(found[2]) >= 4
