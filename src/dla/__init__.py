@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from dla.verbs.info import info as info
     from dla.verbs.predict import Classifier as Classifier
     from dla.verbs.predict import load as load
+    from dla.verbs.validate.record import Validation as Validation
+    from dla.verbs.validate.record import Validations as Validations
+    from dla.verbs.validate.run import validate as validate
 
 _HOME = {
     "DLA": "dla.nets.backbone",
@@ -79,6 +82,8 @@ _HOME = {
     "UnavailableError": "dla.errors",
     "UnknownNameError": "dla.errors",
     "UsageError": "dla.errors",
+    "Validation": "dla.verbs.validate.record",
+    "Validations": "dla.verbs.validate.record",
     "check_data": "dla.verbs.data_check",
     "convert": "dla.verbs.convert",
     "create_model": "dla.nets.build",
@@ -99,6 +104,7 @@ _HOME = {
     "resolve_data_config": "dla.images.transform",
     "resolve_model_data_config": "dla.images.transform",
     "sum_nodes": "dla.nets.tree",
+    "validate": "dla.verbs.validate.run",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -128,7 +128,8 @@ class ModelInfo:
     `model`, `params`, `macs` and `input_size` are as in `ModelRow`. `origin` is what was read (owner/name@commit,
     shipped:name or a path) and None where the weights are not here; `homepage` is where they were first published.
     `classes` are (class_id, label) in the order of the outputs. `published` are per cent on ImageNet-1k, `results`
-    and `recipe` what the training wrote down. `sha256` is the weight file's, `notes` what there is to say about it.
+    and `recipe` what the training wrote down. `temperature` is what the scores are divided by, where the folder says
+    one. `sha256` is the weight file's, `notes` what there is to say about it.
     `nodes` are the aggregation nodes, where they were asked for.
     """
 
@@ -148,6 +149,7 @@ class ModelInfo:
     num_classes: int
     classes: tuple[tuple[str, str], ...]
     preprocessing: Mapping[str, Any] | None
+    temperature: float | None
     published: Mapping[str, float] | None
     results: Mapping[str, Any] | None
     recipe: Mapping[str, Any] | None

@@ -26,6 +26,7 @@ VERBS = {
     "convert": "write weights as a model folder, for timm, or for the authors' code",
     "data": "check photos before training",
     "train": "train a network on photos of your own",
+    "validate": "tell how good a classifier is, and whether another is better",
 }
 
 HELP = f"""\

@@ -34,7 +34,7 @@ def run(words: list[str]) -> int:
         raise UsageError("--output is missing. Give a file that ends in .npz or .parquet")
     check_output(args.output)
     finder, photos = find_photos(args, "take features of", "features")
-    classifier = load_classifier(args)
+    classifier = load_classifier(args, args.model)
     shape = classifier.features_shape(args.at)
     if args.verbose:
         say(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers a photo")

@@ -62,6 +62,8 @@ def _lines(found: ModelInfo) -> Iterator[tuple[str, str]]:
         yield "classes", f"{found.num_classes}: {some}" + (", ..." if len(found.classes) > 4 else "")
     if found.preprocessing:
         yield "preprocessing", _preprocessing(found.preprocessing)
+    if found.temperature is not None:
+        yield "temperature", f"{found.temperature:g}: the scores are divided by it, fitted by dla validate --calibrate"
     if found.published:
         figures = found.published
         yield "accuracy", f"top-1 {figures['top1']} %, top-5 {figures['top5']} % on ImageNet-1k, as published"

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from dla.records import Features, Prediction
     from dla.verbs.predict import Classifier
 
-__all__ = ["Tally", "add_input_flags", "add_run_flags", "find_photos", "load_classifier", "reading", "say"]
+__all__ = [
+    "Tally",
+    "add_input_flags",
+    "add_run_flags",
+    "check_numbers",
+    "find_photos",
+    "load_classifier",
+    "reading",
+    "say",
+]
 
 Record = TypeVar("Record", "Prediction", "Features")
 
@@ -45,7 +54,7 @@ def add_run_flags(parser: Parser) -> None:
 
 def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, Iterator[str]]:
     """The photos that are meant; an error if there are none or a number is out of range, before anything slow."""
-    _check_numbers(args)
+    check_numbers(args)
     if not args.images:
         raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {verb} photo.jpg")
     finder = PhotoFinder(args.images, (os.fsdecode(line) for line in sys.stdin.buffer))
@@ -58,7 +67,8 @@ def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, It
     return finder, itertools.chain([first], photos)
 
 
-def _check_numbers(args: Namespace) -> None:
+def check_numbers(args: Namespace) -> None:
+    """See that the numbers are in their ranges."""
     for name, least in {"topk": 1, "batch_size": 1, "threads": 1, "workers": 0}.items():
         value = args.get(name)
         if value is not None and value < least:
@@ -67,7 +77,8 @@ def _check_numbers(args: Namespace) -> None:
         raise UsageError(f"--max-megapixels is {args.max_megapixels}: a number above 0, such as 179")
 
 
-def load_classifier(args: Namespace) -> Classifier:
+def load_classifier(args: Namespace, model: str) -> Classifier:
+    """The network that `model` names, with what there is to say about it said."""
     # Threads that wait without spinning leave the cores to those that decode. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.engines.torch import keep_freed_memory, use_threads
@@ -75,10 +86,10 @@ def load_classifier(args: Namespace) -> Classifier:
 
     keep_freed_memory()
     use_threads(args.threads or _cores())
-    classifier = load(args.model, device=args.device)
+    classifier = load(model, device=args.device)
     for note in classifier.notes:
         say(args, f"dla: {note}")
-    if args.model == DEFAULT_MODEL:
+    if model == DEFAULT_MODEL:
         say(args, f"dla: {DEFAULT_MODEL} knows {len(classifier.classes)} classes and is for non-commercial research; "
                   "--model dla60 knows a thousand.")  # fmt: skip
     if args.verbose:

@@ -55,7 +55,7 @@ def run(words: list[str]) -> int:
     form = _format(args)
     _check_pictures(args)
     finder, photos = find_photos(args, "classify", "predict")
-    classifier = load_classifier(args)
+    classifier = load_classifier(args, args.model)
     options = reading(args) | {"strict": args.fail_fast, "pictures": args.pictures}
     classifier.predict((), args.topk, **options)  # what is wrong with them is told before a file is emptied
     with _results(args, form, classifier, photos) as (file, before, left):

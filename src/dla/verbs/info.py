@@ -110,6 +110,7 @@ def _info(
         num_classes=config.num_classes,
         classes=tuple((c.class_id, c.label) for c in class_names(config)) if has_weights else (),
         preprocessing=_preprocessing(config) if has_weights else None,
+        temperature=config.temperature if "temperature" in said else None,
         published={"top1": r.top1, "top5": r.top5} if r and r.top1 and r.top5 else None,
         results=_if(dict, said.get("results")),
         recipe=_if(dict, said.get("recipe")),

@@ -16,6 +16,7 @@ from dla.errors import UsageError
 from dla.images.labels import ClassName, imagenet_classes
 from dla.images.prepare import Preprocessing
 from dla.images.read import ReadOptions
+from dla.metrics.calibrate import tempered
 from dla.nets.table import DEFAULT_MODEL
 from dla.records import Class, Features, Prediction
 from dla.report.picture import reduced, with_bars
@@ -23,7 +24,7 @@ from dla.report.write import naming
 from dla.verbs.inputs import Input, InputReader, Prepared
 from dla.weights.folder import ModelConfig
 
-__all__ = ["Classifier", "load"]
+__all__ = ["Classifier", "check_classifies", "class_names", "load"]
 
 BARS = 5
 
@@ -79,7 +80,7 @@ class Classifier:
                 that does not classify.
             ImageError: with `strict`, the first input that cannot be read.
         """
-        _check_classifies(self.config, self.origin)
+        check_classifies(self.config, self.origin)
         if topk < 1:
             raise UsageError(f"topk is {topk}: at least 1")
         folder = None if pictures is None else Path(pictures)
@@ -93,7 +94,7 @@ class Classifier:
         reader = InputReader(self.preprocessing, batch_size, workers, strict, options, keep)
 
         def answer(batch: list[Prepared]) -> Iterator[Prediction]:
-            for p, probabilities_K in _with_rows(batch, self.engine.probabilities):
+            for p, probabilities_K in _with_rows(batch, self.probabilities):
                 if probabilities_K is None:
                     yield Prediction(p.name, error=p.error)
                     continue
@@ -153,6 +154,10 @@ class Classifier:
         shape: tuple[int, ...] = self.engine.features_at(at)(black_1HW3).shape
         return shape[1:]
 
+    def probabilities(self, pixels_NHW3: Array) -> Array:
+        """uint8 photos, prepared -> float32 probabilities (N, K) at the model's temperature."""
+        return tempered(self.engine.probabilities(pixels_NHW3), self.config.temperature)
+
     def _best(self, probabilities_K: Array, topk: int) -> tuple[Class, ...]:
         order = np.argsort(-probabilities_K, kind="stable")[:topk]
         return tuple(
@@ -204,7 +209,7 @@ def load(source: str = DEFAULT_MODEL, *, device: str = "auto", cache_dir: str | 
     )
 
 
-def _check_classifies(config: ModelConfig, origin: str) -> None:
+def check_classifies(config: ModelConfig, origin: str) -> None:
     """Raise a UsageError for a network that gives no probabilities of classes; features it does give."""
     if not config.num_classes:
         raise UsageError(f"{origin} has no classes, so it cannot classify. Try: dla features")

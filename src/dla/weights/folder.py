@@ -31,6 +31,7 @@ __all__ = [
     "read_config",
     "write_files",
     "write_folder",
+    "write_temperature",
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -44,6 +45,10 @@ def _is_int(value: object, low: int, high: int) -> bool:
 
 def _is_rate(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _is_temperature(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.01 <= value <= 100
 
 
 # What a config may set: the constructor's options with plain values that the table's row does not settle.
@@ -83,6 +88,11 @@ class ModelConfig:
     def exif(self) -> Any:
         """What photos' EXIF orientation is to them: "apply", where nothing else is said."""
         return (self.dla.get("preprocessing") or {}).get("exif", "apply")
+
+    @property
+    def temperature(self) -> float:
+        """What the network's scores are divided by for its probabilities; 1, where nothing else is said."""
+        return float(self.dla.get("temperature") or 1)
 
     def to_json(self) -> str:
         """The text of `config.json`: equal configs give equal text.
@@ -217,6 +227,9 @@ class _Reader:
             raise self.fail(f"dla.format is {_show(version)}, this version of dla reads {FORMAT}. Try a newer dla.")
         if not isinstance(dla.get("preprocessing") or {}, dict):
             raise self.fail(f"dla.preprocessing is {_kind(dla['preprocessing'])}. Allowed: an object.")
+        temperature = dla.get("temperature")
+        if temperature is not None and not _is_temperature(temperature):
+            raise self.fail(f"dla.temperature is {_show(temperature)}. Allowed: a number from 0.01 to 100.")
         return dla
 
 
@@ -292,6 +305,24 @@ def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tenso
             with suppress(OSError):
                 folder.rmdir()
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+
+def write_temperature(folder: str | os.PathLike[str], temperature: float) -> None:
+    """Have a model folder say this temperature. The rest of its config stays as it is, whoever wrote it.
+
+    Raises:
+        UnavailableError, DamagedError: it is no model folder.
+        DlaError: it cannot be written.
+    """
+    path = Path(folder) / CONFIG
+    read_config(folder)
+    try:
+        root = json.loads(path.read_bytes())
+        root["dla"] = {"format": FORMAT, **(root.get("dla") or {}), "temperature": temperature}
+        text = json.dumps(root, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        write_files({path: text.encode()})
+    except OSError as error:
+        raise DlaError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _refuse_foreign(folder: Path) -> None:

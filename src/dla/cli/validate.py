@@ -1,0 +1,158 @@
+"""`dla validate`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from dla.cli.parser import Parser, usual_model
+from dla.cli.photos import add_run_flags, check_numbers, load_classifier, reading, say
+from dla.data.options import DataOptions
+from dla.errors import UsageError
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from dla.verbs.ranks import Ranks
+    from dla.verbs.validate.record import Validation, Validations
+    from dla.verbs.validate.scores import Watch
+
+DESCRIPTION = """\
+Tell how good a classifier is on photos whose classes are known, and whether one is better than another. The figures
+are those of what dla predict says of the same files. Exit code 0: all photos were read; 1: some were not, and are in
+no figure; 2: wrong usage, or a class that the model does not know; 3: the data or the model cannot be had."""
+
+EXAMPLE = """\
+  dla validate flowers/val --model runs/flowers/best
+  dla validate flowers/ --model runs/a/best --model runs/b/best --report compared.html
+  dla validate flowers/ --model runs/flowers/best --calibrate    # its probabilities, made honest
+  dla validate imagenet/val --model dla60 --preset imagenet --format json"""
+
+
+def build_parser() -> Parser:
+    parser = Parser("validate", DESCRIPTION, EXAMPLE, "DATA [options]")
+    parser.flag("data", metavar="DATA", help="a folder with a folder a class, or a table (docs/data.md); of several "
+                "splits, val is taken")  # fmt: skip
+    parser.flag("-q", "--quiet", action="store_true", help="no messages, only results")
+    parser.flag("-v", "--verbose", action="store_true", help="say what is loaded and how")
+    parser.flag("--model", action="append", metavar="M", help="a network's name, a model folder, or a .safetensors or "
+                ".pth file; several are compared (default: the network that comes along)")  # fmt: skip
+    parser.flag("--format", choices=("table", "json"), help="table or json (default: by the ending of --output, else "
+                "table)")  # fmt: skip
+    parser.flag("-o", "--output", metavar="FILE", help="write the result there instead of to standard output")
+    parser.flag("--report", metavar="FILE", help="also write a page about it, one HTML file")
+    parser.flag("--calibrate", action="store_true", help="fit a temperature to these photos and save it into the model "
+                "folder; dla predict then uses it")  # fmt: skip
+    parser.flag("--tta", choices=("none", "flips", "scales", "both"), default="none", help="test-time views: also the "
+                "mirror image, also smaller and larger, or both (default: none)")  # fmt: skip
+    parser.flag("--preset", choices=("model", "imagenet"), default="model", help="imagenet: as timm does it, EXIF "
+                "orientation ignored (default: as the model says)")  # fmt: skip
+    parser.flag("--image-column", metavar="C", help="a table's column of files or photos (default: path; in parquet "
+                "image)")  # fmt: skip
+    parser.flag("--label-column", metavar="C", help="its column of classes (default: label; in parquet synset where "
+                "there is one)")  # fmt: skip
+    parser.flag("--split-column", metavar="C", help="its column of train and val (default: split where there is one)")
+    add_run_flags(parser)
+    return parser
+
+
+def run(words: list[str]) -> int:
+    args = build_parser().parse_args(words)
+    form = _format(args)
+    check_numbers(args)
+    _check_files(args)
+
+    from dla.verbs.ranks import Ranks
+
+    ranks = Ranks.from_env()
+    args.quiet = args.quiet or not ranks.is_main
+    found, seconds = _validate(args, ranks)
+    models = _models(found)
+    if ranks.is_main:
+        _write(args, f"{json.dumps(found.to_dict())}\n" if form == "json" else _table(found))
+    for message in dict.fromkeys(note for m in models for note in m.notes):
+        say(args, f"dla: {message}")
+    for unreadable in models[0].unreadable:
+        say(args, f"dla: {unreadable.message}")
+    total = models[0].evaluation.count + len(models[0].unreadable)
+    left_out = f": {len(models[0].unreadable):,} could not be read and are in no figure" if models[0].unreadable else ""
+    say(args, f"{total:,} photos{left_out}. {seconds:.1f} s, {len(models) * total / max(seconds, 1e-9):.0f} photos/s.")
+    return 1 if models[0].unreadable else 0
+
+
+def _format(args: Namespace) -> str:
+    """What is asked for, or what the ending of the output says."""
+    return str(args.format or ("json" if (args.output or "").lower().endswith(".json") else "table"))
+
+
+def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, float]:
+    from dla.engines.torch import pick_device
+    from dla.verbs.validate.run import validate
+
+    if args.device != "auto" or ranks.world > 1:
+        args.device = str(ranks.device(str(pick_device(args.device))))
+    named = args.model or [usual_model()]
+    classifiers = [load_classifier(args, name) for name in named]
+    began = time.monotonic()
+    found = validate(
+        args.data,
+        classifiers if len(named) > 1 else classifiers[0],
+        device=args.device,
+        preset=args.preset,
+        tta=args.tta,
+        calibrate=args.calibrate,
+        report=args.report,
+        columns=DataOptions(
+            image_column=args.image_column, label_column=args.label_column, split_column=args.split_column
+        ),
+        watch=_bar(args),
+        **reading(args),
+    )
+    return found, time.monotonic() - began
+
+
+def _bar(args: Namespace) -> Watch:
+    from dla.cli.progress import bar
+    from dla.verbs.validate.scores import unwatched
+
+    def watch(photos: Iterator[Any], total: int) -> Iterator[Any]:
+        return bar(photos, total, "validating", "photos")
+
+    return unwatched if args.quiet or not sys.stderr.isatty() else watch
+
+
+def _check_files(args: Namespace) -> None:
+    """What cannot be written is told before the photos are looked at."""
+    for flag, path in (("--output", args.output), ("--report", args.report)):
+        if path is not None and os.path.isdir(path):
+            raise UsageError(f"{flag} {path} is a folder. Give a file")
+        if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
+            raise UsageError(f"{flag} {path}: there is no folder {os.path.dirname(path)}")
+
+
+def _write(args: Namespace, text: str) -> None:
+    if args.output is not None:
+        with open(args.output, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        return
+    # a folder's name may hold bytes that are no text; they go out as they came in
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
+    print(text, end="")
+
+
+def _models(found: Validation | Validations) -> tuple[Validation, ...]:
+    from dla.verbs.validate.record import Validations
+
+    return found.models if isinstance(found, Validations) else (found,)
+
+
+def _table(found: Validation | Validations) -> str:
+    from dla.verbs.validate.record import Validations
+    from dla.verbs.validate.table import several_as_text, single_as_text
+
+    return several_as_text(found) if isinstance(found, Validations) else single_as_text(found)

@@ -1,0 +1,1 @@
+"""`dla validate`: how good a classifier is on photos whose classes are known."""
