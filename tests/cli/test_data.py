@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,27 @@ def test_columns_of_a_table(data: Path, capsys: pytest.CaptureFixture[str]) -> N
     columns = ["--image-column", "file", "--label-column", "kind"]
     assert main(["data", "check", str(data / "t.tsv"), *columns]) == 0
     assert capsys.readouterr().out.startswith(f"{data}/t.tsv: 2 photos in 2 classes\n")
+
+
+def many(data: Path) -> list[str]:
+    """A check that is given so many photos that it is not done soon, with two processes; its command."""
+    for i in range(3000):
+        (data / "train" / "rose" / f"link{i}.jpg").symlink_to(data / "train" / "rose" / "1.jpg")
+    return [sys.executable, "-m", "dla", "data", "check", str(data), "--workers", "2"]
+
+
+@pytest.mark.parametrize(("victim", "code"), [("all", 130), ("worker", 1)])
+def test_a_check_that_is_stopped_ends_at_once_and_without_a_traceback(data: Path, victim: str, code: int) -> None:
+    with subprocess.Popen(many(data), stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while len(workers := children.read_text().split()) < 2:
+            time.sleep(0.01)
+        if victim == "all":
+            os.killpg(running.pid, signal.SIGINT)
+        else:
+            os.kill(int(workers[0]), signal.SIGKILL)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == code
+    assert said == ("" if victim == "all" else "dla: a process that decoded photos was killed, perhaps for its memory. "
+                    "Try --workers 1\n")  # fmt: skip
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)

@@ -7,13 +7,14 @@ import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from dla.data.load import run_ahead
-from dla.errors import ImageError, UnavailableError
+from dla.errors import DlaError, ImageError, UnavailableError
 from dla.images.read import Header, read_header, read_photo
 from dla.records import InputError
 
@@ -44,6 +45,7 @@ def looks(photos: Sequence[str | bytes], names: Sequence[str], workers: int) -> 
     With several workers these are processes where they can be forked: of small photos most of the time is Python's.
 
     Raises:
+        DlaError: one of the processes was killed.
         UnavailableError: imagehash is not installed.
     """
     try:
@@ -61,6 +63,10 @@ def looks(photos: Sequence[str | bytes], names: Sequence[str], workers: int) -> 
         try:
             for part in pool.map(_look_at_each, parts):
                 yield from part
+        except BrokenProcessPool:
+            raise DlaError(
+                "a process that decoded photos was killed, perhaps for its memory. Try --workers 1"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
