@@ -8,11 +8,8 @@ turns, one step each at a time; seconds are the median of --steps after one that
 resident memory of the process, less what it held with the network and the batch before the first step. It includes
 gradients and momentum.
 
-glibc keeps freed maps of up to 32 MiB for itself, and the peak has them in it. MALLOC_MMAP_THRESHOLD_=4194304 in the
-environment makes it give them back, on every side.
-
 timm's network runs as its users run it (NCHW) and, beside that, in channels_last; ours in channels_last as `dla train`
-has it, without and with gradient checkpointing. Needs the extra `dev` for timm.
+has it, without and with gradient checkpointing (there `dla train` also keeps glibc from holding on to freed maps). Needs the extra `dev` for timm.
 """
 
 import argparse
@@ -43,7 +40,10 @@ def network(name: str, side: str) -> torch.nn.Module:
         ours, model = model, timm.create_model(name)
         model.load_state_dict(ours.state_dict())
     if side.endswith("checkpointing"):
+        from dla.verbs.train.memory import give_memory_back
+
         model.set_grad_checkpointing()
+        give_memory_back()
     return model.train()
 
 

@@ -18,6 +18,7 @@ from dla.recipes.schema import Recipe
 from dla.verbs.ranks import Ranks
 from dla.verbs.train.batches import TrainBatches
 from dla.verbs.train.fit import Fit, Validation
+from dla.verbs.train.memory import give_memory_back
 from dla.verbs.train.network import Start, begin
 from dla.verbs.train.teacher import find_teacher
 
@@ -77,6 +78,8 @@ def set_up(recipe: Recipe, splits: Splits, means: Means) -> Setup:
     """The network of the recipe and what trains it on these photos. Sets PyTorch's randomness."""
     train, val, ranks = splits.train, splits.val, means.ranks
     torch.manual_seed(recipe.seed)
+    if recipe.compute.checkpointing and means.device.type == "cpu":
+        give_memory_back()
     start = begin(recipe, train.class_ids)
     for note in start.notes:
         means.say(f"start   {note}")
