@@ -219,7 +219,7 @@ def run(arm: str, seed: int, args: argparse.Namespace, data: tuple[Data, Data]) 
     at_first = top1(net, data[1])
     seconds = train(net, tuple(part[: args.photos] for part in data[0]), epochs, rate, order)
     if arm == "plain":
-        save_file(net.state_dict(), trained)
+        save_file({name: t.contiguous() for name, t in net.state_dict().items()}, trained)
     found = {"top1": top1(net, data[1]), "at_first": at_first, "parameters": parameters(net), "seconds": seconds}
     return found | {"steps": epochs * (min(args.photos, len(data[0][1])) // BATCH)}
 

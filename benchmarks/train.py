@@ -9,7 +9,8 @@ resident memory of the process, less what it held with the network and the batch
 gradients and momentum.
 
 timm's network runs as its users run it (NCHW) and, beside that, in channels_last; ours in channels_last as `dla train`
-has it, without and with gradient checkpointing (there `dla train` also keeps glibc from holding on to freed maps). Needs the extra `dev` for timm.
+has it, without and with gradient checkpointing (there `dla train` also keeps glibc from holding on to freed maps).
+Needs the extra `dev` for timm.
 """
 
 import argparse
