@@ -72,3 +72,9 @@ def test_a_folder_that_cannot_be_listed_becomes_an_input(tree: Path, monkeypatch
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert str(tree / "a") in list(PhotoFinder([str(tree)]))
+
+
+def test_pipes_in_a_folder_are_no_photos_and_broken_links_are_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert list(PhotoFinder([str(tmp_path)])) == [str(tmp_path / "broken.jpg")]

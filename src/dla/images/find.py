@@ -57,7 +57,9 @@ class PhotoFinder:
             return
         for entry in entries:
             if not entry.is_dir():
-                yield from self._photos([entry.path])
+                # reading a pipe would wait for ever; a broken link is told by its name
+                if entry.is_file() or entry.is_symlink():
+                    yield from self._photos([entry.path])
             elif not entry.is_symlink() and not entry.name.startswith("."):
                 yield from self._walk(entry.path)
 
