@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 import dla
-from dla.metrics.classify import Evaluation, compare, evaluate, outcomes, topk_accuracy
+from dla.metrics.classify import Evaluation, compare, evaluate, outcomes
 
 seeds = st.integers(0, 10_000)
 
@@ -38,7 +38,7 @@ def test_topk_equals_scikit_learn(seed: int, k: int) -> None:
     generator = np.random.default_rng(seed)
     scores, targets = generator.normal(size=(40, 7)), generator.integers(0, 7, 40)
     expected = metrics.top_k_accuracy_score(targets, scores, k=k, labels=np.arange(7))
-    assert topk_accuracy(scores, targets, k) == pytest.approx(expected, abs=1e-12)
+    assert outcomes(scores, targets).right(k).mean() == pytest.approx(expected, abs=1e-12)
 
 
 @given(seeds)
@@ -74,8 +74,10 @@ def test_a_class_without_photos_or_calls_has_no_figure_there() -> None:
 
 def test_ties_count_for_the_earlier_class() -> None:
     scores = np.zeros((3, 4))
-    assert topk_accuracy(scores, np.array([0, 1, 3]), 1) == pytest.approx(1 / 3)
-    assert topk_accuracy(scores, np.array([0, 1, 3]), 2) == pytest.approx(2 / 3)
+    found = outcomes(scores, np.array([0, 1, 3]))
+    assert found.predicted_N.tolist() == [0, 0, 0]
+    assert found.right(1).tolist() == [True, False, False]
+    assert found.right(2).tolist() == [True, True, False]
 
 
 @given(seeds)

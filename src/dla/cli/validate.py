@@ -94,8 +94,7 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
     from dla.engines.torch import pick_device
     from dla.verbs.validate.run import validate
 
-    if args.device != "auto" or ranks.world > 1:
-        args.device = str(ranks.device(str(pick_device(args.device))))
+    args.device = str(ranks.device(pick_device(args.device)))
     named = args.model or [usual_model()]
     classifiers = [load_classifier(args, name) for name in named]
     began = time.monotonic()

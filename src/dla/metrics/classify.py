@@ -16,7 +16,7 @@ from dla.errors import UsageError
 from dla.metrics.calibrate import CHUNK, Calibration, reliability
 from dla.metrics.intervals import Interval, paired_interval, share_interval
 
-__all__ = ["ClassFigures", "Comparison", "Evaluation", "Outcomes", "compare", "evaluate", "outcomes", "topk_accuracy"]
+__all__ = ["ClassFigures", "Comparison", "Evaluation", "Outcomes", "compare", "evaluate", "outcomes"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -208,8 +208,3 @@ def _of_classes(confusion_KK: Array, class_ids: Sequence[str]) -> tuple[ClassFig
         ClassFigures(name, photos, called, share(hit, called), share(hit, photos), share(2 * hit, photos + called))
         for name, hit, photos, called in columns
     )
-
-
-def topk_accuracy(scores_NK: Array, targets_N: Array, k: int) -> float:
-    """The share of rows whose target is among the k highest scores (0 to 1). Ties count for the earlier class."""
-    return float((_ranks(scores_NK, targets_N) < k).mean())

@@ -88,9 +88,9 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     named: Sequence[Model] = model if not isinstance(model, str | Classifier) else [model]
     reading = Reading(batch_size, workers, allow_truncated, max_pixels, preset, tta)
     _check(named, reading, calibrate, report)
-    device = str(pick_device(device))
+    on = pick_device(device)
     with joined(device) as ranks:
-        opened = [_opened(m, device, ranks) for m in named]
+        opened = [_opened(m, str(ranks.device(on))) for m in named]
         where = _folder_of(opened[0]) if calibrate else None
         done = [_one(_name(m), c, os.fspath(data), columns, reading, seed, ranks, watch)
                 for m, c in zip(named, opened, strict=True)]  # fmt: skip
@@ -122,8 +122,8 @@ def _name(model: Model) -> str:
     return model.origin if isinstance(model, Classifier) else model
 
 
-def _opened(model: Model, device: str, ranks: Ranks) -> Classifier:
-    classifier = model if isinstance(model, Classifier) else load(model, device=str(ranks.device(device)))
+def _opened(model: Model, device: str) -> Classifier:
+    classifier = model if isinstance(model, Classifier) else load(model, device=device)
     check_classifies(classifier.config, classifier.origin)
     return classifier
 

@@ -32,16 +32,17 @@ def single_as_text(found: Validation) -> str:
 
 def several_as_text(found: Validations) -> str:
     """Several models: a row each, and how each pair differs."""
+    few = len(found.models[0].labels) <= 5  # then every class is among the first five
     width = max(len("model"), *(len(m.model) for m in found.models))
-    lines = [_head(found.models[0]), ""]
-    lines.append(f"{'model':<{width}}    top-1  95 % interval    top-5  95 % interval   log loss   calibration error")
+    shares = "    top-1  95 % interval" + ("" if few else "    top-5  95 % interval")
+    lines = [_head(found.models[0]), "", f"{'model':<{width}}{shares}   log loss   calibration error"]
     for m in found.models:
         e = m.evaluation
-        shares = ((e.top1, e.top1_interval), (e.top5, e.top5_interval))
-        cells = "  ".join(f"{_percent(share)}  {_span(interval):<13}" for share, interval in shares)
-        lines.append(f"{m.model:<{width}}  {cells}  {e.log_loss:>9.3f}  {_percent(e.calibration.error):>18}")
+        cells = [(e.top1, e.top1_interval), (e.top5, e.top5_interval)][: 1 if few else 2]
+        text = "  ".join(f"{_percent(share)}  {_span(interval):<13}" for share, interval in cells)
+        lines.append(f"{m.model:<{width}}  {text}  {e.log_loss:>9.3f}  {_percent(e.calibration.error):>18}")
     for one, other, c in found.comparisons:
-        lines += ["", f"{one}, less {other}", *_comparison(c)]
+        lines += ["", f"{one}, less {other}", *_comparison(c, few)]
     return "\n".join(lines) + "\n"
 
 
@@ -82,8 +83,9 @@ def _confusions(e: Evaluation, names: tuple[str, ...]) -> list[str]:
     return ["", "commonest errors", *(f"{n:>6}  {_short(i)} called {_short(j)}" for n, i, j in rows)] if rows else []
 
 
-def _comparison(c: Comparison) -> Iterator[str]:
-    for name, difference, interval in (("top-1", c.top1, c.top1_interval), ("top-5", c.top5, c.top5_interval)):
+def _comparison(c: Comparison, few: bool) -> Iterator[str]:
+    differences = (("top-1", c.top1, c.top1_interval), ("top-5", c.top5, c.top5_interval))
+    for name, difference, interval in differences[: 1 if few else 2]:
         verdict = "may be chance" if interval.low <= 0 <= interval.high else "no accident of which photos were taken"
         yield (f"  {name}  {100 * difference:+5.1f} points, 95 % interval {100 * interval.low:+.1f} to "
                f"{100 * interval.high:+.1f}: {verdict}")  # fmt: skip
