@@ -27,5 +27,5 @@ check: .venv/dev
 	touch $@
 
 .venv/dev: .venv/demo
-	$(PIP) -e '.[demo,train,dev]'
+	$(PIP) -e '.[demo,engines,train,dev]'
 	touch $@

@@ -8,10 +8,10 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 import dla
+from dla.engines.machine import cores
 from dla.report.picture import with_bars
 
 PHOTOS = {
@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
         with_bars(Image.open(path), prediction).save(folder / f"{path.stem}.png")
     print(
         f"{len(paths)} photos in {seconds:.1f} s ({classifier.origin}, {classifier.engine.name}, "
-        f"{torch.get_num_threads()} threads). Pictures: {folder}/*.png"
+        f"{cores()} threads). Pictures: {folder}/*.png"
     )
     print(f"It knows {len(classifier.classes)} classes; `dla predict --model dla60` knows a thousand.")
 

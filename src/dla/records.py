@@ -13,6 +13,8 @@ __all__ = [
     "Class",
     "DataFinding",
     "DataReport",
+    "EngineChoice",
+    "EngineTiming",
     "Features",
     "InputError",
     "ModelInfo",
@@ -122,6 +124,26 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineTiming:
+    """One engine with one network here, in seconds: until its first answer, for one photo, for each of many."""
+
+    engine: str
+    first_s: float
+    one_s: float
+    each_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What was timed, and which engine `auto` takes for one photo and for many. `missing` are not installed."""
+
+    timings: tuple[EngineTiming, ...]
+    for_one: str
+    for_many: str
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """Everything there is to know about one network with its weights.
 
@@ -130,7 +152,7 @@ class ModelInfo:
     `classes` are (class_id, label) in the order of the outputs. `published` are per cent on ImageNet-1k, `results`
     and `recipe` what the training wrote down. `temperature` is what the scores are divided by, where the folder says
     one. `sha256` is the weight file's, `notes` what there is to say about it.
-    `nodes` are the aggregation nodes, where they were asked for.
+    `nodes` are the aggregation nodes, `engines` how fast which engine is here, where they were asked for.
     """
 
     model: str
@@ -155,13 +177,15 @@ class ModelInfo:
     recipe: Mapping[str, Any] | None
     notes: tuple[str, ...] = ()
     nodes: tuple[Mapping[str, Any], ...] | None = None
+    engines: EngineChoice | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it (docs/formats.md)."""
         record = {"schema": INFO_SCHEMA, **asdict(self)}
         record["classes"] = [{"class_id": class_id, "label": label} for class_id, label in self.classes]
-        if self.nodes is None:
-            del record["nodes"]
+        for asked_for in ("nodes", "engines"):
+            if record[asked_for] is None:
+                del record[asked_for]
         return record
 
 

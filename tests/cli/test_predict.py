@@ -217,5 +217,5 @@ def test_weights_that_cannot_be_had_are_exit_3(tmp_path: Path) -> None:
 def test_verbose_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(CHELSEA), "-v"]) == 0
     err = capsys.readouterr().err
-    assert "shipped:tiny200, PyTorch on cpu" in err
+    assert "shipped:tiny200, OpenVINO on cpu" in err
     assert "non-commercial research" in err

@@ -131,6 +131,17 @@ def test_other_settings_are_exit_2(
     assert out.read_bytes() == before
 
 
+def test_a_run_goes_on_with_its_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is fastest may be measured anew in between."""
+    out = tmp_path / "out.jsonl"
+    for engine, title in (("onnx", "ONNX Runtime"), ("torch", "PyTorch")):
+        assert predict(str(CHELSEA), "-o", str(out), "--engine", engine) == 0
+        assert predict(str(CHELSEA), str(COFFEE), "-o", str(out), "--resume") == 0
+        assert json.loads((tmp_path / "out.jsonl.run.json").read_text())["model"]["engine"] == f"{title} on cpu"
+    assert predict(str(CHELSEA), str(COFFEE), "-o", str(out), "--resume", "--engine", "openvino") == 2
+    assert "on PyTorch on cpu, and this is shipped:tiny200 on OpenVINO on cpu" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", ["weights_sha256", "config_sha256"])
 def test_another_model_is_exit_2(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, run_file = tmp_path / "out.jsonl", tmp_path / "out.jsonl.run.json"
@@ -138,10 +149,10 @@ def test_another_model_is_exit_2(key: str, tmp_path: Path, capsys: pytest.Captur
     run = json.loads(run_file.read_text())
     run_file.write_text(json.dumps(run | {"model": run["model"] | {key: "0" * 64}}))
     assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
-    assert "another model than shipped:tiny200 on PyTorch on cpu is now" in capsys.readouterr().err
+    assert "another model than shipped:tiny200 on OpenVINO on cpu is now" in capsys.readouterr().err
     run_file.write_text(json.dumps(run | {"model": run["model"] | {key: "0" * 64, "origin": "timm/dla60"}}))
     assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
-    assert "the model timm/dla60 on PyTorch on cpu, and this is shipped:tiny200" in capsys.readouterr().err
+    assert "the model timm/dla60 on OpenVINO on cpu, and this is shipped:tiny200" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

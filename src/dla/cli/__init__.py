@@ -25,6 +25,7 @@ VERBS = {
     "pull": "fetch weights, or verify those that are here",
     "convert": "write weights as a model folder, for timm, or for the authors' code",
     "data": "check photos before training",
+    "cache": "show or clear what is kept to be faster the next time",
     "train": "train a network on photos of your own",
     "validate": "tell how good a classifier is, and whether another is better",
 }

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dla.cli.parser import Parser
-from dla.cli.photos import Tally, add_input_flags, add_run_flags, find_photos, load_classifier, reading, say
+from dla.cli.photos import (
+    Tally,
+    add_input_flags,
+    add_run_flags,
+    count_photos,
+    find_photos,
+    load_classifier,
+    reading,
+    say,
+)
 from dla.errors import UsageError
 
 DESCRIPTION = """\
@@ -34,7 +43,7 @@ def run(words: list[str]) -> int:
         raise UsageError("--output is missing. Give a file that ends in .npz or .parquet")
     check_output(args.output)
     finder, photos = find_photos(args, "take features of", "features")
-    classifier = load_classifier(args, args.model)
+    classifier = load_classifier(args, args.model, count_photos(args, 10_000))
     shape = classifier.features_shape(args.at)
     if args.verbose:
         say(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers a photo")

@@ -11,7 +11,7 @@ from dla.cli.parser import Parser, usual_model
 from dla.nets.table import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from dla.records import ModelInfo
+    from dla.records import EngineChoice, ModelInfo
 
 DESCRIPTION = f"""\
 Tell everything about one network: what it is, its classes, preprocessing, licence, data, results,
@@ -23,6 +23,7 @@ EXAMPLE = """\
   dla info
   dla info dla60
   dla info dla34 --nodes
+  dla info --engines
   dla info runs/mine --format json"""
 
 WIDTH = 100
@@ -35,12 +36,13 @@ def run(words: list[str]) -> int:
                 "or .pth file")  # fmt: skip
     parser.flag("--nodes", action="store_true", help="also list every aggregation node: what it takes, its channels, "
                 "its stride")  # fmt: skip
+    parser.flag("--engines", action="store_true", help="also time every engine with it, and say which one runs")
     parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
     args = parser.parse_args(words)
 
     from dla.verbs.info import info
 
-    found = info(args.model, nodes=args.nodes)
+    found = info(args.model, nodes=args.nodes, engines=args.engines)
     if args.format == "json":
         print(json.dumps(found.to_dict(), indent=1))
         return 0
@@ -50,6 +52,8 @@ def run(words: list[str]) -> int:
                             break_long_words=False, break_on_hyphens=False))  # fmt: skip
     if found.nodes is not None:
         print(f"\n{_nodes(found.nodes)}")
+    if found.engines is not None:
+        print(f"\n{_engines(found.engines)}")
     return 0
 
 
@@ -135,4 +139,16 @@ def _nodes(nodes: tuple[Mapping[str, Any], ...]) -> str:
         head = f"{node['name']:<{name}}  {node['channels']:>8}  {node['stride']:>6}  "
         lines.append(textwrap.fill(", ".join(node["inputs"]), WIDTH, initial_indent=head,
                                    subsequent_indent=" " * len(head), break_on_hyphens=False))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _engines(choice: EngineChoice) -> str:
+    from dla.engines.choose import pip_line
+
+    lines = [f"{'engine':<10}first answer     one photo     many photos"]
+    for t in choice.timings:
+        taken = [what for what, name in (("one", choice.for_one), ("many", choice.for_many)) if name == t.engine]
+        runs = f"   runs for {' and '.join(taken)}" if taken else ""
+        lines.append(f"{t.engine:<10}{t.first_s:10.2f} s{1000 * t.one_s:11.1f} ms{1 / t.each_s:10.1f} a second{runs}")
+    lines += [f"{name:<10}is not installed: {pip_line(name)}" for name in choice.missing]
     return "\n".join(lines)

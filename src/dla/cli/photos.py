@@ -8,9 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from dla.cli.parser import Parser
+from dla.engines.machine import Precision, cores
 from dla.errors import UsageError
 from dla.images.find import PhotoFinder
 from dla.nets.table import DEFAULT_MODEL
@@ -26,6 +27,7 @@ __all__ = [
     "add_input_flags",
     "add_run_flags",
     "check_numbers",
+    "count_photos",
     "find_photos",
     "load_classifier",
     "reading",
@@ -46,6 +48,10 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("--batch-size", type=int, default=8, metavar="N", help="photos that the network takes at once "
                 "(default: 8)")  # fmt: skip
     parser.flag("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
+    parser.flag("--engine", default="auto", metavar="E", help="openvino, onnx, torch, or auto: the fastest one here, "
+                "see dla info MODEL --engines (default: auto)")  # fmt: skip
+    parser.flag("--precision", choices=get_args(Precision), default="fp32", help="fp32, or bf16 where the machine has "
+                "instructions for it: faster, and a little different (default: fp32)")  # fmt: skip
     parser.flag("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
     parser.flag("--workers", type=int, metavar="N", help="threads that read and resize photos (default: one a core)")
     parser.flag("--allow-truncated", action="store_true", help="take what is there of files that end early")
@@ -77,16 +83,16 @@ def check_numbers(args: Namespace) -> None:
         raise UsageError(f"--max-megapixels is {args.max_megapixels}: a number above 0, such as 179")
 
 
-def load_classifier(args: Namespace, model: str) -> Classifier:
-    """The network that `model` names, with what there is to say about it said."""
+def load_classifier(args: Namespace, model: str, photos: int | None = None) -> Classifier:
+    """The network that `model` names for so many photos, with what there is to say about it said."""
     # Threads that wait without spinning leave the cores to those that decode. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from dla.engines.torch import keep_freed_memory, use_threads
     from dla.verbs.predict import load
 
-    keep_freed_memory()
-    use_threads(args.threads or _cores())
-    classifier = load(model, device=args.device)
+    classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
+                      threads=args.threads, photos=photos)  # fmt: skip
+    if "dla.engines.torch" in sys.modules:
+        sys.modules["dla.engines.torch"].keep_freed_memory()
     for note in classifier.notes:
         say(args, f"dla: {note}")
     if model == DEFAULT_MODEL:
@@ -99,11 +105,16 @@ def load_classifier(args: Namespace, model: str) -> Classifier:
     return classifier
 
 
+def count_photos(args: Namespace, most: int | None = None) -> int | None:
+    """How many photos are meant, `most` for more; None for those on standard input, which may be yet to come."""
+    return None if "-" in args.images else sum(1 for _ in itertools.islice(PhotoFinder(args.images), most))
+
+
 def reading(args: Namespace) -> dict[str, Any]:
     """The options of `Classifier.predict` and `Classifier.features` that both have."""
     return {
         "batch_size": args.batch_size,
-        "workers": _cores() if args.workers is None else args.workers,
+        "workers": cores() if args.workers is None else args.workers,
         "allow_truncated": args.allow_truncated,
         "max_pixels": int(args.max_megapixels * 1e6),
     }
@@ -132,8 +143,8 @@ class Tally:
             return records
         from dla.cli.progress import bar
 
-        listed = "-" not in self.args.images
-        total = sum(1 for _ in PhotoFinder(self.args.images)) - self.before if listed else None
+        count = count_photos(self.args)
+        total = None if count is None else count - self.before
         return bar(records, total, doing, "photos")
 
     def finish(self) -> int:
@@ -157,10 +168,6 @@ def say(args: Namespace, text: str) -> None:
     """To people, unless they want quiet."""
     if not args.quiet:
         print(text, file=sys.stderr)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _others(finder: PhotoFinder) -> str:

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast
 
 from dla.cli.parser import Parser
-from dla.cli.photos import Tally, add_input_flags, add_run_flags, find_photos, load_classifier, reading
+from dla.cli.photos import Tally, add_input_flags, add_run_flags, count_photos, find_photos, load_classifier, reading
 from dla.errors import UsageError
 from dla.images.find import PHOTO_SUFFIXES
 from dla.report.write import FORMATS, RESUMABLE, Format, PredictionWriter
@@ -55,7 +55,11 @@ def run(words: list[str]) -> int:
     form = _format(args)
     _check_pictures(args)
     finder, photos = find_photos(args, "classify", "predict")
-    classifier = load_classifier(args, args.model)
+    if args.resume and args.engine == "auto":
+        from dla.verbs.resume import engine_of
+
+        args.engine = engine_of(args.output)
+    classifier = load_classifier(args, args.model, count_photos(args, 10_000))
     options = reading(args) | {"strict": args.fail_fast, "pictures": args.pictures}
     classifier.predict((), args.topk, **options)  # what is wrong with them is told before a file is emptied
     with _results(args, form, classifier, photos) as (file, before, left):

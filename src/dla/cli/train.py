@@ -44,8 +44,8 @@ def build_parser() -> Parser:
                 "runs/<recipe>-<data>)")  # fmt: skip
     parser.flag("--workers", type=int, default=2, metavar="N", help="threads that crop and resize (default: 2)")
     parser.flag("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
-    parser.flag("--cache", choices=("none", "ram", "disk"), default="none", help="keep decoded photos: ram, up to half "
-                "of it, or disk, in the user's cache folder (default: none)")  # fmt: skip
+    parser.flag("--photo-cache", choices=("none", "ram", "disk"), default="none", help="keep decoded photos: ram, up "
+                "to half of it, or disk, in the user's cache folder (default: none)")  # fmt: skip
     parser.flag("--save-every", type=float, default=120.0, metavar="SECONDS", help="between two checkpoints; there is "
                 "one after each epoch too (default: 120)")  # fmt: skip
     parser.flag("--dry-run", action="store_true", help="measure a few steps, print steps, memory and time, and stop")
@@ -71,7 +71,7 @@ def run(words: list[str]) -> int:
 
     name = str(values["recipe"][-1]) if values["recipe"] else None
     output = Path(values["output"] or default_output(name, recipe.photos))
-    options = {key: values[key] for key in ("workers", "device", "cache")}
+    options = {key: values[key] for key in ("workers", "device")} | {"cache": values["photo_cache"]}
     if values["dry_run"]:
         _print_plan(recipe, options)
     elif values["find_lr"]:

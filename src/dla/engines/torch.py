@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from dla.engines.base import Array
+from dla.engines.machine import Precision, has_bf16, no_bf16
 from dla.errors import UsageError
 from dla.nets.fold import fold_batch_norm
 from dla.nets.taps import cut_at
 
-__all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "use_threads"]
+__all__ = ["TorchEngine", "keep_freed_memory", "pick_device"]
 
 
 class TorchEngine:
-    """`model` in evaluation form on `device`; x = pixels * scale + shift is what it was trained on."""
+    """`model` in evaluation form on `device`; x = pixels * scale + shift is what it was trained on.
 
-    def __init__(self, model: nn.Module, scale_3: Array, shift_3: Array, device: str = "auto") -> None:
-        self.device = pick_device(device)
+    `threads` are those that compute, by default as many as PyTorch is set to.
+
+    Raises:
+        UsageError: bf16 on a CPU that has no instruction for it, or a device that is not here.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scale_3: Array,
+        shift_3: Array,
+        device: str = "auto",
+        precision: Precision = "fp32",
+        threads: int | None = None,
+    ) -> None:
+        self.device, self.precision, self.threads = pick_device(device), precision, threads
+        if precision == "bf16" and self.device.type == "cpu" and not has_bf16():
+            raise no_bf16()
         folded = fold_batch_norm(model)
         self.network = folded.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.cut: dict[str, nn.Module] = {}  # parts of the network: they share its weights
@@ -31,13 +49,12 @@ class TorchEngine:
     @property
     def name(self) -> str:
         """What runs, and on what."""
-        return f"PyTorch on {self.device}"
+        return f"PyTorch on {self.device}" + ("" if self.precision == "fp32" else f" in {self.precision}")
 
     @torch.inference_mode()
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """uint8 photos of one size -> float32 probabilities (N, K)."""
-        x_N3HW = self._input(torch.from_numpy(pixels_NHW3))
-        return self.network(x_N3HW).softmax(1).cpu().numpy()  # type: ignore[no-any-return]
+        return self._run(self.network, pixels_NHW3).softmax(1).cpu().numpy()
 
     def features_at(self, at: str) -> Callable[[Array], Array]:
         """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
@@ -51,14 +68,16 @@ class TorchEngine:
 
         @torch.inference_mode()
         def features(pixels_NHW3: Array) -> Array:
-            return part(self._input(torch.from_numpy(pixels_NHW3))).contiguous().cpu().numpy()  # type: ignore[no-any-return]
+            return self._run(part, pixels_NHW3).contiguous().cpu().numpy()
 
         return features
 
-    def _input(self, pixels_NHW3: Tensor) -> Tensor:
+    def _run(self, part: nn.Module, pixels_NHW3: Array) -> Tensor:
         # permuted, the pixels already lie in memory as channels_last wants them
-        x = pixels_NHW3.to(self.device).permute(0, 3, 1, 2).float()
-        return x.mul_(self.scale_311).add_(self.shift_311)
+        x = torch.from_numpy(pixels_NHW3).to(self.device).permute(0, 3, 1, 2).float()
+        x = x.mul_(self.scale_311).add_(self.shift_311)
+        with _threads(self.threads), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
+            return part(x).float()  # type: ignore[no-any-return]
 
 
 def pick_device(name: str) -> torch.device:
@@ -80,9 +99,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def use_threads(count: int) -> None:
-    """Let the network use this many threads: a setting of the whole process, so only the command line calls it."""
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads for now; PyTorch's number is one of the whole process, so it is set back."""
+    before = torch.get_num_threads()
+    if count in (None, before):
+        yield
+        return
     torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from dla.errors import UsageError
 from dla.nets.blocks import BLOCKS, RELU, ActLayer, BlockOptions, Bottle2neck, NormLayer, Reduction
 from dla.nets.saving import run_part
+from dla.nets.table import GLOBAL_POOLS
 from dla.nets.tree import Tree
 
-__all__ = ["DLA", "GLOBAL_POOLS", "GlobalPool", "check_format", "init_weights", "run_stage", "take_indices"]
-
-# "fast..." is timm's word for another way to compute the same
-GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
+__all__ = ["DLA", "GlobalPool", "check_format", "init_weights", "run_stage", "take_indices"]
 
 
 class GlobalPool(nn.Module):

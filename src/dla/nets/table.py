@@ -13,11 +13,14 @@ from typing import Any, Literal
 
 from dla.errors import UnknownNameError
 
-__all__ = ["DEFAULT_MODEL", "TABLE", "BlockName", "Row", "row"]
+__all__ = ["DEFAULT_MODEL", "GLOBAL_POOLS", "TABLE", "BlockName", "Row", "row"]
 
 DEFAULT_MODEL = "shipped:tiny200"  # what classifies where no network is named
 
 BlockName = Literal["basic", "bottleneck", "bottleneck_x", "bottle2neck"]
+
+# "fast..." is timm's word for another way to compute the same
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

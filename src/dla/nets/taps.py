@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from dla.errors import UnknownNameError
 from dla.nets.backbone import DLA
 from dla.nets.blocks import DropPath
+from dla.nets.places import POOLED, check_place
 from dla.nets.tree import Tree
 
-__all__ = ["POOLED", "NodeInfo", "cut_at", "nodes"]
-
-POOLED = "pooled"
+__all__ = ["NodeInfo", "cut_at", "nodes", "places", "trace"]
 
 _PLACE = re.compile(r"level[0-5](\.tree[12])*(\.root|\.downsample)?")
 
@@ -79,28 +77,36 @@ def cut_at(model: nn.Module, at: str) -> fx.GraphModule:
     Raises:
         UnknownNameError: the network has no such place; a level that was pruned is none.
     """
-    whole = model.graph if isinstance(model, fx.GraphModule) else _trace(model)
+    whole = model.graph if isinstance(model, fx.GraphModule) else trace(model)
+    known = places(model, whole)
+    check_place(at, known)
+    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in _leading_to(known[at]):
+        copies[node] = part.node_copy(node, copies.__getitem__)
+    result = copies[known[at]]
+    part.output(part.call_module("flatten", (result,)) if at == POOLED else result)
+    return fx.GraphModule(model, part)
+
+
+def places(model: nn.Module, whole: fx.Graph) -> dict[str, fx.Node]:
+    """The operation that gives what is at each place of a network, by the names that `cut_at` takes.
+
+    `whole` is the graph of `model`, from `trace`. What is at "pooled" is yet to be flattened.
+    """
     given = {
         name: node
         for node in whole.nodes  # of several operations of a module the last one makes what it gives
         for name, _ in node.meta.get("nn_module_stack", {}).values()
     }
     pruned = {name for name, module in model.named_children() if isinstance(module, nn.Identity)}
-    places = {name: node for name, node in given.items() if _PLACE.fullmatch(name) and name not in pruned}
+    found = {name: node for name, node in given.items() if _PLACE.fullmatch(name) and name not in pruned}
     if "global_pool" in given:  # without pooling nothing is computed there
-        places[POOLED] = given["head_drop"]
-    if at not in places:
-        largest = ", ".join(name for name in places if "." not in name)
-        raise UnknownNameError("node of this network", at, places, f"{largest}, and what dla info MODEL --nodes lists")
-    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in _leading_to(places[at]):
-        copies[node] = part.node_copy(node, copies.__getitem__)
-    result = copies[places[at]]
-    part.output(part.call_module("flatten", (result,)) if at == POOLED else result)
-    return fx.GraphModule(model, part)
+        found[POOLED] = given["head_drop"]
+    return found
 
 
-def _trace(model: nn.Module) -> fx.Graph:
+def trace(model: nn.Module) -> fx.Graph:
+    """Every operation of a network in its present mode."""
     with torch.no_grad():  # keeps gradient checkpointing out of the graph
         return _Tracer().trace(model)
 

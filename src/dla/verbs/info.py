@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from dla.nets.backbone import DLA
 from dla.nets.build import build
 from dla.nets.table import DEFAULT_MODEL, TABLE, Row
 from dla.records import ModelInfo, StoredWeights
+from dla.verbs.engine import time_engines
 from dla.verbs.models import stored_of_row
 from dla.verbs.predict import class_names
 from dla.weights import hub
@@ -30,7 +31,7 @@ T = TypeVar("T")
 _NO_LICENCE = "Nobody states a licence for these weights: ask their authors before using them for more than a look."
 
 
-def info(source: str = DEFAULT_MODEL, *, nodes: bool = False) -> ModelInfo:
+def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = False) -> ModelInfo:
     """What is known about a network: from its files where they are here, else from the table of networks.
 
     Weights that are here are loaded, strictly, so that what is told is what would run.
@@ -38,22 +39,28 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False) -> ModelInfo:
     Args:
         source: as in `dla.load`, or a network without released weights.
         nodes: also list every aggregation node.
+        engines: also time every engine with it, which takes a few seconds. Its weights have to be here.
 
     Raises:
         UnknownNameError: no network or file is called `source`.
         UnavailableError: it is neither here nor in the table.
         DamagedError: the weights are not what they should be.
     """
-    if source in TABLE and TABLE[source].tag is None:
+    if source in TABLE and TABLE[source].tag is None and not engines:
         return _not_here(TABLE[source], nodes)
     found = find_source(source)
     r = next((r for r in TABLE.values() if r.hub_id == found.where), None) if found.kind == "hub" else None
     if found.kind != "hub" or hub.locate(found.where, found.revision):
-        return _here(open_model(source), found, r, nodes)
+        known = _here(open_model(source), found, r, nodes)
+        return replace(known, engines=time_engines(source)) if engines else known
     if r is None:
         raise UnavailableError(
             f"{found.where} is not in the cache ({hub.cache_folder()}), so nothing is known about it yet. "
             f"Try: dla pull {source}"
+        )
+    if engines:
+        raise UnavailableError(
+            f"engines are timed with weights that are here, and those of {source} are not. Try: dla pull {source}"
         )
     return _not_here(r, nodes)
 

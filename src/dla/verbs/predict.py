@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from dla.engines.base import Array, Engine
+from dla.engines.machine import Precision
 from dla.errors import UsageError
 from dla.images.labels import ClassName, imagenet_classes
 from dla.images.prepare import Preprocessing
@@ -21,6 +22,7 @@ from dla.nets.table import DEFAULT_MODEL
 from dla.records import Class, Features, Prediction
 from dla.report.picture import reduced, with_bars
 from dla.report.write import naming
+from dla.verbs.engine import EngineOptions, open_engine
 from dla.verbs.inputs import Input, InputReader, Prepared
 from dla.weights.folder import ModelConfig
 
@@ -180,33 +182,39 @@ def _picture_name(name: str) -> str:
     return f"{os.fsdecode(stem)}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.png"
 
 
-def load(source: str = DEFAULT_MODEL, *, device: str = "auto", cache_dir: str | None = None) -> Classifier:
+def load(
+    source: str = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    cache_dir: str | None = None,
+    engine: str = "auto",
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    photos: int | None = None,
+) -> Classifier:
     """A network with everything it needs to classify photos.
 
     Args:
         source: `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to a model folder
             or to a .safetensors or .pth file, or `shipped:NAME`; without it, the network that comes along.
-        device: "auto", "cpu", "cuda", "mps", ...
+        device: "auto", "cpu", "cuda", "mps", ...; all but the CPU are PyTorch's.
         cache_dir: where files from the hub are kept, in place of its usual cache.
+        engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the fastest one here, as
+            far as that was measured for this network, and OpenVINO where it was not.
+        precision: "fp32", or "bf16" where the machine has instructions for it: faster, and a little different.
+        threads: those that compute; None is one a core.
+        photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
+            few seconds to measure which engine is fastest, and remembers it.
 
     Raises:
-        UnknownNameError: no network or file is called `source`.
-        UsageError: the network takes another number of channels than a photo has.
-        UnavailableError: the weights cannot be had; the message says where it looked.
+        UnknownNameError: no network, file or engine is called so.
+        UsageError: the network takes another number of channels than a photo has, or the options cannot be met.
+        UnavailableError: the weights cannot be had; the message says where it looked. Or the engine is not installed.
         DamagedError: the weights are not what they should be.
     """
-    from dla.engines.torch import TorchEngine
-    from dla.weights.load import open_model
-
-    opened = open_model(source, cache_dir=cache_dir)
-    config = opened.config
-    if config.in_chans != 3:
-        raise UsageError(f"{opened.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
-    preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
-    engine = TorchEngine(opened.model, *preprocessing.scale_shift(), device)
-    return Classifier(
-        engine, preprocessing, class_names(config), config, opened.origin, opened.digest, opened.report.notes
-    )
+    made, model = open_engine(source, EngineOptions(device, cache_dir, engine, precision, threads, photos))
+    names = class_names(model.config)
+    return Classifier(made, model.preprocessing, names, model.config, model.origin, model.digest, model.notes)
 
 
 def check_classifies(config: ModelConfig, origin: str) -> None:
@@ -223,6 +231,5 @@ def class_names(config: ModelConfig) -> tuple[ClassName, ...]:
         if config.num_classes == len(imagenet_classes()):
             return imagenet_classes()
         return tuple(ClassName(f"class_{k}", f"class_{k}", "") for k in range(config.num_classes))
-    known = {c.class_id: c.label for c in imagenet_classes()}
-    described = config.label_descriptions or known
+    described = config.label_descriptions or {c.class_id: c.label for c in imagenet_classes()}
     return tuple(ClassName(n, described.get(n, n), described.get(n, n)) for n in config.label_names)

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from dla.engines.choose import TITLES
 from dla.errors import UsageError
 from dla.report.read import Record, read_csv, read_jsonl
 from dla.report.write import RESUMABLE, Format, naming
@@ -24,7 +25,7 @@ from dla.verbs.inputs import in_batches
 from dla.verbs.predict import Classifier
 from dla.weights.folder import write_files
 
-__all__ = ["Answered", "open_results"]
+__all__ = ["Answered", "engine_of", "open_results"]
 
 RUN_SCHEMA = "dla.predict.run/1"
 
@@ -36,6 +37,15 @@ class Answered:
     count: int = 0
     failed: int = 0
     size: int = 0
+
+
+def engine_of(output: str) -> str:
+    """The engine that answered what a result file holds already; "auto" where nothing says so."""
+    try:
+        name = json.loads(_run_file(output).read_bytes())["model"]["engine"]
+        return next((engine for engine, title in TITLES.items() if name.startswith(title)), "auto")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "auto"
 
 
 @contextmanager
@@ -59,7 +69,7 @@ def open_results(
             has changed.
         OSError: it cannot be written.
     """
-    run_file = Path(f"{os.path.realpath(output)}.run.json")
+    run_file = _run_file(output)
     run = {"schema": RUN_SCHEMA, "model": _identity(classifier), "settings": {"format": form, **settings}}
     before = Answered()
     with naming(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
@@ -77,6 +87,10 @@ def open_results(
             if form in RESUMABLE:
                 write_files({run_file: f"{json.dumps(run, indent=1)}\n".encode()})
         yield results, before, inputs
+
+
+def _run_file(output: str) -> Path:
+    return Path(f"{os.path.realpath(output)}.run.json")
 
 
 def _identity(classifier: Classifier) -> dict[str, str]:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from dla.errors import DamagedError, DlaError, UnavailableError, UsageError, nearest
-from dla.nets.backbone import GLOBAL_POOLS
-from dla.nets.table import TABLE
+from dla.nets.table import GLOBAL_POOLS, TABLE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "CONFIG",
@@ -286,6 +285,8 @@ def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tenso
         UsageError: the folder holds something else than a model, or the config is not one that can be read again.
         DlaError: the disk is full or cannot be written.
     """
+    import safetensors.torch  # here, because whoever only reads a config needs no torch
+
     folder = Path(folder)
     text = config.to_json().encode()
     try:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 
 from dla.data.split import Split, Splits
 from dla.data.store import Cache, PhotoStore
+from dla.engines import cache
 from dla.engines.torch import pick_device
 from dla.errors import UnavailableError, UsageError
 from dla.recipes.schema import Recipe
@@ -91,7 +90,5 @@ def set_up(recipe: Recipe, splits: Splits, means: Means) -> Setup:
 
 
 def _store(split: Split, means: Means) -> PhotoStore:
-    place = None
-    if means.cache == "disk":
-        place = Path(os.environ.get("DLA_CACHE") or user_cache_path("dla")) / "photos"
+    place = cache.folder() / cache.PHOTOS if means.cache == "disk" else None
     return PhotoStore(split, means.cache, place, say=means.say)

@@ -1,0 +1,205 @@
+"""The engines against timm eager and against hand-written code, with the same float32 weights, in the same run.
+
+    python benchmarks/engines.py one [--models dla34 dla60 dla46_c] [--rounds 7]
+    python benchmarks/engines.py folder [--models ...] [--photos 1000] [--rounds 5]
+
+one     One image at 224x224, pixels to probabilities: timm's network as its users run it; ONNX Runtime and OpenVINO by
+        hand, over timm's network as torch.onnx exports it; each engine of ours, from `dla.load(engine=...)`.
+folder  JPEGs of about 500x375 from the disk to their classes: a plain timm loop with the best of 0, 1 and 2 workers;
+        the faster runtime by hand, photos decoded and prepared by timm's transform in threads; `dla predict`.
+
+Turns alternate; medians, and the ratio to timm in the same turn with its range. Weights are random, with batch-norm
+statistics of photos. Needs the extras `dev`, `demo` and `engines`.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from predict import make_model, make_photos, ours, theirs
+
+TESTS = Path(__file__).parent.parent / "tests"
+ENGINES = ("openvino", "onnx", "torch")
+
+
+def timms(name: str, model: Path):  # timm has no types
+    """timm's network with the weights of a model folder, and its transform."""
+    sys.path.insert(0, str(TESTS))
+    from safetensors.torch import load_file
+
+    from oracle import timm
+
+    network = timm.create_model(name).eval()
+    network.load_state_dict(load_file(model / "model.safetensors"))
+    return network, timm.data.create_transform(**timm.data.resolve_data_config({}, model=network))
+
+
+def export(name: str, model: Path, file: Path) -> None:
+    """timm's network with its softmax as an ONNX file, by PyTorch's own exporter."""
+    import torch
+
+    network = torch.nn.Sequential(timms(name, model)[0], torch.nn.Softmax(1)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, torch.zeros(1, 3, 224, 224), file, dynamo=False, input_names=["x"],
+                          dynamic_axes={"x": {0: "batch"}})  # fmt: skip
+
+
+def openvino_by_hand(file: Path, hint: str):
+    from dla.engines.openvino import import_openvino
+
+    core = import_openvino().Core()
+    network = core.read_model(file)
+    network.reshape([1, 3, 224, 224])
+    return core.compile_model(network, "CPU", {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "f32"})
+
+
+def one(name: str, model: Path, rounds: int) -> None:
+    """Milliseconds for one image, arm by arm in turns."""
+    import onnxruntime
+    import torch
+
+    import dla
+
+    export(name, model, file := model / "timm.onnx")
+    pixels_1HW3 = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    x = (pixels_1HW3.transpose(0, 3, 1, 2) / 255 - 0.45).astype(np.float32) / 0.22
+    network, tensor = timms(name, model)[0], torch.from_numpy(x)
+    session, request = onnxruntime.InferenceSession(file), openvino_by_hand(file, "LATENCY").create_infer_request()
+    arms: dict[str, Callable[[], object]] = {
+        "timm": lambda: network(tensor).softmax(1),
+        "by hand: OpenVINO": lambda: request.infer({0: x}, share_inputs=True),
+        "by hand: ONNX Runtime": lambda: session.run(None, {"x": x}),
+    }
+    for engine in ENGINES:
+        run = dla.load(str(model), engine=engine, photos=1).engine.probabilities
+        arms[f"dla: {engine}"] = lambda run=run: run(pixels_1HW3)
+    with torch.inference_mode():
+        times: dict[str, list[float]] = {arm: [] for arm in arms}
+        for turn in range(rounds + 1):
+            for arm, run_once in arms.items():
+                run_once()
+                each = sorted(timed(run_once) for _ in range(5))[2]
+                if turn:  # the first one warms
+                    times[arm].append(1000 * each)
+    print_arms(name, times, "ms", lambda t, d: t / d)
+
+
+def timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def print_arms(name: str, figures: dict[str, list[float]], unit: str, ratio: Callable[[float, float], float]) -> None:
+    first = next(iter(figures))
+    for arm, values in figures.items():
+        ratios = sorted(ratio(t, d) for t, d in zip(figures[first], values, strict=True))
+        print(f"{name:9}{arm:24}{statistics.median(values):8.1f} {unit}   {statistics.median(ratios):5.2f} "
+              f"({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)  # fmt: skip
+
+
+def by_hand(name: str, photos: Path, model: Path, runtime: str) -> None:
+    """One runtime, and threads that decode and prepare by timm's transform; prints its seconds. In its own process."""
+    from PIL import Image
+
+    transform, paths = timms(name, model)[1], sorted(photos.iterdir())
+
+    def prepare(path: Path) -> np.ndarray:
+        return transform(Image.open(path).convert("RGB")).numpy()[None]
+
+    found: list[int] = []
+    with ThreadPoolExecutor(2) as pool:
+        if runtime == "openvino":
+            from dla.engines.openvino import import_openvino
+
+            queue = import_openvino().AsyncInferQueue(openvino_by_hand(model / "timm.onnx", "THROUGHPUT"))
+            queue.set_callback(lambda request, _: found.append(int(request.get_output_tensor().data.argmax())))
+            began = time.perf_counter()
+            for x in ahead(pool, prepare, paths):
+                queue.start_async({0: x}, share_inputs=True)
+            queue.wait_all()
+        else:
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(model / "timm.onnx")
+            began = time.perf_counter()
+            for x in ahead(pool, prepare, paths):
+                found.append(int(session.run(None, {"x": x})[0].argmax()))
+    print(f"seconds {time.perf_counter() - began:.3f}")
+    assert len(found) == len(paths)
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable[[Path], np.ndarray], paths: list[Path]):
+    """Results in order, a dozen of them at most made ahead."""
+    waiting = [pool.submit(work, path) for path in paths[:12]]
+    for path in [*paths[12:], *[None] * len(waiting)]:
+        yield waiting.pop(0).result()
+        if path is not None:
+            waiting.append(pool.submit(work, path))
+
+
+def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> None:
+    """Photos a second, arm by arm in turns; every run is a process of its own."""
+    export(name, model, model / "timm.onnx")
+    trial = work / "trial"
+    trial.mkdir(exist_ok=True)
+    for path in sorted(photos.iterdir())[:100]:
+        (trial / path.name).write_bytes(path.read_bytes())
+    workers = min((0, 1, 2), key=lambda n: theirs(name, trial, model, n, work / "t.json"))
+    runtime = min(("openvino", "onnx"), key=lambda r: hand(name, trial, model, r))
+    count = len(list(photos.iterdir()))
+    ours(trial, model, work / "ours.jsonl")
+    arms: dict[str, Callable[[], float]] = {
+        f"timm, {workers} workers": lambda: theirs(name, photos, model, workers, work / "theirs.json"),
+        f"by hand: {runtime}": lambda: hand(name, photos, model, runtime),
+        "dla predict": lambda: ours(photos, model, work / "ours.jsonl"),
+    }
+    speeds: dict[str, list[float]] = {arm: [] for arm in arms}
+    for _ in range(rounds):
+        for arm, run in arms.items():
+            speeds[arm].append(count / run())
+    print_arms(name, speeds, "photos/s", lambda t, d: d / t)
+
+
+def hand(name: str, photos: Path, model: Path, runtime: str) -> float:
+    words = ["--by-hand", name, str(photos), str(model), runtime]
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--by-hand"]:
+        name, photos, model, runtime = sys.argv[2:]
+        by_hand(name, Path(photos), Path(model), runtime)
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("one", "folder"))
+    parser.add_argument("--models", nargs="+", default=["dla34", "dla60", "dla46_c"])
+    parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        (photos := work / "photos").mkdir()
+        make_photos(photos, args.photos if args.what == "folder" else 32)
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        for name in args.models:
+            make_model(name, photos, work / name)
+            if args.what == "one":
+                one(name, work / name, args.rounds)
+            else:
+                folder(name, work / name, photos, args.rounds, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""`dla cache`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from dla.cli.parser import Parser
+from dla.engines import cache
+
+DESCRIPTION = """\
+Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine
+was fastest. It is made again when it is needed. Weights from the hub are not among it; dla models lists them.
+Exit code 0."""
+
+EXAMPLE = """\
+  dla cache
+  dla cache --clear"""
+
+KINDS = {
+    "steps": "networks that run without PyTorch",
+    "onnx": "networks as ONNX Runtime has optimised them",
+    "photos": "photos that training has decoded",
+    "timings": "how fast the engines are",
+}
+
+
+def run(words: list[str]) -> int:
+    parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
+    parser.flag("--clear", action="store_true", help="remove it all")
+    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
+    args = parser.parse_args(words)
+
+    entries = cache.clear() if args.clear else list(cache.entries())
+    files, sizes = Counter[str](), Counter[str]()
+    for entry in entries:
+        files[entry.kind] += 1
+        sizes[entry.kind] += entry.size
+    done = "removed from " if args.clear else ""
+    if args.format == "json":
+        kinds = {kind: {"files": files[kind], "bytes": sizes[kind]} for kind in sorted(files)}
+        print(
+            json.dumps({"schema": "dla.cache/1", "folder": str(cache.folder()), "removed": args.clear, "kinds": kinds})
+        )
+        return 0
+    print(f"{done}{cache.folder()}: {len(entries)} files, {sum(sizes.values()) / 1e6:.1f} MB")
+    for kind in sorted(files):
+        print(f"  {kind:<10}{files[kind]:>6} files {sizes[kind] / 1e6:>8.1f} MB   {KINDS.get(kind, '')}".rstrip())
+    return 0

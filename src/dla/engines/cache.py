@@ -1,0 +1,95 @@
+"""Files that save time and can be made again: our cache folder, by content.
+
+A file is called KIND/KEY-DIGEST: KEY says what it was made from, DIGEST is its own SHA-256, so that a damaged one is
+seen, thrown away and made again. Each is written aside and renamed: two processes at once do each other no harm. Where
+the folder cannot be written, nothing is kept and nothing fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["PHOTOS", "Entry", "clear", "entries", "folder", "key_of", "recall", "remember"]
+
+
+PHOTOS = "photos"  # what training has decoded: dla.data.store keeps it there, by content too
+_OURS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{64}|\.part-\w+")
+_DECODED = re.compile(r"[0-9a-f]{40}\.(rgb|\d+-\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of the cache: its kind, its path, its size in bytes."""
+
+    kind: str
+    path: Path
+    size: int
+
+
+def folder() -> Path:
+    """`DLA_CACHE`, else `dla` in the user's cache folder."""
+    if chosen := os.environ.get("DLA_CACHE"):
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("dla", appauthor=False)
+
+
+def key_of(*parts: str) -> str:
+    """One word for what something is made from: other parts, or others' order, give another."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(f"{len(part.encode())}:".encode() + part.encode())
+    return whole.hexdigest()[:32]
+
+
+def recall(kind: str, key: str) -> bytes | None:
+    """What was remembered, whole, or None."""
+    with suppress(OSError):
+        for path in (folder() / kind).glob(f"{key}-*"):
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == path.name.partition("-")[2]:
+                return data
+            path.unlink()
+    return None
+
+
+def remember(kind: str, key: str, data: bytes) -> None:
+    """Keep `data` for `recall`, if the disk lets us."""
+    with suppress(OSError):
+        place = folder() / kind
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor, aside = tempfile.mkstemp(dir=place, prefix=".part-")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, place / f"{key}-{hashlib.sha256(data).hexdigest()}")
+        except BaseException:
+            os.unlink(aside)
+            raise
+
+
+def entries() -> Iterator[Entry]:
+    """Every file that `remember` wrote, and every photo that training keeps, half written ones too; nobody else's."""
+    ours = [path for path in folder().glob("*/*") if _OURS.fullmatch(path.name)]
+    photos = [path for path in (folder() / PHOTOS).glob("*/*") if _DECODED.fullmatch(path.name)]
+    for path in sorted(ours + photos):
+        with suppress(OSError):
+            yield Entry(path.relative_to(folder()).parts[0], path, path.stat().st_size)
+
+
+def clear() -> list[Entry]:
+    """Remove them, and give what was removed."""
+    removed = list(entries())
+    for entry in removed:
+        entry.path.unlink(missing_ok=True)
+    return removed

@@ -1,0 +1,198 @@
+"""ONNX, the file format of networks, and ONNX Runtime, which runs it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dla.engines import cache
+from dla.engines.base import Array
+from dla.engines.graph import Network, Step, folded
+from dla.engines.machine import Precision, cores, instructions
+from dla.errors import UsageError
+from dla.nets.places import check_place
+from dla.version import __version__
+
+__all__ = ["OnnxEngine", "to_onnx"]
+
+KIND = "onnx"  # of what is remembered: networks as ONNX Runtime has optimised them
+OPSET, IR_VERSION = 18, 9  # runtimes of the last years read these
+
+
+class OnnxEngine:
+    """`network` in ONNX Runtime on the CPU; `threads` are those that compute, by default one a core.
+
+    Raises:
+        UsageError: another precision than fp32.
+    """
+
+    def __init__(self, network: Network, precision: Precision = "fp32", threads: int | None = None) -> None:
+        if precision != "fp32":
+            raise UsageError(f"the engine onnx computes in fp32, not in {precision}. Try --engine openvino")
+        self.network, self.threads = network, threads or cores()
+        self.sessions: dict[str | None, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """What runs, and on what."""
+        return "ONNX Runtime on cpu"
+
+    def probabilities(self, pixels_NHW3: Array) -> Array:
+        """uint8 photos of one size -> float32 probabilities (N, K)."""
+        return self._run(None, pixels_NHW3)
+
+    def features_at(self, at: str) -> Callable[[Array], Array]:
+        """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
+
+        Raises:
+            UnknownNameError: the network has no such place.
+        """
+        check_place(at, self.network.graph.places)
+        return partial(self._run, at)
+
+    def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
+        if at not in self.sessions:
+            self.sessions[at] = self._open(at)
+        (found,) = self.sessions[at].run(None, {"pixels": np.ascontiguousarray(pixels_NHW3)})
+        return found  # type: ignore[no-any-return]
+
+    def _open(self, at: str | None) -> Any:
+        """A session; optimising takes longer than all the rest, so its outcome is remembered."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        # threads that wait without spinning leave the cores to those that decode photos
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        key = cache.key_of(self.network.key, at or "", onnxruntime.__version__, *instructions())
+        optimised = cache.recall(KIND, key)
+        if optimised is None:
+            optimised = _optimised(to_onnx(self.network, at).SerializeToString(), options)
+            cache.remember(KIND, key, optimised)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(optimised, options, providers=["CPUExecutionProvider"])
+
+
+def _optimised(model: bytes, options: Any) -> bytes:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as aside:
+        options.optimized_model_filepath = os.path.join(aside, "model.onnx")
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        optimised = Path(options.optimized_model_filepath).read_bytes()
+    options.optimized_model_filepath = ""
+    return optimised
+
+
+def to_onnx(network: Network, at: str | None = None) -> Any:
+    """An `onnx.ModelProto` from pixels (N, H, W, 3), uint8, to probabilities (N, K), or to the features at a place.
+
+    N, H and W are free.
+
+    Raises:
+        UnknownNameError: the network has no such place.
+    """
+    from onnx import TensorProto, helper
+
+    graph = network.graph if at is None else network.graph.cut(at)
+    made = _Maker()
+    x = made.add("Cast", [made.add("Transpose", ["pixels"], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
+    scale, shift = (made.constant(a.reshape(1, 3, 1, 1)) for a in (network.scale_3, network.shift_3))
+    results = [made.add("Add", [made.add("Mul", [x, scale]), shift])]
+    for step in graph.steps:
+        results.append(_OPERATIONS[step.op](made, step, network, [results[i] for i in step.inputs]))
+    name = "probabilities" if at is None else "features"
+    made.add(
+        "Softmax" if at is None else "Identity", [results[graph.output]], name, **({"axis": 1} if at is None else {})
+    )
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
+    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    whole = helper.make_graph(made.nodes, "dla", [pixels], [output], made.constants)
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+                             producer_name="dla", producer_version=__version__)  # fmt: skip
+
+
+class _Maker:
+    """Nodes and constants of a graph to be; each result has its number as its name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, op: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
+        from onnx import helper
+
+        name = name or f"x{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, value: Array) -> str:
+        from onnx import numpy_helper
+
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+
+def _conv(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+    layer, s = folded(step, network.state), step.settings
+    weights = [made.constant(layer.weight), made.constant(layer.bias)]
+    return made.add("Conv", inputs + weights, s["layer"], strides=[s["stride"]] * 2, pads=[s["padding"]] * 4,
+                    dilations=[s["dilation"]] * 2, group=s["groups"])  # fmt: skip
+
+
+def _max_pool(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+    s = step.settings
+    after, pads = s["after"], [0, 0, s["after"], s["after"]]
+    if after > 1:  # more than the runtime takes as a pooling's own
+        ends = [made.constant(np.array([0, 0, 0, 0, 0, 0, after, after])), made.constant(np.array(-np.inf, np.float32))]
+        inputs, pads = [made.add("Pad", inputs + ends)], [0] * 4
+    return made.add("MaxPool", inputs, kernel_shape=[2, 2], strides=[s["stride"]] * 2,
+                    dilations=[s["dilation"]] * 2, pads=pads)  # fmt: skip
+
+
+def _mean_3x3(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+    strides = [step.settings["stride"]] * 2
+    return made.add("AveragePool", inputs, kernel_shape=[3, 3], strides=strides, pads=[1] * 4, count_include_pad=1)
+
+
+def _mean_3x3_dilated(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+    channels, dilation = step.settings["channels"], step.settings["dilation"]
+    weight = made.constant(np.full((channels, 1, 3, 3), 1 / 9, np.float32))
+    return made.add("Conv", [*inputs, weight], pads=[dilation] * 4, dilations=[dilation] * 2, group=channels)
+
+
+def _over_the_map(op: str) -> Callable[..., str]:
+    return lambda made, step, network, inputs: made.add(op, [*inputs, made.constant(np.array([2, 3]))], keepdims=1)
+
+
+def _slice(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+    numbers = (step.settings["start"], step.settings["stop"], 1)
+    return made.add("Slice", inputs + [made.constant(np.array([n])) for n in numbers])
+
+
+def _scale(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+    return made.add("Mul", [*inputs, made.constant(np.array(step.settings["factor"], np.float32))])
+
+
+_OPERATIONS: dict[str, Callable[[_Maker, Step, Network, list[str]], str]] = {
+    "conv": _conv,
+    "relu": lambda made, step, network, inputs: made.add("Relu", inputs),
+    "add": lambda made, step, network, inputs: made.add("Add", inputs),
+    "concat": lambda made, step, network, inputs: made.add("Concat", inputs, axis=1),
+    "flatten": lambda made, step, network, inputs: made.add("Flatten", inputs, axis=1),
+    "max_pool": _max_pool,
+    "mean_3x3": _mean_3x3,
+    "mean_3x3_dilated": _mean_3x3_dilated,
+    "mean": _over_the_map("ReduceMean"),
+    "max": _over_the_map("ReduceMax"),
+    "slice": _slice,
+    "scale": _scale,
+}

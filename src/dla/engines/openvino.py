@@ -1,0 +1,203 @@
+"""OpenVINO: one photo a request. A single photo gets every core; of many, as many run at once as keep them busy."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from dla.engines.base import Array
+from dla.engines.graph import Layer, Network, Step, folded
+from dla.engines.machine import Precision, cores, has_bf16, no_bf16
+from dla.nets.places import check_place
+
+__all__ = ["OpenvinoEngine", "import_openvino", "to_openvino"]
+
+_LEFT_OUT = ("openvino_telemetry", "openvino.tools.ovc")
+
+
+def import_openvino() -> Any:
+    """The module `openvino`, imported so that it tells nobody.
+
+    By itself it sends a message to its makers. What does so is its converter, which nothing here needs and which takes
+    longer to import than all the rest; whoever needs it still gets it by importing `openvino.tools.ovc`.
+    """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    absent = [name for name in _LEFT_OUT if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: it cannot be imported
+    try:
+        import openvino
+    finally:
+        for name in absent:
+            del sys.modules[name]
+    return openvino
+
+
+class OpenvinoEngine:
+    """`network` on the CPU; `threads` are those that compute, by default one a core.
+
+    Raises:
+        UsageError: bf16 on a CPU that has no instruction for it.
+    """
+
+    def __init__(self, network: Network, precision: Precision = "fp32", threads: int | None = None) -> None:
+        self.network, self.precision, self.threads = network, precision, threads or cores()
+        if precision == "bf16" and not has_bf16():
+            raise no_bf16()
+        self.compiled: dict[tuple[str | None, tuple[int, ...]], _Compiled] = {}
+        self.lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """What runs, and on what."""
+        return "OpenVINO on cpu" + ("" if self.precision == "fp32" else f" in {self.precision}")
+
+    def probabilities(self, pixels_NHW3: Array) -> Array:
+        """uint8 photos of one size -> float32 probabilities (N, K)."""
+        return self._run(None, pixels_NHW3)
+
+    def features_at(self, at: str) -> Callable[[Array], Array]:
+        """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
+
+        Raises:
+            UnknownNameError: the network has no such place.
+        """
+        check_place(at, self.network.graph.places)
+        return partial(self._run, at)
+
+    def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
+        size = pixels_NHW3.shape[1:3]
+        with self.lock:
+            if (at, size) not in self.compiled:
+                self.compiled[at, size] = _Compiled(to_openvino(self.network, size, at), self._config())
+            return self.compiled[at, size].run(pixels_NHW3)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],
+            "INFERENCE_NUM_THREADS": self.threads,
+            "ENABLE_CPU_PINNING": False,  # the threads that decode photos share the cores
+        }
+
+
+class _Compiled:
+    """A network for photos of one size, compiled by how many there are at first.
+
+    One photo: every thread works on it. Several: each stream works on one of its own; single ones that come later, too.
+    """
+
+    def __init__(self, model: Any, config: Mapping[str, Any]) -> None:
+        _, height, width, channels = model.input(0).partial_shape
+        model.reshape([1, height, width, channels])
+        self.model, self.config = model, config
+        self.for_one: Any = None
+        self.for_many: list[Any] = []
+
+    def run(self, pixels_NHW3: Array) -> Array:
+        if len(pixels_NHW3) == 1 and not self.for_many:
+            return self._one(pixels_NHW3)
+        return self._many(pixels_NHW3)
+
+    def _one(self, pixels_1HW3: Array) -> Array:
+        if self.for_one is None:
+            self.for_one = self._compile("LATENCY").create_infer_request()
+        self.for_one.infer({0: pixels_1HW3}, share_inputs=True)
+        return np.array(self.for_one.get_output_tensor().data)
+
+    def _many(self, pixels_NHW3: Array) -> Array:
+        if not self.for_many:
+            compiled = self._compile("THROUGHPUT")
+            streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            # twice as many as run, so that no stream waits for this thread
+            self.for_many = [compiled.create_infer_request() for _ in range(2 * streams)]
+        found = np.empty((len(pixels_NHW3), *self.model.output(0).shape[1:]), np.float32)
+        requests = [self.for_many[n % len(self.for_many)] for n in range(len(found))]
+        for n in range(len(found) + len(self.for_many)):
+            done = n - len(self.for_many)
+            if done >= 0:
+                requests[done].wait()
+                found[done] = requests[done].get_output_tensor().data[0]
+            if n < len(found):
+                requests[n].start_async({0: pixels_NHW3[n : n + 1]}, share_inputs=True)
+        return found
+
+    def _compile(self, hint: str) -> Any:
+        return _core().compile_model(self.model, "CPU", {**self.config, "PERFORMANCE_HINT": hint})
+
+
+@cache
+def _core() -> Any:
+    return import_openvino().Core()
+
+
+def to_openvino(network: Network, size: tuple[int, ...] | None = None, at: str | None = None) -> Any:
+    """An `openvino.Model` from pixels (N, H, W, 3), uint8, to probabilities (N, K), or to the features at a place.
+
+    Args:
+        size: height and width, where they are fixed; N is free.
+
+    Raises:
+        UnknownNameError: the network has no such place.
+    """
+    ov = import_openvino()
+    ops = ov.opset13
+    graph = network.graph if at is None else network.graph.cut(at)
+    pixels = ops.parameter([-1, *(size or (-1, -1)), 3], ov.Type.u8, name="pixels")
+    x = ops.convert(ops.transpose(pixels, np.array([0, 3, 1, 2])), ov.Type.f32)
+    x = ops.add(ops.multiply(x, network.scale_3.reshape(1, 3, 1, 1)), network.shift_3.reshape(1, 3, 1, 1))
+    made = [x]
+    for step in graph.steps:
+        made.append(
+            _OPERATIONS[step.op](ops, step.settings, *(made[i] for i in step.inputs), **_weights(step, network))
+        )
+    result = ops.softmax(made[graph.output], 1) if at is None else made[graph.output]
+    model = ov.Model([result], [pixels], "dla")
+    model.input(0).set_names({"pixels"})
+    model.output(0).set_names({"probabilities" if at is None else "features"})
+    return model
+
+
+def _weights(step: Step, network: Network) -> dict[str, Layer]:
+    return {"layer": folded(step, network.state)} if step.op == "conv" else {}
+
+
+def _conv(ops: Any, s: Mapping[str, Any], x: Any, layer: Layer) -> Any:
+    strides, pads, dilations = ([s[key]] * 2 for key in ("stride", "padding", "dilation"))
+    if s["groups"] == 1:
+        y = ops.convolution(x, layer.weight, strides, pads, pads, dilations, name=s["layer"])
+    else:
+        c_out, *rest = layer.weight.shape
+        weight = layer.weight.reshape(s["groups"], c_out // s["groups"], *rest)
+        y = ops.group_convolution(x, weight, strides, pads, pads, dilations, name=s["layer"])
+    return ops.add(y, layer.bias.reshape(1, -1, 1, 1))
+
+
+def _max_pool(ops: Any, s: Mapping[str, Any], x: Any) -> Any:
+    strides, dilations, after = ([s[key]] * 2 for key in ("stride", "dilation", "after"))
+    return ops.max_pool(x, strides, dilations, [0, 0], after, [2, 2]).output(0)
+
+
+def _mean_3x3_dilated(ops: Any, s: Mapping[str, Any], x: Any) -> Any:
+    weight, around = np.full((s["channels"], 1, 1, 3, 3), 1 / 9, np.float32), [s["dilation"]] * 2
+    return ops.group_convolution(x, weight, [1, 1], around, around, around)
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "conv": _conv,
+    "relu": lambda ops, s, x: ops.relu(x),
+    "add": lambda ops, s, a, b: ops.add(a, b),
+    "concat": lambda ops, s, *xs: ops.concat(xs, 1),
+    "flatten": lambda ops, s, x: ops.reshape(x, np.array([0, -1]), True),
+    "max_pool": _max_pool,
+    "mean_3x3": lambda ops, s, x: ops.avg_pool(x, [s["stride"]] * 2, [1, 1], [1, 1], [3, 3], False),
+    "mean_3x3_dilated": _mean_3x3_dilated,
+    "mean": lambda ops, s, x: ops.reduce_mean(x, np.array([2, 3]), True),
+    "max": lambda ops, s, x: ops.reduce_max(x, np.array([2, 3]), True),
+    "slice": lambda ops, s, x: ops.slice(x, *(np.array([n]) for n in (s["start"], s["stop"], 1, 1))),
+    "scale": lambda ops, s, x: ops.multiply(x, np.float32(s["factor"])),
+}

@@ -1,0 +1,115 @@
+"""From the name of a model to an engine that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from dla.engines.base import Engine
+from dla.engines.choose import ENGINES, Stopwatch, check_engine, fastest, installed
+from dla.engines.graph import Network
+from dla.engines.machine import Precision, cores, has_gpu
+from dla.errors import UsageError
+from dla.records import EngineChoice
+from dla.verbs.network import Model, open_by_torch, open_network
+
+__all__ = ["EngineOptions", "open_engine", "time_engines"]
+
+WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second or two go into the choice
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How a network is to run. The fields are `dla.load`'s arguments.
+
+    Raises:
+        UsageError, UnavailableError: values that do not go together, or what is not here.
+    """
+
+    device: str = "auto"
+    cache_dir: str | None = None
+    engine: str = "auto"
+    precision: Precision = "fp32"
+    threads: int | None = None
+    photos: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine != "auto":
+            check_engine(self.engine)
+        if self.precision not in get_args(Precision):
+            raise UsageError(f"precision is {self.precision!r}. Allowed: {', '.join(get_args(Precision))}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}: at least 1")
+        if self.device not in ("auto", "cpu") and self.engine not in ("auto", "torch"):
+            raise UsageError(f"the engine {self.engine} runs on the CPU, not on {self.device}. Try --engine torch")
+
+    @property
+    def by_torch(self) -> bool:
+        """Whether it has to be PyTorch: it or a GPU was asked for, or there is one, and more to do than one photo."""
+        if self.engine != "auto" or self.device not in ("auto", "cpu"):
+            return self.engine in ("auto", "torch")
+        return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
+
+
+def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
+    """The engine that the options mean, with the network that `source` names.
+
+    Raises:
+        UsageError: bf16 where there is no instruction for it; and as `dla.load`.
+    """
+    if options.by_torch:
+        return _by_torch(source, options)
+    network, model = open_network(source, options.cache_dir)
+    if options.engine != "auto":
+        return _make(options.engine, source, network, options), model
+    if options.precision != "fp32":
+        return _make(installed()[0], source, network, options), model
+    return _fastest(source, network, model, options), model
+
+
+def time_engines(source: str) -> EngineChoice:
+    """Every engine with the network that `source` names, timed anew; the outcome is what `auto` goes by from now on."""
+    one, many = EngineOptions(photos=1), EngineOptions()
+    network, model = open_network(source)
+    timings = _stopwatch(source, network, model, many).run()
+    for_one, for_many = (
+        "torch" if options.by_torch else fastest(timings, options.photos).engine for options in (one, many)
+    )
+    return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
+
+
+def _stopwatch(source: str, network: Network, model: Model, options: EngineOptions) -> Stopwatch:
+    threads = options.threads or cores()
+    return Stopwatch(lambda name: _make(name, source, network, options), network, model.preprocessing.size, threads)
+
+
+def _fastest(source: str, network: Network, model: Model, options: EngineOptions) -> Engine:
+    """By what was measured before; else the first one, unless there is so much to do that measuring pays."""
+    stopwatch = _stopwatch(source, network, model, options)
+    timings = stopwatch.recall()
+    if not timings:
+        usual = _make(installed()[0], source, network, options)
+        if options.photos is None or options.photos * stopwatch.seconds_each(usual) < WORTH_MEASURING_S:
+            return usual
+        timings = stopwatch.run()
+    return _make(fastest(timings, options.photos).engine, source, network, options)
+
+
+def _make(name: str, source: str, network: Network, options: EngineOptions) -> Engine:
+    if name == "torch":
+        return _by_torch(source, options)[0]
+    if name == "onnx":
+        from dla.engines.onnx import OnnxEngine
+
+        return OnnxEngine(network, options.precision, options.threads)
+    from dla.engines.openvino import OpenvinoEngine
+
+    return OpenvinoEngine(network, options.precision, options.threads)
+
+
+def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, Model]:
+    from dla.engines.torch import TorchEngine
+
+    net, model = open_by_torch(source, options.cache_dir)
+    scale_shift = model.preprocessing.scale_shift()
+    return TorchEngine(net, *scale_shift, options.device, options.precision, options.threads), model

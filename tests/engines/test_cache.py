@@ -1,0 +1,97 @@
+"""The cache: whole or nothing, and never worth an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dla.cli import main
+from dla.engines import cache
+
+KEY = cache.key_of("a")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLA_CACHE", str(tmp_path / "cache"))
+
+
+def test_keys_tell_parts_apart() -> None:
+    assert len({cache.key_of("a", "b"), cache.key_of("ab"), cache.key_of("ab", ""), cache.key_of("b", "a")}) == 4
+
+
+def test_there_and_back() -> None:
+    assert cache.recall("steps", KEY) is None
+    cache.remember("steps", KEY, b"data")
+    assert cache.recall("steps", KEY) == b"data"
+    assert cache.recall("onnx", KEY) is None
+    assert cache.recall("steps", cache.key_of("b")) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"dat", b"datb", b"data and more"])
+def test_a_damaged_file_is_thrown_away(damage: bytes) -> None:
+    cache.remember("steps", KEY, b"data")
+    (entry,) = cache.entries()
+    entry.path.write_bytes(damage)
+    assert cache.recall("steps", KEY) is None
+    assert not entry.path.exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DLA_CACHE", str(tmp_path / "file"))
+    cache.remember("steps", KEY, b"data")
+    assert cache.recall("steps", KEY) is None
+    assert list(cache.entries()) == []
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    cache.remember("steps", KEY, b"data")
+    assert list(cache.folder().glob("*/*")) == []
+
+
+def test_two_at_once_and_one_killed() -> None:
+    """Writers of the same key in turns of many, one of them killed: what is read is whole, always."""
+    code = ("from dla.engines import cache\nfor i in range(10**6): cache.remember('steps', cache.key_of('a'), "
+            "bytes([65 + i % 7]) * 300_000); print(i, flush=True)")  # fmt: skip
+    writers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+    for turn in range(60):
+        data = cache.recall("steps", KEY)
+        assert data is not None
+        assert len(data) == 300_000
+        assert len(set(data)) == 1
+        if turn == 30:
+            writers[0].send_signal(signal.SIGKILL)
+    for writer in writers:
+        writer.kill()
+        writer.communicate()
+    assert cache.recall("steps", KEY) is not None
+
+
+def test_clear_leaves_what_is_not_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache.remember("steps", KEY, b"data")
+    mine = cache.folder() / "steps" / "notes.txt"
+    mine.write_text("mine")
+    (cache.folder() / "steps" / ".part-x1_y").touch()
+    assert main(["cache"]) == 0
+    assert "2 files, 0.0 MB" in capsys.readouterr().out
+    assert main(["cache", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kinds"] == {"steps": {"files": 2, "bytes": 4}}
+    assert found["folder"] == str(tmp_path / "cache")
+    assert main(["cache", "--clear"]) == 0
+    assert capsys.readouterr().out.startswith("removed from ")
+    assert [p for p in cache.folder().rglob("*") if p.is_file()] == [mine]
