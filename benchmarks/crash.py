@@ -28,16 +28,19 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nothing may run in threads before a fork
 
+import kornia.augmentation  # noqa: F401  (what a run imports late is here before the forks)
 import numpy as np
 import torch
 from PIL import Image
 
+import dla.cli.train
+import dla.verbs.train.run
 from dla.cli import main
 from dla.nets.table import TABLE, Row
 
 TINY = Row("tiny", (1, 1, 1, 1, 1, 1), (4, 8, 8, 8, 16, 16), "basic", params=0, macs=0)
-USUAL = ["--model", "tiny", "--epochs", "3", "--batch-size", "4", "--input.sizes", "{0: 24}", "--input.val_size", "24",
-         "--schedule.warmup_epochs", "0.5", "--lr", "0.05", "--save-every", "0"]  # fmt: skip
+USUAL = ["--model", "tiny", "--epochs", "2", "--batch-size", "4", "--input.sizes", "{0: 24}", "--input.val_size", "24",
+         "--schedule.warmup_epochs", "0.5", "--lr", "0.05", "--save-every", "0", "-q"]  # fmt: skip
 SETTINGS = {
     "threads, average": ["--workers", "2", "--average.decay", "0.9"],
     "mixup, CutMix, accumulation": [
@@ -52,7 +55,7 @@ SETTINGS = {
     ],
     "distillation, balanced, early stop": [
         "--workers", "2", "--average.decay", "0.8", "--distill.scores", "scores.npy", "--loss.sampling", "balanced",
-        "--loss.class_weights", "balanced", "--loss.label_smoothing", "0.1", "--stop.patience", "2", "--epochs", "4",
+        "--loss.class_weights", "balanced", "--loss.label_smoothing", "0.1", "--stop.patience", "1", "--epochs", "3",
     ],
 }  # fmt: skip
 
@@ -92,30 +95,26 @@ class Command:
     def kill(self, dice: random.Random) -> bool:
         """Start it and kill it; False when it was faster."""
         process = self.start()
-        for _ in moments(self, dice):
+        for pause in moments(self, dice):
             if os.waitpid(process, os.WNOHANG)[0]:
                 return False
-            time.sleep(0.0002)
+            time.sleep(pause)
         os.kill(process, signal.SIGKILL)
         return os.WIFSIGNALED(os.waitpid(process, 0)[1])
 
 
-def moments(command: Command, dice: random.Random) -> Iterator[None]:
-    """Yields until it is time."""
+def moments(command: Command, dice: random.Random) -> Iterator[float]:
+    """Seconds to wait, again and again, until it is time."""
     kind = dice.choice(("any time", "a checkpoint", "best"))
     if kind == "any time":
-        yield from until(time.monotonic() + dice.uniform(0, command.seconds))
+        yield dice.uniform(0, command.seconds)
         return
-    where, what = ("checkpoints", ".part-*") if kind == "a checkpoint" else ("best", "*.part")
+    where, what = ("checkpoints", ".part-") if kind == "a checkpoint" else ("best", ".part")
+    folder = command.folder / where
     for _ in range(dice.randint(1, 4)):
-        while not any((command.folder / where).glob(what)):
-            yield
-        yield from until(time.monotonic() + dice.uniform(0, 0.02))
-
-
-def until(end: float) -> Iterator[None]:
-    while time.monotonic() < end:
-        yield
+        while not (folder.is_dir() and any(what in name for name in os.listdir(folder))):
+            yield 0.001
+        yield dice.uniform(0, 0.02)
 
 
 def ended_in(folder: Path) -> dict[str, object]:
@@ -185,6 +184,8 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    dla.cli.train.build_parser()
+    gc.freeze()  # a child copies no memory for what it does not change
     gc.get_referents(TABLE)[0]["tiny"] = TINY  # the table is closed; this network is for here alone
     with tempfile.TemporaryDirectory() as room:
         os.chdir(room)

@@ -35,7 +35,7 @@ def circumstances(device: torch.device, ranks: Ranks) -> dict[str, Any]:
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """What differs of versions and machine, and what that means, in a sentence; None where nothing does."""
     differences = [
-        f"{name} {'was' if name != 'threads' else 'were'} {old}, now {now[part].get(name)}"
+        f"{name} {'were' if name.endswith('s') else 'was'} {old}, now {now[part].get(name)}"
         for part in ("versions", "machine")
         for name, old in before.get(part, {}).items()
         if now[part].get(name) != old
