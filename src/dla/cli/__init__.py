@@ -49,7 +49,7 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/errors.md lists them)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, _terminated)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that no record depends on
     try:
         code = _run(words)
@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # the interpreter's own end is no place to raise from
     return code
 
 

@@ -13,6 +13,8 @@ Only the main rank prints and writes. What every rank must know and only the mai
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,9 +151,10 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         backend = "nccl"
         torch.cuda.set_device(ranks.local_rank)
-    store, rank, world = next(rendezvous("env://"))
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    shared, rank, world = next(rendezvous("env://"))  # type: ignore[no-untyped-call]
+    store = dist.PrefixStore(_this_start(shared, rank, world), shared)
     try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
         yield ranks
     except (DlaError, RuntimeError) as error:
         told = error if isinstance(error, DlaError) else _lost(error)
@@ -161,6 +164,34 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
             raise told from error
         raise SystemExit(told.exit_code) from error
     dist.destroy_process_group()
+
+
+def _this_start(store: Any, rank: int, world: int) -> str:
+    """A word that only the processes of this start share.
+
+    When torchrun starts the processes again it keeps the store, with all that those before them wrote; who read their
+    addresses there would wait for the dead. So the main rank says a new word, and takes in who says one back.
+    """
+    mine = uuid.uuid4().hex
+    if rank == 0:
+        store.set("dla/start", mine)
+        for other in range(1, world):
+            _wait(store, here := f"dla/{mine}/here/{other}")
+            store.set(f"dla/{mine}/seen/{other}", store.get(here))
+        return mine
+    while True:
+        _wait(store, "dla/start")
+        start = store.get("dla/start").decode()  # may be that of the dead, who cannot have seen this process
+        store.set(f"dla/{start}/here/{rank}", mine)
+        seen = f"dla/{start}/seen/{rank}"
+        if store.check([seen]) and store.get(seen).decode() == mine:
+            return str(start)
+        time.sleep(0.02)
+
+
+def _wait(store: Any, key: str) -> None:
+    while not store.check([key]):  # and not store.wait(), within which no signal is heard
+        time.sleep(0.02)
 
 
 def _place() -> torch.device | None:
