@@ -12,7 +12,8 @@ from PIL import Image
 
 import dla
 from dla.metrics.classify import evaluate
-from dla.report.charts import Series, lines, reliability_diagram
+from dla.metrics.intervals import Interval
+from dla.report.charts import Series, intervals, lines, reliability_diagram
 from dla.report.classifier import evaluation_sections, headline, shown_names, surest_errors
 from dla.report.embed import embedded, heat_map
 from dla.report.page import Picture, Pictures, Section, write_page
@@ -148,6 +149,19 @@ def test_the_diagram_has_a_bar_for_each_bin_with_photos() -> None:
     found, *_ = evaluation(5)
     filled = sum(b.count > 0 for b in found.calibration.bins)
     assert reliability_diagram(found.calibration).count('fill="var(--one)"') == filled
+
+
+def test_intervals_stand_where_their_values_are() -> None:
+    rows = [("a<", 0.5, Interval(0.4, 0.6)), ("b", 0.6, Interval(0.5, 0.7)), ("x" * 90, 0.3, Interval(0.3, 0.3))]
+    svg = intervals(rows, zero=True)
+    dots = [float(x) for x in re.findall(r'circle cx="([\d.]+)"', svg)]
+    bars = re.findall(r'<line x1="([\d.]+)" y1="\d+" x2="([\d.]+)" y2="\d+" stroke="var\(--one', svg)
+    ends = [tuple(map(float, bar)) for bar in bars]
+    assert dots[0] - dots[2] == pytest.approx(2 * (dots[1] - dots[0]), abs=0.2)
+    assert ends[0] == pytest.approx((dots[0] - dots[1] + dots[0], dots[1]), abs=0.2)
+    assert ends[2] == (dots[2], dots[2])
+    assert "a&lt;" in svg
+    assert f"...{'x' * 53}<" in svg
 
 
 def test_the_heat_map_has_a_pixel_a_cell() -> None:

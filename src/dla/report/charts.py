@@ -99,7 +99,9 @@ def intervals(rows: Sequence[tuple[str, float, Interval]], zero: bool = False) -
     for i, (name, value, interval) in enumerate(rows):
         middle = 38 + 48 * i
         low, high = x.at(interval.low), x.at(interval.high)
-        body += f'<text x="8" y="{middle - 14}" style="fill:var(--ink)">{escape(_shortened(name, 56))}</text>'
+        # a rim of paper keeps the lines out of the letters
+        rim = "paint-order:stroke;stroke:var(--paper);stroke-width:5px"
+        body += f'<text x="8" y="{middle - 14}" style="fill:var(--ink);{rim}">{escape(_shortened(name, 56))}</text>'
         body += (f'<line x1="{low:.1f}" y1="{middle}" x2="{high:.1f}" y2="{middle}" stroke="var(--one)" '
                  'stroke-width="4" stroke-linecap="round" opacity="0.55"/>')  # fmt: skip
         body += f'<circle cx="{x.at(value):.1f}" cy="{middle}" r="5.5" fill="var(--one)"/>'

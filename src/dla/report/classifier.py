@@ -19,7 +19,7 @@ from dla.report.charts import reliability_diagram
 from dla.report.embed import heat_map, thumbnail
 from dla.report.page import Chart, Charts, Figure, Figures, Matrix, Part, Picture, Pictures, Section, Share, Table
 
-__all__ = ["between", "evaluation_sections", "headline", "shown_names", "surest_errors"]
+__all__ = ["evaluation_sections", "headline", "shown_names", "surest_errors"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -45,9 +45,9 @@ def evaluation_sections(found: Evaluation, names: Sequence[str]) -> tuple[Sectio
 
 def headline(found: Evaluation) -> Figures:
     """The figures that matter most, with their intervals."""
-    top5 = (Figure("top-5", _percent(found.top5), between(found.top5_interval)),) if len(found.classes) > 5 else ()
+    top5 = (Figure("top-5", _percent(found.top5), _between(found.top5_interval)),) if len(found.classes) > 5 else ()
     return Figures((
-        Figure("top-1", _percent(found.top1), between(found.top1_interval)),
+        Figure("top-1", _percent(found.top1), _between(found.top1_interval)),
         *top5,
         Figure("photos", f"{found.count:,}", f"{sum(c.support > 0 for c in found.classes)} classes with photos"),
         Figure("mean recall", _percent(found.balanced_accuracy), "each class counts the same"),
@@ -56,7 +56,7 @@ def headline(found: Evaluation) -> Figures:
     ))  # fmt: skip
 
 
-def between(interval: Interval) -> str:
+def _between(interval: Interval) -> str:
     """An interval of shares in words."""
     return f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}"
 

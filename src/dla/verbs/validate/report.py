@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 
 from dla.images.read import read_photo
+from dla.metrics.intervals import Interval
 from dla.report.charts import intervals
-from dla.report.classifier import between, evaluation_sections, headline, shown_names, surest_errors
+from dla.report.classifier import evaluation_sections, headline, shown_names, surest_errors
 from dla.report.page import Chart, Charts, Facts, Part, Section, Table, write_page
 from dla.verbs.validate.record import Validation, Validations
 
@@ -40,10 +41,10 @@ def _compared(found: Validations) -> Section:
     pairs = [(f"{one}, less {other}", c.top1, c.top1_interval) for one, other, c in found.comparisons]
     charts.append(Chart("difference of top-1", intervals(pairs, zero=True)))
     rows = tuple(
-        (one, other, f"{100 * c.top1:+.1f}", between(c.top1_interval), f"{c.only_one:,}", f"{c.only_other:,}")
+        (one, other, f"{100 * c.top1:+.1f}", _span(c.top1_interval), f"{c.only_one:,}", f"{c.only_other:,}")
         for one, other, c in found.comparisons
     )
-    heads = ("one", "other", "top-1", "points", "only one right", "only other right")
+    heads = ("one", "other", "top-1, points", "95 % interval", "only one right", "only other right")
     note = ("An interval of a difference that does not touch zero is no accident of which photos were taken. It is "
             "narrower than those of the figures alone, because both answered the same photos.")  # fmt: skip
     return Section("Which is better?", (Charts(tuple(charts)), Table(heads, rows, texts=2)), note)
@@ -58,6 +59,10 @@ def _of_model(found: Validation, title: str) -> Iterator[Section]:
     yield from evaluation_sections(found.evaluation, names)
     if errors:
         yield errors
+
+
+def _span(interval: Interval) -> str:
+    return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
 
 
 def _facts(found: Validation) -> Part:
