@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from dla.errors import DlaError, UsageError
@@ -151,8 +152,8 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         backend = "nccl"
         torch.cuda.set_device(ranks.local_rank)
-    shared, rank, world = next(rendezvous("env://"))  # type: ignore[no-untyped-call]
-    store = dist.PrefixStore(_this_start(shared, rank, world), shared)
+    shared, rank, world = next(rendezvous("env://"))
+    store = PrefixStore(_this_start(shared, rank, world), shared)
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
         yield ranks
