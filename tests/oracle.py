@@ -8,6 +8,9 @@ only, so that they are declared here where they do not load.
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 import torch
 from torch import Tensor, nn
 
@@ -19,9 +22,14 @@ except (ImportError, RuntimeError):
 
 import timm
 
-__all__ = ["assert_begun_as_published", "differences", "randomise", "relative", "timm"]
+__all__ = ["assert_begun_as_published", "differences", "randomise", "relative", "timm", "timm_part"]
 
 LEVELS = tuple(f"level{i}" for i in range(6))
+
+
+def timm_part(name: str) -> ModuleType:
+    """A module of timm that `import timm` does not bring along, such as "optim"."""
+    return import_module(f"timm.{name}")
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
