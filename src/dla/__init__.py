@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from dla.verbs.info import info as info
     from dla.verbs.predict import Classifier as Classifier
     from dla.verbs.predict import load as load
+    from dla.verbs.train.run import train as train
     from dla.verbs.validate.record import Validation as Validation
     from dla.verbs.validate.record import Validations as Validations
     from dla.verbs.validate.run import validate as validate
@@ -104,6 +105,7 @@ _HOME = {
     "resolve_data_config": "dla.images.transform",
     "resolve_model_data_config": "dla.images.transform",
     "sum_nodes": "dla.nets.tree",
+    "train": "dla.verbs.train.run",
     "validate": "dla.verbs.validate.run",
 }
 

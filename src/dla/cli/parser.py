@@ -39,6 +39,7 @@ class Parser(ArgumentParser):
             formatter_class=_Help,
             default_env=config is not None,
             env_prefix="DLA",
+            allow_abbrev=False,
             print_config="--print-config" if prints else None,
             usage=f"dla {verb} {usage}",
         )
@@ -57,11 +58,27 @@ class Parser(ArgumentParser):
     def group(self, schema: type, name: str | None, skip: set[str | int] | None = None) -> None:
         """Add an option `--name.field`, without a name `--field`, for each field of a dataclass but those in `skip`."""
         self.add_class_arguments(schema, name, skip=skip)
-        self._action_groups[-1].title = name or schema.__name__.lower()
+        group = self._action_groups[-1]
+        group.title = name or schema.__name__.lower()
+        for action in group._group_actions:
+            if action.dest == name:  # a file for the group alone: a second way to do what the config file does
+                action.help = argparse.SUPPRESS
+                continue
+            if action.choices is None and not isinstance(action.metavar, str):
+                action.metavar = "VALUE"
+            action.help = f"{(action.help or '').rstrip('.')} (default: {_shown(action.default)})"
 
     def flag(self, *names: str, **settings: Any) -> None:
         """Add one argument."""
         self.add_argument(*names, **settings)
+
+
+def _shown(default: object) -> str:
+    """As YAML has it."""
+    words = {None: "null", True: "true", False: "false", "": "none"}
+    if isinstance(default, str | bool | None) and default in words:
+        return words[default]
+    return str(list(default)) if isinstance(default, tuple) else str(default)
 
 
 def usual_model() -> str:

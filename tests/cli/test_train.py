@@ -1,0 +1,163 @@
+"""`dla train` on the command line: names, what is printed, plans, and what is refused before a folder is made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import dla
+import flat_photos
+from dla.cli import main
+from dla.cli.run_progress import clock, summary
+from dla.verbs.train.progress import Epoch
+
+SMALL = ["--model", "dla34_half", "--batch-size", "8", "--epochs", "1", "--input.val-size", "32", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return flat_photos.write(tmp_path_factory.mktemp("data"))
+
+
+def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    assert main(["train", *words, "--print-config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_flags_go_before_a_recipe_and_dashes_are_underscores(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["flowers", "--recipe", "probe", "--epochs", "3", "--optimizer.weight-decay=0.5", "--data.val-share", "0.3"]
+    found = printed(words, capsys)
+    assert (found["photos"], found["epochs"], found["freeze"]) == ("flowers", 3, "level5")
+    assert (found["optimizer"]["weight_decay"], found["optimizer"]["name"]) == (0.5, "adamw")
+    assert found["data"]["val_share"] == 0.3
+
+
+def test_what_is_printed_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(["flowers", "--recipe", "tiny-imagenet"], capsys)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(found))
+    assert printed(["--recipe", str(tmp_path / "mine.yaml")], capsys) == found
+    assert printed([f"--recipe={tmp_path / 'mine.yaml'}", "--lr", "3"], capsys) == found | {"lr": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--recipe", "finetun"], 'no recipe is called "finetun". Nearest: finetune'),
+        (["--epoch", "3"], 'no option is called "--epoch". Nearest: --epochs'),
+        (["--optimizer.momentun", "3"], 'no option is called "--optimizer.momentun". Nearest: --optimizer.momentum'),
+        (["--epochs", "0"], "epochs is 0: it must be at least 1"),
+        (["--augment.flip", "2"], "augment.flip is 2.0. Allowed: 0 to 1"),
+        ([], "no photos are named"),
+    ],
+)
+def test_slips_are_told_and_leave_nothing(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_field_in_a_file_is_told_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("optimizer: {weight_decy: 3}\n")
+    assert main(["train", "flowers", "--recipe", str(tmp_path / "mine.yaml")]) == 2
+    assert 'called "optimizer.weight_decy". Nearest: optimizer.weight_decay' in capsys.readouterr().err
+
+
+def test_a_wrong_network_leaves_the_folder_free(data: Path, tmp_path: Path) -> None:
+    output = ["--output", str(tmp_path / "run")]
+    assert main(["train", str(data), *SMALL, "--model", "dla35_half", *output]) == 2
+    assert main(["train", "nowhere/at/all", *SMALL, *output]) == 3
+    assert main(["train", str(data), *SMALL, *output, "-q"]) == 0
+
+
+def test_a_run_again_by_its_own_config_is_the_same(data: Path, tmp_path: Path) -> None:
+    one, again = tmp_path / "one", tmp_path / "again"
+    assert main(["train", str(data), *SMALL, "--output", str(one), "-q"]) == 0
+    assert main(["train", "--recipe", str(one / "config.yaml"), "--output", str(again), "--workers", "2", "-q"]) == 0
+    weights = [(folder / "best" / "model.safetensors").read_bytes() for folder in (one, again)]
+    assert weights[0] == weights[1]
+    facts = json.loads((again / "run.json").read_text())
+    assert facts["finished"]
+    assert facts["data"]["train"] == 40
+    with Image.open(one / "mosaic.png") as mosaic:
+        assert mosaic.size == (3 * 34 - 2, 3 * 34 - 2)
+
+
+def test_the_default_folder_is_called_by_recipe_and_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(data), "--recipe", "finetune-small", *SMALL]) == 0
+    folder = Path("runs") / f"finetune-small-{data.name}"
+    assert (folder / "report.html").exists()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("best ")
+    assert f"Model: {folder}/best" in last
+
+
+def test_a_plan_is_printed_and_nothing_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--input.sizes", "{0: 16, 2: [16, 24]}", "--epochs", "3"]
+    assert main(["train", str(data), *SMALL, *sizes, "--dry-run"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["data"] == "40 train, 10 val, 2 classes"
+    assert lines["steps"] == "5 an epoch, 15 in 3 epochs"
+    assert "16 px" in lines["a"]
+    assert "24 px" in lines["a"]
+    assert lines["time"].startswith("about 0:")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_learning_rate_is_proposed_and_drawn(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", str(data), *SMALL, "--input.sizes", "{0: 16}", "--find-lr", "--output", str(tmp_path / "run")]
+    assert main(words) == 0
+    flag, rate = capsys.readouterr().out.split()
+    assert flag == "--lr"
+    assert 1e-6 < float(rate) < 1
+    with Image.open(tmp_path / "run" / "lr.png") as curve:
+        assert curve.width > 500
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["lr.png"]
+
+
+def test_help_begins_with_the_short_flags() -> None:
+    done = subprocess.run([sys.executable, "-m", "dla", "train", "--help"], capture_output=True, text=True, check=True)
+    first = done.stdout.split("recipe:\n")[0]
+    for flag in (
+        "--recipe",
+        "--model",
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--seed",
+        "--output",
+        "--workers",
+        "--device",
+    ):
+        assert f"{flag} " in first
+    assert "--optimizer.momentum VALUE" in done.stdout.split("recipe:\n")[1]
+    assert "(default: 0.9)" in done.stdout
+
+
+def test_a_line_says_what_an_epoch_came_to() -> None:
+    epoch = Epoch(3, 111, 0.6123, 0.01, 0.833, 0.99, 0.5, 7.6, 212.4, 0.01)
+    assert summary(epoch, True) == "epoch 3  loss 0.612  val 83.3% / 99.0%  212 photos/s  8 s  best"
+    assert (clock(59.6), clock(3723)) == ("1:00", "1:02:03")
+
+
+def test_from_python_with_the_same_arguments(data: Path, tmp_path: Path) -> None:
+    settings = {"model": "dla34_half", "epochs": 1, "batch_size": 8, "input.sizes": {0: 32}, "input.val_size": 32}
+    folder = dla.train(data, "finetune-small", output=tmp_path / "run", workers=0,
+                       settings=settings | {"pretrained": False})  # fmt: skip
+    assert dla.load(str(folder / "best")).predict(data / "val" / "red" / "0.png").classes[0].class_id in ("red", "blue")
