@@ -97,7 +97,7 @@ def test_the_default_folder_is_called_by_recipe_and_data(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", str(data), "--recipe", "finetune-small", *SMALL]) == 0
+    assert main(["train", str(data), "--recipe", "finetune-small", *SMALL, "--pretrained", "false"]) == 0
     folder = Path("runs") / f"finetune-small-{data.name}"
     assert (folder / "report.html").exists()
     last = capsys.readouterr().err.splitlines()[-1]

@@ -13,7 +13,7 @@ import flat_photos
 from dla.cli import main
 from dla.recipes.load import recipe_from, shipped_recipes
 
-RECIPES = sorted(Path(str(files("dla.recipes"))).rglob("*.yaml"))
+RECIPES = sorted(Path(str(files("dla.recipes"))).rglob("*.yaml"), key=lambda path: path.stem)
 SMALL = ["--batch-size", "4", "--epochs", "2", "--input.sizes", "{0: 32}", "--input.val-size", "32", "--workers", "0"]
 MODEL = {"finetune": ["--model", "shipped:tiny200"], "in1k-paper": ["--model", "dla34_half"]}
 
