@@ -17,12 +17,14 @@ import gc
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,21 +162,21 @@ def measure(kills: int, chain: int, seed: int, room: Path) -> int:
         command.seconds = time.monotonic() - began
         wanted[name] = ended_in(command.folder)
     done = same = runs = early = 0
-    while done < kills:
-        name = list(SETTINGS)[runs % len(SETTINGS)]
-        whole = commands[name]
-        command = Command(whole.words, room / f"killed {runs}", whole.seconds)
-        for _ in range(chain):
-            hit = command.kill(dice)
-            done, early = done + hit, early + (not hit)
-        command.finish()
-        found = differing(wanted[name], ended_in(command.folder))
-        same += not found
-        runs += 1
-        if found:
-            print(f"run {runs} ({name}): other {', '.join(found)}", flush=True)
+    with suppress(KeyboardInterrupt):  # what is counted by then is told
+        while done < kills:
+            name = list(SETTINGS)[runs % len(SETTINGS)]
+            whole = commands[name]
+            command, hits = Command(whole.words, room / f"killed {runs}", whole.seconds), 0
+            for _ in range(chain):
+                hits += command.kill(dice)
+            command.finish()
+            found = differing(wanted[name], ended_in(command.folder))
+            done, early, same, runs = done + hits, early + chain - hits, same + (not found), runs + 1
+            if found:
+                print(f"run {runs} ({name}): other {', '.join(found)}", flush=True)
+            shutil.rmtree(command.folder)
     print(f"{done} kills in {runs} runs ({early} came too late): {same} of {runs} ended bit-identical")
-    return 0 if same == runs else 1
+    return 0 if same == runs > 0 else 1
 
 
 if __name__ == "__main__":
