@@ -98,6 +98,22 @@ def figures(run: Path) -> list[list[float]]:
     return [[line[k] for k in ("loss", "top1", "val_loss")] for line in lines]
 
 
+def test_a_schedulers_sigterm_makes_all_ranks_save_and_end(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "preempted"
+    long = command(*words(photos, run), "--epochs", "1000")
+    with subprocess.Popen(long, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        while not (run / "metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.stderr is not None
+        text = process.stderr.read()
+    (saved,) = [line for line in text.splitlines() if line.startswith("Saved at step ")]
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    assert saved == f"Saved at step {newest.name.split('-')[-1]}. The same command goes on from here."
+    assert text.count("Traceback") == 1  # torchrun's own
+
+
 def test_one_process_goes_on_alone_and_says_so(photos: Path, whole: Path, tmp_path: Path) -> None:
     run, said = tmp_path / "alone", []
     shutil.copytree(whole, run)
