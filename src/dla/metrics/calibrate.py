@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 15
 TEMPERATURES = 0.05, 20.0
-CHUNK = 4096  # rows in double precision at once
+CHUNK = 512  # rows in double precision at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,7 @@ def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> Comparison:
 
 
 def outcomes(logits_NK: Array, targets_N: Array) -> Outcomes:
-    """What each photo came to. A few thousand rows at a time are held in double precision.
+    """What each photo came to. A few hundred rows at a time are held in double precision.
 
     Raises:
         UsageError: no photos, arrays that do not fit together, or a score that is not finite.
