@@ -98,9 +98,8 @@ def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
     steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in found.step_seconds.items())
     print(f"data     {found.train:,} train, {found.val:,} val, {found.classes} classes")
     print(f"network  {found.parameters:,} parameters, {found.learning:,} of them learn")
-    print(
-        f"steps    {found.steps_per_epoch:,} an epoch, {found.steps_per_epoch * found.epochs:,} in {found.epochs} epochs"
-    )
+    in_all = found.steps_per_epoch * found.epochs
+    print(f"steps    {found.steps_per_epoch:,} an epoch, {in_all:,} in {found.epochs} epochs")
     print(f"a step   {steps}, {recipe.batch_size} photos each")
     print(f"memory   {found.peak_bytes / 1e6:,.0f} MB at most")
     print(f"time     about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation")

@@ -17,8 +17,8 @@ __all__ = ["are_alike", "identical", "near_groups", "pairs_within"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Of 500 photos stored again in nine ways (benchmarks/data_check.py: JPEG, WebP, GIF, 0.5 to 2 times the size) at least
-# 99.0 % of each way stay within both limits; of all pairs of Tiny ImageNet's 110,000 photos, which are 6e9, two do beside
-# the identical ones, and both show the same picture.
+# 99.0 % of each way stay within both limits; of all pairs of Tiny ImageNet's 110,000 photos, which are 6e9, two do
+# beside the identical ones, and both show the same picture.
 MAX_BITS = 6
 MAX_DIFFERENCE = 0.25
 # Photos without contrast (a blank page, a night) are alike only if hardly a level apart.
