@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -15,6 +16,7 @@ from dla.cli import main
 from dla.recipes.schema import Augment, Average, Distill, Input, Recipe, Schedule
 from dla.verbs.train.progress import Epoch, Listener
 from dla.verbs.train.run import train
+from oracle import timm
 
 TINY = Recipe(
     model="dla34_half", epochs=2, batch_size=8, lr=0.01, input=Input(sizes={0: 32}, val_size=32, crop_pct=1.0),
@@ -84,3 +86,14 @@ def test_from_the_command_line_by_a_recipe(data: Path, tmp_path: Path, capsys: p
     assert config["distill"]["weight"] == 0.7
     assert config["photos"] == str(data)
     assert "epoch 1" in capsys.readouterr().err
+
+
+def test_timm_reads_the_model_of_a_run(data: Path, tmp_path: Path) -> None:
+    folder = train(data, replace(TINY, model="dla46x_c", epochs=1), output=tmp_path / "run", workers=0)
+    theirs = timm.create_model(f"local-dir:{folder / 'best'}", pretrained=True).eval()
+    ours = dla.create_model(str(folder / "best"), pretrained=True).eval()
+    x_N3HW = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x_N3HW), theirs(x_N3HW), rtol=1e-4, atol=1e-4)
+    assert list(theirs.pretrained_cfg["input_size"]) == [3, 32, 32]
+    assert list(theirs.pretrained_cfg["label_names"]) == ["blue", "red"]
