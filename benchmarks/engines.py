@@ -2,11 +2,14 @@
 
     python benchmarks/engines.py one [--models dla34 dla60 dla46_c] [--rounds 7]
     python benchmarks/engines.py folder [--models ...] [--photos 1000] [--rounds 5]
+    python benchmarks/engines.py parity [--models shipped:tiny200 dla46_c] [--photos 500]
 
 one     One image at 224x224, pixels to probabilities: timm's network as its users run it; ONNX Runtime and OpenVINO by
         hand, over timm's network as torch.onnx exports it; each engine of ours, from `dla.load(engine=...)`.
 folder  JPEGs of about 500x375 from the disk to their classes: a plain timm loop with the best of 0, 1 and 2 workers;
         the faster runtime by hand, photos decoded and prepared by timm's transform in threads; `dla predict`.
+parity  The largest difference of any probability from PyTorch's on the same pixels of real photos; every photo whose
+        first class differs, with its margin.
 
 Turns alternate; medians, and the ratio to timm in the same turn with its range. Weights are random, with batch-norm
 statistics of photos. Needs the extras `dev`, `demo` and `engines`.
@@ -25,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from predict import make_model, make_photos, ours, theirs
 
 TESTS = Path(__file__).parent.parent / "tests"
@@ -110,8 +114,6 @@ def print_arms(name: str, figures: dict[str, list[float]], unit: str, ratio: Cal
 
 def by_hand(name: str, photos: Path, model: Path, runtime: str) -> None:
     """One runtime, and threads that decode and prepare by timm's transform; prints its seconds. In its own process."""
-    from PIL import Image
-
     transform, paths = timms(name, model)[1], sorted(photos.iterdir())
 
     def prepare(path: Path) -> np.ndarray:
@@ -171,6 +173,26 @@ def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> Non
     print_arms(name, speeds, "photos/s", lambda t, d: d / t)
 
 
+def parity(source: str, photos: Path) -> None:
+    """Each engine's probabilities beside PyTorch's."""
+    import dla
+
+    classifier = dla.load(source, engine="torch")
+    pixels = [classifier.preprocessing.pixels(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())]
+    batches = [np.stack(pixels[i : i + 8]) for i in range(0, len(pixels), 8)]
+    expected_NK = np.concatenate([classifier.engine.probabilities(batch) for batch in batches])
+    for engine in ("openvino", "onnx"):
+        run = dla.load(source, engine=engine).engine.probabilities
+        found_NK = np.concatenate([run(batch) for batch in batches])
+        others = np.flatnonzero(found_NK.argmax(1) != expected_NK.argmax(1))
+        largest = np.abs(found_NK - expected_NK).max()
+        print(f"{Path(source).name:16}{engine:10}{len(pixels)} photos: largest difference {largest:.1e}, "
+              f"{len(others)} first classes differ", flush=True)  # fmt: skip
+        for n in others:
+            second, first = np.sort(expected_NK[n])[-2:]
+            print(f"{'':26}{sorted(photos.iterdir())[n].name}  margin {first - second:.1e}")
+
+
 def hand(name: str, photos: Path, model: Path, runtime: str) -> float:
     words = ["--by-hand", name, str(photos), str(model), runtime]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
@@ -183,7 +205,7 @@ def main() -> None:
         by_hand(name, Path(photos), Path(model), runtime)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("one", "folder"))
+    parser.add_argument("what", choices=("one", "folder", "parity"))
     parser.add_argument("--models", nargs="+", default=["dla34", "dla60", "dla46_c"])
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=7)
@@ -191,11 +213,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         (photos := work / "photos").mkdir()
-        make_photos(photos, args.photos if args.what == "folder" else 32)
+        make_photos(photos, 32 if args.what == "one" else args.photos)
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         for name in args.models:
-            make_model(name, photos, work / name)
-            if args.what == "one":
+            if ":" not in name:
+                make_model(name, photos, work / name)
+            if args.what == "parity":
+                parity(name if ":" in name else str(work / name), photos)
+            elif args.what == "one":
                 one(name, work / name, args.rounds)
             else:
                 folder(name, work / name, photos, args.rounds, work)
