@@ -169,12 +169,13 @@ def _weights(step: Step, network: Network) -> dict[str, Layer]:
 def _conv(ops: Any, s: Mapping[str, Any], x: Any, layer: Layer) -> Any:
     strides, pads, dilations = ([s[key]] * 2 for key in ("stride", "padding", "dilation"))
     if s["groups"] == 1:
-        y = ops.convolution(x, layer.weight, strides, pads, pads, dilations, name=s["layer"])
+        # as a constant: a plain array would go through a list of Python's numbers
+        y = ops.convolution(x, ops.constant(layer.weight), strides, pads, pads, dilations, name=s["layer"])
     else:
         c_out, *rest = layer.weight.shape
         weight = layer.weight.reshape(s["groups"], c_out // s["groups"], *rest)
-        y = ops.group_convolution(x, weight, strides, pads, pads, dilations, name=s["layer"])
-    return ops.add(y, layer.bias.reshape(1, -1, 1, 1))
+        y = ops.group_convolution(x, ops.constant(weight), strides, pads, pads, dilations, name=s["layer"])
+    return ops.add(y, ops.constant(layer.bias.reshape(1, -1, 1, 1)))
 
 
 def _max_pool(ops: Any, s: Mapping[str, Any], x: Any) -> Any:
@@ -184,7 +185,7 @@ def _max_pool(ops: Any, s: Mapping[str, Any], x: Any) -> Any:
 
 def _mean_3x3_dilated(ops: Any, s: Mapping[str, Any], x: Any) -> Any:
     weight, around = np.full((s["channels"], 1, 1, 3, 3), 1 / 9, np.float32), [s["dilation"]] * 2
-    return ops.group_convolution(x, weight, [1, 1], around, around, around)
+    return ops.group_convolution(x, ops.constant(weight), [1, 1], around, around, around)
 
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
