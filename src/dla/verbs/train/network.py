@@ -47,7 +47,7 @@ def begin(recipe: Recipe, class_ids: tuple[str, ...]) -> Start:
         network = create_model(recipe.model, num_classes=0, **options).reset_classifier(len(class_ids))
         cfg = dict(network.pretrained_cfg)
         config = ModelConfig(str(cfg["architecture"]), len(class_ids), pretrained_cfg=cfg)
-        notes = (f"starts afresh: {config.architecture} for {len(class_ids)} classes",)
+        notes = (f"afresh, {config.architecture} for {len(class_ids)} classes",)
     preprocessing = _preprocessing(recipe, config)
     freeze(network, recipe.freeze)
     if recipe.compute.checkpointing:
@@ -60,9 +60,9 @@ def _trained(
 ) -> tuple[DLA, ModelConfig, tuple[str, ...]]:
     opened = open_model(source, **options)
     if opened.config.label_names == class_ids:
-        return opened.model, opened.config, (f"starts from {opened.origin}, which knows these classes",)
+        return opened.model, opened.config, (f"{opened.origin}, which knows these classes",)
     opened.model.reset_classifier(len(class_ids))
-    note = f"starts from {opened.origin}, its classifier replaced for {len(class_ids)} classes"
+    note = f"{opened.origin}, its classifier replaced for {len(class_ids)} classes"
     return opened.model, opened.config, (*opened.report.notes, note)
 
 
