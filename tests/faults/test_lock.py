@@ -54,3 +54,9 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="file/run"), run_lock(tmp_path / "file" / "run"):
         pass
+
+
+def test_an_error_of_the_run_is_not_blamed_on_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="elsewhere") as caught, run_lock(tmp_path):
+        raise OSError(28, "full, elsewhere")
+    assert caught.value.filename is None

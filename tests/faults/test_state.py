@@ -68,9 +68,7 @@ def test_the_files_are_for_anyone(tmp_path: Path) -> None:
 def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 1, 2, 3, 4, 5, best=2)
     assert names(tmp_path) == ["000002-step-2", "000004-step-4", "000005-step-5"]
-    best = checkpoints.load_best()
-    assert best is not None
-    assert best[1]["step"] == 2
+    assert json.loads((tmp_path / "000002-step-2" / "state.json").read_text())["best"]
     checkpoints.save(6, tensors(6), {}, best=True)
     assert names(tmp_path) == ["000005-step-5", "000006-step-6"]
 
@@ -85,7 +83,7 @@ def test_the_same_step_twice_is_two_checkpoints(tmp_path: Path) -> None:
 
 def test_none_is_none(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "new").load_newest(silent) is None
-    assert Checkpoints(tmp_path).load_best() is None
+    assert Checkpoints(tmp_path).load_newest(silent) is None
 
 
 ALTERED = {
@@ -121,6 +119,9 @@ def test_an_altered_one_is_said_and_the_one_before_is_taken(kind: str, tmp_path:
     assert names(tmp_path) == ["000001-step-10", "damaged-000002-step-20"]
     checkpoints.save(20, tensors(20), {"step": 20})
     assert names(tmp_path) == ["000001-step-10", "000002-step-20", "damaged-000002-step-20"]
+    (tmp_path / "000002-step-20" / "state.json").write_bytes(b"again")
+    assert checkpoints.load_newest(said.append) is not None
+    assert names(tmp_path) == ["000001-step-10", "damaged-000002-step-20"]
 
 
 def test_when_none_is_whole_the_run_begins_again_and_says_so(tmp_path: Path) -> None:

@@ -27,12 +27,13 @@ def run_lock(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    with naming(path), path.open("a+") as file:
+    with path.open("a+") as file:
         if not lock_file(file):
             file.seek(0)
             who = file.read(200).strip() or "another process"
             raise UsageError(f"a run is in progress in {folder} ({who}). Wait for its end, or give another --output")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with naming(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield

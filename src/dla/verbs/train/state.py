@@ -77,20 +77,11 @@ class Checkpoints:
                 return _read(checkpoint)
             except _TornError as torn:
                 aside = checkpoint.with_name(DAMAGED + checkpoint.name)
+                shutil.rmtree(aside, ignore_errors=True)
                 checkpoint.rename(aside)
                 say(f"{checkpoint} {torn}: passed over, kept as {aside.name}")
         if found:
             say(f"no checkpoint in {self.folder} is whole: the run begins again with its first step")
-        return None
-
-    def load_best(self) -> Loaded | None:
-        """Tensors and facts of the best checkpoint; None where none was called so, or it is damaged."""
-        for checkpoint in reversed(self._found()):
-            try:
-                if _is_best(checkpoint):
-                    return _read(checkpoint)
-            except _TornError:
-                return None
         return None
 
     def _found(self) -> list[Path]:
