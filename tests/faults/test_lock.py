@@ -18,9 +18,8 @@ import os, sys, time
 from pathlib import Path
 from dla.verbs.train.lock import run_lock
 with run_lock(Path(sys.argv[1])):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)  # the child has begun
     time.sleep(60)
 """
 
