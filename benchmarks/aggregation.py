@@ -18,8 +18,8 @@ Each run is SGD with Nesterov momentum, batch 128, a warm-up and a cosine, rando
 the same photos in the same order. Top-1 is measured once, after the last step; nothing was chosen on the test photos.
 
 Finished runs are in DIR/runs.json and are not made again: stop and start as you like, at most one run is lost. On one
-core of an AMD EPYC (AVX2) a step takes 0.26 to 0.36 s, so a run takes 5 minutes (2 for the second question), all 15 three
-quarters of an hour.
+core of an AMD EPYC (AVX2) a step takes 0.26 to 0.36 s, so a run takes 5 minutes (2 for the second question), all 15
+three quarters of an hour.
 """
 
 from __future__ import annotations
