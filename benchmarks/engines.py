@@ -91,6 +91,7 @@ def one(name: str, model: Path, rounds: int) -> None:
         times: dict[str, list[float]] = {arm: [] for arm in arms}
         for turn in range(rounds + 1):
             for arm, run_once in arms.items():
+                time.sleep(0.3)  # ONNX Runtime's threads go on spinning for a while
                 run_once()
                 each = sorted(timed(run_once) for _ in range(5))[2]
                 if turn:  # the first one warms
