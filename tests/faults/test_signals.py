@@ -71,13 +71,16 @@ def test_a_stop_saves_first_and_the_same_command_goes_on(
         process.send_signal(number)
         text = said(process)
         assert process.wait() == code
-    step = json.loads((newest(run) / "state.json").read_text())["step"]
-    assert f"Saved at step {step}. The same command goes on from here.\n" in text
+    state = json.loads((newest(run) / "state.json").read_text())
+    at = state["facts"]
+    assert state["step"] == 4 * at["epoch"] + at["step"]
+    assert f"Saved at step {state['step']}. The same command goes on from here.\n" in text
     assert "Traceback" not in text
     with training(photos, run, "--epochs", "1000") as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
-        assert any(f"goes on at epoch {step // 4 + 1}, step {step % 4}" in line for line in lines)
+        found = next(line for line in lines if line.startswith("goes on"))
+        assert found == f"goes on at epoch {at['epoch'] + 1}, step {at['step']}\n"
 
 
 def test_a_second_run_in_the_folder_is_refused(photos: Path, tmp_path: Path) -> None:
