@@ -118,12 +118,14 @@ def many(data: Path) -> list[str]:
     return [sys.executable, "-m", "dla", "data", "check", str(data), "--workers", "2"]
 
 
-@pytest.mark.parametrize(("victim", "code"), [("all", 130), ("worker", 1)])
-def test_a_check_that_is_stopped_ends_at_once_and_without_a_traceback(data: Path, victim: str, code: int) -> None:
+@pytest.mark.parametrize(("victim", "started", "code"), [("all", 1, 130), ("all", 2, 130), ("worker", 2, 1)])
+def test_a_check_that_is_stopped_ends_at_once_and_without_a_traceback(
+    data: Path, victim: str, started: int, code: int
+) -> None:
     with subprocess.Popen(many(data), stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
-        while len(workers := children.read_text().split()) < 2:
-            time.sleep(0.01)
+        while len(workers := children.read_text().split()) < started:
+            time.sleep(0.001)
         if victim == "all":
             os.killpg(running.pid, signal.SIGINT)
         else:

@@ -22,6 +22,7 @@ __all__ = ["SMALL", "Look", "looks"]
 
 SMALL = 16  # side of the small pictures that near duplicates are verified on
 _CHUNK = 64
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,13 @@ def looks(photos: Sequence[str | bytes], names: Sequence[str], workers: int) -> 
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_stopping_to_the_parent) as pool:
         try:
-            for part in pool.map(_look_at_each, parts):
+            # A signal while processes fork would be lost, in a hook of fork, or end one that has no handler yet.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+            try:
+                results = pool.map(_look_at_each, parts)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for part in results:
                 yield from part
         except BrokenProcessPool:
             raise DlaError(
@@ -74,6 +81,7 @@ def looks(photos: Sequence[str | bytes], names: Sequence[str], workers: int) -> 
 def _leave_stopping_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
 def _look_at_each(part: tuple[Sequence[str | bytes], Sequence[str]]) -> list[Look]:
