@@ -27,5 +27,5 @@ check: .venv/dev
 	touch $@
 
 .venv/dev: .venv/demo
-	$(PIP) -e '.[demo,engines,train,dev]'
+	$(PIP) -e '.[bench,demo,engines,export,train,dev]'
 	touch $@
