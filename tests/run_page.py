@@ -28,10 +28,18 @@ def run_line(line: str) -> None:
         subprocess.run(["bash", "-o", "pipefail", "-c", line], check=True)
     elif words[:2] == ["dla", "train"]:  # hours: that it is understood must do
         code([*words[1:], "--print-config"])
+    elif words[:2] == ["dla", "bench"]:  # minutes, and pages run beside each other
+        understand_bench(words[2:])
     elif words and words[0] == "dla":
         code(words[1:])
     elif words and not NOT_RUN.fullmatch(line):
         raise SystemExit(f"nobody runs this line: {line}")
+
+
+def understand_bench(words: list[str]) -> None:
+    from dla.cli.bench import build_parser
+
+    build_parser().parse_args(words)
 
 
 def code(words: list[str]) -> None:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from dla.nets.registry import list_modules as list_modules
     from dla.nets.registry import list_pretrained as list_pretrained
     from dla.nets.tree import sum_nodes as sum_nodes
+    from dla.records import BenchReport as BenchReport
+    from dla.records import BenchRow as BenchRow
     from dla.records import Class as Class
     from dla.records import DataFinding as DataFinding
     from dla.records import DataReport as DataReport
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from dla.records import InputError as InputError
     from dla.records import ModelInfo as ModelInfo
     from dla.records import Prediction as Prediction
+    from dla.verbs.bench.run import bench as bench
     from dla.verbs.convert import convert as convert
     from dla.verbs.data_check import check_data as check_data
     from dla.verbs.draw import draw as draw
@@ -63,6 +66,8 @@ _HOME = {
     "DLAUp": "dla.nets.ida",
     "HDA": "dla.nets.hda",
     "IDA": "dla.nets.ida",
+    "BenchReport": "dla.records",
+    "BenchRow": "dla.records",
     "CheckError": "dla.errors",
     "Class": "dla.records",
     "Classifier": "dla.verbs.predict",
@@ -85,6 +90,7 @@ _HOME = {
     "UsageError": "dla.errors",
     "Validation": "dla.verbs.validate.record",
     "Validations": "dla.verbs.validate.record",
+    "bench": "dla.verbs.bench.run",
     "check_data": "dla.verbs.data_check",
     "convert": "dla.verbs.convert",
     "create_model": "dla.nets.build",

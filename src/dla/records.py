@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "BenchLeftOut",
+    "BenchReport",
+    "BenchRow",
     "Class",
     "DataFinding",
     "DataReport",
@@ -28,6 +31,7 @@ MODELS_SCHEMA = "dla.models/1"
 INFO_SCHEMA = "dla.info/1"
 FEATURES_SCHEMA = "dla.features/1"
 DATA_CHECK_SCHEMA = "dla.data-check/1"
+BENCH_SCHEMA = "dla.bench/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,3 +248,77 @@ class DataReport:
         record["exif_rotated"] = {"photos": self.exif_rotated, "share": self.exif_rotated / max(1, self.readable)}
         record["findings"] = [finding.to_dict() for finding in self.findings]
         return record
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRow:
+    """How fast one network is by one engine with so many photos at once, from pixels to probabilities.
+
+    `engine` is one of dla's, or "timm". `top1` is in per cent, published ("ImageNet-1k") or of the training's own
+    validation photos ("own"), as `top1_on` says. `drawn` says that the weights are random: good for speed only.
+    `p50_s` and `p95_s` are seconds of one call. `memory` is the most bytes that a process had which did nothing else.
+    `of_peak` is the share of what the machine can do in fp32, for `macs` multiplications and as many additions a
+    photo. `ratio` is how many times as fast it is as `ratio_to`, the first row with the same network and batch: the
+    median over the rounds, and the smallest and largest.
+    """
+
+    model: str
+    architecture: str
+    params: int
+    macs: int
+    input_size: tuple[int, int, int]
+    top1: float | None
+    top1_on: str | None
+    drawn: bool
+    engine: str
+    precision: str
+    batch: int
+    calls: int
+    p50_s: float
+    p95_s: float
+    photos_per_s: float
+    memory: int | None
+    of_peak: float
+    ratio_to: str
+    ratio: float
+    ratio_range: tuple[float, float]
+
+    @property
+    def arm(self) -> str:
+        """What ran, in words: "openvino fp32"."""
+        return f"{self.engine} {self.precision}"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchLeftOut:
+    """What was asked for and cannot be measured here, and why."""
+
+    model: str
+    engine: str
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What was measured on one machine in one run.
+
+    `peak_gflops` is how many 1e9 multiplications and additions in fp32 a second the machine did in the same run.
+    `others_before` and `others_during` are the cores that other processes kept busy.
+    """
+
+    machine: str
+    instructions: tuple[str, ...]
+    cores: int
+    threads: int | None
+    rounds: int
+    versions: Mapping[str, str]
+    peak_gflops: float
+    others_before: float
+    others_during: float
+    rows: tuple[BenchRow, ...]
+    left_out: tuple[BenchLeftOut, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON has it (docs/formats.md)."""
+        return {"schema": BENCH_SCHEMA, **asdict(self)}

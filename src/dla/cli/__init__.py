@@ -27,6 +27,7 @@ VERBS = {
     "data": "check photos before training",
     "cache": "show or clear what is kept to be faster the next time",
     "train": "train a network on photos of your own",
+    "bench": "measure how fast networks and engines are here",
     "validate": "tell how good a classifier is, and whether another is better",
 }
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from dla.errors import UsageError
 
-__all__ = ["Precision", "cores", "has_bf16", "has_gpu", "instructions", "machine", "no_bf16"]
+__all__ = ["Precision", "cores", "has_bf16", "has_gpu", "instructions", "machine", "no_bf16", "peak_memory"]
 
 Precision = Literal["fp32", "bf16"]  # of what is multiplied; what comes out is float32
 
@@ -65,6 +65,22 @@ def has_gpu() -> bool:
     if "torch" in sys.modules:
         return bool(sys.modules["torch"].cuda.is_available())
     return any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd"))
+
+
+def peak_memory() -> int | None:
+    """The most memory in bytes that this process has had so far; None where the system does not say (Windows)."""
+    try:
+        # the other figure begins with that of the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def no_bf16() -> UsageError:

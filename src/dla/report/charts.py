@@ -13,7 +13,7 @@ from html import escape
 from dla.metrics.calibrate import Calibration
 from dla.metrics.intervals import Interval
 
-__all__ = ["Series", "intervals", "lines", "percent", "reliability_diagram"]
+__all__ = ["Series", "intervals", "lines", "percent", "reliability_diagram", "round_numbers", "shortened"]
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 30
@@ -86,7 +86,7 @@ def reliability_diagram(calibration: Calibration) -> str:
 def intervals(rows: Sequence[tuple[str, float, Interval]], zero: bool = False) -> str:
     """A row for each share: its name, a dot, and its interval as a line; `zero` draws where there is no difference."""
     ends = [e for _, _, i in rows for e in (i.low, i.high)] + ([0.0] if zero else [])
-    ticks = _ticks(min(ends), max(ends), 4)
+    ticks = round_numbers(min(ends), max(ends), 4)
     pad = (ticks[-1] - ticks[0]) * 0.03
     x = _Axis(ticks, (ticks[0] - pad, ticks[-1] + pad), (8, WIDTH - 8))
     bottom = 8 + 48 * len(rows)
@@ -101,7 +101,7 @@ def intervals(rows: Sequence[tuple[str, float, Interval]], zero: bool = False) -
         low, high = x.at(interval.low), x.at(interval.high)
         # a rim of paper keeps the lines out of the letters
         rim = "paint-order:stroke;stroke:var(--paper);stroke-width:5px"
-        body += f'<text x="8" y="{middle - 14}" style="fill:var(--ink);{rim}">{escape(_shortened(name, 56))}</text>'
+        body += f'<text x="8" y="{middle - 14}" style="fill:var(--ink);{rim}">{escape(shortened(name, 56))}</text>'
         body += (f'<line x1="{low:.1f}" y1="{middle}" x2="{high:.1f}" y2="{middle}" stroke="var(--one)" '
                  'stroke-width="4" stroke-linecap="round" opacity="0.55"/>')  # fmt: skip
         body += f'<circle cx="{x.at(value):.1f}" cy="{middle}" r="5.5" fill="var(--one)"/>'
@@ -122,16 +122,16 @@ class _Axis:
 
 def _x_scale(xs: Sequence[float]) -> _Axis:
     low, high = min(xs), max(xs)
-    whole = [t for t in _ticks(low, high, 6) if low <= t <= high and t == int(t)] or [low]
+    whole = [t for t in round_numbers(low, high, 6) if low <= t <= high and t == int(t)] or [low]
     return _Axis(whole, (low, high) if low < high else (low - 1, high + 1), (LEFT + 6, WIDTH - RIGHT - 6))
 
 
 def _y_scale(ys: Sequence[float]) -> _Axis:
-    ticks = _ticks(min(ys), max(ys), 5)
+    ticks = round_numbers(min(ys), max(ys), 5)
     return _Axis(ticks, (ticks[0], ticks[-1]), (HEIGHT - BOTTOM, TOP))
 
 
-def _ticks(low: float, high: float, most: int) -> list[float]:
+def round_numbers(low: float, high: float, most: int) -> list[float]:
     """Round numbers from at or below `low` to at or above `high`, about `most` of them."""
     width = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(width / most))
@@ -170,7 +170,7 @@ def _box(left: float, top: float, width: float, height: float, colour: str, opac
     return f'<rect x="{left:.1f}" y="{top:.1f}" {size} fill="{colour}" opacity="{opacity}"/>'
 
 
-def _shortened(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """The end of a long text: that of a path tells most."""
     return text if len(text) <= most else f"...{text[3 - most :]}"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dla.report.shapes import Circle, Line, Page, Point, Rect, Shape, Style, Text
+from dla.report.shapes import Circle, Line, Page, Point, Rect, Shape, Style, Text, text_width
 
 __all__ = ["Drawing", "Entry", "Level", "Part", "Wire", "lay_out"]
 
@@ -137,7 +137,7 @@ def lay_out(drawing: Drawing) -> Page:
         shapes += _part(place)
     shapes += [*_words(drawing), *_legend(grid)]
     texts = [shape for shape in shapes if isinstance(shape, Text) and STYLES[shape.style].text_anchor is None]
-    width = math.ceil(max(grid.right, *(text.x + _width(text.text, STYLES[text.style]) for text in texts)) + MARGIN)
+    width = math.ceil(max(grid.right, *(text.x + text_width(text.text, STYLES[text.style]) for text in texts)) + MARGIN)
     height = math.ceil(grid.legend + LINE * len(drawing.legend) - 4)
     page = Rect("page", 0.5, 0.5, width - 1, height - 1, 8)
     return Page(f"{drawing.title}: {drawing.subtitle}", width, height, STYLES, (page, *shapes))
@@ -187,7 +187,7 @@ class _Grid:
         free, needed = 0.0, 0.0
         for level in self.drawing.levels:
             below = len(self.drawing.rows) if level.rows > 1 else 0
-            needed = max([needed, *(_width(text, STYLES["row"]) + 12 - free for text in self.drawing.rows[:below])])
+            needed = max([needed, *(text_width(text, STYLES["row"]) + 12 - free for text in self.drawing.rows[:below])])
             free += self._width(level) + GAP
         return needed
 
@@ -222,12 +222,6 @@ class _Grid:
                 yield _Place(part, x, self.y(part.row), *half, entry)
 
 
-def _width(text: str, style: Style) -> float:
-    """What a text takes at most, in the widest of the usual fonts."""
-    assert style.font_size
-    return (0.7 if style.font_weight else 0.58) * style.font_size * len(text)
-
-
 def _panels(grid: _Grid) -> Iterator[Shape]:
     """A level's ground with the words beneath it, and in it the grounds of its trees."""
     for level, left, width in zip(grid.drawing.levels, grid.lefts, grid.widths, strict=True):
@@ -246,7 +240,7 @@ def _panels(grid: _Grid) -> Iterator[Shape]:
 
 def _guides(grid: _Grid) -> Iterator[Shape]:
     """The words of each row, and a faint line from them to the last node there."""
-    start = MARGIN + max((_width(text, STYLES["row"]) for text in grid.drawing.rows), default=0) + 8
+    start = MARGIN + max((text_width(text, STYLES["row"]) for text in grid.drawing.rows), default=0) + 8
     for row, text in enumerate(grid.drawing.rows, 1):
         y = grid.y(row)
         end = max(place.x for place in grid.places.values() if place.part.row == row)
@@ -311,7 +305,7 @@ def _legend(grid: _Grid) -> Iterator[Shape]:
         for entry in line:
             yield _sample(entry.kind, x, y - 4)
             yield Text("legend", x + 28, y, entry.text)
-            x += 28 + _width(entry.text, STYLES["legend"]) + 18
+            x += 28 + text_width(entry.text, STYLES["legend"]) + 18
 
 
 def _sample(kind: str, x: float, y: float) -> Shape:

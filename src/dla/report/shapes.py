@@ -18,7 +18,20 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from dla.errors import UsageError
 
-__all__ = ["Circle", "Line", "Page", "Point", "Rect", "Shape", "Style", "Text", "to_png", "to_svg", "writer_of"]
+__all__ = [
+    "Circle",
+    "Line",
+    "Page",
+    "Point",
+    "Rect",
+    "Shape",
+    "Style",
+    "Text",
+    "text_width",
+    "to_png",
+    "to_svg",
+    "writer_of",
+]
 
 # Whatever sans-serif the system's own pages are set in.
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
@@ -98,6 +111,12 @@ class Page:
         for name, style in self.styles.items():
             if shapes := [shape for shape in self.shapes if shape.style == name]:
                 yield style, shapes
+
+
+def text_width(text: str, style: Style) -> float:
+    """What a text takes at most, in the widest of the usual fonts."""
+    assert style.font_size
+    return (0.7 if style.font_weight else 0.58) * style.font_size * len(text)
 
 
 def to_svg(page: Page) -> str:
@@ -187,8 +206,8 @@ def _colour(colour: str | None, opacity: float | None = None) -> tuple[int, ...]
     return (*ImageColor.getrgb(colour)[:3], round(255 * (1 if opacity is None else opacity)))
 
 
-def writer_of(output: str | os.PathLike[str]) -> Callable[[Page], bytes]:
-    """What makes a file of this name from a page.
+def writer_of(output: str | os.PathLike[str], flag: str = "--output") -> Callable[[Page], bytes]:
+    """What makes a file of this name, which `flag` gave, from a page.
 
     Raises:
         UsageError: neither .svg nor .png.
@@ -198,4 +217,4 @@ def writer_of(output: str | os.PathLike[str]) -> Callable[[Page], bytes]:
         return lambda page: to_svg(page).encode()
     if ending == ".png":
         return to_png
-    raise UsageError(f"--output is {os.fspath(output)}. Allowed: a file that ends in .svg or .png")
+    raise UsageError(f"{flag} is {os.fspath(output)}. Allowed: a file that ends in .svg or .png")

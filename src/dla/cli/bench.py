@@ -1,0 +1,118 @@
+"""`dla bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from dla.cli.parser import Parser, usual_model
+from dla.cli.photos import say
+from dla.engines.machine import Precision, cores
+from dla.errors import UsageError
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from dla.records import BenchReport
+    from dla.verbs.bench.run import Bench
+
+DESCRIPTION = """\
+Measure how fast networks are here, on the CPU: a row for each engine, precision and number of photos at
+once. Each row is a process of its own; they have their turns one after the other, round by round.
+A network whose weights are not here runs with random ones. Nothing is fetched.
+Exit code 2: wrong usage, or nothing that was asked for can run here; 3: a package or weights are missing."""
+
+EXAMPLE = """\
+  dla bench
+  dla bench dla34 dla60 --precision all --batch 1,8,16 --against timm
+  dla bench dla34 --format json --output bench.json --picture bench.svg"""
+
+BUSY_CORES = 0.5  # so many that others use disturb a measurement
+
+
+def build_parser() -> Parser:
+    parser = Parser("bench", DESCRIPTION, EXAMPLE, "[MODEL...] [options]")
+    parser.flag("models", nargs="*", help="networks' names, model folders, .safetensors or .pth files (default: the "
+                "network that comes along)")  # fmt: skip
+    parser.flag("--engine", default="all", metavar="E", help="openvino, onnx, torch, or all (default: all)")
+    parser.flag("--precision", choices=("all", *get_args(Precision)), default="fp32", help="one, or all that are "
+                "possible here (default: fp32)")  # fmt: skip
+    parser.flag("--batch", default="1,8", metavar="N,...", help="photos at once (default: 1,8)")
+    parser.flag("--against", choices=("timm",), help="also measure timm's own network with the same weights, and "
+                "compare with it")  # fmt: skip
+    parser.flag("--threads", type=int, metavar="N", help="threads that compute (default: each engine's own choice)")
+    parser.flag("--rounds", type=int, default=7, metavar="N", help="turns of each row, at least 3 (default: 7)")
+    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
+    parser.flag("-o", "--output", metavar="FILE", help="write it there instead of to standard output")
+    parser.flag("--picture", metavar="FILE", help="also draw accuracy over latency, .svg or .png")
+    parser.flag("-q", "--quiet", action="store_true", help="no messages, only results")
+    return parser
+
+
+def run(words: list[str]) -> int:
+    args = build_parser().parse_args(words)
+    batches = _batches(args.batch)
+    _check_files(args)
+    from dla.verbs.bench.plan import Plan
+    from dla.verbs.bench.run import Bench
+
+    models = tuple(args.models) or (usual_model(),)
+    plan = Plan(models, args.engine, args.precision, batches, args.against, args.threads, args.rounds)
+    bench = Bench(plan)
+    if bench.others_before > BUSY_CORES:
+        say(args, f"dla: this machine is busy: other processes keep {bench.others_before:.1f} of {cores()} cores busy, "
+                  "so that what is measured is slower than it has to be, and varies.")  # fmt: skip
+    try:
+        for _ in _with_bar(args, bench):
+            pass
+    finally:
+        if bench.rows:  # after Ctrl-C, what was measured before
+            _write(args, bench.report())
+    return 0
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise UsageError(f"--batch is {text}: whole numbers from 1 with commas between them, as in 1,8") from None
+
+
+def _check_files(args: Namespace) -> None:
+    """What cannot be written is told before minutes of measuring."""
+    from dla.report.shapes import writer_of
+
+    if args.picture is not None:
+        writer_of(args.picture, "--picture")
+    for flag in ("output", "picture"):
+        folder = Path(args[flag] or "").parent
+        if not folder.is_dir():
+            raise UsageError(
+                f"--{flag} is {args[flag]}: there is no folder {folder}. Make it, or name a file elsewhere"
+            )
+
+
+def _with_bar(args: Namespace, bench: Bench) -> Iterator[None]:
+    if args.quiet or not sys.stderr.isatty():
+        return bench.turns()
+    from dla.cli.progress import bar
+
+    return bar(bench.turns(), bench.total, "measuring", "turns")
+
+
+def _write(args: Namespace, report: BenchReport) -> None:
+    from dla.report.bench import bench_table
+    from dla.report.bench_picture import bench_picture
+    from dla.report.shapes import writer_of
+    from dla.weights.folder import write_files
+
+    text = json.dumps(report.to_dict(), indent=1) + "\n" if args.format == "json" else bench_table(report)
+    if args.output is None:
+        sys.stdout.write(text)
+    else:
+        write_files({Path(args.output): text.encode()})
+    if args.picture is not None:
+        write_files({Path(args.picture): writer_of(args.picture)(bench_picture(report))})

@@ -1,0 +1,176 @@
+"""A benchmark: every arm in turns, so that whatever the machine does in between meets all of them."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from dla.engines.choose import ENGINES
+from dla.engines.machine import cores, instructions, machine
+from dla.errors import DlaError, UnavailableError, UsageError
+from dla.nets.table import DEFAULT_MODEL
+from dla.records import BenchLeftOut, BenchReport, BenchRow, ModelInfo
+from dla.verbs.bench.arm import PEAK, Arm
+from dla.verbs.bench.others import OthersWork
+from dla.verbs.bench.plan import ALL, Plan
+from dla.verbs.bench.process import Running, Turn
+from dla.verbs.bench.rival import TIMM
+from dla.verbs.bench.rows import peak_flops, rows_of
+from dla.verbs.info import info
+from dla.version import __version__
+
+__all__ = ["Bench", "bench"]
+
+PAUSE_S = 0.3  # threads of the last turn may go on spinning for a while
+LOOK_S = 0.5  # at what the machine does before
+
+
+def bench(
+    models: Sequence[str] = (DEFAULT_MODEL,),
+    *,
+    engine: str = ALL,
+    precision: str = "fp32",
+    batches: Sequence[int] = (1, 8),
+    against: str | None = None,
+    threads: int | None = None,
+    rounds: int = 7,
+) -> BenchReport:
+    """How fast networks are here, on the CPU. It takes some ten seconds for each network, engine and batch.
+
+    Args:
+        models: as in `dla.load`. A network of the table whose weights are not here runs with drawn ones.
+        engine: "openvino", "onnx", "torch", or "all" that are installed.
+        precision: "fp32" or another of `dla.load`'s, or "all" that are possible.
+        batches: how many photos at once.
+        against: "timm" measures timm's own network too, with the same weights.
+        threads: those that compute; None is each engine's own choice.
+        rounds: so many turns for each.
+
+    Raises:
+        UsageError, UnavailableError: nothing of what was asked for can run here; and as `dla.load`.
+    """
+    run = Bench(Plan(tuple(models), engine, precision, tuple(batches), against, threads, rounds))
+    for _ in run.turns():
+        pass
+    return run.report()
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """One network of the plan: what is known about it, where it is, and its own folder of compiled forms if any."""
+
+    model: str
+    found: ModelInfo
+    drawn: bool
+
+
+class Bench:
+    """What `plan` asks for. `rows` and `left_out` grow while `turns` runs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.networks = [_network(model) for model in plan.models]
+        self.rows: list[BenchRow] = []
+        self.left_out: list[BenchLeftOut] = []
+        self.peaks: list[float] = []
+        others = OthersWork()
+        time.sleep(LOOK_S)
+        self.others_before, self.others = others.cores(), others
+
+    @property
+    def total(self) -> int:
+        """Turns in all."""
+        return len(self.networks) * len(self.plan.batches) * (1 + len(self.plan.arms)) * self.plan.rounds
+
+    def turns(self) -> Iterator[None]:
+        """Measure, turn by turn.
+
+        Raises:
+            UsageError, UnavailableError: no engine that was asked for can run a network here.
+        """
+        with tempfile.TemporaryDirectory() as aside, Running(Arm(PEAK)) as peak:
+            peak.wait()
+            for number, network in enumerate(self.networks):
+                source, cache = network.model, None
+                if network.drawn:
+                    from dla.verbs.bench.drawn import write_drawn
+
+                    source, cache = str(Path(aside, str(number))), str(Path(aside, "cache"))
+                    write_drawn(network.found.architecture, Path(source))
+                for batch in self.plan.batches:
+                    yield from self._group(network, source, cache, batch, peak)
+
+    def _group(self, network: _Network, source: str, cache: str | None, batch: int, peak: Running) -> Iterator[None]:
+        """One network with so many photos at once: its arms have their turns one after the other, round by round."""
+        with ExitStack() as stack:
+            arms = self._start(stack, network, source, cache, batch)
+            for _ in range((len(self.plan.arms) - len(arms)) * self.plan.rounds):
+                yield  # the turns of those that were left out
+            turns: dict[Running, list[Turn]] = {arm: [] for arm in (peak, *arms)}
+            for _ in range(self.plan.rounds):
+                for arm, done in turns.items():
+                    time.sleep(PAUSE_S)
+                    done.append(arm.turn())
+                    yield
+        flops = peak_flops(turns.pop(peak))
+        self.peaks.append(flops)
+        measured = {arm.arm: done for arm, done in turns.items()}
+        self.rows += rows_of(network.model, network.found, network.drawn, measured, flops)
+
+    def _start(self, stack: ExitStack, network: _Network, source: str, cache: str | None, batch: int) -> list[Running]:
+        """The arms that can run here; why the others cannot is noted."""
+        started, errors = [], []
+        for engine, precision in self.plan.arms:
+            arm = Arm(engine, source, precision, batch, network.found.input_size[1:], self.plan.threads)
+            try:
+                if engine in ("openvino", "onnx"):
+                    with Running(arm, cache) as first:  # fills the cache, which takes memory that later starts do not
+                        first.wait()
+                running = stack.enter_context(Running(arm, cache))
+                running.wait()
+                started.append(running)
+            except (UsageError, UnavailableError) as error:
+                if engine == TIMM and isinstance(error, UnavailableError):
+                    raise  # it would be the same with every network
+                errors.append(error)
+                self._leave_out(network.model, engine, precision, error)
+        if errors and all(running.arm.engine == TIMM for running in started):
+            raise errors[-1]
+        return started
+
+    def _leave_out(self, model: str, engine: str, precision: str, error: DlaError) -> None:
+        left = BenchLeftOut(model, engine, precision, str(error).partition(". Try")[0])
+        if left not in self.left_out:
+            self.left_out.append(left)
+
+    def report(self) -> BenchReport:
+        """What was measured so far."""
+        return BenchReport(
+            machine=machine(),
+            instructions=instructions(),
+            cores=cores(),
+            threads=self.plan.threads,
+            rounds=self.plan.rounds,
+            versions=_versions({row.engine for row in self.rows}),
+            peak_gflops=statistics.median(self.peaks) / 1e9,
+            others_before=self.others_before,
+            others_during=self.others.cores(),
+            rows=tuple(self.rows),
+            left_out=tuple(self.left_out),
+        )
+
+
+def _network(model: str) -> _Network:
+    found = info(model)
+    return _Network(model, found, found.weights.state in ("none", "to download"))
+
+
+def _versions(engines: set[str]) -> dict[str, str]:
+    packages = {package for engine in engines for package in ENGINES.get(engine, (engine,))}
+    return {"dla": __version__} | {package: version(package) for package in sorted(packages)}

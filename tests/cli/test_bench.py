@@ -1,0 +1,198 @@
+"""`dla bench`: what is asked, in which order the arms run, what is printed, drawn and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from dla.cli import main
+from dla.engines.machine import cores
+from dla.errors import DlaError, UnavailableError, UsageError
+from dla.verbs.bench import run as bench_run
+from dla.verbs.bench.arm import PEAK, Arm
+from dla.verbs.bench.process import Turn
+from small_models import write_small
+
+MS = {PEAK: 100.0, "timm": 40.0, "openvino": 10.0, "onnx": 20.0, "torch": 30.0}
+
+
+class Fake:
+    """An arm that takes no time: what it would measure is in `MS`."""
+
+    order: ClassVar[list[str]] = []
+    refused: ClassVar[dict[tuple[str, str], DlaError]] = {}
+
+    def __init__(self, arm: Arm, cache: str | None = None) -> None:
+        self.arm, self.cache, self.turns = arm, cache, 0
+
+    def __enter__(self) -> Fake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self) -> None:
+        if error := self.refused.get((self.arm.engine, self.arm.precision)):
+            raise error
+
+    def turn(self) -> Turn:
+        self.order.append(f"{self.arm.engine} {self.arm.precision}")
+        self.turns += 1
+        seconds = MS[self.arm.engine] / 1000 * self.arm.batch * (1 if self.arm.engine == "timm" else self.turns)
+        return Turn((seconds,) * 4, 10**8 * self.arm.batch)
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
+    monkeypatch.setattr(bench_run, "Running", Fake)
+    for name in ("PAUSE_S", "LOOK_S"):
+        monkeypatch.setattr(bench_run, name, 0.01)
+    monkeypatch.setattr(bench_run.OthersWork, "cores", lambda self: 0.25)
+    monkeypatch.setattr(Fake, "order", [])
+    monkeypatch.setattr(Fake, "refused", {})
+    return Fake
+
+
+def no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = {
+        (engine, "bf16"): UsageError("this CPU has no instruction for bf16. Try --precision fp32")
+        for engine in ("openvino", "torch")
+    } | {("onnx", "bf16"): UsageError("the engine onnx computes in fp32, not in bf16. Try --engine openvino")}
+    monkeypatch.setattr(Fake, "refused", refused)
+
+
+def test_the_arms_take_turns(fake: type[Fake], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--against", "timm", "--batch", "1", "--rounds", "3"]) == 0
+    turn = [f"{name} fp32" for name in (PEAK, "timm", "openvino", "onnx", "torch")]
+    assert fake.order == 3 * turn
+    said = capsys.readouterr()
+    assert said.err == ""
+    table = said.out.splitlines()
+    assert table[0].endswith(f"{cores()} cores; threads: each engine's own choice")
+    assert table[1] == "peak in fp32: 86 GFLOP/s (matrices multiplied in between); others kept 0.2 cores busy"
+    rows = [line.split() for line in table if line.startswith("     1 ")]
+    assert [row[1] for row in rows] == ["timm", "openvino", "onnx", "torch"]
+    assert rows[0][3:6] == ["40.0", "40.0", "25.0"]
+    assert rows[1][3:] == ["20.0", "30.0", "50.0", "17", "%", "100", "2.00", "(1.33", "to", "4.00)"]
+
+
+def test_json_says_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_bf16(monkeypatch)
+    file = tmp_path / "b.json"
+    words = ["--precision", "all", "--batch", "1,4", "--rounds", "3", "--threads", "2", "--format", "json"]
+    assert main(["bench", *words, "--output", str(file)]) == 0
+    assert capsys.readouterr() == ("", "")
+    report = json.loads(file.read_text())
+    assert report["schema"] == "dla.bench/1"
+    assert (report["threads"], report["rounds"], report["others_before"]) == (2, 3, 0.25)
+    assert {"dla", "openvino", "onnxruntime", "torch"} <= set(report["versions"])
+    rows = [row for row in report["rows"] if row["precision"] == "fp32"]
+    assert [(row["engine"], row["batch"]) for row in rows] == [
+        (engine, batch) for batch in (1, 4) for engine in ("openvino", "onnx", "torch")
+    ]
+    row = rows[4]
+    assert (row["model"], row["architecture"], row["drawn"]) == ("shipped:tiny200", "dla34_half", False)
+    assert (row["calls"], row["memory"], row["ratio_to"]) == (12, 4 * 10**8, "openvino fp32")
+    assert row["p50_s"] == pytest.approx(0.16)
+    assert (row["ratio"], row["ratio_range"]) == (pytest.approx(0.5), [pytest.approx(0.5)] * 2)
+    assert row["of_peak"] == pytest.approx(2 * row["macs"] * 4 / 0.16 / (2 * 2048**3 / 0.5))  # in the same rounds
+    left = {(one["engine"], one["precision"]): one["reason"] for one in report["left_out"]}
+    assert left["torch", "bf16"] == "this CPU has no instruction for bf16"
+
+
+def test_what_is_left_out_is_told_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    no_bf16(monkeypatch)
+    assert main(["bench", "dla46_c", "shipped:tiny200", "--precision", "bf16", "--engine", "all"]) == 2
+    assert capsys.readouterr().err.startswith("dla: this CPU has no instruction for bf16. Try --precision fp32")
+    assert main(["bench", "dla46_c", "shipped:tiny200", "--precision", "all", "--rounds", "3"]) == 0
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if "bf16" in line]
+    assert lines == [
+        "left out: openvino bf16, torch bf16: this CPU has no instruction for bf16",
+        "left out: onnx bf16: the engine onnx computes in fp32, not in bf16",
+    ]
+    assert "dla46_c: 1.3 M parameters, 0.57 GMACs at 224x224, top-1 64.9 %; random weights: speed only" in out
+    assert "shipped:tiny200: 3.9 M parameters, 0.15 GMACs at 96x96, top-1 48.4 % on its own validation photos\n" in out
+
+
+def test_timm_that_does_not_load(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    error = UnavailableError("timm is here but does not load (no torchvision)")
+    monkeypatch.setattr(Fake, "refused", {("timm", "fp32"): error})
+    assert main(["bench", "--against", "timm"]) == 3
+    assert capsys.readouterr() == ("", "dla: timm is here but does not load (no torchvision)\n")
+
+
+def test_timm_that_lacks_an_option_is_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fake, "refused", {("timm", "fp32"): UsageError("timm has no dla34_half with output_stride 8")})
+    assert main(["bench", "--against", "timm", "--engine", "onnx", "--batch", "2", "--rounds", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].endswith("1: onnx fp32")
+    assert lines[-1] == "left out: timm fp32: timm has no dla34_half with output_stride 8"
+
+
+def test_ctrl_c_keeps_what_was_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def turn(self: Fake) -> Turn:
+        if self.arm.batch == 8:
+            raise KeyboardInterrupt
+        return Turn((0.01,) * 4, None)
+
+    monkeypatch.setattr(Fake, "turn", turn)
+    assert main(["bench", "--engine", "onnx"]) == 130
+    assert "     1  onnx fp32" in capsys.readouterr().out
+
+
+def test_a_busy_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_run.OthersWork, "cores", lambda self: 1.25)
+    words = ["bench", "--engine", "onnx", "--batch", "1", "--rounds", "3"]
+    assert main(words) == 0
+    assert "dla: this machine is busy: other processes keep 1.2 of " in capsys.readouterr().err
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_the_picture(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / f"p.{ending}"
+    own = write_small(tmp_path / "own", ["a", "b"])
+    models = ["dla34", "dla46_c", "shipped:tiny200", str(own)]
+    assert main(["bench", *models, "--engine", "all", "--batch", "1", "--rounds", "3", "--picture", str(file)]) == 0
+    if ending == "png":
+        with Image.open(file) as image:
+            assert image.width == 1800
+        return
+    root = ElementTree.fromstring(file.read_text())
+    found = ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    for text in ("dla34", "dla46_c", "shipped:tiny200, 48.4 % of its own photos", "OpenVINO", "66 %"):
+        assert text in found
+    hints = [node.text for node in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert "dla34, openvino fp32: 20.0 ms, 50.0 photos/s" in hints
+    assert len(hints) == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--picture", "p.jpg"], "--picture is p.jpg. Allowed: a file that ends in .svg or .png"),
+        (["--output", "no/such/b.json"], "--output is no/such/b.json: there is no folder no/such. Make it, or name a"),
+        (["--batch", "1;8"], "--batch is 1;8: whole numbers from 1 with commas between them, as in 1,8"),
+        (["--batch", "0"], "batch is 0: whole numbers from 1, as in 1,8"),
+        (["--rounds", "1"], "rounds is 1: at least 3, of which the median is taken"),
+        (["dla35"], 'no network is called "dla35"'),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_at_once(
+    fake: type[Fake], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"dla: {said}")
+    assert not fake.order
