@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dla.errors import DamagedError as DamagedError
     from dla.errors import DlaError as DlaError
     from dla.errors import ImageError as ImageError
+    from dla.errors import OnlyTorchError as OnlyTorchError
     from dla.errors import UnavailableError as UnavailableError
     from dla.errors import UnknownNameError as UnknownNameError
     from dla.errors import UsageError as UsageError
@@ -82,6 +83,7 @@ _HOME = {
     "ImageError": "dla.errors",
     "InputError": "dla.records",
     "ModelInfo": "dla.records",
+    "OnlyTorchError": "dla.errors",
     "Prediction": "dla.records",
     "Preprocessing": "dla.images.prepare",
     "PretrainedCfg": "dla.nets.registry",

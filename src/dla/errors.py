@@ -3,7 +3,8 @@
     DlaError                 1   ran, but an input failed or the run broke
     ├── ImageError           1   one photo cannot be read; `code` says why (docs/errors.md)
     ├── UsageError           2   an unknown flag, name or field; nothing to do
-    │   └── UnknownNameError 2   a name that is not in a list; carries the nearest ones
+    │   ├── UnknownNameError 2   a name that is not in a list; carries the nearest ones
+    │   └── OnlyTorchError   2   a network with parts that no engine but PyTorch runs
     ├── UnavailableError     3   weights or data cannot be had: offline, missing, refused
     │   └── DamagedError     3   they are here but broken: truncated, altered, not what they claim
     └── CheckError           4   a check or gate did not pass
@@ -21,6 +22,7 @@ __all__ = [
     "DamagedError",
     "DlaError",
     "ImageError",
+    "OnlyTorchError",
     "UnavailableError",
     "UnknownNameError",
     "UsageError",
@@ -58,6 +60,10 @@ class UnknownNameError(UsageError, RuntimeError):
         hint = f" Nearest: {', '.join(self.nearest)}." if self.nearest else ""
         more = f" All: {see}" if see else ""
         super().__init__(f'no {kind} is called "{name}".{hint}{more}')
+
+
+class OnlyTorchError(UsageError):
+    """A network with parts that no engine but PyTorch runs."""
 
 
 class UnavailableError(DlaError):

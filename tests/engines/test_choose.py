@@ -178,6 +178,22 @@ def test_a_gpu_takes_what_is_more_than_one_photo(model: str, monkeypatch: pytest
     assert dla.load(model, device="cpu").engine.name == "OpenVINO on cpu"
 
 
+def test_a_network_that_only_pytorch_runs(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_steps(net: object) -> None:
+        raise NotImplementedError("%gelu : call_module has no step")
+
+    monkeypatch.setattr("dla.engines.trace.trace_steps", no_steps)
+    assert dla.load(model).engine.name == "PyTorch on cpu"
+    assert main(["predict", str(COFFEE), "--model", model]) == 0
+    for words in (["predict", str(COFFEE), "--engine", "onnx", "--model", model], ["info", model, "--engines"]):
+        capsys.readouterr()
+        assert main(words) == 2
+        said = f"dla: {model} has a part that only PyTorch runs (%gelu : call_module has no step). Try --engine torch\n"
+        assert capsys.readouterr().err == said
+
+
 def test_threads_of_pytorch_are_set_back() -> None:
     before = torch.get_num_threads()
     classifier = dla.load(engine="torch", threads=before + 1)

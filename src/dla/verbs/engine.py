@@ -9,7 +9,7 @@ from dla.engines.base import Engine
 from dla.engines.choose import ENGINES, Stopwatch, check_engine, fastest, installed
 from dla.engines.graph import Network
 from dla.engines.machine import Precision, cores, has_gpu
-from dla.errors import UsageError
+from dla.errors import OnlyTorchError, UsageError
 from dla.records import EngineChoice
 from dla.verbs.network import Model, open_by_torch, open_network
 
@@ -59,7 +59,12 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
     """
     if options.by_torch:
         return _by_torch(source, options)
-    network, model = open_network(source, options.cache_dir)
+    try:
+        network, model = open_network(source, options.cache_dir)
+    except OnlyTorchError:
+        if options.engine != "auto":
+            raise
+        return _by_torch(source, options)
     if options.engine != "auto":
         return _make(options.engine, source, network, options), model
     if options.precision != "fp32":
@@ -112,4 +117,4 @@ def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, Model]:
 
     net, model = open_by_torch(source, options.cache_dir)
     scale_shift = model.preprocessing.scale_shift()
-    return TorchEngine(net, *scale_shift, options.device, options.precision, options.threads), model
+    return TorchEngine(net, *scale_shift, options.device, options.precision, options.threads, options.photos), model

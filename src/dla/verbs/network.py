@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dla.engines import cache
 from dla.engines.base import Array
 from dla.engines.graph import Graph, Network
-from dla.errors import UsageError
+from dla.errors import OnlyTorchError, UsageError
 from dla.images.prepare import Preprocessing
 from dla.weights import hub
 from dla.weights.folder import CONFIG, WEIGHTS, ModelConfig, parse_config
@@ -65,6 +65,7 @@ def open_network(source: str, cache_dir: str | None = None) -> tuple[Network, Mo
 
     Raises:
         UsageError: it takes another number of channels than a photo has.
+        OnlyTorchError: it has parts that no other engine knows.
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`.
     """
     files = _files(source, cache_dir)
@@ -72,7 +73,7 @@ def open_network(source: str, cache_dir: str | None = None) -> tuple[Network, Mo
     if files is not None and known is not None:
         return _known(files, known)
     net, model = open_by_torch(source, cache_dir)
-    graph = _trace(net)
+    graph = _trace(net, model.origin)
     state = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
     if files is not None and not model.notes and _covers(_plain_state(files), graph):
         cache.remember(KIND, files.key, _to_text(files, graph, model.config).encode())
@@ -100,7 +101,7 @@ def steps_of_shipped(source: str) -> str:
     files = _files(source, None)
     assert files is not None
     net, model = open_by_torch(source)
-    return _to_text(files, _trace(net), model.config)
+    return _to_text(files, _trace(net, model.origin), model.config)
 
 
 def _files(source: str, cache_dir: str | None) -> _Files | None:
@@ -147,10 +148,13 @@ def _to_text(files: _Files, graph: Graph, config: ModelConfig) -> str:
     return json.dumps(root, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
 
 
-def _trace(net: DLA) -> Graph:
+def _trace(net: DLA, origin: str) -> Graph:
     from dla.engines.trace import trace_steps
 
-    return trace_steps(net)
+    try:
+        return trace_steps(net)
+    except NotImplementedError as error:
+        raise OnlyTorchError(f"{origin} has a part that only PyTorch runs ({error}). Try --engine torch") from error
 
 
 def _plain_state(files: _Files) -> dict[str, Array]:
