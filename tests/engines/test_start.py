@@ -50,6 +50,12 @@ def test_the_watch_sees_a_socket(tmp_path: Path) -> None:
     assert told.endswith("loaded ['torch']")
 
 
+def test_making_an_int8_form_tells_nobody(tmp_path: Path) -> None:
+    make = ("import numpy as np; from dla.engines.int8 import quantise; from dla.verbs.network import open_network; "
+            "quantise(open_network('shipped:tiny200')[0], [np.zeros((32, 32, 3), np.uint8)] * 2)")  # fmt: skip
+    assert not [line for line in watched(tmp_path, "-c", make).splitlines() if line.startswith("socket.")]
+
+
 @pytest.mark.parametrize("engine", ["auto", "openvino", "onnx"])
 def test_predict_loads_no_torch_and_tells_nobody(tmp_path: Path, engine: str) -> None:
     predict = ("-m", "dla", "predict", str(COFFEE), "--engine", engine)

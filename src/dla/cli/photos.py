@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from dla.cli.parser import Parser
-from dla.engines.machine import Precision, cores
+from dla.engines.machine import PrecisionChoice, cores
 from dla.errors import UsageError
 from dla.images.find import PhotoFinder
 from dla.nets.table import DEFAULT_MODEL
@@ -50,8 +50,9 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
     parser.flag("--engine", default="auto", metavar="E", help="openvino, onnx, torch, or auto: the fastest one here, "
                 "see dla info MODEL --engines (default: auto)")  # fmt: skip
-    parser.flag("--precision", choices=get_args(Precision), default="fp32", help="fp32, or bf16 where the machine has "
-                "instructions for it: faster, and a little different (default: fp32)")  # fmt: skip
+    parser.flag("--precision", choices=get_args(PrecisionChoice), default="fp32", help="bf16 (where the machine has "
+                "instructions for it) and int8 (where the network has such a form) are faster and a little different; "
+                "auto: int8 where it was checked on such a CPU, else fp32 (default: fp32)")  # fmt: skip
     parser.flag("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
     parser.flag("--workers", type=int, metavar="N", help="threads that read and resize photos (default: one a core)")
     parser.flag("--allow-truncated", action="store_true", help="take what is there of files that end early")

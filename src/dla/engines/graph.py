@@ -100,10 +100,15 @@ class Network:
     digest: str
 
     @property
-    def key(self) -> str:
+    def content(self) -> str:
         """One word for all of it."""
         numbers = [value.hex() for value in (*self.scale_3.tolist(), *self.shift_3.tolist())]
-        return key_of(__version__, self.digest, self.graph.to_json(), *numbers)
+        return key_of(self.digest, self.graph.to_json(), *numbers)
+
+    @property
+    def key(self) -> str:
+        """The same for what this version of ours makes of it."""
+        return key_of(__version__, self.content)
 
 
 def folded(step: Step, state: Mapping[str, Array]) -> Layer:

@@ -11,9 +11,20 @@ from typing import Literal
 
 from dla.errors import UsageError
 
-__all__ = ["Precision", "cores", "has_bf16", "has_gpu", "instructions", "machine", "no_bf16", "peak_memory"]
+__all__ = [
+    "Precision",
+    "PrecisionChoice",
+    "cores",
+    "has_bf16",
+    "has_gpu",
+    "instructions",
+    "machine",
+    "no_bf16",
+    "peak_memory",
+]
 
-Precision = Literal["fp32", "bf16"]  # of what is multiplied; what comes out is float32
+Precision = Literal["fp32", "bf16", "int8"]  # of what is multiplied; what comes out is float32
+PrecisionChoice = Literal["fp32", "bf16", "int8", "auto"]
 
 _BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # x86 with either, ARM
 _OF_INTEREST = _BF16.union(

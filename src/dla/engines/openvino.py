@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 from dla.engines.base import Array
 from dla.engines.graph import Layer, Network, Step, folded
 from dla.engines.machine import Precision, cores, has_bf16, no_bf16
+from dla.errors import UsageError
 from dla.nets.places import check_place
 
-__all__ = ["OpenvinoEngine", "import_openvino", "to_openvino"]
+__all__ = ["OpenvinoEngine", "import_openvino", "to_openvino", "untold"]
 
 _LEFT_OUT = ("openvino_telemetry", "openvino.tools.ovc")
 
@@ -26,27 +28,36 @@ def import_openvino() -> Any:
     By itself it sends a message to its makers. What does so is its converter, which nothing here needs and which takes
     longer to import than all the rest; whoever needs it still gets it by importing `openvino.tools.ovc`.
     """
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
+    with untold():
+        import openvino
+    return openvino
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """While OpenVINO or NNCF is imported: what would tell their makers of it cannot be."""
     absent = [name for name in _LEFT_OUT if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: it cannot be imported
     try:
-        import openvino
+        yield
     finally:
         for name in absent:
             del sys.modules[name]
-    return openvino
 
 
 class OpenvinoEngine:
     """`network` on the CPU; `threads` are those that compute, by default one a core.
 
+    For int8 `form` is the network with its multiplications in 8 bits (dla.engines.int8).
+
     Raises:
         UsageError: bf16 on a CPU that has no instruction for it.
     """
 
-    def __init__(self, network: Network, precision: Precision = "fp32", threads: int | None = None) -> None:
-        self.network, self.precision, self.threads = network, precision, threads or cores()
+    def __init__(
+        self, network: Network, precision: Precision = "fp32", threads: int | None = None, form: Any = None
+    ) -> None:
+        self.network, self.precision, self.threads, self.form = network, precision, threads or cores(), form
         if precision == "bf16" and not has_bf16():
             raise no_bf16()
         self.compiled: dict[tuple[str | None, tuple[int, ...]], _Compiled] = {}
@@ -66,20 +77,25 @@ class OpenvinoEngine:
 
         Raises:
             UnknownNameError: the network has no such place.
+        UsageError: in int8.
         """
         check_place(at, self.network.graph.places)
+        if self.form is not None:
+            raise UsageError("features are not computed in int8: its form gives classes alone. Try --precision fp32")
         return partial(self._run, at)
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         size = pixels_NHW3.shape[1:3]
         with self.lock:
             if (at, size) not in self.compiled:
-                self.compiled[at, size] = _Compiled(to_openvino(self.network, size, at), self._config())
+                model = to_openvino(self.network, size, at) if self.form is None else self.form.clone()
+                self.compiled[at, size] = _Compiled(model, size, self._config())
             return self.compiled[at, size].run(pixels_NHW3)
 
     def _config(self) -> dict[str, Any]:
         return {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],
+            # what is not in 8 bits of an int8 form is in 32
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,  # the threads that decode photos share the cores
         }
@@ -91,9 +107,8 @@ class _Compiled:
     One photo: every thread works on it. Several: each stream works on one of its own; single ones that come later, too.
     """
 
-    def __init__(self, model: Any, config: Mapping[str, Any]) -> None:
-        _, height, width, channels = model.input(0).partial_shape
-        model.reshape([1, height, width, channels])
+    def __init__(self, model: Any, size: tuple[int, ...], config: Mapping[str, Any]) -> None:
+        model.reshape([1, *size, 3])
         self.model, self.config = model, config
         self.for_one: Any = None
         self.for_many: list[Any] = []

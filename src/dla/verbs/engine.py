@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from dla.engines.base import Engine
 from dla.engines.choose import ENGINES, Stopwatch, check_engine, fastest, installed
 from dla.engines.graph import Network
-from dla.engines.machine import Precision, cores, has_gpu
+from dla.engines.machine import Precision, PrecisionChoice, cores, has_gpu
 from dla.errors import OnlyTorchError, UsageError
 from dla.records import EngineChoice
+from dla.verbs.forms import find_form
 from dla.verbs.network import Model, open_by_torch, open_network
 
-__all__ = ["EngineOptions", "open_engine", "time_engines"]
+__all__ = ["PRECISIONS", "EngineOptions", "open_engine", "time_engines"]
+
+PRECISIONS = get_args(PrecisionChoice)
 
 WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second or two go into the choice
 
@@ -29,23 +32,33 @@ class EngineOptions:
     device: str = "auto"
     cache_dir: str | None = None
     engine: str = "auto"
-    precision: Precision = "fp32"
+    precision: PrecisionChoice = "fp32"
     threads: int | None = None
     photos: int | None = None
 
     def __post_init__(self) -> None:
         if self.engine != "auto":
             check_engine(self.engine)
-        if self.precision not in get_args(Precision):
-            raise UsageError(f"precision is {self.precision!r}. Allowed: {', '.join(get_args(Precision))}")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision is {self.precision!r}. Allowed: {', '.join(PRECISIONS)}")
+        if self.precision == "int8" and (self.engine not in ("auto", "openvino") or self.device not in ("auto", "cpu")):
+            where = self.engine if self.engine != "auto" else self.device
+            raise UsageError(f"int8 runs in the engine openvino on the CPU, not in {where}. Try --engine openvino")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads is {self.threads}: at least 1")
         if self.device not in ("auto", "cpu") and self.engine not in ("auto", "torch"):
             raise UsageError(f"the engine {self.engine} runs on the CPU, not on {self.device}. Try --engine torch")
 
     @property
+    def computed(self) -> Precision:
+        """What engines compute in that have no form of reduced precision."""
+        return "fp32" if self.precision == "auto" else self.precision
+
+    @property
     def by_torch(self) -> bool:
         """Whether it has to be PyTorch: it or a GPU was asked for, or there is one, and more to do than one photo."""
+        if self.precision == "int8":
+            return False
         if self.engine != "auto" or self.device not in ("auto", "cpu"):
             return self.engine in ("auto", "torch")
         return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
@@ -56,18 +69,23 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
 
     Raises:
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
+        UnavailableError: int8, and the network has no such form.
     """
     if options.by_torch:
         return _by_torch(source, options)
     try:
         network, model = open_network(source, options.cache_dir)
     except OnlyTorchError:
-        if options.engine != "auto":
+        if options.engine != "auto" or options.precision == "int8":
             raise
         return _by_torch(source, options)
+    if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
+        form = find_form(network, model, gated=options.precision == "auto")
+        if form is not None:
+            return _openvino(network, options, form.model()), model
     if options.engine != "auto":
         return _make(options.engine, source, network, options), model
-    if options.precision != "fp32":
+    if options.computed != "fp32":
         return _make(installed()[0], source, network, options), model
     return _fastest(source, network, model, options), model
 
@@ -106,10 +124,14 @@ def _make(name: str, source: str, network: Network, options: EngineOptions) -> E
     if name == "onnx":
         from dla.engines.onnx import OnnxEngine
 
-        return OnnxEngine(network, options.precision, options.threads)
+        return OnnxEngine(network, options.computed, options.threads)
+    return _openvino(network, options)
+
+
+def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Engine:
     from dla.engines.openvino import OpenvinoEngine
 
-    return OpenvinoEngine(network, options.precision, options.threads)
+    return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form)
 
 
 def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, Model]:
@@ -117,4 +139,4 @@ def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, Model]:
 
     net, model = open_by_torch(source, options.cache_dir)
     scale_shift = model.preprocessing.scale_shift()
-    return TorchEngine(net, *scale_shift, options.device, options.precision, options.threads, options.photos), model
+    return TorchEngine(net, *scale_shift, options.device, options.computed, options.threads, options.photos), model

@@ -33,13 +33,17 @@ KIND, FORMAT = "steps", "1"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a network for photos is: `origin` is what was read, `digest` the SHA-256 of its weight file."""
+    """What a network for photos is: `origin` is what was read, `digest` the SHA-256 of its weight file.
+
+    `folder` is the model folder on this disk, if it is one.
+    """
 
     config: ModelConfig
     preprocessing: Preprocessing
     origin: str
     digest: str
     notes: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class _Files:
     origin: str
     config: bytes
     weights: bytes
+    folder: Path | None = None
     steps: Path | None = None
 
     @cached_property
@@ -93,7 +98,9 @@ def open_by_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, Model
     if config.in_chans != 3:
         raise UsageError(f"{opened.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
-    return opened.model.eval(), Model(config, preprocessing, opened.origin, opened.digest, opened.report.notes)
+    found = find_source(source)
+    folder = Path(found.where) if found.kind == "folder" else None
+    return opened.model.eval(), Model(config, preprocessing, opened.origin, opened.digest, opened.report.notes, folder)
 
 
 def steps_of_shipped(source: str) -> str:
@@ -119,7 +126,7 @@ def _files(source: str, cache_dir: str | None) -> _Files | None:
         config, weights = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
     except OSError:
         return None
-    return _Files(found.name or found.where, config, weights, folder / STEPS if found.name else None)
+    return _Files(found.name or found.where, config, weights, folder, folder / STEPS if found.name else None)
 
 
 def _remembered(files: _Files | None) -> str | None:
@@ -140,7 +147,7 @@ def _known(files: _Files, text: str) -> tuple[Network, Model]:
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
     graph = Graph.from_json(root["graph"])
     network = Network(graph, _plain_state(files), *preprocessing.scale_shift(), files.digest)
-    return network, Model(config, preprocessing, files.origin, files.digest)
+    return network, Model(config, preprocessing, files.origin, files.digest, folder=files.folder)
 
 
 def _to_text(files: _Files, graph: Graph, config: ModelConfig) -> str:

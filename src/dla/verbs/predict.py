@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from dla.engines.base import Array, Engine
-from dla.engines.machine import Precision
+from dla.engines.machine import PrecisionChoice
 from dla.errors import UsageError
 from dla.images.labels import ClassName, imagenet_classes
 from dla.images.prepare import Preprocessing
@@ -188,7 +188,7 @@ def load(
     device: str = "auto",
     cache_dir: str | None = None,
     engine: str = "auto",
-    precision: Precision = "fp32",
+    precision: PrecisionChoice = "fp32",
     threads: int | None = None,
     photos: int | None = None,
 ) -> Classifier:
@@ -201,7 +201,9 @@ def load(
         cache_dir: where files from the hub are kept, in place of its usual cache.
         engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the fastest one here, as
             far as that was measured for this network, and OpenVINO where it was not.
-        precision: "fp32", or "bf16" where the machine has instructions for it: faster, and a little different.
+        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where the network has such a form
+            (`dla export` makes one): faster, and a little different; "auto" is int8 where that was checked on a CPU
+            with these instructions, else fp32.
         threads: those that compute; None is one a core.
         photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
             few seconds to measure which engine is fastest, and remembers it.
@@ -209,7 +211,8 @@ def load(
     Raises:
         UnknownNameError: no network, file or engine is called so.
         UsageError: the network takes another number of channels than a photo has, or the options cannot be met.
-        UnavailableError: the weights cannot be had; the message says where it looked. Or the engine is not installed.
+        UnavailableError: the weights cannot be had; the message says where it looked. Or the engine is not installed,
+            or there is no int8 form.
         DamagedError: the weights are not what they should be.
     """
     made, model = open_engine(source, EngineOptions(device, cache_dir, engine, precision, threads, photos))
