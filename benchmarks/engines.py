@@ -5,14 +5,16 @@
     python benchmarks/engines.py parity [--models shipped:tiny200 dla46_c] [--photos 500]
 
 one     One image at 224x224, pixels to probabilities: timm's network as its users run it; ONNX Runtime and OpenVINO by
-        hand, over timm's network as torch.onnx exports it; each engine of ours, from `dla.load(engine=...)`.
+        hand, over timm's network as torch.onnx exports it; each engine of ours, from `dla.load(engine=...)`; int8.
 folder  JPEGs of about 500x375 from the disk to their classes: a plain timm loop with the best of 0, 1 and 2 workers;
-        the faster runtime by hand, photos decoded and prepared by timm's transform in threads; `dla predict`.
+        the faster runtime by hand, photos decoded and prepared by timm's transform in threads; `dla predict`; the same
+        in int8.
 parity  The largest difference of any probability from PyTorch's on the same pixels of real photos; every photo whose
         first class differs, with its margin.
 
 Turns alternate; medians, and the ratio to timm in the same turn with its range. Weights are random, with batch-norm
-statistics of photos. Needs the extras `dev`, `demo` and `engines`.
+statistics of photos; their int8 forms have passed no gate and are for speed alone. Needs the extras `dev`, `demo`,
+`engines` and `export`.
 """
 
 import argparse
@@ -87,6 +89,8 @@ def one(name: str, model: Path, rounds: int) -> None:
     for engine in ENGINES:
         run = dla.load(str(model), engine=engine, photos=1).engine.probabilities
         arms[f"dla: {engine}"] = lambda run=run: run(pixels_1HW3)
+    in_int8 = dla.load(str(model), precision="int8", photos=1).engine.probabilities
+    arms["dla: int8, ungated"] = lambda: in_int8(pixels_1HW3)
     with torch.inference_mode():
         times: dict[str, list[float]] = {arm: [] for arm in arms}
         for turn in range(rounds + 1):
@@ -166,12 +170,24 @@ def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> Non
         f"timm, {workers} workers": lambda: theirs(name, photos, model, workers, work / "theirs.json"),
         f"by hand: {runtime}": lambda: hand(name, photos, model, runtime),
         "dla predict": lambda: ours(photos, model, work / "ours.jsonl"),
+        "dla predict, int8": lambda: ours(photos, model, work / "int8.jsonl", "--precision", "int8"),
     }
     speeds: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(rounds):
         for arm, run in arms.items():
             speeds[arm].append(count / run())
     print_arms(name, speeds, "photos/s", lambda t, d: d / t)
+
+
+def add_int8(model: Path, photos: Path) -> None:
+    """An int8 form beside the weights, which passed no gate."""
+    from dla.engines.int8 import quantise
+    from dla.verbs.forms import FILE
+    from dla.verbs.network import open_network
+
+    network, opened = open_network(str(model))
+    pixels = [opened.preprocessing.pixels(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())[:32]]
+    (model / FILE).write_bytes(quantise(network, pixels).to_bytes())
 
 
 def parity(source: str, photos: Path) -> None:
@@ -219,6 +235,8 @@ def main() -> None:
         for name in args.models:
             if ":" not in name:
                 make_model(name, photos, work / name)
+            if args.what != "parity":
+                add_int8(work / name, photos)
             if args.what == "parity":
                 parity(name if ":" in name else str(work / name), photos)
             elif args.what == "one":

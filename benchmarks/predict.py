@@ -96,9 +96,9 @@ def timm_loop(name: str, photos: Path, model: Path, workers: int, out: Path) -> 
     print(f"seconds {seconds:.3f}")
 
 
-def ours(photos: Path, model: Path, out: Path) -> float:
+def ours(photos: Path, model: Path, out: Path, *flags: str) -> float:
     command = [sys.executable, "-m", "dla", "predict", str(photos), "--model", str(model), "--batch-size", str(BATCH)]
-    done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, *flags, "-o", str(out)], capture_output=True, text=True, check=True)
     found = re.search(r"([\d.]+) s, ", done.stderr)
     assert found, done.stderr
     return float(found[1])
