@@ -161,3 +161,13 @@ def test_from_python_with_the_same_arguments(data: Path, tmp_path: Path) -> None
     folder = dla.train(data, "finetune-small", output=tmp_path / "run", workers=0,
                        settings=settings | {"pretrained": False})  # fmt: skip
     assert dla.load(str(folder / "best")).predict(data / "val" / "red" / "0.png").classes[0].class_id in ("red", "blue")
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--find-lr"])
+def test_what_looks_at_one_process_is_refused_under_torchrun(
+    flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "photos", flag]) == 2
+    assert capsys.readouterr().err == f"dla: {flag} looks at one process: run it without torchrun\n"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -66,6 +67,13 @@ def test_train_and_val_may_be_tables_of_their_own(tmp_path: Path) -> None:
     written(tmp_path, "path\tlabel\n3\tb\n", "val.tsv")
     splits = open_splits(tmp_path)
     assert (len(splits.train), splits.val.targets_N.tolist()) == (2, [1])
+
+
+def test_a_pipe_in_a_table_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p")
+    (tmp_path / "t.csv").write_text("path,label\n1,a\np,b\n")
+    with pytest.raises(DamagedError, match=r"t.csv, line 3: p is a pipe or a device. Name a file"):
+        open_split(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(

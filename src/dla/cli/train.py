@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dla.cli.parser import Parser
+from dla.errors import UsageError
 from dla.recipes.load import default_output, find_recipe, read_recipe, shipped_recipes, to_yaml
 from dla.recipes.schema import Recipe
 
@@ -72,6 +73,8 @@ def run(words: list[str]) -> int:
     name = str(values["recipe"][-1]) if values["recipe"] else None
     output = Path(values["output"] or default_output(name, recipe.photos))
     options = {key: values[key] for key in ("workers", "device")} | {"cache": values["photo_cache"]}
+    if values["dry_run"] or values["find_lr"]:
+        _refuse_several(values)
     if values["dry_run"]:
         _print_plan(recipe, options)
     elif values["find_lr"]:
@@ -79,6 +82,14 @@ def run(words: list[str]) -> int:
     else:
         _train(recipe, output, options | {"save_every": values["save_every"]}, values["quiet"])
     return 0
+
+
+def _refuse_several(values: dict[str, Any]) -> None:
+    from dla.verbs.ranks import Ranks
+
+    if Ranks.from_env().world > 1:
+        flag = "--dry-run" if values["dry_run"] else "--find-lr"
+        raise UsageError(f"{flag} looks at one process: run it without torchrun")
 
 
 def _train(recipe: Recipe, output: Path, options: dict[str, Any], quiet: bool) -> None:

@@ -112,6 +112,9 @@ def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: l
             raise DamagedError(f"{path}, line {line}: the {header[place]} is empty")
     photo, label, *split = (row[place] for place in places)
     file = os.path.join(path.parent, photo)
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+        # reading a pipe would wait for ever
+        raise DamagedError(f"{path}, line {line}: {photo} is a pipe or a device. Name a file")
     return file, label, split[0].strip() if split else "", file
 
 
