@@ -99,10 +99,12 @@ class Bench:
             for number, network in enumerate(self.networks):
                 source, cache = network.model, None
                 if network.drawn:
-                    from dla.verbs.bench.drawn import write_drawn
+                    from dla.verbs.bench.drawn import add_int8, write_drawn
 
                     source, cache = str(Path(aside, str(number))), str(Path(aside, "cache"))
                     write_drawn(network.found.architecture, Path(source))
+                    if ("openvino", "int8") in self.plan.arms:
+                        add_int8(Path(source))
                 for batch in self.plan.batches:
                     yield from self._group(network, source, cache, batch, peak)
 
