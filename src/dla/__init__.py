@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     from dla.records import Class as Class
     from dla.records import DataFinding as DataFinding
     from dla.records import DataReport as DataReport
+    from dla.records import Exported as Exported
+    from dla.records import ExportReport as ExportReport
     from dla.records import Features as Features
+    from dla.records import Flip as Flip
     from dla.records import InputError as InputError
     from dla.records import ModelInfo as ModelInfo
     from dla.records import Prediction as Prediction
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from dla.verbs.convert import convert as convert
     from dla.verbs.data_check import check_data as check_data
     from dla.verbs.draw import draw as draw
+    from dla.verbs.export.run import export as export
     from dla.verbs.info import info as info
     from dla.verbs.predict import Classifier as Classifier
     from dla.verbs.predict import load as load
@@ -79,7 +83,10 @@ _HOME = {
     "DataReport": "dla.records",
     "DlaError": "dla.errors",
     "Evaluation": "dla.metrics.classify",
+    "ExportReport": "dla.records",
+    "Exported": "dla.records",
     "Features": "dla.records",
+    "Flip": "dla.records",
     "ImageError": "dla.errors",
     "InputError": "dla.records",
     "ModelInfo": "dla.records",
@@ -98,6 +105,7 @@ _HOME = {
     "create_model": "dla.nets.build",
     "create_transform": "dla.images.transform",
     "draw": "dla.verbs.draw",
+    "export": "dla.verbs.export.run",
     "graft": "dla.nets.graft",
     "get_pretrained_cfg": "dla.nets.registry",
     "get_pretrained_cfg_value": "dla.nets.registry",

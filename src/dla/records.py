@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -18,7 +20,10 @@ __all__ = [
     "DataReport",
     "EngineChoice",
     "EngineTiming",
+    "ExportReport",
+    "Exported",
     "Features",
+    "Flip",
     "InputError",
     "ModelInfo",
     "ModelRow",
@@ -32,6 +37,7 @@ INFO_SCHEMA = "dla.info/1"
 FEATURES_SCHEMA = "dla.features/1"
 DATA_CHECK_SCHEMA = "dla.data-check/1"
 BENCH_SCHEMA = "dla.bench/1"
+EXPORT_SCHEMA = "dla.export/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,3 +328,59 @@ class BenchReport:
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it (docs/formats.md)."""
         return {"schema": BENCH_SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A picture whose first class another way of computing changed, from `expected` to `found` (class ids).
+
+    `margin` is how much more probable `expected` was, from 0 to 1.
+    """
+
+    picture: str
+    expected: str
+    found: str
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """How an exported file answers, beside PyTorch.
+
+    `model` is what was read, `sha256` its weight file's; `file` was written as `form`, and `runtime` ran it. `pictures`
+    were made of `photos`, and went through it `batches` at a time. On the very pixels that the file's network saw,
+    `same_flips` are other first classes, and `largest_difference` is of probabilities. Where the file takes photos, the
+    pixels that it makes of them differ by up to `largest_level` (0 to 255), and `photo_flips` are other first classes
+    than those of the pixels that they should be; else these two are None.
+    """
+
+    model: str
+    sha256: str
+    form: str
+    file: str
+    runtime: str
+    against: str
+    photos: int
+    unreadable: int
+    pictures: int
+    batches: tuple[int, ...]
+    largest_difference: float
+    same_flips: tuple[Flip, ...]
+    largest_level: int | None
+    photo_flips: tuple[Flip, ...] | None
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON has it (docs/export.md); what is no number is null there."""
+        record = {"schema": EXPORT_SCHEMA, **asdict(self)}
+        record["largest_difference"] = self.largest_difference if math.isfinite(self.largest_difference) else None
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export wrote: its folder, the file in it that is the network, and how that was checked."""
+
+    folder: Path
+    file: Path
+    report: ExportReport

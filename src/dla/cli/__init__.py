@@ -24,6 +24,7 @@ VERBS = {
     "draw": "draw a network's trees",
     "pull": "fetch weights, or verify those that are here",
     "convert": "write weights as a model folder, for timm, or for the authors' code",
+    "export": "write a network as one file for other programs",
     "data": "check photos before training",
     "cache": "show or clear what is kept to be faster the next time",
     "train": "train a network on photos of your own",

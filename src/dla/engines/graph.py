@@ -110,6 +110,14 @@ class Network:
         """The same for what this version of ours makes of it."""
         return key_of(__version__, self.content)
 
+    def at_temperature(self, temperature: float) -> Network:
+        """The network whose scores are divided by `temperature` before they become probabilities."""
+        if temperature == 1:
+            return self
+        step = Step("scale", (self.graph.output,), {"factor": 1 / temperature})
+        steps = (*self.graph.steps, step)
+        return replace(self, graph=replace(self.graph, steps=steps, output=len(steps)))
+
 
 def folded(step: Step, state: Mapping[str, Array]) -> Layer:
     """The layer of a "conv" step, from the network's own state dict."""

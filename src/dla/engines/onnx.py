@@ -15,14 +15,16 @@ from dla.engines import cache
 from dla.engines.base import Array
 from dla.engines.graph import Network, Step, folded
 from dla.engines.machine import Precision, cores, instructions
+from dla.engines.onnx_maker import Maker
+from dla.engines.onnx_prepare import add_preparation
 from dla.errors import UsageError
+from dla.images.prepare import Preprocessing
 from dla.nets.places import check_place
-from dla.version import __version__
 
-__all__ = ["OnnxEngine", "to_onnx"]
+__all__ = ["PREPARED", "OnnxEngine", "to_onnx"]
 
+PREPARED = "prepared"
 KIND = "onnx"  # of what is remembered: networks as ONNX Runtime has optimised them
-OPSET, IR_VERSION = 18, 9  # runtimes of the last years read these
 
 
 class OnnxEngine:
@@ -91,19 +93,23 @@ def _optimised(model: bytes, options: Any) -> bytes:
     return optimised
 
 
-def to_onnx(network: Network, at: str | None = None) -> Any:
+def to_onnx(network: Network, at: str | None = None, preprocessing: Preprocessing | None = None) -> Any:
     """An `onnx.ModelProto` from pixels (N, H, W, 3), uint8, to probabilities (N, K), or to the features at a place.
 
-    N, H and W are free.
+    N, H and W are free. The pixels are those that the network sees; with `preprocessing`, those of photos, and what the
+    network sees of them is called PREPARED.
 
     Raises:
         UnknownNameError: the network has no such place.
+        UsageError: the preprocessing cannot be done there.
     """
     from onnx import TensorProto, helper
 
     graph = network.graph if at is None else network.graph.cut(at)
-    made = _Maker()
-    x = made.add("Cast", [made.add("Transpose", ["pixels"], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
+    made, seen = Maker(), "pixels" if preprocessing is None else PREPARED
+    if preprocessing is not None:
+        add_preparation(made, "pixels", preprocessing, PREPARED)
+    x = made.add("Cast", [made.add("Transpose", [seen], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
     scale, shift = (made.constant(a.reshape(1, 3, 1, 1)) for a in (network.scale_3, network.shift_3))
     results = [made.add("Add", [made.add("Mul", [x, scale]), shift])]
     for step in graph.steps:
@@ -112,43 +118,19 @@ def to_onnx(network: Network, at: str | None = None) -> Any:
     made.add(
         "Softmax" if at is None else "Identity", [results[graph.output]], name, **({"axis": 1} if at is None else {})
     )
+    shape = ["batch", "classes"] if at is None else None
     pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
-    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-    whole = helper.make_graph(made.nodes, "dla", [pixels], [output], made.constants)
-    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
-                             producer_name="dla", producer_version=__version__)  # fmt: skip
+    return made.model([pixels], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
 
 
-class _Maker:
-    """Nodes and constants of a graph to be; each result has its number as its name."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def add(self, op: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
-        from onnx import helper
-
-        name = name or f"x{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
-        return name
-
-    def constant(self, value: Array) -> str:
-        from onnx import numpy_helper
-
-        name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-
-def _conv(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _conv(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
     layer, s = folded(step, network.state), step.settings
     weights = [made.constant(layer.weight), made.constant(layer.bias)]
     return made.add("Conv", inputs + weights, s["layer"], strides=[s["stride"]] * 2, pads=[s["padding"]] * 4,
                     dilations=[s["dilation"]] * 2, group=s["groups"])  # fmt: skip
 
 
-def _max_pool(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _max_pool(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
     s = step.settings
     after, pads = s["after"], [0, 0, s["after"], s["after"]]
     if after > 1:  # more than the runtime takes as a pooling's own
@@ -158,12 +140,12 @@ def _max_pool(made: _Maker, step: Step, network: Network, inputs: list[str]) -> 
                     dilations=[s["dilation"]] * 2, pads=pads)  # fmt: skip
 
 
-def _mean_3x3(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _mean_3x3(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
     strides = [step.settings["stride"]] * 2
     return made.add("AveragePool", inputs, kernel_shape=[3, 3], strides=strides, pads=[1] * 4, count_include_pad=1)
 
 
-def _mean_3x3_dilated(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _mean_3x3_dilated(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
     channels, dilation = step.settings["channels"], step.settings["dilation"]
     weight = made.constant(np.full((channels, 1, 3, 3), 1 / 9, np.float32))
     return made.add("Conv", [*inputs, weight], pads=[dilation] * 4, dilations=[dilation] * 2, group=channels)
@@ -173,16 +155,16 @@ def _over_the_map(op: str) -> Callable[..., str]:
     return lambda made, step, network, inputs: made.add(op, [*inputs, made.constant(np.array([2, 3]))], keepdims=1)
 
 
-def _slice(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _slice(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
     numbers = (step.settings["start"], step.settings["stop"], 1)
     return made.add("Slice", inputs + [made.constant(np.array([n])) for n in numbers])
 
 
-def _scale(made: _Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _scale(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
     return made.add("Mul", [*inputs, made.constant(np.array(step.settings["factor"], np.float32))])
 
 
-_OPERATIONS: dict[str, Callable[[_Maker, Step, Network, list[str]], str]] = {
+_OPERATIONS: dict[str, Callable[[Maker, Step, Network, list[str]], str]] = {
     "conv": _conv,
     "relu": lambda made, step, network, inputs: made.add("Relu", inputs),
     "add": lambda made, step, network, inputs: made.add("Add", inputs),

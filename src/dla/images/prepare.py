@@ -87,15 +87,30 @@ class Preprocessing:
         inner = _part_of_resized(image, resized, (top, left), (rows, columns), self.interpolation)
         if inner.shape[:2] == self.size:
             return inner
-        pixels = np.zeros((*self.size, 3), np.uint8)
-        if self.crop_mode == "border":
-            pixels[:] = [round(255 * m) for m in self.mean]
+        pixels = np.full((*self.size, 3), self.fill, np.uint8)
         pixels[above : above + rows, before : before + columns] = inner
         return pixels
 
+    @property
+    def target(self) -> tuple[int, int]:
+        """Height and width that the photo is resized for: `size` is `crop_pct` of them."""
+        height, width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
+        return height, width
+
+    @property
+    def may_be_short(self) -> bool:
+        """Whether there are photos that do not fill `size`."""
+        return self.crop_mode == "border" or self.target[0] < self.size[0] or self.target[1] < self.size[1]
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """What is laid where a photo does not fill `size`."""
+        red, green, blue = (round(255 * m) if self.crop_mode == "border" else 0 for m in self.mean)
+        return red, green, blue
+
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the whole photo after resizing; each rounding is timm's, but never to nothing."""
-        to_height, to_width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
+        to_height, to_width = self.target
         if self.crop_mode == "squash":
             return to_height, to_width
         if self.crop_mode == "center" and to_height == to_width:

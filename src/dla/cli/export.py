@@ -1,0 +1,78 @@
+"""`dla export`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dla.cli.parser import Parser
+from dla.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dla.records import Exported
+
+TO = ("onnx", "openvino", "pt2")
+
+DESCRIPTION = """\
+Write a network as one file for other programs. MODEL is whatever --model takes elsewhere: a network's
+name, a model folder, a .safetensors or .pth file, shipped:NAME.
+
+  onnx       model.onnx, for ONNX Runtime and whatever else reads ONNX
+  openvino   model.xml and model.bin, for OpenVINO
+  pt2        model.pt2, for PyTorch without dla (torch.export); it takes prepared pixels
+
+Photos of any size go in as uint8 RGB, probabilities come out. DIR also gets use.py, which answers a
+photo without dla, and a report: the file is kept only if it answers as PyTorch does.
+Exit code 2: DIR is not empty; 3: MODEL or a package cannot be had; 4: the file answers otherwise."""
+
+EXAMPLE = """\
+  dla export runs/mine/best -o out/ --to onnx
+  dla export dla60 -o out/ --to openvino --photos holiday/
+  python out/use.py cat.jpg"""
+
+
+def run(words: list[str]) -> int:
+    parser = Parser("export", DESCRIPTION, EXAMPLE, "MODEL -o DIR --to FORM [options]")
+    parser.flag("model", metavar="MODEL", help="the network")
+    parser.flag("-o", "--output", metavar="DIR", help="where it goes: a new or empty folder")
+    parser.flag("--to", choices=TO, help="onnx, openvino or pt2")
+    parser.flag("--no-preprocessing", action="store_true", help="have the file take pixels as the network sees them, "
+                "resized and cropped")  # fmt: skip
+    parser.flag("--photos", metavar="DIR", help="compare the answers on these photos (default: some that come along)")
+    parser.flag("-q", "--quiet", action="store_true", help="no progress")
+    args = parser.parse_args(words)
+    if args.output is None:
+        raise UsageError("--output is missing. Give a new or empty folder")
+    if args.to is None:
+        raise UsageError(f"--to is missing. Allowed: {', '.join(TO)}")
+
+    from dla.verbs.export.run import export
+
+    watch: dict[str, Any] = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}
+    made = export(
+        args.model, args.output, args.to, preprocessing=not args.no_preprocessing, photos=args.photos, **watch
+    )
+    if made.report.unreadable:
+        print(f"dla: {made.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
+    print("\n".join(_lines(made)))
+    return 0
+
+
+def _lines(made: Exported) -> Iterator[str]:
+    report, script = made.report, made.folder / "use.py"
+    width = max(len(str(made.file)), len(str(script)))
+    flips = report.photo_flips or ()
+    yield (f"{made.file!s:<{width}}   compared on {report.pictures} pictures at batch "
+           f"{', '.join(map(str, report.batches))}: same first class for {report.pictures - len(flips)}, largest "
+           f"difference {report.largest_difference:.0e}")  # fmt: skip
+    yield f"{script!s:<{width}}   answers a photo without dla: python {script} PHOTO"
+    for flip in flips:
+        yield f"other first class: {flip.picture}, {flip.found} for {flip.expected}, by {flip.margin:.0e}"
+
+
+def _bar(pictures: Iterator[Any], total: int) -> Iterator[Any]:
+    from dla.cli.progress import bar
+
+    return bar(pictures, total, "comparing", "pictures")

@@ -1,0 +1,185 @@
+"""A network as one file for other programs, kept only if it answers as PyTorch does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dla.engines.base import Array
+from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
+from dla.images.read import ReadOptions
+from dla.metrics.calibrate import tempered
+from dla.records import Exported, ExportReport, ModelInfo
+from dla.verbs.export.card import card
+from dla.verbs.export.compare import BATCHES, DIFFERENCE, Comparison, compare
+from dla.verbs.export.forms import FORMS, Form, Name, Run, Source
+from dla.verbs.export.pictures import Picture, Pictures
+from dla.verbs.export.script import script
+from dla.verbs.predict import check_classifies
+from dla.version import __version__
+
+__all__ = ["export"]
+
+Watch = Callable[[Iterator[Picture], int], Iterator[Picture]]
+REPORT, SCRIPT, CARD = "report.json", "use.py", "README.md"
+
+
+def export(
+    model: str,
+    out: str | os.PathLike[str],
+    to: Name,
+    *,
+    preprocessing: bool = True,
+    photos: str | os.PathLike[str] | None = None,
+    cache_dir: str | None = None,
+    watch: Watch = lambda pictures, total: pictures,
+) -> Exported:
+    """Write a network as one file, with `use.py`, which uses it, `README.md` and `report.json`.
+
+    The file is compared with PyTorch before it is kept: on the same pixels every first class is the same, and no
+    probability differs by more than 1e-4; of photos, pixels differ by at most 1 level and 99.5 % of the first classes
+    are the same. `out` is written whole or not at all.
+
+    Args:
+        model: as in `dla.load`.
+        out: a new or empty folder.
+        to: "onnx", "openvino" or "pt2", what `torch.export` writes.
+        preprocessing: have the file take photos, uint8 (N, H, W, 3) of any size. A "pt2" file never does: like one
+            without this, it takes pixels as the network sees them.
+        photos: a folder of photos to compare with, at best as it will be used on; by default some that come along.
+            Where there are fewer than 60, parts of them make up the number.
+        cache_dir: where files from the hub are kept, in place of its usual cache.
+        watch: is given the iterator over the pictures and their number and returns it, for a progress bar.
+
+    Raises:
+        UsageError: `out` is there and not empty, the network gives no probabilities, or it has a part that only
+            PyTorch runs.
+        CheckError: the file does not answer as PyTorch does. It is gone; the report lies beside `out`.
+        UnknownNameError, UnavailableError, DamagedError: as `dla.load`; or a package is not installed.
+        DlaError: `out` cannot be written.
+    """
+    folder, form = Path(os.path.expanduser(out)), _form(to)
+    _check_out(folder)
+    source, info = _open(model, preprocessing and form.takes_photos, cache_dir)
+    pictures = Pictures(photos, ReadOptions(source.preprocessing.exif))
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        aside.mkdir(parents=True)
+        form.write(source, aside / form.file)
+        report = _compared(form, aside / form.file, source, info, pictures, watch)
+        text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
+        if not report.passed:
+            kept = folder.with_name(f"{folder.name}.{REPORT}")
+            kept.write_text(text, encoding="utf-8")
+            raise CheckError(_failed(report, kept))
+        (aside / REPORT).write_text(text, encoding="utf-8")
+        (aside / SCRIPT).write_text(script(to, source.preprocessing, source.takes_photos), encoding="utf-8")
+        (aside / CARD).write_text(card(to, source, info, report), encoding="utf-8")
+        _take_place(aside, folder)
+    except OSError as error:
+        raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Exported(folder, folder / form.file, report)
+
+
+def _form(name: Name) -> Form:
+    if name not in FORMS:
+        raise UnknownNameError("form", name, FORMS, see=", ".join(FORMS))
+    form = FORMS[name]
+    missing = [package for package in form.packages if find_spec(package) is None]
+    if missing:
+        raise UnavailableError(f"--to {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    return form
+
+
+def _check_out(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is there and not empty, so it is left alone. Give a new or empty folder")
+    above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise UsageError(f"{above} is a file, so that nothing can be written to {folder}. Give a new or empty folder")
+
+
+def _open(model: str, takes_photos: bool, cache_dir: str | None) -> tuple[Source, ModelInfo]:
+    from dla.verbs.info import info
+    from dla.verbs.network import open_by_torch, open_network
+
+    net, opened = open_by_torch(model, cache_dir)
+    config = opened.config
+    check_classifies(config, opened.origin)
+    try:
+        network, _ = open_network(model, cache_dir)
+    except OnlyTorchError as error:
+        raise UsageError(f"{opened.origin} has a part that only PyTorch runs, so it cannot be exported") from error
+    known = info(model)
+    about = {
+        "architecture": config.architecture,
+        "weights": opened.origin,
+        "weights_sha256": opened.digest,
+        "class_ids": [class_id for class_id, _ in known.classes],
+        "labels": [label for _, label in known.classes],
+        "preprocessing": {
+            **opened.preprocessing.to_config(),
+            "exif": opened.preprocessing.exif,
+            "inside": takes_photos,
+        },
+        "temperature": config.temperature,
+        "licence": known.licence or "",
+        "dataset": known.dataset or "",
+        "dla": __version__,
+    }
+    network = network.at_temperature(config.temperature)
+    return Source(network, net, config.temperature, opened.preprocessing, takes_photos, about), known
+
+
+def _compared(
+    form: Form, file: Path, source: Source, info: ModelInfo, pictures: Pictures, watch: Watch
+) -> ExportReport:
+    import torch
+
+    from dla.engines.torch import TorchEngine
+
+    engine = TorchEngine(source.model, *source.preprocessing.scale_shift(), "cpu")
+
+    def expect(pixels_NHW3: Array) -> Array:
+        return tempered(engine.probabilities(pixels_NHW3), source.temperature)
+
+    found = Comparison(source.about["class_ids"], source.takes_photos)
+    run: Run = form.open(file, source.takes_photos)
+    compare(run, expect, source.preprocessing, watch(iter(pictures), len(pictures)), found)
+    inside: dict[str, Any] = {"largest_level": None, "photo_flips": None}
+    if source.takes_photos:
+        inside = {"largest_level": max(found.levels), "photo_flips": tuple(found.photo_flips)}
+    return ExportReport(
+        model=info.origin or info.model, sha256=source.about["weights_sha256"], form=form.title, file=form.file,
+        runtime=form.runtime, against=f"torch {torch.__version__}", photos=len(pictures.paths),
+        unreadable=pictures.unreadable, pictures=found.pictures, batches=BATCHES,
+        largest_difference=max(found.differences), same_flips=tuple(found.same_flips), **inside, passed=found.passed,
+    )  # fmt: skip
+
+
+def _failed(report: ExportReport, kept: Path) -> str:
+    same = report.pictures - len(report.same_flips)
+    words = (
+        f"first class {same} of {report.pictures}, largest difference {report.largest_difference:.1e} of {DIFFERENCE:g}"
+    )
+    if report.photo_flips is not None:
+        words += f"; from photos first class {report.pictures - len(report.photo_flips)} of {report.pictures}, pixels "
+        words += f"within {report.largest_level} of 1"
+    return f"the {report.form} file does not answer as PyTorch does ({words}), so it was not kept. Report: {kept}"
+
+
+def _take_place(aside: Path, folder: Path) -> None:
+    """Flush what is in `aside` to the disk, and give it the place of `folder`, which is empty or not there."""
+    for path in aside.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        folder.rmdir()
+    aside.rename(folder)

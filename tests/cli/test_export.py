@@ -1,0 +1,59 @@
+"""`dla export`: what is printed, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from dla.cli import export, main
+from dla.verbs.export import pictures
+from dla.verbs.export.forms import FORMS
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "PICTURES", 6)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "shipped:tiny200", "-o", "out", "--to", "onnx", "--no-preprocessing"]) == 0
+    out, err = capsys.readouterr()
+    first, second = out.splitlines()
+    difference = json.loads(Path("out/report.json").read_text())["largest_difference"]
+    assert first == ("out/model.onnx   compared on 8 pictures at batch 1, 3, 8: same first class for 8, largest "
+                     f"difference {difference:.0e}")  # fmt: skip
+    assert second == "out/use.py       answers a photo without dla: python out/use.py PHOTO"
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["dla61", "-o", "out", "--to", "onnx"], 2, 'no network is called "dla61"'),
+        (["shipped:tiny200", "-o", "out", "--to", "tflite"], 2, "tflite"),
+        (["shipped:tiny200", "-o", "out"], 2, "--to is missing. Allowed: onnx, openvino, pt2"),
+        (["shipped:tiny200", "--to", "onnx"], 2, "--output is missing. Give a new or empty folder"),
+        (["shipped:tiny200", "-o", "full", "--to", "onnx"], 2, "full is there and not empty, so it is left alone"),
+        (
+            ["shipped:tiny200", "-o", "out", "--to", "onnx", "--photos", "gone"],
+            2,
+            "there are no photos to check with in gone",
+        ),
+        (["gone.pth", "-o", "out", "--to", "onnx"], 3, "gone.pth does not exist"),
+    ],
+)
+def test_refusals(words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("full/mine").mkdir(parents=True)
+    assert main(["export", *words]) == code
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert os.listdir() == ["full"]
+
+
+def test_the_forms_are_those_that_there_are() -> None:
+    assert tuple(FORMS) == export.TO
