@@ -265,7 +265,9 @@ def test_a_part_that_only_pytorch_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("dla.engines.trace.trace_steps", unknown)
     monkeypatch.setattr("dla.verbs.network._remembered", lambda files: None)
-    with pytest.raises(UsageError, match=r"shipped:tiny200 has a part that only PyTorch runs, so it cannot be exported"):
+    with pytest.raises(
+        UsageError, match=r"shipped:tiny200 has a part that only PyTorch runs, so it cannot be exported"
+    ):
         dla.export(TINY, tmp_path / "out", "onnx")
 
 
