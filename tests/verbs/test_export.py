@@ -179,10 +179,10 @@ def test_photos_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(Image.open(CHELSEA).convert("RGB").crop((0, 0, 1, 9))))
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     own = Pictures(tmp_path, ReadOptions())
-    assert (len(own), own.unreadable, len(list(own))) == (60, 1, 60)
+    assert (len(own), len(list(own)), own.unreadable) == (60, 60, 1)
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(UsageError, match=r"there are no photos to check with in .* Try: without --photos"):
-        Pictures(tmp_path, ReadOptions())
+        list(Pictures(tmp_path, ReadOptions()))
 
 
 def damaged_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(pictures, "PICTURES", 6)
     damaged_onnx(monkeypatch)
     with pytest.raises(
-        CheckError, match=r"the ONNX file does not answer as PyTorch does .* Report: .*out\.report\.json"
+        CheckError, match=r"the ONNX file does not answer as PyTorch does.* Report: .*out\.report\.json"
     ):
         dla.export(TINY, tmp_path / "out", "onnx")
     assert os.listdir(tmp_path) == ["out.report.json"]
@@ -323,6 +323,17 @@ def test_use_py_prepares_as_dla_does(preprocessing: Preprocessing, height: int, 
     found, expected = np.asarray(names["photo"]).astype(int), preprocessing.pixels(image)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1
+
+
+def test_pt2_of_a_network_for_small_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No larger than its stride: H and W are those."""
+    monkeypatch.setattr(pictures, "PICTURES", 12)
+    cfg = {"input_size": [3, 32, 32], "crop_pct": 1.0}
+    state = build("dla46x_c", num_classes=3).state_dict()
+    write_folder(tmp_path / "m", state, ModelConfig("dla46x_c", 3, pretrained_cfg=cfg))
+    made = dla.export(str(tmp_path / "m"), tmp_path / "out", "pt2")
+    assert made.report.pictures == 12
+    assert "resized and cropped as `use.py` does. N is free. |" in (made.folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ def card(name: Name, source: Source, info: ModelInfo, report: ExportReport) -> s
     if source.takes_photos:
         takes = "`pixels`, uint8 (N, H, W, 3): RGB photos of one size, any. They are resized and cropped inside"
     else:
-        free = " N, H and W are free" + (", H and W above the network's stride." if name == "pt2" else ".")
+        free = " N, H and W are free" if form.any_size else " N is free"
+        free += ", so are H and W above the network's stride." if source.above_stride and not form.any_size else "."
         takes = f"`pixels`, uint8 (N, {p.size[0]}, {p.size[1]}, 3): RGB, resized and cropped as `use.py` does.{free}"
     facts = {
         "network": f"{info.architecture}, {info.params / 1e6:.1f} M parameters, {info.macs / 1e9:.2f} GMACs",

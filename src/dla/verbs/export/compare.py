@@ -73,14 +73,16 @@ def compare(
     preprocessing: Preprocessing,
     pictures: Iterable[Picture],
     comparison: Comparison,
+    *,
+    other_size: bool,
 ) -> None:
     """Give `run`, an exported file, the pictures, one, three and eight at a time, and the same pixels to `expect`.
 
-    A file that takes photos gets them one by one, and parts of one size together. One that takes pixels also gets some
-    of another size than its network's own.
+    A file that takes photos gets them one by one, and parts of one size together. One that takes pixels also gets, with
+    `other_size`, some of another size than its network's own.
     """
-    batches = _of_photos(pictures) if comparison.takes_photos else _of_pixels(pictures, preprocessing)
-    for names, images in batches:
+    of_pixels = _of_pixels(pictures, preprocessing, other_size)
+    for names, images in _of_photos(pictures) if comparison.takes_photos else of_pixels:
         prepared_NHW3, found_NK = run(np.stack([np.asarray(image) for image in images]))
         comparison.add(names, expect(prepared_NHW3), found_NK)
         if comparison.takes_photos:
@@ -102,7 +104,7 @@ def _of_photos(pictures: Iterable[Picture]) -> Iterator[Batch]:
         )
 
 
-def _of_pixels(pictures: Iterable[Picture], preprocessing: Preprocessing) -> Iterator[Batch]:
+def _of_pixels(pictures: Iterable[Picture], preprocessing: Preprocessing, other_size: bool) -> Iterator[Batch]:
     rest, last = iter(pictures), list[Picture]()
     for count in cycle(BATCHES):
         some = list(islice(rest, count))
@@ -110,6 +112,8 @@ def _of_pixels(pictures: Iterable[Picture], preprocessing: Preprocessing) -> Ite
             break
         last = some
         yield [p.name for p in some], [Image.fromarray(preprocessing.pixels(p.image)) for p in some]
+    if not other_size:
+        return
     height, width = (side + more for side, more in zip(preprocessing.size, ODD, strict=True))
     odd = replace(preprocessing, size=(height, width))
     yield [f"{p.name}, at {width}x{height}" for p in last], [Image.fromarray(odd.pixels(p.image)) for p in last]

@@ -15,7 +15,7 @@ from dla.engines.machine import cores
 from dla.images.prepare import Preprocessing
 
 if TYPE_CHECKING:
-    from torch import nn
+    from dla.nets.backbone import DLA
 
 __all__ = ["FORMS", "Form", "Name", "Run", "Source"]
 
@@ -32,11 +32,17 @@ class Source:
     """
 
     network: Network
-    model: nn.Module
+    model: DLA
     temperature: float
     preprocessing: Preprocessing
     takes_photos: bool
     about: Mapping[str, Any]
+
+    @property
+    def above_stride(self) -> bool:
+        """Whether the network's own size is larger than its output stride."""
+        stride: int = self.model.feature_info[-1]["reduction"]
+        return min(self.preprocessing.size) > stride
 
     @property
     def inside(self) -> Preprocessing | None:
@@ -48,13 +54,14 @@ class Source:
 class Form:
     """One form. `file` is what is opened, in the folder that `write` fills; `packages` are needed for both.
 
-    `takes_photos` says whether the preprocessing can be inside.
+    `takes_photos` says whether the preprocessing can be inside, `any_size` whether H and W are free however small.
     """
 
     title: str
     file: str
     packages: tuple[str, ...]
     takes_photos: bool
+    any_size: bool
     write: Callable[[Source, Path], None]
     open: Callable[[Path, bool], Run]
 
@@ -161,8 +168,8 @@ def _texts(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 FORMS: Mapping[Name, Form] = {
-    "onnx": Form("ONNX", "model.onnx", ("onnxruntime", "onnx"), True, _write_onnx, _open_onnx),
-    "openvino": Form("OpenVINO", "model.xml", ("openvino", "onnx"), True, _write_openvino, _open_openvino),
-    "pt2": Form("PyTorch", "model.pt2", ("torch",), False, _write_pt2, _open_pt2),
+    "onnx": Form("ONNX", "model.onnx", ("onnxruntime", "onnx"), True, True, _write_onnx, _open_onnx),
+    "openvino": Form("OpenVINO", "model.xml", ("openvino", "onnx"), True, True, _write_openvino, _open_openvino),
+    "pt2": Form("PyTorch", "model.pt2", ("torch",), False, False, _write_pt2, _open_pt2),
 }
 assert set(FORMS) == set(get_args(Name))

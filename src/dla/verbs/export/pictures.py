@@ -32,38 +32,45 @@ class Picture:
 class Pictures:
     """The photos of a folder, by default those of the package; then parts of them, until there are `PICTURES`.
 
-    The parts are the same each time. Photos that cannot be read are passed over, and counted in `unreadable`.
+    The parts are the same each time. Once they have been gone through, `read` are the photos that could be read;
+    `unreadable` counts the others.
 
     Raises:
-        UsageError: there are no photos in the folder, or none that can be read.
+        UsageError: there are no photos in the folder, or, once they are gone through, none that can be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, options: ReadOptions) -> None:
         self.options = options
-        root = str(files("dla").joinpath("shipped", "photos")) if folder is None else os.fspath(folder)
-        found = list(PhotoFinder([root]))
-        self.paths = [path for path in found if self._is_readable(path)]
-        self.unreadable = len(found) - len(self.paths)
+        self.root = str(files("dla").joinpath("shipped", "photos")) if folder is None else os.fspath(folder)
+        self.paths = list(PhotoFinder([self.root]))
+        self.read, self.unreadable = list[str](), 0
         if not self.paths:
-            raise UsageError(f"there are no photos to check with in {root}. Try: without --photos, with those of dla")
+            raise self._nothing()
 
     def __len__(self) -> int:
         return max(len(self.paths), PICTURES)
 
     def __iter__(self) -> Iterator[Picture]:
+        self.read, self.unreadable = [], 0
         for path in self.paths:
-            yield Picture(Path(path).name, read_photo(path, self.options).image)
+            try:
+                picture = self._whole(path)
+            except ImageError:
+                self.unreadable += 1
+                continue
+            self.read.append(path)
+            yield picture
+        if not self.read:
+            raise self._nothing()
         generator = np.random.default_rng(0)
-        for number in range(len(self.paths), PICTURES):
-            path = self.paths[number % len(self.paths)]
-            yield _part(Picture(Path(path).name, read_photo(path, self.options).image), generator)
+        for number in range(len(self.read), PICTURES):
+            yield _part(self._whole(self.read[number % len(self.read)]), generator)
 
-    def _is_readable(self, path: str) -> bool:
-        try:
-            read_photo(path, self.options)
-        except ImageError:
-            return False
-        return True
+    def _whole(self, path: str) -> Picture:
+        return Picture(Path(path).name, read_photo(path, self.options).image)
+
+    def _nothing(self) -> UsageError:
+        return UsageError(f"there are no photos to check with in {self.root}. Try: without --photos, with those of dla")
 
 
 def _part(whole: Picture, generator: np.random.Generator) -> Picture:

@@ -16,7 +16,7 @@ from dla.images.read import ReadOptions
 from dla.metrics.calibrate import tempered
 from dla.records import Exported, ExportReport, ModelInfo
 from dla.verbs.export.card import card
-from dla.verbs.export.compare import BATCHES, DIFFERENCE, Comparison, compare
+from dla.verbs.export.compare import AGREEMENT, BATCHES, DIFFERENCE, LEVEL, Comparison, compare
 from dla.verbs.export.forms import FORMS, Form, Name, Run, Source
 from dla.verbs.export.pictures import Picture, Pictures
 from dla.verbs.export.script import script
@@ -36,7 +36,6 @@ def export(
     *,
     preprocessing: bool = True,
     photos: str | os.PathLike[str] | None = None,
-    cache_dir: str | None = None,
     watch: Watch = lambda pictures, total: pictures,
 ) -> Exported:
     """Write a network as one file, with `use.py`, which uses it, `README.md` and `report.json`.
@@ -53,7 +52,6 @@ def export(
             without this, it takes pixels as the network sees them.
         photos: a folder of photos to compare with, at best as it will be used on; by default some that come along.
             Where there are fewer than 60, parts of them make up the number.
-        cache_dir: where files from the hub are kept, in place of its usual cache.
         watch: is given the iterator over the pictures and their number and returns it, for a progress bar.
 
     Raises:
@@ -65,7 +63,7 @@ def export(
     """
     folder, form = Path(os.path.expanduser(out)), _form(to)
     _check_out(folder)
-    source, info = _open(model, preprocessing and form.takes_photos, cache_dir)
+    source, info = _open(model, preprocessing and form.takes_photos)
     pictures = Pictures(photos, ReadOptions(source.preprocessing.exif))
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
@@ -106,15 +104,15 @@ def _check_out(folder: Path) -> None:
         raise UsageError(f"{above} is a file, so that nothing can be written to {folder}. Give a new or empty folder")
 
 
-def _open(model: str, takes_photos: bool, cache_dir: str | None) -> tuple[Source, ModelInfo]:
+def _open(model: str, takes_photos: bool) -> tuple[Source, ModelInfo]:
     from dla.verbs.info import info
     from dla.verbs.network import open_by_torch, open_network
 
-    net, opened = open_by_torch(model, cache_dir)
+    net, opened = open_by_torch(model)
     config = opened.config
     check_classifies(config, opened.origin)
     try:
-        network, _ = open_network(model, cache_dir)
+        network, _ = open_network(model)
     except OnlyTorchError as error:
         raise UsageError(f"{opened.origin} has a part that only PyTorch runs, so it cannot be exported") from error
     known = info(model)
@@ -152,27 +150,29 @@ def _compared(
 
     found = Comparison(source.about["class_ids"], source.takes_photos)
     run: Run = form.open(file, source.takes_photos)
-    compare(run, expect, source.preprocessing, watch(iter(pictures), len(pictures)), found)
+    seen = watch(iter(pictures), len(pictures))
+    compare(run, expect, source.preprocessing, seen, found, other_size=form.any_size or source.above_stride)
     inside: dict[str, Any] = {"largest_level": None, "photo_flips": None}
     if source.takes_photos:
         inside = {"largest_level": max(found.levels), "photo_flips": tuple(found.photo_flips)}
     return ExportReport(
         model=info.origin or info.model, sha256=source.about["weights_sha256"], form=form.title, file=form.file,
-        runtime=form.runtime, against=f"torch {torch.__version__}", photos=len(pictures.paths),
+        runtime=form.runtime, against=f"torch {torch.__version__}", photos=len(pictures.read),
         unreadable=pictures.unreadable, pictures=found.pictures, batches=BATCHES,
         largest_difference=max(found.differences), same_flips=tuple(found.same_flips), **inside, passed=found.passed,
     )  # fmt: skip
 
 
 def _failed(report: ExportReport, kept: Path) -> str:
-    same = report.pictures - len(report.same_flips)
-    words = (
-        f"first class {same} of {report.pictures}, largest difference {report.largest_difference:.1e} of {DIFFERENCE:g}"
-    )
+    count, same = report.pictures, report.pictures - len(report.same_flips)
+    found = f"on the same pixels first class {same} of {count}, probabilities within {report.largest_difference:.1e}"
+    allowed = f"all, {DIFFERENCE:g}"
     if report.photo_flips is not None:
-        words += f"; from photos first class {report.pictures - len(report.photo_flips)} of {report.pictures}, pixels "
-        words += f"within {report.largest_level} of 1"
-    return f"the {report.form} file does not answer as PyTorch does ({words}), so it was not kept. Report: {kept}"
+        found += f", from photos first class {count - len(report.photo_flips)} of {count}, pixels within "
+        found += str(report.largest_level)
+        allowed += f", {AGREEMENT:.1%}, {LEVEL}"
+    what = f"the {report.form} file does not answer as PyTorch does, so it was not kept"
+    return f"{what}: {found} (allowed: {allowed}). Report: {kept}"
 
 
 def _take_place(aside: Path, folder: Path) -> None:
