@@ -351,7 +351,8 @@ class ExportReport:
     were made of `photos`, and went through it `batches` at a time. On the very pixels that the file's network saw,
     `same_flips` are other first classes, and `largest_difference` is of probabilities. Where the file takes photos, the
     pixels that it makes of them differ by up to `largest_level` (0 to 255), and `photo_flips` are other first classes
-    than those of the pixels that they should be; else these two are None.
+    than those of the pixels that they should be; else these two are None. Of an int8 form `gates` say how good it is
+    beside fp32.
     """
 
     model: str
@@ -369,6 +370,8 @@ class ExportReport:
     largest_level: int | None
     photo_flips: tuple[Flip, ...] | None
     passed: bool
+    precision: str = "fp32"
+    gates: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it (docs/export.md); what is no number is null there."""

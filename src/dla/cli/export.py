@@ -25,11 +25,13 @@ name, a model folder, a .safetensors or .pth file, shipped:NAME.
 
 Photos of any size go in as uint8 RGB, probabilities come out. DIR also gets use.py, which answers a
 photo without dla, and a report: the file is kept only if it answers as PyTorch does.
-Exit code 2: DIR is not empty; 3: MODEL or a package cannot be had; 4: the file answers otherwise."""
+Exit code 2: DIR is not empty; 3: MODEL or a package cannot be had; 4: the file answers otherwise, or
+the int8 form is too much worse than fp32."""
 
 EXAMPLE = """\
   dla export runs/mine/best -o out/ --to onnx
   dla export dla60 -o out/ --to openvino --photos holiday/
+  dla export runs/mine/best -o small/ --to openvino --precision int8 --calibrate photos/
   python out/use.py cat.jpg"""
 
 
@@ -40,6 +42,10 @@ def run(words: list[str]) -> int:
     parser.flag("--to", choices=TO, help="onnx, openvino or pt2")
     parser.flag("--no-preprocessing", action="store_true", help="have the file take pixels as the network sees them, "
                 "resized and cropped")  # fmt: skip
+    parser.flag("--precision", choices=("fp32", "int8"), default="fp32", help="int8 is for openvino: faster, and a "
+                "little different (default: fp32)")  # fmt: skip
+    parser.flag("--calibrate", metavar="DATA", help="make the int8 form from these photos and check it on others; 550 "
+                "or more, labels if there are any (default: the form that is kept)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="compare the answers on these photos (default: some that come along)")
     parser.flag("-q", "--quiet", action="store_true", help="no progress")
     args = parser.parse_args(words)
@@ -52,7 +58,15 @@ def run(words: list[str]) -> int:
 
     watch: dict[str, Any] = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}
     made = export(
-        args.model, args.output, args.to, preprocessing=not args.no_preprocessing, photos=args.photos, **watch
+        args.model,
+        args.output,
+        args.to,
+        preprocessing=not args.no_preprocessing,
+        precision=args.precision,
+        calibrate=args.calibrate,
+        photos=args.photos,
+        say=_quiet if args.quiet else _say,
+        **watch,
     )
     if made.report.unreadable:
         print(f"dla: {made.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
@@ -70,6 +84,14 @@ def _lines(made: Exported) -> Iterator[str]:
     yield f"{script!s:<{width}}   answers a photo without dla: python {script} PHOTO"
     for flip in flips:
         yield f"other first class: {flip.picture}, {flip.found} for {flip.expected}, by {flip.margin:.0e}"
+
+
+def _say(sentence: str) -> None:
+    print(f"dla: {sentence}", file=sys.stderr)
+
+
+def _quiet(sentence: str) -> None:
+    pass
 
 
 def _bar(pictures: Iterator[Any], total: int) -> Iterator[Any]:

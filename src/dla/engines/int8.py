@@ -89,14 +89,20 @@ class Form:
         others = tuple(g for g in self.gates if g.instructions != gate.instructions)
         return replace(self, gates=(*others, gate))
 
-    def model(self) -> Any:
+    def model(self, temperature: float = 1) -> Any:
         """The `openvino.Model`, from pixels (N, H, W, 3), uint8, to probabilities (N, K).
 
         Raises:
             DamagedError: OpenVINO cannot read it.
         """
+        ov = import_openvino()
         try:
-            return import_openvino().Core().read_model(model=self.xml, weights=self.weights)
+            model = ov.Core().read_model(model=self.xml, weights=self.weights)
+            if temperature != 1:
+                scores = model.get_results()[0].input_value(0).get_node().input(0)
+                divided = ov.opset13.multiply(scores.get_source_output(), np.float32(1 / temperature))
+                scores.replace_source_output(divided.output(0))
+            return model
         except RuntimeError as error:
             raise DamagedError(f"the int8 form cannot be read ({str(error).splitlines()[-1]}). Make it again: "
                                "dla export --precision int8") from None  # fmt: skip

@@ -64,7 +64,6 @@ def make_form(
     source: str,
     photos: str | os.PathLike[str],
     *,
-    cache_dir: str | None = None,
     workers: int = 2,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
@@ -89,7 +88,7 @@ def make_form(
         UsageError: too few photos, or a network that does not classify.
         UnavailableError: the network or the photos cannot be had, or NNCF is not installed.
     """
-    network, model = open_network(source, cache_dir)
+    network, model = open_network(source)
     check_classifies(model.config, model.origin)
     learned, held_out = _divided(os.fspath(photos), model, columns, seed)
     reader = InputReader(model.preprocessing, BATCH, workers, False, ReadOptions(model.preprocessing.exif))

@@ -29,6 +29,7 @@ def card(name: Name, source: Source, info: ModelInfo, report: ExportReport) -> s
         "takes": takes,
         "gives": f"`probabilities`, float32 (N, {info.num_classes}), each row summing to 1",
         "preprocessing": f"{size}, {p.crop_mode} crop of {p.crop_pct:g}, {p.interpolation}, EXIF orientation: {p.exif}",
+        "precision": "int8; the first layer and the last in fp32" if source.in_int8 is not None else None,
         "temperature": f"{source.temperature:g}" if source.temperature != 1 else None,
         "needs": f"`{form.packages[0]}`; `use.py` also numpy and pillow",
     }
@@ -45,8 +46,13 @@ most of this are in `{report.file}` too.
 
 ## Checked
 
-{_checked(report)}
+{_checked(report)}{_gates(report)}
 """
+
+
+def _gates(report: ExportReport) -> str:
+    """How good an int8 form is beside fp32."""
+    return "".join(f"\n\nBeside fp32: {gate}." for gate in report.gates)
 
 
 def _checked(report: ExportReport) -> str:

@@ -17,6 +17,8 @@ from dla.images.prepare import Preprocessing
 if TYPE_CHECKING:
     from dla.nets.backbone import DLA
 
+    from dla.engines.int8 import Form as Int8Form
+
 __all__ = ["FORMS", "Form", "Name", "Run", "Source"]
 
 Name = Literal["onnx", "openvino", "pt2"]
@@ -29,6 +31,7 @@ class Source:
     """What is exported: a network as steps and in PyTorch, and its preprocessing; `about` is what the file tells of it.
 
     `network` is at its temperature, `model` is not. `takes_photos` says that the preprocessing is to be inside.
+    `in_int8` is what is written in place of the network, where its int8 form is exported.
     """
 
     network: Network
@@ -37,6 +40,7 @@ class Source:
     preprocessing: Preprocessing
     takes_photos: bool
     about: Mapping[str, Any]
+    in_int8: Int8Form | None = None
 
     @property
     def above_stride(self) -> bool:
@@ -106,7 +110,12 @@ def _write_openvino(source: Source, path: Path) -> None:
     from dla.engines.onnx import PREPARED
     from dla.engines.openvino import import_openvino, to_openvino
 
-    model = to_openvino(source.network, source.preprocessing.size if source.takes_photos else None)
+    size = source.preprocessing.size if source.takes_photos else None
+    if source.in_int8 is None:
+        model = to_openvino(source.network, size)
+    else:
+        model = source.in_int8.model(source.temperature)
+        model.reshape([-1, *(size or (-1, -1)), 3])
     if source.inside is not None:
         from dla.engines.openvino_prepare import with_preparation
 

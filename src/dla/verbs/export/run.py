@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dla.engines.base import Array
+from dla.engines.base import Array, Engine
+from dla.engines.machine import cores
 from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
 from dla.images.read import ReadOptions
 from dla.metrics.calibrate import tempered
@@ -23,8 +25,12 @@ from dla.verbs.export.script import script
 from dla.verbs.predict import check_classifies
 from dla.version import __version__
 
+if TYPE_CHECKING:
+    from dla.engines.int8 import Form as Int8Form
+
 __all__ = ["export"]
 
+Say = Callable[[str], None]
 Watch = Callable[[Iterator[Picture], int], Iterator[Picture]]
 REPORT, SCRIPT, CARD = "report.json", "use.py", "README.md"
 
@@ -35,8 +41,11 @@ def export(
     to: Name,
     *,
     preprocessing: bool = True,
+    precision: Literal["fp32", "int8"] = "fp32",
+    calibrate: str | os.PathLike[str] | None = None,
     photos: str | os.PathLike[str] | None = None,
     watch: Watch = lambda pictures, total: pictures,
+    say: Say = lambda sentence: None,
 ) -> Exported:
     """Write a network as one file, with `use.py`, which uses it, `README.md` and `report.json`.
 
@@ -50,20 +59,29 @@ def export(
         to: "onnx", "openvino" or "pt2", what `torch.export` writes.
         preprocessing: have the file take photos, uint8 (N, H, W, 3) of any size. A "pt2" file never does: like one
             without this, it takes pixels as the network sees them.
+        precision: "int8" is for "openvino": the network's int8 form, which answers a little differently. What is
+            compared with the file then is that form in dla; how good it is beside fp32 its gate says.
+        calibrate: photos to make the int8 form from, and to put it through its gate (`dla.verbs.int8.make_form`); it
+            is kept for `load(precision="int8")` too. Without it the form that is kept is exported.
         photos: a folder of photos to compare with, at best as it will be used on; by default some that come along.
             Where there are fewer than 60, parts of them make up the number.
         watch: is given the iterator over the pictures and their number and returns it, for a progress bar.
+        say: is given sentences about what takes long.
 
     Raises:
-        UsageError: `out` is there and not empty, the network gives no probabilities, or it has a part that only
-            PyTorch runs.
-        CheckError: the file does not answer as PyTorch does. It is gone; the report lies beside `out`.
+        UsageError: int8 in another form than "openvino", or too few photos to calibrate; `out` is there and not empty,
+            the network gives no probabilities, or it has a part that only PyTorch runs.
+        CheckError: the file does not answer as PyTorch does: it is gone, and the report lies beside `out`. Or the int8
+            form did not pass its gate.
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`; or a package is not installed.
         DlaError: `out` cannot be written.
     """
     folder, form = Path(os.path.expanduser(out)), _form(to)
+    _check_precision(to, precision, calibrate)
     _check_out(folder)
     source, info = _open(model, preprocessing and form.takes_photos)
+    if precision == "int8":
+        source = replace(source, in_int8=_int8(model, calibrate, say))
     pictures = Pictures(photos, ReadOptions(source.preprocessing.exif))
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
@@ -94,6 +112,31 @@ def _form(name: Name) -> Form:
     if missing:
         raise UnavailableError(f"--to {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     return form
+
+
+def _check_precision(to: Name, precision: str, calibrate: object) -> None:
+    if precision not in ("fp32", "int8"):
+        raise UsageError(f"precision is {precision!r}. Allowed: fp32, int8")
+    if precision == "int8" and to != "openvino":
+        raise UsageError(f"int8 is exported for OpenVINO, not as {to}. Try --to openvino")
+    if precision == "fp32" and calibrate is not None:
+        raise UsageError("--calibrate is for int8. Give --precision int8 too")
+
+
+def _int8(model: str, calibrate: str | os.PathLike[str] | None, say: Say) -> Int8Form:
+    """Made from photos, or the one that is kept."""
+    from dla.verbs.forms import find_form
+    from dla.verbs.int8 import make_form
+    from dla.verbs.network import open_network
+
+    if calibrate is None:
+        form = find_form(*open_network(model), gated=False)
+        assert form is not None
+        return form
+    made = make_form(model, calibrate, workers=cores(), say=say)
+    say(f"int8: {made.gate.sentence()}")
+    say(f"int8: passed, and kept in {made.kept} for --precision int8")
+    return made.form
 
 
 def _check_out(folder: Path) -> None:
@@ -139,11 +182,7 @@ def _open(model: str, takes_photos: bool) -> tuple[Source, ModelInfo]:
 def _compared(
     form: Form, file: Path, source: Source, info: ModelInfo, pictures: Pictures, watch: Watch
 ) -> ExportReport:
-    import torch
-
-    from dla.engines.torch import TorchEngine
-
-    engine = TorchEngine(source.model, *source.preprocessing.scale_shift(), "cpu")
+    engine, against = _rival(source)
 
     def expect(pixels_NHW3: Array) -> Array:
         return tempered(engine.probabilities(pixels_NHW3), source.temperature)
@@ -157,10 +196,25 @@ def _compared(
         inside = {"largest_level": max(found.levels), "photo_flips": tuple(found.photo_flips)}
     return ExportReport(
         model=info.origin or info.model, sha256=source.about["weights_sha256"], form=form.title, file=form.file,
-        runtime=form.runtime, against=f"torch {torch.__version__}", photos=len(pictures.read),
+        runtime=form.runtime, against=against, photos=len(pictures.read),
         unreadable=pictures.unreadable, pictures=found.pictures, batches=BATCHES,
         largest_difference=max(found.differences), same_flips=tuple(found.same_flips), **inside, passed=found.passed,
+        precision="fp32" if source.in_int8 is None else "int8",
+        gates=() if source.in_int8 is None else tuple(gate.sentence() for gate in source.in_int8.gates),
     )  # fmt: skip
+
+
+def _rival(source: Source) -> tuple[Engine, str]:
+    """What the file is compared with: PyTorch, or the int8 form as dla runs it."""
+    if source.in_int8 is not None:
+        from dla.engines.openvino import OpenvinoEngine
+
+        return OpenvinoEngine(source.network, "int8", form=source.in_int8.model()), f"dla {__version__} in int8"
+    import torch
+
+    from dla.engines.torch import TorchEngine
+
+    return TorchEngine(source.model, *source.preprocessing.scale_shift(), "cpu"), f"torch {torch.__version__}"
 
 
 def _failed(report: ExportReport, kept: Path) -> str:
@@ -171,7 +225,8 @@ def _failed(report: ExportReport, kept: Path) -> str:
         found += f", from photos first class {count - len(report.photo_flips)} of {count}, pixels within "
         found += str(report.largest_level)
         allowed += f", {AGREEMENT:.1%}, {LEVEL}"
-    what = f"the {report.form} file does not answer as PyTorch does, so it was not kept"
+    rival = "PyTorch" if report.precision == "fp32" else "the int8 form"
+    what = f"the {report.form} file does not answer as {rival} does, so it was not kept"
     return f"{what}: {found} (allowed: {allowed}). Report: {kept}"
 
 
