@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import dla
 from dla.records import ModelInfo
 from dla.verbs.bench import rival
 from dla.verbs.bench.arm import CALLS, PEAK, PEAK_SIDE, TURN_S, Arm
-from dla.verbs.bench.drawn import write_drawn
+from dla.verbs.bench.drawn import add_int8, write_drawn
 from dla.verbs.bench.plan import Plan
 from dla.verbs.bench.process import Running, Turn
 from dla.verbs.bench.rows import peak_flops, rows_of
@@ -120,7 +121,7 @@ def test_a_process_that_dies() -> None:
 def test_a_process_that_cannot_run() -> None:
     said = "the engine onnx computes in fp32, not in bf16"
     with (
-        Running(Arm("onnx", "shipped:tiny200", "bf16", 1, (96, 96))) as running,
+        Running(Arm("onnx", "shipped:tiny200", "bf16", 1, (64, 64))) as running,
         pytest.raises(dla.UsageError, match=said),
     ):
         running.wait()
@@ -146,7 +147,17 @@ def test_figures_by_another_road(found: ModelInfo, first: list[Turn], second: li
     assert row.ratio_range == pytest.approx((min(ratios), max(ratios)))
     assert (row.memory, row.ratio_to, base.ratio_to) == (5, "timm fp32", "timm fp32")
     assert base.ratio_range == (1, 1)
-    assert row.top1 == pytest.approx(48.41)
+    assert row.top1 == pytest.approx(100 * dla.info("shipped:tiny200").results["top1"])  # type: ignore[index]
+
+
+def test_drawn_weights_have_an_int8_form_that_passed_no_gate(tmp_path: Path) -> None:
+    write_drawn("dla46_c", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, SIDE, SIDE]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    add_int8(tmp_path)
+    assert dla.load(str(tmp_path), precision="int8").engine.name == "OpenVINO on cpu in int8"
+    assert dla.load(str(tmp_path), precision="auto").engine.name != "OpenVINO on cpu in int8"
 
 
 def test_timm_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -183,7 +194,7 @@ def test_another_name_for_timm_that_does_not_load(tmp_path: Path) -> None:
     (tmp_path / "timm" / "__init__.py").write_text("import no_such_part_of_timm\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-        with Running(Arm("timm", "shipped:tiny200", size=(96, 96))) as running:
+        with Running(Arm("timm", "shipped:tiny200", size=(64, 64))) as running:
             said = "timm is here but does not load .No module named 'no_such_part_of_timm'"
             with pytest.raises(dla.UnavailableError, match=said):
                 running.wait()
