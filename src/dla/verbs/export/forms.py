@@ -15,9 +15,8 @@ from dla.engines.machine import cores
 from dla.images.prepare import Preprocessing
 
 if TYPE_CHECKING:
-    from dla.nets.backbone import DLA
-
     from dla.engines.int8 import Form as Int8Form
+    from dla.nets.backbone import DLA
 
 __all__ = ["FORMS", "Form", "Name", "Run", "Source"]
 
