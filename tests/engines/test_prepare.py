@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from dla.engines.openvino import import_openvino
 from dla.errors import UsageError
 from dla.images.prepare import Preprocessing
 from photos import CHELSEA
+
+PHOTOS = Path(str(files("dla"))) / "shipped" / "photos"
 
 KINDS = (
     Preprocessing(),
@@ -92,6 +96,15 @@ def test_openvino_makes_pillows_pixels(preprocessing: Preprocessing, size: tuple
     image = part(*size)
     found = compiled(preprocessing)(np.asarray(image)[None])[0]
     assert apart(found[0], preprocessing.pixels(image)) <= 1
+
+
+@pytest.mark.parametrize("path", sorted(PHOTOS.iterdir()), ids=lambda path: path.stem)
+def test_photos_with_many_pixels_halfway_between_two_levels(path: Path) -> None:
+    """Their sides, 480 and 320, become multiples of 16ths of 256."""
+    image = Image.open(path).convert("RGB")
+    expected = KINDS[0].pixels(image)
+    assert apart(session(KINDS[0]).run(None, {"pixels": np.asarray(image)[None]})[0][0], expected) <= 1
+    assert apart(compiled(KINDS[0])(np.asarray(image)[None])[0][0], expected) <= 1
 
 
 def test_nearly_all_pixels_are_the_same() -> None:

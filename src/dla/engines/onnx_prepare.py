@@ -47,8 +47,8 @@ def add_preparation(made: Maker, pixels: str, preprocessing: Preprocessing, name
     split = (count * vertical_first.to(np.int64)).apply("Reshape", np.array([1]))
     one = photos.apply("Slice", np.array([0]), split, np.array([0]))
     other = photos.apply("Slice", split, count.apply("Reshape", np.array([1])), np.array([0]))
-    one_NCHW = _whole(_whole(down @ _floats(one)) @ across)
-    other_NCHW = _whole(down @ _whole(_floats(other) @ across))
+    one_NCHW = _whole(_nearly_whole(down @ _floats(one)) @ across)
+    other_NCHW = _whole(down @ _nearly_whole(_floats(other) @ across))
     found = one_NCHW.apply("Concat", other_NCHW, axis=0)
     if preprocessing.may_be_short:
         fill = np.array(preprocessing.fill, np.float32).reshape(3, 1, 1)
@@ -115,6 +115,17 @@ def _floats(pixels_NHW3: Number) -> Number:
 
 def _whole(levels: Number) -> Number:
     return (levels + 0.5).apply("Floor").apply("Clip", 0.0, 255.0)
+
+
+def _nearly_whole(levels: Number) -> Number:
+    """Whole levels, but those halfway between two as they are.
+
+    Which of the two Pillow takes depends on its own rounding errors; so the next axis begins with half a level of
+    difference at most, and the result is within one.
+    """
+    whole = (levels + 0.5).apply("Floor")
+    halfway = (levels - whole).apply("Abs") > 0.499
+    return halfway.choose(levels, whole).apply("Clip", 0.0, 255.0)
 
 
 def _bilinear(x: Number) -> Number:
