@@ -36,7 +36,8 @@ STYLES = {  # in the order of drawing
 }
 
 WIDTH, MARGIN = 900, 22
-LEFT, RIGHT, TOP, TALL = 70, 30, 126, 460
+LEFT, RIGHT, TOP = 70, 30, 126
+TALL, EACH = (160, 460), 50  # the plot: at least, at most, and more for each network on it
 LANE = 26  # a network that has no place on the axis
 DOT = 5.5
 
@@ -69,7 +70,7 @@ class _Plot:
         axis = next((on for on in ("ImageNet-1k", "own") if any(row.top1_on == on for row in rows)), None)
         known = {row.model: row.top1 for row in rows if row.top1 is not None and row.top1_on == axis}
         self.levels = round_numbers(min(known.values()), max(known.values()), 6) if known else []
-        self.bottom = TOP + (TALL if known else 0)
+        self.bottom = TOP + (min(TALL[0] + EACH * (len(known) - 1), TALL[1]) if known else 0)
         self.lanes = [model for model in self.models if model not in known]
         self.top1 = known
         self.floor = self.bottom + (LANE * len(self.lanes) + 38 if self.lanes else 12)
