@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-__all__ = ["Array", "Engine"]
+from dla.nets.places import check_place
+
+if TYPE_CHECKING:
+    from dla.engines.graph import Network
+
+__all__ = ["Array", "Engine", "NetworkEngine"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,3 +38,26 @@ class Engine(Protocol):
             UnknownNameError: the network has no such place (`dla.nets.taps.cut_at` says which there are).
         """
         ...
+
+
+class NetworkEngine(ABC):
+    """What the engines share that are made from a network's steps; `_run` is their own."""
+
+    network: Network
+
+    def probabilities(self, pixels_NHW3: Array) -> Array:
+        """uint8 photos of one size -> float32 probabilities (N, K)."""
+        return self._run(None, pixels_NHW3)
+
+    def features_at(self, at: str) -> Callable[[Array], Array]:
+        """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
+
+        Raises:
+            UnknownNameError: the network has no such place.
+        """
+        check_place(at, self.network.graph.places)
+        return partial(self._run, at)
+
+    @abstractmethod
+    def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
+        """The features at a place, or, without one, the probabilities."""

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dla.engines import cache
-from dla.engines.base import Array
+from dla.engines.base import Array, NetworkEngine
 from dla.engines.graph import Network, Step, folded
 from dla.engines.machine import Precision, cores, instructions
 from dla.engines.onnx_maker import Maker
 from dla.engines.onnx_prepare import add_preparation
 from dla.errors import UsageError
 from dla.images.prepare import Preprocessing
-from dla.nets.places import check_place
 
 __all__ = ["PREPARED", "OnnxEngine", "to_onnx"]
 
@@ -27,7 +25,7 @@ PREPARED = "prepared"
 KIND = "onnx"  # of what is remembered: networks as ONNX Runtime has optimised them
 
 
-class OnnxEngine:
+class OnnxEngine(NetworkEngine):
     """`network` in ONNX Runtime on the CPU; `threads` are those that compute, by default one a core.
 
     Raises:
@@ -44,19 +42,6 @@ class OnnxEngine:
     def name(self) -> str:
         """What runs, and on what."""
         return "ONNX Runtime on cpu"
-
-    def probabilities(self, pixels_NHW3: Array) -> Array:
-        """uint8 photos of one size -> float32 probabilities (N, K)."""
-        return self._run(None, pixels_NHW3)
-
-    def features_at(self, at: str) -> Callable[[Array], Array]:
-        """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
-
-        Raises:
-            UnknownNameError: the network has no such place.
-        """
-        check_place(at, self.network.graph.places)
-        return partial(self._run, at)
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         if at not in self.sessions:

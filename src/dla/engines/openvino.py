@@ -6,16 +6,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from dla.engines.base import Array
+from dla.engines.base import Array, NetworkEngine
 from dla.engines.graph import Layer, Network, Step, folded
 from dla.engines.machine import Precision, cores, has_bf16, no_bf16
 from dla.errors import UsageError
-from dla.nets.places import check_place
 
 __all__ = ["OpenvinoEngine", "import_openvino", "to_openvino", "untold"]
 
@@ -45,7 +44,7 @@ def untold() -> Iterator[None]:
             del sys.modules[name]
 
 
-class OpenvinoEngine:
+class OpenvinoEngine(NetworkEngine):
     """`network` on the CPU; `threads` are those that compute, by default one a core.
 
     For int8 `form` is the network with its multiplications in 8 bits (dla.engines.int8).
@@ -68,21 +67,17 @@ class OpenvinoEngine:
         """What runs, and on what."""
         return "OpenVINO on cpu" + ("" if self.precision == "fp32" else f" in {self.precision}")
 
-    def probabilities(self, pixels_NHW3: Array) -> Array:
-        """uint8 photos of one size -> float32 probabilities (N, K)."""
-        return self._run(None, pixels_NHW3)
-
     def features_at(self, at: str) -> Callable[[Array], Array]:
-        """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
+        """As any engine's.
 
         Raises:
             UnknownNameError: the network has no such place.
-        UsageError: in int8.
+            UsageError: in int8.
         """
-        check_place(at, self.network.graph.places)
+        features = super().features_at(at)
         if self.form is not None:
             raise UsageError("features are not computed in int8: its form gives classes alone. Try --precision fp32")
-        return partial(self._run, at)
+        return features
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         size = pixels_NHW3.shape[1:3]

@@ -38,7 +38,8 @@ def _about(row: BenchRow) -> str:
     _, height, width = row.input_size
     parts = [f"{row.model}: {row.params / 1e6:.1f} M parameters, {row.macs / 1e9:.2f} GMACs at {height}x{width}"]
     if row.top1 is not None:
-        parts.append(f"top-1 {row.top1:.1f} %" + (" on its own validation photos" if row.top1_on == "own" else ""))
+        on = "on its own validation photos" if row.top1_on == "own" else "as published"
+        parts.append(f"top-1 {row.top1:.1f} % {on}")
     return ", ".join(parts) + ("; random weights: speed only" if row.drawn else "")
 
 

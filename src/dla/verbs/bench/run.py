@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dla.engines.choose import ENGINES
 from dla.engines.machine import cores, instructions, machine
-from dla.errors import DlaError, UnavailableError, UsageError
+from dla.errors import UnavailableError, UsageError
 from dla.nets.table import DEFAULT_MODEL
 from dla.records import BenchLeftOut, BenchReport, BenchRow, ModelInfo
 from dla.verbs.bench.arm import PEAK, Arm
@@ -28,6 +28,7 @@ from dla.version import __version__
 __all__ = ["Bench", "bench"]
 
 PAUSE_S = 0.3  # threads of the last turn may go on spinning for a while
+CACHING = ("openvino", "onnx")  # keep what they make of a network
 LOOK_S = 0.5  # at what the machine does before
 
 
@@ -63,7 +64,7 @@ def bench(
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """One network of the plan: what is known about it, where it is, and its own folder of compiled forms if any."""
+    """One network of the plan, what is known about it, and whether its weights have to be drawn."""
 
     model: str
     found: ModelInfo
@@ -75,7 +76,8 @@ class Bench:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.networks = [_network(model) for model in plan.models]
+        self.networks = [_network(model) for model in dict.fromkeys(plan.models)]
+        self.batches = tuple(dict.fromkeys(plan.batches))
         self.rows: list[BenchRow] = []
         self.left_out: list[BenchLeftOut] = []
         self.peaks: list[float] = []
@@ -86,7 +88,7 @@ class Bench:
     @property
     def total(self) -> int:
         """Turns in all."""
-        return len(self.networks) * len(self.plan.batches) * (1 + len(self.plan.arms)) * self.plan.rounds
+        return len(self.networks) * len(self.batches) * (1 + len(self.plan.arms)) * self.plan.rounds
 
     def turns(self) -> Iterator[None]:
         """Measure, turn by turn.
@@ -105,7 +107,7 @@ class Bench:
                     write_drawn(network.found.architecture, Path(source))
                     if ("openvino", "int8") in self.plan.arms:
                         add_int8(Path(source))
-                for batch in self.plan.batches:
+                for batch in self.batches:
                     yield from self._group(network, source, cache, batch, peak)
 
     def _group(self, network: _Network, source: str, cache: str | None, batch: int, peak: Running) -> Iterator[None]:
@@ -131,7 +133,7 @@ class Bench:
         for engine, precision in self.plan.arms:
             arm = Arm(engine, source, precision, batch, network.found.input_size[1:], self.plan.threads)
             try:
-                if engine in ("openvino", "onnx"):
+                if engine in CACHING:
                     with Running(arm, cache) as first:  # fills the cache, which takes memory that later starts do not
                         first.wait()
                 running = stack.enter_context(Running(arm, cache))
@@ -141,13 +143,14 @@ class Bench:
                 if engine == TIMM and isinstance(error, UnavailableError):
                     raise  # it would be the same with every network
                 errors.append(error)
-                self._leave_out(network.model, engine, precision, error)
+                # drawn weights stand in a folder that nobody knows
+                reason = str(error).replace(source, network.model).partition(". Try")[0]
+                self._leave_out(BenchLeftOut(network.model, engine, precision, reason))
         if errors and all(running.arm.engine == TIMM for running in started):
             raise errors[-1]
         return started
 
-    def _leave_out(self, model: str, engine: str, precision: str, error: DlaError) -> None:
-        left = BenchLeftOut(model, engine, precision, str(error).partition(". Try")[0])
+    def _leave_out(self, left: BenchLeftOut) -> None:
         if left not in self.left_out:
             self.left_out.append(left)
 
