@@ -73,4 +73,4 @@ With {report.runtime}, beside {report.against}: {count} pictures made of {report
     )
     return f"""{text}
 | largest difference of a pixel made of a photo | {report.largest_level} of 255 | {LEVEL} |
-| same first class from the photo | {count - len(report.photo_flips)} of {count} | {AGREEMENT:.1%} |{flips}"""
+| same first class from the photo | {count - len(report.photo_flips)} of {count} | {100 * AGREEMENT:g} % |{flips}"""

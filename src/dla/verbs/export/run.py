@@ -224,7 +224,7 @@ def _failed(report: ExportReport, kept: Path) -> str:
     if report.photo_flips is not None:
         found += f", from photos first class {count - len(report.photo_flips)} of {count}, pixels within "
         found += str(report.largest_level)
-        allowed += f", {AGREEMENT:.1%}, {LEVEL}"
+        allowed += f", {100 * AGREEMENT:g} %, {LEVEL}"
     rival = "PyTorch" if report.precision == "fp32" else "the int8 form"
     what = f"the {report.form} file does not answer as {rival} does, so it was not kept"
     return f"{what}: {found} (allowed: {allowed}). Report: {kept}"
