@@ -22,7 +22,7 @@ def _machine(report: BenchReport) -> Iterator[str]:
     yield f"{report.machine}; threads: {threads}"
     peak, others = f"{report.peak_gflops:.0f} GFLOP/s", f"{report.others_during:.1f} cores"
     yield f"peak in fp32: {peak} (matrices multiplied in between); others kept {others} busy"
-    yield ", ".join(f"{package} {version}" for package, version in report.versions.items())
+    yield "versions: " + ", ".join(f"{package} {version}" for package, version in report.versions.items())
 
 
 def _tables(rows: Sequence[BenchRow]) -> Iterator[str]:
