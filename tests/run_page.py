@@ -4,6 +4,7 @@ Python blocks share their names, as a reader's session would. Of a bash block ea
 pipe in a shell. Prints the number of blocks that ran.
 """
 
+import importlib
 import os
 import re
 import shlex
@@ -28,8 +29,8 @@ def run_line(line: str) -> None:
         subprocess.run(["bash", "-o", "pipefail", "-c", line], check=True)
     elif words[:2] == ["dla", "train"]:  # hours: that it is understood must do
         code([*words[1:], "--print-config"])
-    elif words[:2] == ["dla", "bench"]:  # minutes, and pages run beside each other
-        understand_bench(words[2:])
+    elif words[:2] == ["dla", "bench"] or "int8" in words:  # minutes, pages run beside each other; hundreds of photos
+        understand(*words[1:])
     elif words and words[0] == "dla":
         code(words[1:])
     elif words[:1] == ["python"] and not NOT_RUN.fullmatch(line):
@@ -38,10 +39,8 @@ def run_line(line: str) -> None:
         raise SystemExit(f"nobody runs this line: {line}")
 
 
-def understand_bench(words: list[str]) -> None:
-    from dla.cli.bench import build_parser
-
-    build_parser().parse_args(words)
+def understand(verb: str, *words: str) -> None:
+    importlib.import_module(f"dla.cli.{verb}").build_parser().parse_args(list(words))
 
 
 def code(words: list[str]) -> None:

@@ -35,7 +35,7 @@ EXAMPLE = """\
   python out/use.py cat.jpg"""
 
 
-def run(words: list[str]) -> int:
+def build_parser() -> Parser:
     parser = Parser("export", DESCRIPTION, EXAMPLE, "MODEL -o DIR --to FORM [options]")
     parser.flag("model", metavar="MODEL", help="the network")
     parser.flag("-o", "--output", metavar="DIR", help="where it goes: a new or empty folder")
@@ -48,7 +48,11 @@ def run(words: list[str]) -> int:
                 "or more, labels if there are any (default: the form that is kept)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="compare the answers on these photos (default: some that come along)")
     parser.flag("-q", "--quiet", action="store_true", help="no progress")
-    args = parser.parse_args(words)
+    return parser
+
+
+def run(words: list[str]) -> int:
+    args = build_parser().parse_args(words)
     if args.output is None:
         raise UsageError("--output is missing. Give a new or empty folder")
     if args.to is None:
