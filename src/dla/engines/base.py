@@ -27,6 +27,11 @@ class Engine(Protocol):
         """What runs, and on what: "PyTorch on cpu"."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """How many calls at the same time, from threads, keep it busiest."""
+        ...
+
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """uint8 photos of one size -> float32 probabilities (N, K), each row summing to 1."""
         ...
@@ -44,6 +49,7 @@ class NetworkEngine(ABC):
     """What the engines share that are made from a network's steps; `_run` is their own."""
 
     network: Network
+    at_once = 1
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """uint8 photos of one size -> float32 probabilities (N, K)."""

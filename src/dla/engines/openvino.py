@@ -53,6 +53,8 @@ class OpenvinoEngine(NetworkEngine):
         UsageError: bf16 on a CPU that has no instruction for it.
     """
 
+    at_once = 2  # while the last photos of one call are answered, the first ones of another fill the streams
+
     def __init__(
         self, network: Network, precision: Precision = "fp32", threads: int | None = None, form: Any = None
     ) -> None:
@@ -85,7 +87,7 @@ class OpenvinoEngine(NetworkEngine):
             if (at, size) not in self.compiled:
                 model = to_openvino(self.network, size, at) if self.form is None else self.form.clone()
                 self.compiled[at, size] = _Compiled(model, size, self._config())
-            return self.compiled[at, size].run(pixels_NHW3)
+        return self.compiled[at, size].run(pixels_NHW3)
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -105,13 +107,20 @@ class _Compiled:
     def __init__(self, model: Any, size: tuple[int, ...], config: Mapping[str, Any]) -> None:
         model.reshape([1, *size, 3])
         self.model, self.config = model, config
+        self.lock = threading.Lock()
         self.for_one: Any = None
-        self.for_many: list[Any] = []
+        self.for_many: Any = None
+        self.free: list[list[Any]] = []  # requests that no call is using
 
     def run(self, pixels_NHW3: Array) -> Array:
-        if len(pixels_NHW3) == 1 and not self.for_many:
-            return self._one(pixels_NHW3)
-        return self._many(pixels_NHW3)
+        with self.lock:
+            if len(pixels_NHW3) == 1 and self.for_many is None:
+                return self._one(pixels_NHW3)
+            requests = self.free.pop() if self.free else self._requests()
+        found = _many(requests, pixels_NHW3, tuple(self.model.output(0).shape[1:]))
+        with self.lock:
+            self.free.append(requests)
+        return found
 
     def _one(self, pixels_1HW3: Array) -> Array:
         if self.for_one is None:
@@ -119,25 +128,29 @@ class _Compiled:
         self.for_one.infer({0: pixels_1HW3}, share_inputs=True)
         return np.array(self.for_one.get_output_tensor().data)
 
-    def _many(self, pixels_NHW3: Array) -> Array:
-        if not self.for_many:
-            compiled = self._compile("THROUGHPUT")
-            streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-            # twice as many as run, so that no stream waits for this thread
-            self.for_many = [compiled.create_infer_request() for _ in range(2 * streams)]
-        found = np.empty((len(pixels_NHW3), *self.model.output(0).shape[1:]), np.float32)
-        requests = [self.for_many[n % len(self.for_many)] for n in range(len(found))]
-        for n in range(len(found) + len(self.for_many)):
-            done = n - len(self.for_many)
-            if done >= 0:
-                requests[done].wait()
-                found[done] = requests[done].get_output_tensor().data[0]
-            if n < len(found):
-                requests[n].start_async({0: pixels_NHW3[n : n + 1]}, share_inputs=True)
-        return found
+    def _requests(self) -> list[Any]:
+        if self.for_many is None:
+            self.for_many = self._compile("THROUGHPUT")
+        streams = self.for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        # twice as many as run, so that no stream waits for the thread that asks
+        return [self.for_many.create_infer_request() for _ in range(2 * streams)]
 
     def _compile(self, hint: str) -> Any:
         return _core().compile_model(self.model, "CPU", {**self.config, "PERFORMANCE_HINT": hint})
+
+
+def _many(requests: list[Any], pixels_NHW3: Array, shape: tuple[int, ...]) -> Array:
+    """Each photo by one of the requests, in turns."""
+    found = np.empty((len(pixels_NHW3), *shape), np.float32)
+    taken = [requests[n % len(requests)] for n in range(len(found))]
+    for n in range(len(found) + len(requests)):
+        done = n - len(requests)
+        if done >= 0:
+            taken[done].wait()
+            found[done] = taken[done].get_output_tensor().data[0]
+        if n < len(found):
+            taken[n].start_async({0: pixels_NHW3[n : n + 1]}, share_inputs=True)
+    return found
 
 
 @cache

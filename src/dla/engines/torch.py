@@ -35,6 +35,8 @@ class TorchEngine:
         UsageError: bf16 on a CPU that has no instruction for it, or a device that is not here.
     """
 
+    at_once = 1
+
     def __init__(
         self,
         model: nn.Module,

@@ -93,7 +93,8 @@ class Classifier:
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         keep = None if folder is None else reduced
-        reader = InputReader(self.preprocessing, batch_size, workers, strict, options, keep)
+        at_once = self.engine.at_once
+        reader = InputReader(self.preprocessing, batch_size, workers, strict, options, keep, at_once)
 
         def answer(batch: list[Prepared]) -> Iterator[Prediction]:
             for p, probabilities_K in _with_rows(batch, self.probabilities):
@@ -138,7 +139,7 @@ class Classifier:
         """
         at_place = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        reader = InputReader(self.preprocessing, batch_size, workers, strict, options)
+        reader = InputReader(self.preprocessing, batch_size, workers, strict, options, at_once=self.engine.at_once)
 
         def answer(batch: list[Prepared]) -> Iterator[Features]:
             for p, values in _with_rows(batch, at_place):
