@@ -92,8 +92,9 @@ def make_form(
     check_classifies(model.config, model.origin)
     learned, held_out = _divided(os.fspath(photos), model, columns, seed)
     reader = InputReader(model.preprocessing, BATCH, workers, False, ReadOptions(model.preprocessing.exif))
-    say(f"int8: calibrating with {len(learned):,} photos")
-    pixels, _ = _pixels(reader, learned.take(np.arange(min(CALIBRATION, len(learned)))))
+    some = learned.take(np.arange(min(CALIBRATION, len(learned))))
+    say(f"int8: calibrating with {len(some):,} photos")
+    pixels, _ = _pixels(reader, some)
     if len(pixels) < LEAST_CALIBRATION:
         raise UsageError(f"only {len(pixels)} of the photos in {photos} can be read: at least {LEAST_CALIBRATION}")
     say(f"int8: comparing with fp32 on {len(held_out):,} other photos")
