@@ -9,7 +9,7 @@ demo: .venv/demo
 	.venv/bin/python examples/demo.py build/demo
 
 test: .venv/dev
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -n auto --dist loadfile
 
 check: .venv/dev
 	.venv/bin/ruff format --check .
