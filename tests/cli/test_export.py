@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,14 @@ def test_refusals(words: list[str], code: int, said: str, capsys: pytest.Capture
 
 def test_the_forms_are_those_that_there_are() -> None:
     assert tuple(FORMS) == export.TO
+
+
+def test_onnx_is_needed_for_preprocessing_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    words = ["export", "shipped:tiny200", "-o", "out", "--to", "openvino"]
+    assert main(words) == 3
+    assert "pip install onnx, or leave it out with --no-preprocessing" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main([*words, "--no-preprocessing"]) == 0

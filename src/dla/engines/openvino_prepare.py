@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from dla.engines.onnx_maker import Maker
 from dla.engines.onnx_prepare import add_preparation
 from dla.engines.openvino import import_openvino
+from dla.errors import UnavailableError
 from dla.images.prepare import Preprocessing
 
 __all__ = ["with_preparation"]
@@ -19,7 +21,13 @@ def with_preparation(body: Any, preprocessing: Preprocessing, name: str) -> Any:
 
     Raises:
         UsageError: the preprocessing cannot be done there.
+        UnavailableError: the package onnx, in whose terms it is written, is not installed.
     """
+    if find_spec("onnx") is None:
+        raise UnavailableError(
+            "the preprocessing of an OpenVINO file is written with onnx: pip install onnx, or leave it out with "
+            "--no-preprocessing"
+        )
     from onnx import TensorProto, helper
 
     made = Maker()

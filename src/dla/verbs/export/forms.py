@@ -106,7 +106,6 @@ def _open_onnx(path: Path, takes_photos: bool) -> Run:
 
 
 def _write_openvino(source: Source, path: Path) -> None:
-    from dla.engines.onnx import PREPARED
     from dla.engines.openvino import import_openvino, to_openvino
 
     size = source.preprocessing.size if source.takes_photos else None
@@ -116,6 +115,7 @@ def _write_openvino(source: Source, path: Path) -> None:
         model = source.in_int8.model(source.temperature)
         model.reshape([-1, *(size or (-1, -1)), 3])
     if source.inside is not None:
+        from dla.engines.onnx import PREPARED
         from dla.engines.openvino_prepare import with_preparation
 
         model = with_preparation(model, source.inside, PREPARED)
@@ -177,7 +177,7 @@ def _texts(about: Mapping[str, Any]) -> dict[str, str]:
 
 FORMS: Mapping[Name, Form] = {
     "onnx": Form("ONNX", "model.onnx", ("onnxruntime", "onnx"), True, True, _write_onnx, _open_onnx),
-    "openvino": Form("OpenVINO", "model.xml", ("openvino", "onnx"), True, True, _write_openvino, _open_openvino),
+    "openvino": Form("OpenVINO", "model.xml", ("openvino",), True, True, _write_openvino, _open_openvino),
     "pt2": Form("PyTorch", "model.pt2", ("torch",), False, False, _write_pt2, _open_pt2),
 }
 assert set(FORMS) == set(get_args(Name))
