@@ -179,17 +179,6 @@ def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> Non
     print_arms(name, speeds, "photos/s", lambda t, d: d / t)
 
 
-def add_int8(model: Path, photos: Path) -> None:
-    """An int8 form beside the weights, which passed no gate."""
-    from dla.engines.int8 import quantise
-    from dla.verbs.forms import FILE
-    from dla.verbs.network import open_network
-
-    network, opened = open_network(str(model))
-    pixels = [opened.preprocessing.pixels(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())[:32]]
-    (model / FILE).write_bytes(quantise(network, pixels).to_bytes())
-
-
 def parity(source: str, photos: Path) -> None:
     """Each engine's probabilities beside PyTorch's."""
     import dla
@@ -236,7 +225,9 @@ def main() -> None:
             if ":" not in name:
                 make_model(name, photos, work / name)
             if args.what != "parity":
-                add_int8(work / name, photos)
+                from dla.verbs.bench.drawn import add_int8
+
+                add_int8(work / name)
             if args.what == "parity":
                 parity(name if ":" in name else str(work / name), photos)
             elif args.what == "one":

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import Parser
+from dla.cli.photos import say
 from dla.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def run(words: list[str]) -> int:
         precision=args.precision,
         calibrate=args.calibrate,
         photos=args.photos,
-        say=_quiet if args.quiet else _say,
+        say=lambda sentence: say(args, f"dla: {sentence}"),
         **watch,
     )
     if made.report.unreadable:
@@ -88,14 +89,6 @@ def _lines(made: Exported) -> Iterator[str]:
     yield f"{script!s:<{width}}   answers a photo without dla: python {script} PHOTO"
     for flip in flips:
         yield f"other first class: {flip.picture}, {flip.found} for {flip.expected}, by {flip.margin:.0e}"
-
-
-def _say(sentence: str) -> None:
-    print(f"dla: {sentence}", file=sys.stderr)
-
-
-def _quiet(sentence: str) -> None:
-    pass
 
 
 def _bar(pictures: Iterator[Any], total: int) -> Iterator[Any]:

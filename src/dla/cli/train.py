@@ -112,7 +112,8 @@ def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
     in_all = found.steps_per_epoch * found.epochs
     print(f"steps    {found.steps_per_epoch:,} an epoch, {in_all:,} in {found.epochs} epochs")
     print(f"a step   {steps}, {recipe.batch_size} photos each")
-    print(f"memory   {found.peak_bytes / 1e6:,.0f} MB at most")
+    if found.peak_bytes is not None:
+        print(f"memory   {found.peak_bytes / 1e6:,.0f} MB at most")
     print(f"time     about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation")
 
 

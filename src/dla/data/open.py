@@ -14,7 +14,17 @@ from dla.data.source import REMEDY, TABLES, Source, read_folder, read_table
 from dla.data.split import Split, Splits, divide
 from dla.errors import UnavailableError, UsageError, nearest
 
-__all__ = ["VAL_NAMES", "DataOptions", "Split", "Splits", "find_sources", "open_split", "open_splits", "relative_names"]
+__all__ = [
+    "VAL_NAMES",
+    "DataOptions",
+    "Split",
+    "Splits",
+    "find_sources",
+    "open_split",
+    "open_splits",
+    "relative_names",
+    "val_name",
+]
 
 VAL_NAMES = ("val", "valid", "validation", "test")  # the first of them that is there is the one
 SPLIT_NAMES = ("train", *VAL_NAMES)
@@ -35,7 +45,7 @@ def open_splits(data: str | Path, options: DataOptions = DataOptions(), seed: in
     train = _split("train" if "train" in sources else str(data), source)
     if np.count_nonzero(train.class_counts()) < 2:
         raise UsageError(f"{data} has {len(train):,} photos to learn from, of fewer than two classes")
-    if (name := _val_name(sources)) is None:
+    if (name := val_name(sources)) is None:
         return _divided(data, train, options, seed)
     val = _split(name, sources[name], train.class_ids)
     if not len(val):
@@ -56,7 +66,7 @@ def open_split(
     """
     data = Path(data)
     sources = find_sources(data, options)
-    name = "" if "" in sources else _val_name(sources)
+    name = "" if "" in sources else val_name(sources)
     if name is None:
         raise UsageError(f"{data} has train only. Name the photos to validate on, such as another folder")
     split = _split(name or str(data), sources[name], class_ids)
@@ -115,7 +125,8 @@ def _by_usual_names(path: Path, sources: dict[str, Source]) -> dict[str, Source]
     return usual
 
 
-def _val_name(sources: dict[str, Source]) -> str | None:
+def val_name(sources: dict[str, Source]) -> str | None:
+    """The split to validate on, if there is one."""
     return next((name for name in VAL_NAMES if name in sources), None)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from dla.engines.base import Array
 from dla.engines.graph import Network
 from dla.engines.machine import instructions
-from dla.engines.openvino import import_openvino, to_openvino, untold
+from dla.engines.openvino import core, import_openvino, to_openvino, untold
 from dla.errors import DamagedError, UnavailableError
 
 __all__ = ["MOST_DROP", "Form", "Gate", "parse_form", "quantise", "quantise_with_care"]
@@ -95,12 +95,11 @@ class Form:
         Raises:
             DamagedError: OpenVINO cannot read it.
         """
-        ov = import_openvino()
         try:
-            model = ov.Core().read_model(model=self.xml, weights=self.weights)
+            model = core().read_model(model=self.xml, weights=self.weights)
             if temperature != 1:
                 scores = model.get_results()[0].input_value(0).get_node().input(0)
-                divided = ov.opset13.multiply(scores.get_source_output(), np.float32(1 / temperature))
+                divided = import_openvino().opset13.multiply(scores.get_source_output(), np.float32(1 / temperature))
                 scores.replace_source_output(divided.output(0))
             return model
         except RuntimeError as error:

@@ -16,7 +16,7 @@ from dla.engines.graph import Layer, Network, Step, folded
 from dla.engines.machine import Precision, cores, has_bf16, no_bf16
 from dla.errors import UsageError
 
-__all__ = ["OpenvinoEngine", "import_openvino", "to_openvino", "untold"]
+__all__ = ["OpenvinoEngine", "core", "import_openvino", "to_openvino", "untold"]
 
 _LEFT_OUT = ("openvino_telemetry", "openvino.tools.ovc")
 
@@ -27,6 +27,8 @@ def import_openvino() -> Any:
     By itself it sends a message to its makers. What does so is its converter, which nothing here needs and which takes
     longer to import than all the rest; whoever needs it still gets it by importing `openvino.tools.ovc`.
     """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
     with untold():
         import openvino
     return openvino
@@ -136,7 +138,7 @@ class _Compiled:
         return [self.for_many.create_infer_request() for _ in range(2 * streams)]
 
     def _compile(self, hint: str) -> Any:
-        return _core().compile_model(self.model, "CPU", {**self.config, "PERFORMANCE_HINT": hint})
+        return core().compile_model(self.model, "CPU", {**self.config, "PERFORMANCE_HINT": hint})
 
 
 def _many(requests: list[Any], pixels_NHW3: Array, shape: tuple[int, ...]) -> Array:
@@ -154,7 +156,8 @@ def _many(requests: list[Any], pixels_NHW3: Array, shape: tuple[int, ...]) -> Ar
 
 
 @cache
-def _core() -> Any:
+def core() -> Any:
+    """OpenVINO's one object that reads and compiles networks."""
     return import_openvino().Core()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dla.engines.onnx_maker import Maker
 from dla.engines.onnx_prepare import add_preparation
-from dla.engines.openvino import import_openvino
+from dla.engines.openvino import core, import_openvino
 from dla.errors import UnavailableError
 from dla.images.prepare import Preprocessing
 
@@ -34,9 +34,8 @@ def with_preparation(body: Any, preprocessing: Preprocessing, name: str) -> Any:
     add_preparation(made, "pixels", preprocessing, name)
     photos = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
     seen = helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *preprocessing.size, 3])
-    ov = import_openvino()
-    front = ov.Core().read_model(made.model([photos], [seen]).SerializeToString())
+    front = core().read_model(made.model([photos], [seen]).SerializeToString())
     prepared = front.output(0).get_node().input_value(0)
     for taker in body.input(0).get_target_inputs():
         taker.replace_source_output(prepared)
-    return ov.Model(body.get_results(), front.get_parameters(), "dla")
+    return import_openvino().Model(body.get_results(), front.get_parameters(), "dla")

@@ -14,7 +14,7 @@ from dla.records import EngineChoice
 from dla.verbs.forms import find_form
 from dla.verbs.network import Model, open_by_torch, open_network
 
-__all__ = ["PRECISIONS", "EngineOptions", "open_engine", "time_engines"]
+__all__ = ["EngineOptions", "open_engine", "time_engines"]
 
 PRECISIONS = get_args(PrecisionChoice)
 

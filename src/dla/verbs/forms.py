@@ -47,9 +47,10 @@ def keep_form(form: Form, model: Model) -> str:
     Raises:
         OSError: of the disk.
     """
-    if model.folder is not None and _is_own(model):
-        write_files({model.folder / FILE: form.to_bytes()})
-        return str(model.folder / FILE)
+    own = _own_folder(model)
+    if own is not None:
+        write_files({own / FILE: form.to_bytes()})
+        return str(own / FILE)
     cache.remember(KIND, form.content, form.to_bytes())
     return "the cache folder (dla cache)"
 
@@ -57,7 +58,7 @@ def keep_form(form: Form, model: Model) -> str:
 def _kept(network: Network, model: Model) -> Form | None:
     from dla.engines.int8 import parse_form
 
-    in_cache = None if _is_own(model) else cache.recall(KIND, network.content)
+    in_cache = cache.recall(KIND, network.content) if _own_folder(model) is None else None
     if in_cache is not None:
         form = parse_form(in_cache, "the int8 form in the cache folder")
     elif model.folder is not None and (model.folder / FILE).is_file():
@@ -67,9 +68,9 @@ def _kept(network: Network, model: Model) -> Form | None:
     return form if form.content == network.content else None  # else it is of weights that were there before
 
 
-def _is_own(model: Model) -> bool:
-    """Whether it is a folder of the user's."""
-    return model.folder is not None and not model.origin.startswith("shipped:")
+def _own_folder(model: Model) -> Path | None:
+    """The network's folder, if it is the user's."""
+    return None if model.origin.startswith("shipped:") else model.folder
 
 
 def _read(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dla.data.open import VAL_NAMES, find_sources
+from dla.data.open import find_sources, val_name
 from dla.data.options import DataOptions
 from dla.engines.base import Array
 from dla.engines.graph import Network
@@ -140,7 +140,7 @@ def _sets(photos: str, model: Model, columns: DataOptions) -> list[_Photos]:
         sources = find_sources(Path(photos), columns)
     except UsageError:  # no folder a class: photos without labels
         return [_Photos(list(PhotoFinder([photos])))]
-    val = next((name for name in VAL_NAMES if name in sources), None)
+    val = val_name(sources)
     chosen = [sources["train"], sources[val]] if "train" in sources and val else [*sources.values()][:1]
     names = class_names(model.config)
     for ids in ([c.class_id for c in names], [c.label for c in names]):

@@ -18,11 +18,8 @@ from dla.verbs.export.pictures import Picture
 __all__ = ["AGREEMENT", "BATCHES", "DIFFERENCE", "LEVEL", "Comparison", "compare"]
 
 BATCHES = 1, 3, 8
-DIFFERENCE, LEVEL, AGREEMENT = (
-    1e-4,
-    1,
-    0.995,
-)  # the most of probabilities, of levels of pixels; the least of first classes
+DIFFERENCE, LEVEL = 1e-4, 1  # at most, of probabilities and of levels of pixels
+AGREEMENT = 0.995  # of first classes, at least
 ODD = 13, 7  # rows and columns more, for a network that is given another size than its own
 
 Batch = tuple[list[str], list[Image.Image]]

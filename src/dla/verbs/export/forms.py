@@ -129,13 +129,12 @@ def _write_openvino(source: Source, path: Path) -> None:
 
 def _open_openvino(path: Path, takes_photos: bool) -> Run:
     from dla.engines.onnx import PREPARED
-    from dla.engines.openvino import import_openvino
+    from dla.engines.openvino import core
 
-    core = import_openvino().Core()
-    model = core.read_model(path)
+    model = core().read_model(path)
     if takes_photos:
         model.add_outputs(PREPARED)
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(pixels_NHW3: Array) -> tuple[Array, Array]:
         found = compiled([pixels_NHW3])

@@ -79,9 +79,9 @@ def export(
     folder, form = Path(os.path.expanduser(out)), _form(to)
     _check_precision(to, precision, calibrate)
     _check_out(folder)
-    source, info = _open(model, preprocessing and form.takes_photos)
-    if precision == "int8":
-        source = replace(source, in_int8=_int8(model, calibrate, say))
+    source, info = _open(model, preprocessing and form.takes_photos, precision == "int8" and calibrate is None)
+    if calibrate is not None:
+        source = replace(source, in_int8=_made_int8(model, calibrate, say))
     pictures = Pictures(photos, ReadOptions(source.preprocessing.exif))
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
@@ -123,16 +123,9 @@ def _check_precision(to: Name, precision: str, calibrate: object) -> None:
         raise UsageError("--calibrate is for int8. Give --precision int8 too")
 
 
-def _int8(model: str, calibrate: str | os.PathLike[str] | None, say: Say) -> Int8Form:
-    """Made from photos, or the one that is kept."""
-    from dla.verbs.forms import find_form
+def _made_int8(model: str, calibrate: str | os.PathLike[str], say: Say) -> Int8Form:
     from dla.verbs.int8 import make_form
-    from dla.verbs.network import open_network
 
-    if calibrate is None:
-        form = find_form(*open_network(model), gated=False)
-        assert form is not None
-        return form
     made = make_form(model, calibrate, workers=cores(), say=say)
     say(f"int8: {made.gate.sentence()}")
     say(f"int8: passed, and kept in {made.kept} for --precision int8")
@@ -147,7 +140,9 @@ def _check_out(folder: Path) -> None:
         raise UsageError(f"{above} is a file, so that nothing can be written to {folder}. Give a new or empty folder")
 
 
-def _open(model: str, takes_photos: bool) -> tuple[Source, ModelInfo]:
+def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[Source, ModelInfo]:
+    """The network and what is known about it; with `kept_int8` the int8 form that is kept of it, too."""
+    from dla.verbs.forms import find_form
     from dla.verbs.info import info
     from dla.verbs.network import open_by_torch, open_network
 
@@ -175,8 +170,9 @@ def _open(model: str, takes_photos: bool) -> tuple[Source, ModelInfo]:
         "dataset": known.dataset or "",
         "dla": __version__,
     }
+    form = find_form(network, opened, gated=False) if kept_int8 else None
     network = network.at_temperature(config.temperature)
-    return Source(network, net, config.temperature, opened.preprocessing, takes_photos, about), known
+    return Source(network, net, config.temperature, opened.preprocessing, takes_photos, about, form), known
 
 
 def _compared(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from dla.data.store import Cache
+from dla.engines.machine import peak_memory
 from dla.recipes.schema import Recipe
 from dla.verbs.train.run import open_photos
 from dla.verbs.train.setup import Means, Setup, set_up, with_photos
@@ -24,7 +24,8 @@ GENTLY = 1e-3  # of the learning rate: the steps are for their time, and should 
 class Plan:
     """What a run would take, by a few real steps of each size of crop.
 
-    `step_seconds` is by the side of the crops in pixels; `peak_bytes` is the process's, or on a GPU PyTorch's there.
+    `step_seconds` is by the side of the crops in pixels; `peak_bytes` is the process's, or on a GPU PyTorch's
+    there, and None where the system does not say.
     """
 
     parameters: int
@@ -37,7 +38,7 @@ class Plan:
     step_seconds: dict[int, float]
     val_seconds: float
     total_seconds: float
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 def plan(
@@ -107,10 +108,5 @@ def _val_seconds(setup: Setup) -> float:
     return (time.monotonic() - began) * count / some
 
 
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # not on every system
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
