@@ -5,10 +5,11 @@
     python benchmarks/engines.py parity [--models shipped:tiny200 dla46_c] [--photos 500]
 
 one     One image at 224x224, pixels to probabilities: timm's network as its users run it; ONNX Runtime and OpenVINO by
-        hand, over timm's network as torch.onnx exports it; each engine of ours, from `dla.load(engine=...)`; int8.
+        hand, over timm's network as torch.onnx exports it; each engine of ours, from `dla.load(engine=...)`; int8; bf16
+        where the chip has instructions for it.
 folder  JPEGs of about 500x375 from the disk to their classes: a plain timm loop with the best of 0, 1 and 2 workers;
         the faster runtime by hand, photos decoded and prepared by timm's transform in threads; `dla predict`; the same
-        in int8.
+        in int8, and in bf16 where the chip has it.
 parity  The largest difference of any probability from PyTorch's on the same pixels of real photos; every photo whose
         first class differs, with its margin.
 
@@ -89,8 +90,9 @@ def one(name: str, model: Path, rounds: int) -> None:
     for engine in ENGINES:
         run = dla.load(str(model), engine=engine, photos=1).engine.probabilities
         arms[f"dla: {engine}"] = lambda run=run: run(pixels_1HW3)
-    in_int8 = dla.load(str(model), precision="int8", photos=1).engine.probabilities
-    arms["dla: int8, ungated"] = lambda: in_int8(pixels_1HW3)
+    for precision, said in reduced().items():
+        run = dla.load(str(model), precision=precision, photos=1).engine.probabilities
+        arms[f"dla: {said}"] = lambda run=run: run(pixels_1HW3)
     with torch.inference_mode():
         times: dict[str, list[float]] = {arm: [] for arm in arms}
         for turn in range(rounds + 1):
@@ -101,6 +103,13 @@ def one(name: str, model: Path, rounds: int) -> None:
                 if turn:  # the first one warms
                     times[arm].append(1000 * each)
     print_arms(name, times, "ms", lambda t, d: t / d)
+
+
+def reduced() -> dict[str, str]:
+    """What the chip has beside float32, and what to call it."""
+    from dla.engines.machine import has_bf16
+
+    return {"int8": "int8, ungated"} | ({"bf16": "bf16"} if has_bf16() else {})
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -170,8 +179,10 @@ def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> Non
         f"timm, {workers} workers": lambda: theirs(name, photos, model, workers, work / "theirs.json"),
         f"by hand: {runtime}": lambda: hand(name, photos, model, runtime),
         "dla predict": lambda: ours(photos, model, work / "ours.jsonl"),
-        "dla predict, int8": lambda: ours(photos, model, work / "int8.jsonl", "--precision", "int8"),
     }
+    for precision, said in reduced().items():
+        words = ("--precision", precision)
+        arms[f"dla predict, {said}"] = lambda words=words: ours(photos, model, work / "reduced.jsonl", *words)
     speeds: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(rounds):
         for arm, run in arms.items():

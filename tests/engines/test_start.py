@@ -113,3 +113,21 @@ def test_the_steps_that_come_along_are_those_of_the_weights(name: str) -> None:
         "stale: run python examples/steps.py"
     )
     assert path.stat().st_size < 30_000  # the wheel grows by no more
+
+
+def test_the_first_photos_of_two_threads_at_once_are_both_answered():
+    """In int8, where nothing before them has shown NumPy to OpenVINO; they waited for ever."""
+    code = (
+        "import threading, numpy, dla\n"
+        "engine = dla.load(engine='openvino', precision='int8', photos=100).engine\n"
+        "photos, together, found = numpy.zeros((4, 96, 96, 3), numpy.uint8), threading.Barrier(2), []\n"
+        "def answer():\n"
+        "    together.wait()\n"
+        "    found.append(len(engine.probabilities(photos)))\n"
+        "threads = [threading.Thread(target=answer) for _ in range(2)]\n"
+        "for each in threads: each.start()\n"
+        "for each in threads: each.join()\n"
+        "print(found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[4, 4]\n", done.stderr

@@ -19,18 +19,23 @@ from dla.errors import UsageError
 __all__ = ["OpenvinoEngine", "core", "import_openvino", "to_openvino", "untold"]
 
 _LEFT_OUT = ("openvino_telemetry", "openvino.tools.ovc")
+_FIRST = threading.Lock()
 
 
+@cache
 def import_openvino() -> Any:
     """The module `openvino`, imported so that it tells nobody.
 
     By itself it sends a message to its makers. What does so is its converter, which nothing here needs and which takes
     longer to import than all the rest; whoever needs it still gets it by importing `openvino.tools.ovc`.
     """
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
-    with untold():
-        import openvino
+    with _FIRST:
+        if "openvino" not in sys.modules:
+            with untold():
+                import openvino
+        openvino = sys.modules["openvino"]
+        # Its first look at NumPy: two threads that take it at once, with their first photos, wait for ever.
+        openvino.Tensor(np.zeros(1, np.uint8))
     return openvino
 
 
