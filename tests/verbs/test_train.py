@@ -70,7 +70,7 @@ def test_a_finished_run_says_so_and_other_settings_are_named(data: Path, tmp_pat
 def test_a_teacher_is_followed(data: Path, tmp_path: Path) -> None:
     """A teacher that swaps the classes, with all the weight, teaches the swapped classes."""
     np.save(tmp_path / "scores.npy", np.repeat([[0.0, 9.0], [9.0, 0.0]], 20, axis=0).astype(np.float16))
-    recipe = replace(TINY, epochs=8, distill=Distill(scores=str(tmp_path / "scores.npy"), weight=1.0, temperature=1.0))
+    recipe = replace(TINY, epochs=20, distill=Distill(scores=str(tmp_path / "scores.npy"), weight=1.0, temperature=1.0))
     epochs: list[Epoch] = []
     train(data, recipe, output=tmp_path / "run", workers=1,
           listener=Listener(epoch=lambda epoch, is_best: epochs.append(epoch)))  # fmt: skip

@@ -128,7 +128,7 @@ class Fit:
         self.parallel = DistributedDataParallel(self.network) if ranks.world > 1 else None
         self.forward: Callable[[Tensor], Tensor] = self.parallel or self.network
         if recipe.compute.compile:
-            self.forward = torch.compile(self.forward, dynamic=False)  # few sizes, each with code of its own
+            self.forward = torch.compile(self.forward)
         self.at = Position()
 
     @property
