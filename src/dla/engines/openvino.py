@@ -30,10 +30,8 @@ def import_openvino() -> Any:
     longer to import than all the rest; whoever needs it still gets it by importing `openvino.tools.ovc`.
     """
     with _FIRST:
-        if "openvino" not in sys.modules:
-            with untold():
-                import openvino
-        openvino = sys.modules["openvino"]
+        with untold():
+            import openvino
         # Its first look at NumPy: two threads that take it at once, with their first photos, wait for ever.
         openvino.Tensor(np.zeros(1, np.uint8))
     return openvino

@@ -226,12 +226,12 @@ class Echo:
 
     def __call__(self, pixels_N3HW: Tensor, rows_N: Any) -> Tensor:
         assert pixels_N3HW.min() >= 0
-        assert 100 < pixels_N3HW.max() <= 255
+        assert 200 < pixels_N3HW.max() <= 255
         return 9.0 * nn.functional.one_hot(torch.from_numpy((TARGETS[rows_N] + 1) % CLASSES), CLASSES).float()
 
 
 def test_a_teacher_is_followed() -> None:
-    recipe = replace(RECIPE, epochs=20, lr=0.03, distill=Distill(weight=1.0, temperature=1.0))
+    recipe = replace(RECIPE, epochs=20, lr=0.03, seed=1, distill=Distill(weight=1.0, temperature=1.0))
     assert run(recipe, fit_of(recipe, teacher=Echo()))[-1].top1 == 0.0
 
 
