@@ -1,18 +1,42 @@
 """Write, beside the network that comes along, its int8 form, if it passes its gate.
 
 python examples/int8.py DATA        after its weights changed; DATA has the train and val of Tiny ImageNet
+python examples/int8.py DATA --try  the form that is there, once more on this kind of CPU
+
+The first also tries it on those older kinds of CPU that this one can stand in for.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 
+from dla.engines.int8 import parse_form
+from dla.engines.machine import instructions
 from dla.nets.table import DEFAULT_MODEL
 from dla.verbs.forms import FILE
-from dla.verbs.int8 import make_form
+from dla.verbs.int8 import make_form, try_form
 from dla.weights.sources import shipped
+
+# by instruction, what oneDNN may use at most to do without it
+OLDER = {"amx_int8": "AVX512_CORE_VNNI", "avx512_vnni": "AVX512_CORE", "avx512f": "AVX2", "avx_vnni": "AVX2"}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data")
-made = make_form(DEFAULT_MODEL, parser.parse_args().data, say=print)
+parser.add_argument("--try", action="store_true", dest="again")
+args = parser.parse_args()
 path = shipped(DEFAULT_MODEL.partition(":")[2]) / FILE
-path.write_bytes(made.form.to_bytes())
-print(f"{made.gate.sentence()}\n{path}: {path.stat().st_size / 1e6:.1f} MB")
+if args.again:
+    form = parse_form(path.read_bytes(), str(path))
+    gate = try_form(form, DEFAULT_MODEL, args.data)
+    form = form.with_gate(gate)
+else:
+    made = make_form(DEFAULT_MODEL, args.data, say=print)
+    form, gate = made.form, made.gate
+path.write_bytes(form.to_bytes())
+print(gate.sentence(), flush=True)
+if not args.again:
+    for limit in sorted({OLDER[name] for name in instructions() if name in OLDER}):
+        limited = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
+        subprocess.run([sys.executable, __file__, args.data, "--try"], env=limited, check=True)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

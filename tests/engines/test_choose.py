@@ -171,6 +171,26 @@ def test_instructions(line: str, has: bool, monkeypatch: pytest.MonkeyPatch) -> 
         machine.instructions.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [
+        ("AVX2", ("avx", "avx2", "fma", "sse4_1")),
+        ("avx512_core", ("avx", "avx2", "avx512f", "fma", "sse4_1")),
+        ("AVX512_CORE_VNNI", ("avx", "avx2", "avx512_vnni", "avx512f", "fma", "sse4_1")),
+        ("DEFAULT", ("avx", "avx2", "avx512_bf16", "avx512_vnni", "avx512f", "fma", "sse4_1")),
+    ],
+)
+def test_what_a_user_withholds_is_not_there(limit: str, left: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "flags\t\t: fpu sse4_1 avx avx2 fma avx512f avx512_vnni avx512_bf16"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor\t: 0\n{line}\n")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    machine.instructions.cache_clear()
+    try:
+        assert machine.instructions() == left
+    finally:
+        machine.instructions.cache_clear()
+
+
 def test_a_gpu_takes_what_is_more_than_one_photo(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dla.verbs.engine.has_gpu", lambda: True)
     assert dla.load(model).engine.name.startswith("PyTorch on ")

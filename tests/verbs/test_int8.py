@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +23,7 @@ from dla.engines.int8 import Form, parse_form, quantise_with_care
 from dla.engines.machine import instructions
 from dla.errors import CheckError, DamagedError, UnavailableError, UsageError
 from dla.verbs import forms
-from dla.verbs.int8 import AGREEMENT, GATE_PHOTOS, Made, make_form
+from dla.verbs.int8 import AGREEMENT, GATE_PHOTOS, Made, make_form, try_form
 from dla.verbs.network import open_network
 from dla.weights.folder import ModelConfig, write_folder
 
@@ -172,12 +175,54 @@ def test_auto_takes_what_passed_on_such_a_cpu(made: Made, model: str, tmp_path: 
     for path in Path(model).iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     assert dla.load(str(folder), precision="auto").engine.name == "OpenVINO on cpu in int8"
-    elsewhere = replace(made.gate, instructions=("another",))
+    elsewhere = replace(made.gate, instructions=("none of these",))
     (folder / "int8.zip").write_bytes(replace(made.form, gates=(elsewhere,)).to_bytes())
     assert dla.load(str(folder), precision="auto").engine.name == "OpenVINO on cpu"
     assert dla.load(str(folder), precision="int8").engine.name == "OpenVINO on cpu in int8"  # who asks gets it
     both = replace(made.form, gates=(elsewhere,)).with_gate(made.gate)
     assert both.with_gate(made.gate).gates == (elsewhere, made.gate)
+
+
+@pytest.mark.parametrize(
+    ("gated", "here", "holds"),
+    [
+        ("avx avx2 fma sse4_1", "avx avx2 fma sse4_1", True),
+        ("avx avx2 fma sse4_1", "avx avx2 avx_vnni fma sse4_1", False),
+        ("avx avx2 fma sse4_1", "avx avx2 avx512_vnni avx512f fma sse4_1", False),
+        ("avx avx2 avx512_vnni avx512f fma", "avx avx2 avx512_bf16 avx512_vnni avx512f avx_vnni fma", True),
+        ("avx avx2 avx512_vnni avx512f fma", "amx_bf16 amx_int8 avx avx2 avx512_bf16 avx512_vnni avx512f fma", False),
+        ("avx avx2 avx512f fma", "avx avx2 avx512_vnni avx512f fma", False),
+        ("asimd asimddp", "asimd asimddp bf16", True),
+        ("asimd asimddp", "asimd asimddp i8mm", False),
+        ("avx avx2 fma", "avx", False),
+    ],
+)
+def test_a_gate_holds_where_8_bits_are_multiplied_alike(
+    gated: str, here: str, holds: bool, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dla.engines.int8.instructions", lambda: tuple(here.split()))
+    gate = replace(made.gate, instructions=tuple(gated.split()))
+    assert replace(made.form, gates=(gate,)).passed_here == (gate if holds else None)
+    assert replace(made.form, gates=(replace(gate, passed=False),)).passed_here is None
+    again = replace(made.gate, instructions=tuple(here.split()))
+    assert replace(made.form, gates=(gate,)).with_gate(again).gates == ((again,) if holds else (gate, again))
+
+
+def test_the_same_gate_again(made: Made, model: str, photos: Path) -> None:
+    assert try_form(made.form, model, photos) == made.gate
+
+
+def test_on_the_instructions_of_an_older_cpu(made: Made, model: str, photos: Path) -> None:
+    if "avx2" not in instructions():
+        pytest.skip("this CPU has no AVX2 to be limited to")
+    code = (
+        "import sys; from dla.engines.int8 import parse_form; from dla.verbs.int8 import try_form\n"
+        "gate = try_form(parse_form(open(sys.argv[1] + '/int8.zip', 'rb').read(), 'it'), *sys.argv[1:])\n"
+        "print(gate.passed, *gate.instructions)"
+    )
+    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code, model, photos], env=limited, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "avx", "avx2", "fma", "sse4_1"], done.stderr
 
 
 def test_a_form_of_other_weights_is_none(made: Made, tmp_path: Path) -> None:

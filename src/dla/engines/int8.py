@@ -29,6 +29,8 @@ __all__ = ["MOST_DROP", "Form", "Gate", "parse_form", "quantise", "quantise_with
 
 FORMAT = 1
 MOST_DROP = 0.005  # of top-1, as a share of the photos
+# What products of 8 bits are added by, the best first: with one of them a form's answers are the same on every CPU.
+_BEST_FIRST = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
 _XML, _BIN, _ABOUT = "model.xml", "model.bin", "about.json"
 _MOST_BYTES = 2**31
 
@@ -81,12 +83,13 @@ class Form:
 
     @property
     def passed_here(self) -> Gate | None:
-        """The gate that it passed on a CPU with the instructions of this one."""
-        return next((gate for gate in self.gates if gate.passed and gate.instructions == instructions()), None)
+        """The gate that it passed on a CPU that multiplies 8 bits as this one does."""
+        here = _by(instructions())
+        return next((gate for gate in self.gates if gate.passed and _by(gate.instructions) == here), None)
 
     def with_gate(self, gate: Gate) -> Form:
         """The form with one gate more, in place of an earlier one on the same kind of CPU."""
-        others = tuple(g for g in self.gates if g.instructions != gate.instructions)
+        others = tuple(g for g in self.gates if _by(g.instructions) != _by(gate.instructions))
         return replace(self, gates=(*others, gate))
 
     def model(self, temperature: float = 1) -> Any:
@@ -171,6 +174,11 @@ def quantise_with_care(network: Network, pixels: Sequence[Array], targets_N: Arr
         settings = _settings(nncf, network, len(pixels)) | {"advanced_quantization_parameters": _fix(nncf)}
         quantised = nncf.quantize_with_accuracy_control(model, photos, photos, top1, max_drop=MOST_DROP, **settings)
     return _form(quantised, network, nncf, {"photos": len(pixels), "with_care": True})
+
+
+def _by(instructions: tuple[str, ...]) -> str:
+    """The best of a CPU's instructions for products of 8 bits; "" where it has none of them, or none are known."""
+    return next((name for name in _BEST_FIRST if name in instructions), "")
 
 
 def _dataset(nncf: Any, pixels: Sequence[Array]) -> Any:

@@ -43,6 +43,16 @@ _OF_INTEREST = _BF16.union(
         "sve",
     )
 )
+_AVX2 = frozenset(("sse4_1", "avx", "avx2", "fma"))
+_LIMITS = {  # what a user leaves oneDNN by ONEDNN_MAX_CPU_ISA, on which PyTorch and OpenVINO compute
+    "SSE41": frozenset(("sse4_1",)),
+    "AVX": frozenset(("sse4_1", "avx")),
+    "AVX2": _AVX2,
+    "AVX2_VNNI": _AVX2 | {"avx_vnni"},
+    "AVX512_CORE": _AVX2 | {"avx512f"},
+    "AVX512_CORE_VNNI": _AVX2 | {"avx512f", "avx512_vnni"},
+    "AVX512_CORE_BF16": _AVX2 | {"avx512f", "avx512_vnni", "avx512_bf16"},
+}
 
 
 def cores() -> int:
@@ -52,13 +62,17 @@ def cores() -> int:
 
 @cache
 def instructions() -> tuple[str, ...]:
-    """Those of the CPU's instruction sets that matter here, sorted; none where the system does not say (not Linux)."""
+    """Those of the CPU's instruction sets that matter here, sorted; none where the system does not say (not Linux).
+
+    Without those that the variable ONEDNN_MAX_CPU_ISA withholds.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ()
     listed = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return tuple(sorted(_OF_INTEREST.intersection(listed.partition(":")[2].split())))
+    left = _LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), _OF_INTEREST)
+    return tuple(sorted(left.intersection(_OF_INTEREST, listed.partition(":")[2].split())))
 
 
 def machine() -> str:

@@ -26,7 +26,7 @@ from dla.verbs.inputs import InputReader, Prepared
 from dla.verbs.network import Model, open_network
 from dla.verbs.predict import check_classifies, class_names
 
-__all__ = ["AGREEMENT", "GATE_PHOTOS", "Made", "make_form"]
+__all__ = ["AGREEMENT", "GATE_PHOTOS", "Made", "make_form", "try_form"]
 
 CALIBRATION, LEAST_CALIBRATION = 300, 50  # photos that the ranges of the maps are taken from
 CARE = 1000  # labelled photos that are looked at to find out which layers int8 hurts
@@ -91,7 +91,7 @@ def make_form(
     network, model = open_network(source)
     check_classifies(model.config, model.origin)
     learned, held_out = _divided(os.fspath(photos), model, columns, seed)
-    reader = InputReader(model.preprocessing, BATCH, workers, False, ReadOptions(model.preprocessing.exif))
+    reader = _reader(model, workers)
     some = learned.take(np.arange(min(CALIBRATION, len(learned))))
     say(f"int8: calibrating with {len(some):,} photos")
     pixels, _ = _pixels(reader, some)
@@ -112,6 +112,30 @@ def make_form(
                          "Nothing is kept. Try more photos, like those it will see")  # fmt: skip
     form = form.with_gate(gate)
     return Made(form, gate, keep_form(form, model))
+
+
+def try_form(
+    form: Form,
+    source: str,
+    photos: str | os.PathLike[str],
+    *,
+    workers: int = 2,
+    columns: DataOptions = DataOptions(),
+    seed: int = 0,
+) -> Gate:
+    """How good a form is on this CPU, on the photos that `make_form` with the same arguments tries it on.
+
+    Raises:
+        UsageError: too few photos.
+        UnavailableError: the network or the photos cannot be had.
+    """
+    network, model = open_network(source)
+    _, held_out = _divided(os.fspath(photos), model, columns, seed)
+    return _gate(network, form, _reader(model, workers), held_out, seed)
+
+
+def _reader(model: Model, workers: int) -> InputReader:
+    return InputReader(model.preprocessing, BATCH, workers, False, ReadOptions(model.preprocessing.exif))
 
 
 def _divided(photos: str, model: Model, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:
