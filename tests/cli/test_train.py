@@ -38,6 +38,19 @@ def test_flags_go_before_a_recipe_and_dashes_are_underscores(capsys: pytest.Capt
     assert found["data"]["val_share"] == 0.3
 
 
+def test_a_recipe_behind_a_flag_does_not_undo_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = printed(["flowers", "--recipe", "finetune", "--lr", "0.5"], capsys)
+    assert ahead["lr"] == 0.5
+    for words in (["--lr", "0.5", "--recipe", "finetune"], ["--lr", "0.5", "--recipe=finetune"]):
+        assert printed(["flowers", *words], capsys) == ahead
+    monkeypatch.setenv("DLA_RECIPE", "finetune")
+    assert printed(["flowers", "--lr", "0.5"], capsys) == ahead
+    assert main(["train", "flowers", "--recipe"]) == 2
+    assert "--recipe" in capsys.readouterr().err
+
+
 def test_what_is_printed_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(["flowers", "--recipe", "tiny-imagenet"], capsys)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(found))

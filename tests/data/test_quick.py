@@ -1,5 +1,6 @@
 """What a run looks at before it starts, and the record that it goes on from."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -24,11 +25,14 @@ def photos(folder: Path, classes: str, count: int) -> None:
 def test_exactly_what_cannot_be_read_is_found(tmp_path: Path, workers: int) -> None:
     codes = troubled_folder(tmp_path / "a")
     (tmp_path / "a" / "link.jpg").symlink_to("nowhere.jpg")
-    png = CHELSEA.read_bytes()
+    png, bmp = CHELSEA.read_bytes(), io.BytesIO()
+    crops(1)[0].save(bmp, "BMP")  # a format that marks no end
+    (tmp_path / "a" / "cut.bmp").write_bytes(bmp.getvalue()[: len(bmp.getvalue()) // 2])
+    (tmp_path / "a" / "whole.bmp").write_bytes(bmp.getvalue())
     (tmp_path / "a" / "cut.png").write_bytes(png[: len(png) // 2])
     (tmp_path / "a" / "half a header.jpg").write_bytes(ROCKET.read_bytes()[:100])
     wrong = {name: code for name, code in codes.items() if code}
-    wrong |= {"link.jpg": "not_found", "cut.png": "truncated", "half a header.jpg": "truncated"}
+    wrong |= {"link.jpg": "not_found", "cut.png": "truncated", "cut.bmp": "truncated", "half a header.jpg": "truncated"}
     split = open_split(tmp_path)
     found = quick_check(split, workers)
     assert {Path(fault.name).name: fault.code for fault in found.values()} == wrong

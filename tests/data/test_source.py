@@ -131,6 +131,18 @@ def test_parquet_without_what_it_needs(
         open_splits(tmp_path / "x.parquet")
 
 
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [(-1, "x.parquet#1: the label is -1: it has no label"), (2, "is 2: 2 labels have names, and this is none of them")],
+)
+def test_a_number_without_a_name_is_no_class(tmp_path: Path, label: int, said: str) -> None:
+    names = {"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [b"1", b"2"], "label": [0, label]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), tmp_path / "x.parquet")
+    with pytest.raises(DamagedError, match=said):
+        open_split(tmp_path / "x.parquet")
+
+
 def test_parquet_cut_short(tmp_path: Path) -> None:
     whole = io.BytesIO()
     pq.write_table(pa.table({"image": [b"1" * 999], "label": [1]}), whole)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dla.data import store as module
 from dla.data.open import Split
-from dla.data.store import PhotoStore
+from dla.data.store import Budget, PhotoStore
 from dla.errors import ImageError, UsageError
 from photos import crops, jpeg
 
@@ -72,7 +72,7 @@ def test_what_is_kept_is_not_decoded_again(split: Split, tmp_path: Path, monkeyp
 
 def test_memory_has_an_end(split: Split) -> None:
     sizes = [3 * image.width * image.height for image in (PhotoStore(split)[i] for i in range(6))]
-    store = PhotoStore(split, "ram", most_bytes=sizes[0] + sizes[1])
+    store = PhotoStore(split, "ram", budget=Budget(sizes[0] + sizes[1]))
     wanted = pixels(PhotoStore(split))
     assert pixels(store) == pixels(store) == wanted
     assert sum(a.nbytes for a in store._kept.values()) == sizes[0] + sizes[1]

@@ -49,6 +49,19 @@ def test_the_lock_dies_with_its_process_though_a_child_lives(tmp_path: Path) -> 
             os.kill(child, signal.SIGKILL)
 
 
+def test_a_folder_that_nothing_came_of_is_gone(tmp_path: Path) -> None:
+    for name, left in (("a", False), ("b", True)):
+        folder = tmp_path / name
+        if left:
+            folder.mkdir()
+        with pytest.raises(dla.UsageError), run_lock(folder):
+            raise dla.UsageError("a slip")
+        assert folder.exists() is left
+    with run_lock(tmp_path / "c"):
+        (tmp_path / "c" / "run.json").write_text("{}")
+    assert (tmp_path / "c" / "run.lock").exists()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="file/run"), run_lock(tmp_path / "file" / "run"):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import dla
+from dla.data.open import open_splits
 from dla.records import DataFinding, DataReport
 from photos import crops, jpeg
 
@@ -46,6 +47,29 @@ def test_good_photos_are_fit(data: Path) -> None:
     assert (report.formats, report.modes, report.exif_rotated) == ({"JPEG": 27}, {"RGB": 27}, 0)
     sides = sorted(min(Image.open(io.BytesIO(p.read_bytes())).size) for p in data.rglob("*.jpg"))
     assert report.short_sides == (sides[0], sides[13], sides[26])
+
+
+@pytest.mark.parametrize(
+    ("gone", "kind"),
+    [("val/*/*.jpg", "empty_val"), ("train", "no_train"), ("single", "too_few_photos")],
+)
+def test_what_a_run_would_refuse_hurts(data: Path, gone: str, kind: str) -> None:
+    if gone == "single":
+        shutil.rmtree(data / "val")
+        for photo in data.glob("train/*/*.jpg"):
+            if photo.stem != "0":
+                photo.unlink()
+        data = data / "train"
+    elif gone == "train":
+        shutil.rmtree(data / "train")
+    else:
+        for photo in data.glob(gone):
+            photo.unlink()
+    with pytest.raises(dla.UsageError):
+        open_splits(data)
+    report = dla.check_data(data)
+    assert not report.fit
+    assert [finding.kind for finding in report.findings if finding.hurts] == [kind]
 
 
 def test_nothing_is_written_into_the_data(data: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dla
+from dla.errors import UsageError
 from dla.verbs.ranks import Ranks, joined
 from torchrun import torchrun
 
@@ -22,7 +23,7 @@ SCRIPT = Path(__file__).with_name("ranks_script.py")
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -35,6 +36,18 @@ def test_one_process_by_itself() -> None:
         assert ranks.largest(7) == 7
         assert ranks.from_main(lambda: "made") == "made"
         ranks.barrier()
+
+
+def test_processes_that_cannot_meet_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert Ranks.from_env().local_world == 2
+    with pytest.raises(UsageError, match="WORLD_SIZE is 2, but the processes cannot meet.*torchrun"), joined("cpu"):
+        pass
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="LOCAL_RANK is 1, and this machine has 1 GPUs"), joined("cuda"):
+        pass
 
 
 @given(st.integers(0, 300), st.integers(1, 9))

@@ -66,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"dla: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print("dla: there is not enough memory for this. Close other programs, or give smaller photos or fewer at once",
+              file=sys.stderr)  # fmt: skip
+        return 1
     except KeyboardInterrupt:
         return 130
     finally:

@@ -36,7 +36,7 @@ def build_parser() -> Parser:
 
 
 def run(words: list[str]) -> int:
-    args = build_parser().parse_args(words)
+    args = build_parser().read(words)
     from dla.report.features import check_output, open_features
 
     if args.output is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -23,7 +24,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(ArgumentParser):
-    """Command line and config files in the order given > DLA_<FLAG> variables > defaults.
+    """Command line > config files in the order given > DLA_<FLAG> variables > defaults.
 
     A verb without a config file (`config` is its flag) has no variables either: one verb's would disturb another.
     With `prints` there is --print-config, which prints what was parsed.
@@ -43,9 +44,14 @@ class Parser(ArgumentParser):
             print_config="--print-config" if prints else None,
             usage=f"dla {verb} {usage}",
         )
+        self.config = config
         if config is not None:
             self.flag("-q", "--quiet", action="store_true", help="no messages, only results")
             self.flag(config, action="config", metavar="FILE", help="a YAML file with any of these options")
+
+    def read(self, words: Sequence[str]) -> Any:
+        """What the words say. `parse_args` takes them in their order; here a file of options comes before the flags."""
+        return self.parse_args(_files_first(words, self.config))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One sentence and exit code 2 instead of the usage text."""
@@ -71,6 +77,18 @@ class Parser(ArgumentParser):
     def flag(self, *names: str, **settings: Any) -> None:
         """Add one argument."""
         self.add_argument(*names, **settings)
+
+
+def _files_first(words: Sequence[str], flag: str | None) -> list[str]:
+    files: list[str] = []
+    others: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == flag and (value := next(left, None)) is not None:
+            files += [word, value]
+        else:
+            (files if word.startswith(f"{flag}=") else others).append(word)
+    return [*files, *others]
 
 
 def _shown(default: object) -> str:

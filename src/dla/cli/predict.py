@@ -51,7 +51,7 @@ def build_parser() -> Parser:
 
 
 def run(words: list[str]) -> int:
-    args = build_parser().parse_args(words)
+    args = build_parser().read(words)
     form = _format(args)
     _check_pictures(args)
     finder, photos = find_photos(args, "classify", "predict")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,6 +23,8 @@ EXAMPLE = """\
   dla train flowers/ --recipe finetune --model dla34 --epochs 20 --output runs/flowers
   dla train flowers/ --recipe finetune-small --optimizer.weight-decay 0.001 --print-config > mine.yaml
   dla train --recipe runs/flowers/config.yaml --output runs/again"""
+
+_VARIABLE = "DLA_RECIPE"
 
 # The fields that have a short flag, with what the first screen of --help says of them.
 _SHORT = {
@@ -62,7 +66,9 @@ def build_parser() -> Parser:
 
 def run(words: list[str]) -> int:
     parser = build_parser()
-    values = parser.instantiate(parser.parse_args(_understood(words))).as_dict()
+    if _VARIABLE in os.environ:
+        os.environ[_VARIABLE] = _recipe_file(os.environ[_VARIABLE])
+    values = parser.instantiate(parser.read(_understood(words))).as_dict()
     recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe)})
     if values["given"] is not None:
         recipe = replace(recipe, photos=values["given"])
@@ -76,9 +82,9 @@ def run(words: list[str]) -> int:
     if values["dry_run"] or values["find_lr"]:
         _refuse_several(values)
     if values["dry_run"]:
-        _print_plan(recipe, options)
+        _print_plan(recipe, options | {"say": _say(values["quiet"])})
     elif values["find_lr"]:
-        _print_rate(recipe, output / "lr.png", options)
+        _print_rate(recipe, output / "lr.png", options | {"say": _say(values["quiet"])})
     else:
         _train(recipe, output, options | {"save_every": values["save_every"]}, values["quiet"])
     return 0
@@ -101,11 +107,17 @@ def _train(recipe: Recipe, output: Path, options: dict[str, Any], quiet: bool) -
         train(recipe=recipe, output=output, listener=listener, **options)
 
 
+def _say(quiet: bool) -> Callable[[str], None]:
+    from dla.cli.run_progress import say
+
+    return (lambda text: None) if quiet else say
+
+
 def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
-    from dla.cli.run_progress import clock, say
+    from dla.cli.run_progress import clock
     from dla.verbs.train.plan import plan
 
-    found = plan(recipe, say=say, **options)
+    found = plan(recipe, **options)
     steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in found.step_seconds.items())
     print(f"data     {found.train:,} train, {found.val:,} val, {found.classes} classes")
     print(f"network  {found.parameters:,} parameters, {found.learning:,} of them learn")
@@ -118,12 +130,11 @@ def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
 
 
 def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
-    from dla.cli.run_progress import say
     from dla.verbs.train.rate import find_rate
 
-    found = find_rate(recipe, picture, say=say, **options)
+    found = find_rate(recipe, picture, **options)
     print(f"--lr {found.proposed:g}")
-    say(f"the loss was lowest at {found.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}")
+    options["say"](f"the loss was lowest at {found.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}")
 
 
 def _understood(words: list[str]) -> list[str]:

@@ -8,12 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dla.cli.parser import Parser, usual_model
 from dla.cli.photos import add_run_flags, check_numbers, load_classifier, reading, say
 from dla.data.options import DataOptions
 from dla.errors import UsageError
+from dla.report.write import naming
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -75,6 +77,8 @@ def run(words: list[str]) -> int:
     models = _models(found)
     if ranks.is_main:
         _write(args, f"{json.dumps(found.to_dict())}\n" if form == "json" else _table(found))
+        if args.report is not None:
+            _write_report(args.report, found)
     for message in dict.fromkeys(note for m in models for note in m.notes):
         say(args, f"dla: {message}")
     for unreadable in models[0].unreadable:
@@ -105,7 +109,6 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
         preset=args.preset,
         tta=args.tta,
         calibrate=args.calibrate,
-        report=args.report,
         columns=DataOptions(
             image_column=args.image_column, label_column=args.label_column, split_column=args.split_column
         ),
@@ -132,16 +135,34 @@ def _check_files(args: Namespace) -> None:
             raise UsageError(f"{flag} {path} is a folder. Give a file")
         if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
             raise UsageError(f"{flag} {path}: there is no folder {os.path.dirname(path)}")
+    if args.report is not None:
+        from dla.report.page import check_can_write
+
+        check_can_write()
+        if args.output is not None and os.path.realpath(args.output) == os.path.realpath(args.report):
+            raise UsageError(f"--output and --report are both {args.report}. Give two files")
 
 
 def _write(args: Namespace, text: str) -> None:
     if args.output is not None:
-        with open(args.output, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        from dla.weights.folder import write_files
+
+        path, data = Path(args.output).resolve(), text.encode(errors="surrogateescape")
+        if path.is_file() or not path.exists():
+            with naming(args.output, f"{path}.part"):
+                write_files({path: data})
+        else:  # a pipe or a device
+            path.write_bytes(data)
         return
     # a folder's name may hold bytes that are no text; they go out as they came in
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
     print(text, end="")
+
+
+def _write_report(path: str, found: Validation | Validations) -> None:
+    from dla.verbs.validate.report import write_report
+
+    write_report(path, found)
 
 
 def _models(found: Validation | Validations) -> tuple[Validation, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dla.data.duplicates import identical, near_groups
 from dla.data.look import SMALL, Look
+from dla.data.open import val_name
 from dla.data.source import Source
 from dla.records import DataFinding, DataReport
 
@@ -94,8 +95,13 @@ def _of_classes(pool: Pool) -> Iterator[DataFinding]:
         yield DataFinding("similar_classes", True, "class names that differ only in case or spelling of accents: "
                           + ", ".join(names), class_ids=tuple(names))  # fmt: skip
     if learned is None:
+        yield DataFinding("no_train", True, f"there is {' and '.join(pool.sources)}, but no train")
         return
     counts = _counts(learned)
+    if (val := val_name(pool.sources)) and not pool.sources[val].photos:
+        yield DataFinding("empty_val", True, f"{val} holds no photos to validate on")
+    if len(pool.sources) == 1 and max(counts.values(), default=0) < 2:
+        yield DataFinding("too_few_photos", True, "no class has two photos, so none can be kept for validation")
     for split, source in pool.sources.items():
         for class_id in sorted(source.class_ids - learned.class_ids):
             yield DataFinding("unknown_class", True, f"{split} has the class {class_id}, which train does not have",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ __all__ = [
     "open_splits",
     "relative_names",
     "val_name",
+    "walked",
 ]
 
 VAL_NAMES = ("val", "valid", "validation", "test")  # the first of them that is there is the one
@@ -88,6 +89,14 @@ def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, 
     return {name: _read_one(path, options) for name, path in found.items()}
 
 
+def walked(data: Path) -> list[Path]:
+    """The folders whose folders are classes; none where DATA is a table."""
+    if not data.is_dir():
+        return []
+    found = {name: path for name in SPLIT_NAMES if (path := _place_of(data, name))}
+    return [path for path in found.values() if path.is_dir()] if _is_divided(data, found) else [data]
+
+
 def _place_of(data: Path, name: str) -> Path | None:
     candidates = [data / name, *(data / f"{name}{suffix}" for suffix in TABLES)]
     return next((p for p in candidates if p.exists()), None)
@@ -125,7 +134,7 @@ def _by_usual_names(path: Path, sources: dict[str, Source]) -> dict[str, Source]
     return usual
 
 
-def val_name(sources: dict[str, Source]) -> str | None:
+def val_name(sources: Mapping[str, Source]) -> str | None:
     """The split to validate on, if there is one."""
     return next((name for name in VAL_NAMES if name in sources), None)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dla.data.open import VAL_NAMES, DataOptions, find_sources, relative_names
+from dla.data.open import DataOptions, find_sources, relative_names, val_name
 from dla.data.source import Source
 from dla.data.split import Split, Splits, Unreadable
 from dla.errors import UnavailableError, UsageError
@@ -37,10 +37,13 @@ def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOpti
     """
     data = Path(data)
     sources = find_sources(data, options)
-    whole = sources.get("")
-    val_source = whole or next(sources[name] for name in VAL_NAMES if name in sources)
+    whole, name = sources.get(""), val_name(sources)
+    learned, val_source = whole or sources.get("train"), whole or (sources[name] if name else None)
+    if learned is None or val_source is None:
+        gone = "train" if learned is None else "val"
+        raise UnavailableError(f"{data} has no {gone} any more, with which this run began")
     class_ids = tuple(saved["class_ids"])
-    train, new = _restored(data, whole or sources["train"], saved["train"], class_ids)
+    train, new = _restored(data, learned, saved["train"], class_ids)
     val, new_val = _restored(data, val_source, saved["val"], class_ids)
     known = len(saved["left_out"])
     new = new - len(val) - known if whole else new + new_val - known

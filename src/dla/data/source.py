@@ -144,6 +144,11 @@ def _parquet_rows(path: Path, options: DataOptions) -> Iterator[Row]:
             raise UsageError(f"{name}: the column {columns[0]} holds {type(photo).__name__}, not an encoded photo")
         if label is None or (split and split[0] is None):
             raise DamagedError(f"{name}: the {columns[1] if label is None else columns[2]} is empty")
+        if readable and not (isinstance(label, int) and 0 <= label < len(readable)):
+            unknown = (
+                "it has no label" if label == -1 else f"{len(readable)} labels have names, and this is none of them"
+            )
+            raise DamagedError(f"{name}: the {columns[1]} is {label}: {unknown}. Leave such rows out")
         yield photo, readable[label] if readable else str(label), str(split[0]) if split else "", name
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,15 +16,36 @@ import PIL
 from PIL import Image
 
 from dla.data.split import Split
-from dla.errors import UsageError
+from dla.errors import ImageError, UsageError
 from dla.images.read import read_photo
 
-__all__ = ["CACHES", "Cache", "PhotoStore"]
+__all__ = ["CACHES", "Budget", "Cache", "PhotoStore", "half_of_memory"]
+
+_WAY_ON = (
+    "Its header was whole, or it has changed since. Put a whole photo in its place and the same command goes on; or "
+    "take it away and begin another run with another --output. dla data check finds all such photos"
+)
 
 Cache = Literal["none", "ram", "disk"]
 CACHES: tuple[str, ...] = get_args(Cache)
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+_ALLOWED = Path("/sys/fs/cgroup/memory.max")
+
+
+class Budget:
+    """Bytes that are given away until none are left. Threads may share it."""
+
+    def __init__(self, size: int) -> None:
+        self._left, self._lock = size, threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Take so many, if they are left."""
+        with self._lock:
+            taken = size <= self._left
+            self._left -= size if taken else 0
+        return taken
 
 
 class PhotoStore:
@@ -36,11 +58,11 @@ class PhotoStore:
             deleted at any time, shared by several runs and are made again where they are damaged.
         short_side: photos whose short side is longer are made that small, before they are kept; with and without a
             cache alike. None: photos as they are.
-        most_bytes: by default half of the machine's memory.
+        budget: bytes that may be kept in memory, shared by the stores that have it; by default half of the memory.
         say: hears once when the folder cannot be written; the photos then come without a cache.
 
     Raises:
-        ImageError: on reading a row: its photo cannot be decoded.
+        ImageError: on reading a row: its photo cannot be decoded; the message says what to do about it.
     """
 
     def __init__(
@@ -50,7 +72,7 @@ class PhotoStore:
         folder: str | Path | None = None,
         *,
         short_side: int | None = None,
-        most_bytes: int | None = None,
+        budget: Budget | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         if cache not in CACHES:
@@ -60,7 +82,7 @@ class PhotoStore:
         self.split, self.short_side = split, short_side
         self._folder = None if folder is None else Path(folder)
         self._kept: dict[int, Pixels] = {}
-        self._left = (_half_of_memory() if most_bytes is None else most_bytes) if cache == "ram" else 0
+        self._budget = Budget(0) if cache != "ram" else budget or Budget(half_of_memory())
         self._lock, self._keys, self._say = threading.Lock(), {}, say  # type: tuple[Any, dict[int, str], Any]
 
     def __len__(self) -> int:
@@ -77,7 +99,10 @@ class PhotoStore:
         return image
 
     def _decode(self, row: int) -> Image.Image:
-        image = read_photo(self.split.photos[row], name=self.split.names[row]).image
+        try:
+            image = read_photo(self.split.photos[row], name=self.split.names[row]).image
+        except ImageError as error:
+            raise ImageError(error.code, f"{error}. {_WAY_ON}") from error
         short = min(image.size)
         if self.short_side is None or short <= self.short_side:
             return image
@@ -87,10 +112,8 @@ class PhotoStore:
     def _keep(self, row: int, image: Image.Image) -> None:
         size = 3 * image.width * image.height
         with self._lock:
-            if size > self._left or row in self._kept:
-                return
-            self._left -= size
-            self._kept[row] = np.array(image)
+            if row not in self._kept and self._budget.take(size):
+                self._kept[row] = np.array(image)
 
     def _from_disk(self, folder: Path, row: int) -> Image.Image:
         key = self._key(row)
@@ -119,8 +142,12 @@ class PhotoStore:
         return self._keys[row]
 
 
-def _half_of_memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+def half_of_memory() -> int:
+    """Bytes: of the machine's memory, or of what its control group allows this process."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # no such group, or "max"
+        whole = min(whole, int(_ALLOWED.read_text()))
+    return whole // 2
 
 
 # A file of pixels: width, height and the CRC-32 of what follows, as little-endian 32-bit numbers; then rows of RGB.

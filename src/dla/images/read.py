@@ -75,8 +75,8 @@ class Header:
     """What a file says of its picture before anything is decoded.
 
     `size` is (width, height) as stored, `mode` Pillow's word, `orientation` EXIF's number from 1 (upright) to 8.
-    `ends` is False where the file does not seem to end like one of its format: it may be cut, or have something else
-    behind the picture.
+    `ends` is whether the file ends as those of its format do. If not, it may be cut, have something else behind the
+    picture, or be of a format that marks no end.
     """
 
     format: str
@@ -153,7 +153,7 @@ def _header(format_: Format, file: BinaryIO, options: ReadOptions) -> Header:
     image = _opened(format_, file, options)
     size, mode, orientation = image.size, image.mode, _orientation(image)
     file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-    ends = format_.name not in _MARKED_AT_THE_END or not is_cut(format_, file.read())
+    ends = format_.name in _MARKED_AT_THE_END and not is_cut(format_, file.read())
     return Header(format_.name, size, mode, orientation, ends)
 
 

@@ -46,12 +46,16 @@ class Input:
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] | None = None
 
     def __post_init__(self) -> None:
-        if self.sizes is not None:
-            sides = [side for value in self.sizes.values() for side in _as_list(value) or [0]]
-            if 0 not in self.sizes or min(sides) < 1:
-                raise UsageError(f"sizes is {self.sizes}: it needs a positive size from epoch 0 on, such as {{0: 64}}")
+        if self.sizes is not None and (
+            0 not in self.sizes or not all(_as_list(v) for v in self.sizes.values()) or min(self.all_sizes()) < 1
+        ):
+            raise UsageError(f"sizes is {self.sizes}: it needs a positive size from epoch 0 on, such as {{0: 64}}")
         if self.val_size is not None:
             at_least("input.val_size", self.val_size, 1)
+
+    def all_sizes(self) -> list[int]:
+        """Every side that training crops have, in pixels; none where it is that of validation."""
+        return [side for value in (self.sizes or {}).values() for side in _as_list(value)]
 
     def size_at(self, epoch: int, step: int, own: int) -> int:
         """Side of the training crops in this step of this epoch, in pixels; `own` is the side of validation."""
@@ -149,6 +153,8 @@ class Optimizer:
         at_least("optimizer.accumulate", self.accumulate, 1)
         at_least("optimizer.clip_norm", self.clip_norm, 0)
         from_to("optimizer.momentum", self.momentum, 0, 1)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"optimizer.betas is {list(self.betas)}. Allowed: two numbers from 0 to below 1")
         if not 0 < self.layer_decay <= 1:
             raise UsageError(f"optimizer.layer_decay is {self.layer_decay}. Allowed: above 0, up to 1")
         if self.name == "sgd" and self.nesterov and self.momentum == 0:
@@ -261,7 +267,7 @@ class Stop:
     """When a run ends before its last epoch.
 
     Args:
-        patience: after this many epochs without a better top-1; 0: never.
+        patience: after this many epochs without a better top-1, or a lower loss at the same; 0: never.
     """
 
     patience: int = 0
@@ -344,6 +350,7 @@ class Recipe:
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
+        from_to("seed", self.seed, 0, 2**63 - 1)
         if not self.lr > 0:
             raise UsageError(f"lr is {self.lr}. Allowed: above 0")
         if self.batch_size % self.optimizer.accumulate:

@@ -15,6 +15,9 @@ WIDTH = 32
 TITLES = {  # of one, of several
     "unreadable": ("unreadable", "unreadable"),
     "too_few_classes": ("lack of classes", "lack of classes"),
+    "too_few_photos": ("lack of photos", "lack of photos"),
+    "no_train": ("lack of train", "lack of train"),
+    "empty_val": ("empty val", "empty val"),
     "similar_classes": ("class name in two spellings", "class names in two spellings"),
     "unknown_class": ("class unknown to train", "classes unknown to train"),
     "empty_class": ("class without photos", "classes without photos"),

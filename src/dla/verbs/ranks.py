@@ -38,14 +38,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is number `rank` of `world`, and number `local_rank` of those on its machine."""
+    """This process is number `rank` of `world`, and number `local_rank` of the `local_world` on its machine."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    local_world: int = 1
 
     def __post_init__(self) -> None:
-        if not (0 <= self.rank < self.world and 0 <= self.local_rank < self.world):
+        if not (0 <= self.rank < self.world and 0 <= self.local_rank < self.world and self.local_world > 0):
             raise UsageError(
                 f"RANK is {self.rank}, LOCAL_RANK {self.local_rank}, WORLD_SIZE {self.world}: ranks count from 0 to "
                 "below the world's size. torchrun sets all three"
@@ -53,13 +54,15 @@ class Ranks:
 
     @classmethod
     def from_env(cls) -> Ranks:
-        """What the variables of torchrun say: RANK, WORLD_SIZE, LOCAL_RANK; without them, one process by itself.
+        """What the variables of torchrun say: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE; without them, one process
+        by itself.
 
         Raises:
             UsageError: they are no numbers, or contradict each other.
         """
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        values = [os.environ.get(name) or default for name, default in zip(names, ("0", "1", "0"), strict=True)]
+        world = os.environ.get("WORLD_SIZE") or "1"
+        usual = {"RANK": "0", "WORLD_SIZE": world, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": world}
+        names, values = list(usual), [os.environ.get(name) or default for name, default in usual.items()]
         for name, value in zip(names, values, strict=True):
             if not value.isdecimal():
                 raise UsageError(f"the variable {name} is {value}: a number from 0 on. torchrun sets it")
@@ -151,8 +154,15 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
     backend = "gloo"
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
         backend = "nccl"
+        if ranks.local_rank >= (count := torch.cuda.device_count()):
+            raise UsageError(f"LOCAL_RANK is {ranks.local_rank}, and this machine has {count} GPUs. Start one process "
+                             "a GPU: torchrun --nproc-per-node")  # fmt: skip
         torch.cuda.set_device(ranks.local_rank)
-    shared, rank, world = next(rendezvous("env://"))
+    try:
+        shared, rank, world = next(rendezvous("env://"))
+    except ValueError as error:  # a variable is missing
+        raise UsageError(f"WORLD_SIZE is {ranks.world}, but the processes cannot meet ({error}). Start them by "
+                         "torchrun, or unset WORLD_SIZE") from error  # fmt: skip
     store = PrefixStore(_this_start(shared, rank, world), shared)
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)

@@ -30,6 +30,7 @@ from dla.weights.folder import write_files
 __all__ = ["RunFolder"]
 
 SCHEMA = "dla.run/1"
+_NEEDED = ("config.yaml", "data.json", "run.json")  # to go on from a checkpoint
 
 
 class RunFolder:
@@ -45,12 +46,19 @@ class RunFolder:
         """See that no other run has it.
 
         Raises:
-            UsageError: it belongs to a run with other settings.
+            UsageError: it belongs to a run with other settings, or files of a run are missing or damaged.
         """
         config = self.path / "config.yaml"
+        if self.checkpoints.exists() and (gone := [n for n in _NEEDED if not (self.path / n).exists()]):
+            raise UsageError(f"{self.path} has checkpoints of a run, but {gone[0]} is gone. Give another --output")
         if not config.exists():
             return
-        held = yaml.safe_load(config.read_text(encoding="utf-8"))
+        try:
+            held = yaml.safe_load(config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{config} is no YAML: {' '.join(str(error).split())}. Give another --output") from error
+        if not isinstance(held, dict):
+            raise UsageError(f"{config} is no recipe. Give another --output")
         asked = yaml.safe_load(to_yaml(recipe))
         others = [f"{name} is {_show(old)} there and {_show(new)} here" for name, old, new in differing(held, asked)]
         if others:
@@ -115,7 +123,7 @@ class RunFolder:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(value, indent=1) + "\n"  # in ASCII, so that a name that is not UTF-8 comes back as it was
 
 
 def _show(value: Any) -> str:

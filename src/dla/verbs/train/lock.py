@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dla.errors import UsageError
@@ -21,10 +21,13 @@ LOCK = "run.lock"
 def run_lock(folder: Path) -> Iterator[None]:
     """Keep other runs from the folder, which is made where there is none; the lock dies with this process.
 
+    A folder that it made and that nothing was written into is gone afterwards.
+
     Raises:
         UsageError: a run is in progress there.
         OSError: the folder cannot be written.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     with path.open("a+") as file:
@@ -36,4 +39,10 @@ def run_lock(folder: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if made and os.listdir(folder) == [LOCK]:
+                with suppress(OSError):  # the lock is held while it goes, which some systems do not allow
+                    path.unlink()
+                    folder.rmdir()

@@ -1,10 +1,17 @@
-"""What a process holds beyond what it uses."""
+"""What a process holds beyond what it uses, and what to say when there is no more."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["give_memory_back"]
+import torch
+
+from dla.errors import DlaError
+from dla.recipes.schema import Recipe
+
+__all__ = ["enough_memory", "give_memory_back"]
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 SMALLEST_MAP = 16 * 2**20
@@ -21,3 +28,29 @@ def give_memory_back() -> bool:
         return bool(ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, SMALLEST_MAP))
     except (AttributeError, OSError, TypeError):
         return False
+
+
+@contextmanager
+def enough_memory(recipe: Recipe) -> Iterator[None]:
+    """Where it is not, say which settings take less.
+
+    Raises:
+        DlaError: the memory of the machine or of the GPU was not enough.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_much(recipe) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise _too_much(recipe) from error
+
+
+def _too_much(recipe: Recipe) -> DlaError:
+    sides = recipe.input.all_sizes()
+    at = f" at {max(sides)} pixels" if sides else ""
+    return DlaError(
+        f"there is not enough memory for steps of {recipe.batch_size} photos{at}. Try --optimizer.accumulate 2 (or "
+        "more), --compute.checkpointing true, a smaller --batch-size, or smaller crops. What was saved is kept"
+    )

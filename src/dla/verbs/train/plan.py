@@ -11,6 +11,7 @@ import torch
 from dla.data.store import Cache
 from dla.engines.machine import peak_memory
 from dla.recipes.schema import Recipe
+from dla.verbs.train.memory import enough_memory
 from dla.verbs.train.run import open_photos
 from dla.verbs.train.setup import Means, Setup, set_up, with_photos
 
@@ -53,7 +54,7 @@ def plan(
     recipe = with_photos(recipe, None)
     means = Means.named(workers, device, cache, say)
     splits = open_photos(recipe, means)
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, means)
         sides = _sides(recipe, setup)
         seconds = {side: _step_seconds(setup, recipe, *first) for side, (first, _) in sides.items()}

@@ -15,8 +15,9 @@ from dla.errors import DlaError
 from dla.recipes.schema import Recipe
 from dla.report.curve import check_can_draw, draw_rates
 from dla.verbs.train.batches import Batch, TrainBatches
+from dla.verbs.train.memory import enough_memory
 from dla.verbs.train.run import open_photos
-from dla.verbs.train.setup import Means, set_up, with_photos
+from dla.verbs.train.setup import Means, check_apart, set_up, with_photos
 
 __all__ = ["RateCurve", "find_rate"]
 
@@ -54,9 +55,10 @@ def find_rate(
     """
     check_can_draw()
     recipe = with_photos(recipe, None)
+    check_apart(picture.parent, recipe)
     means = Means.named(workers, device, cache, say)
     splits = open_photos(recipe, means)
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, means)
         rates, losses = [], []
         for i, batch in enumerate(islice(_batches(setup.batches), STEPS)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -21,19 +22,20 @@ from dla.errors import UsageError
 from dla.metrics.classify import evaluate
 from dla.recipes.load import default_output, recipe_from
 from dla.recipes.schema import Recipe
-from dla.report.mosaic import write_mosaic
+from dla.report.mosaic import mosaic_png
 from dla.report.page import check_can_write
 from dla.verbs.ranks import Ranks, joined
 from dla.verbs.train.circumstances import change, circumstances
 from dla.verbs.train.fit import Watcher
 from dla.verbs.train.folder import RunFolder
 from dla.verbs.train.lock import run_lock
+from dla.verbs.train.memory import enough_memory
 from dla.verbs.train.progress import Epoch, Listener, Step
 from dla.verbs.train.report import write_report
-from dla.verbs.train.setup import Means, Setup, set_up, with_photos
+from dla.verbs.train.setup import Means, Setup, check_apart, set_up, with_photos
 from dla.verbs.train.state import Checkpoints
 from dla.verbs.train.stop import Stop
-from dla.weights.folder import half_precision, write_folder
+from dla.weights.folder import half_precision, write_files, write_folder
 from dla.weights.load import open_model
 
 __all__ = ["chosen", "open_photos", "train"]
@@ -82,7 +84,8 @@ def train(
         means = Means.named(workers, device, cache, heard.said, ranks)
         check_can_write()
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
-        with run_lock(folder) if ranks.is_main else nullcontext():
+        check_apart(folder, whole)
+        with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):
             _Run(whole, RunFolder(folder), means, save_every, heard).go()
     return folder
 
@@ -176,7 +179,7 @@ class _Run:
             self.folder.keep_epochs(fit.at.epoch)
             if not self.folder.mosaic.exists():
                 x_N3HW, _ = fit.prepare(next(batches.epoch(0, 0)))
-                write_mosaic(fit.pixels(x_N3HW), self.folder.mosaic)
+                write_files({self.folder.mosaic: mosaic_png(fit.pixels(x_N3HW))})
         with Stop(self.ranks) as stop:
             keeper = _Keeper(self, setup, checkpoints, stop)
             fit.run(batches, setup.validation, Watcher(keeper.after_step, keeper.leave_if_asked, keeper.after_epoch))
@@ -245,7 +248,7 @@ class _Keeper:
     def write_best(self, epoch: Epoch) -> None:
         recipe = self.run.recipe
         results = {"top1": epoch.top1, "top5": epoch.top5}
-        dataset = recipe.dataset or Path(recipe.photos).name
+        dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")
         ours = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
         weights = half_precision(self.fit.stored().state_dict())
         write_folder(self.run.folder.best, weights, replace(self.config, dla=ours))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from dla.data.open import walked
 from dla.data.split import Split, Splits
-from dla.data.store import Cache, PhotoStore
+from dla.data.store import Budget, Cache, PhotoStore, half_of_memory
 from dla.engines import cache
 from dla.engines.torch import pick_device
 from dla.errors import UnavailableError, UsageError
@@ -21,7 +22,10 @@ from dla.verbs.train.memory import give_memory_back
 from dla.verbs.train.network import Start, begin
 from dla.verbs.train.teacher import find_teacher
 
-__all__ = ["Means", "Setup", "set_up", "with_photos"]
+__all__ = ["Means", "Setup", "check_apart", "set_up", "with_photos"]
+
+
+STRIDE = 32  # of the coarsest map
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,20 @@ def with_photos(recipe: Recipe, data: str | Path | None) -> Recipe:
     return replace(recipe, photos=str(Path(photos).resolve()))
 
 
+def check_apart(folder: Path, recipe: Recipe) -> None:
+    """See that what a run writes does not become photos of the next one.
+
+    Raises:
+        UsageError: it would.
+    """
+    for photos in walked(Path(recipe.photos)):
+        if folder.resolve().is_relative_to(photos.resolve()):
+            raise UsageError(
+                f"{folder} lies within the photos in {photos}, where it would be taken for a class. Give --output "
+                "another place, or start from another folder"
+            )
+
+
 def set_up(recipe: Recipe, splits: Splits, means: Means) -> Setup:
     """The network of the recipe and what trains it on these photos. Sets PyTorch's randomness."""
     train, val, ranks = splits.train, splits.val, means.ranks
@@ -80,15 +98,30 @@ def set_up(recipe: Recipe, splits: Splits, means: Means) -> Setup:
     if recipe.compute.checkpointing and means.device.type == "cpu":
         give_memory_back()
     start = begin(recipe, train.class_ids)
+    _check_batch(recipe, min(start.preprocessing.size), ranks)
     for note in start.notes:
         means.say(f"start   {note}")
     teacher = find_teacher(recipe.distill, train.class_ids, len(train), means.device)
     fit = Fit(start, recipe, train.targets_N, means.device, teacher, ranks)
-    batches = TrainBatches(_store(train, means), train.targets_N, recipe, start.preprocessing, means.workers, ranks)
-    validation = Validation(_store(val, means), val.targets_N, recipe.batch_size, means.workers)
+    budget = Budget(half_of_memory() // ranks.local_world)
+    batches = TrainBatches(
+        _store(train, means, budget), train.targets_N, recipe, start.preprocessing, means.workers, ranks
+    )
+    validation = Validation(_store(val, means, budget), val.targets_N, recipe.batch_size, means.workers)
     return Setup(start, fit, batches, validation)
 
 
-def _store(split: Split, means: Means) -> PhotoStore:
+def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
+    """A batch norm in training needs two numbers at least of each channel."""
+    sides = recipe.input.all_sizes() or [own]
+    photos = recipe.batch_size // recipe.optimizer.accumulate // ranks.world
+    if recipe.freeze != "level5" and photos == 1 and min(sides) <= STRIDE:
+        raise UsageError(
+            f"batch_size is {recipe.batch_size}, so that one photo at a time goes through the network, which at "
+            f"{min(sides)} pixels is too little for its batch norms. Give two photos at least, or larger crops"
+        )
+
+
+def _store(split: Split, means: Means, budget: Budget) -> PhotoStore:
     place = cache.folder() / cache.PHOTOS if means.cache == "disk" else None
-    return PhotoStore(split, means.cache, place, say=means.say)
+    return PhotoStore(split, means.cache, place, budget=budget, say=means.say)

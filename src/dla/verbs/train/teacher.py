@@ -70,8 +70,10 @@ class ScoresTeacher:
     def __init__(self, path: str, shape: tuple[int, int], device: torch.device) -> None:
         try:
             self.scores_NK = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UnavailableError(f"the scores {path} cannot be read: {error}") from error
+        if not isinstance(self.scores_NK, np.ndarray) or self.scores_NK.dtype.kind not in "fiu":
+            raise UsageError(f"the scores {path} are no array of numbers. Save one by numpy.save, as .npy")
         if self.scores_NK.shape != shape:
             raise UsageError(
                 f"{Path(path).name} holds scores of shape {self.scores_NK.shape}; {shape[0]:,} training photos in "

@@ -136,7 +136,7 @@ def _folder_of(classifier: Classifier) -> Path:
     what = "is a file without a config" if folder.is_file() else "is not yours to change"
     raise UsageError(
         f"{classifier.origin} {what}, so a temperature cannot be saved in it. Make a folder of your own of it: "
-        f"dla convert {classifier.origin.partition('@')[0]} --to folder -o mine"
+        f"dla convert {classifier.origin.partition('@')[0]} mine --to folder"
     )
 
 

@@ -1,0 +1,187 @@
+"""`dla train`: what a user's slip, a changed file or a small machine leads to. One sentence, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flat_photos
+from dla.cli import main
+from dla.verbs.train.fit import Fit
+
+SMALL = [
+    "--model",
+    "dla34_half",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "1",
+    "--input.val-size",
+    "32",
+    "--workers",
+    "0",
+    "-q",
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return flat_photos.write(tmp_path / "data", train=8, val=2)
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Path:
+    """A run that is over but for its end: as if it had been killed then."""
+    assert main(["train", str(data), *SMALL, "--output", str(tmp_path / "run")]) == 0
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(facts | {"finished": False}))
+    return tmp_path / "run"
+
+
+def said(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(["train", *words]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_run_does_not_become_a_class(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(data / "train")
+    assert "would be taken for a class" in said([".", *SMALL], 2, capsys)
+    assert "would be taken for a class" in said([str(data), *SMALL, "--output", "red/run"], 2, capsys)
+    assert "would be taken for a class" in said([".", *SMALL, "--find-lr"], 2, capsys)
+    assert sorted(path.name for path in (data / "train").iterdir()) == ["blue", "red"]
+    monkeypatch.chdir(data)  # beside train/ and val/ it is no class
+    assert main(["train", ".", *SMALL]) == 0
+    assert json.loads((data / "runs" / "train-data" / "data.json").read_text())["class_ids"] == ["blue", "red"]
+
+
+def test_names_that_are_not_utf8(data: Path, tmp_path: Path) -> None:
+    (data / "train" / "red" / "0.png").rename(data / "train" / "red" / os.fsdecode(b"\xff.png"))
+    output = ["--output", str(tmp_path / "run")]
+    assert main(["train", str(data), *SMALL, *output]) == 0
+    assert (
+        os.fsdecode(b"train/red/\xff.png")
+        in json.loads((tmp_path / "run" / "data.json").read_text())["train"]["photos"]
+    )
+    assert main(["train", str(data), *SMALL, *output]) == 0
+    odd = tmp_path / os.fsdecode(b"\xff")
+    shutil.copytree(data, odd)
+    for _ in range(2):
+        assert main(["train", str(odd), *SMALL, "--output", str(tmp_path / "other")]) == 0
+    assert json.loads((tmp_path / "other" / "best" / "config.json").read_text())["dla"]["dataset"] == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--seed", "-1"], "seed is -1. Allowed: 0 to 9223372036854775807"),
+        (["--seed", "99999999999999999999999"], "Allowed: 0 to 9223372036854775807"),
+        (
+            ["--optimizer.betas", "[1.0, 0.999]"],
+            "optimizer.betas is [1.0, 0.999]. Allowed: two numbers from 0 to below 1",
+        ),
+        (["--input.sizes", "{0: []}"], "it needs a positive size from epoch 0 on"),
+        (["--batch-size", "1"], "batch_size is 1, so that one photo at a time goes through the network"),
+        (["--optimizer.accumulate", "8"], "one photo at a time goes through the network, which at 32 pixels"),
+    ],
+)
+def test_values_that_cannot_be(
+    words: list[str], what: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert what in said([str(data), *SMALL, *words, "--output", str(tmp_path / "run")], 2, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_photo_at_a_time_can_be_where_the_maps_are_larger(data: Path, tmp_path: Path) -> None:
+    words = ["--batch-size", "1", "--input.val-size", "64"]
+    assert main(["train", str(data), *SMALL, *words, "--output", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "what"),
+    [("archive", 2, "no array of numbers"), ("words", 2, "no array of numbers"), ("empty", 3, "cannot be read")],
+)
+def test_scores_that_are_none(
+    kind: str, code: int, what: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / ("scores.npz" if kind == "archive" else "scores.npy")
+    if kind == "archive":
+        np.savez(path, np.zeros((16, 2)))
+    elif kind == "words":
+        np.save(path, np.full((16, 2), "high"))
+    else:
+        path.write_bytes(b"")
+    words = ["--distill.scores", str(path), "--output", str(tmp_path / "run")]
+    assert what in said([str(data), *SMALL, *words], code, capsys)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+@pytest.mark.parametrize("words", [[], ["--dry-run"], ["--find-lr"]])
+def test_too_little_memory(
+    error: Exception, words: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def step(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Fit, "step", step)
+    found = said([str(data), *SMALL, *words, "--output", str(tmp_path / "run")], 1, capsys)
+    assert found.startswith("dla: there is not enough memory for steps of 8 photos. Try --optimizer.accumulate 2")
+
+
+def test_another_runtime_error_is_not_about_memory(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Fit, "step", step)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main(["train", str(data), *SMALL, "--output", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json", "data.json"])
+def test_a_run_without_its_files(name: str, run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / name).unlink()
+    found = said([str(data), *SMALL, "--output", str(run)], 2, capsys)
+    assert f"{run} has checkpoints of a run, but {name} is gone" in found
+
+
+@pytest.mark.parametrize(("text", "what"), [("lr: [", "is no YAML"), ("", "is no recipe"), ("- lr", "is no recipe")])
+def test_a_damaged_config(text: str, what: str, run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "config.yaml").write_text(text)
+    assert what in said([str(data), *SMALL, "--output", str(run)], 2, capsys)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_that_is_gone(split: str, run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / split).rename(data / "elsewhere")
+    (data / "test").mkdir()
+    words = [str(data), *SMALL, "--output", str(run)]
+    code = 3 if split == "train" else 2
+    capsys.readouterr()
+    assert main(["train", *words]) == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_photo_that_breaks_while_the_run_goes_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = data / "val" / "red" / "1.png"
+    whole = broken.read_bytes()
+    at = whole.index(b"IDAT") + 40
+    broken.write_bytes(whole[:at] + bytes(255 - b for b in whole[at : at + 300]) + whole[at + 300 :])
+    words = [str(data), *SMALL, "--data.max-unreadable", "0.5", "--output", str(tmp_path / "run")]
+    found = said(words, 1, capsys)
+    assert str(broken) in found
+    assert "Put a whole photo in its place and the same command goes on" in found
+    Image.open(data / "val" / "red" / "0.png").save(broken)
+    assert main(["train", *words]) == 0
