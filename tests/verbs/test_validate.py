@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +231,16 @@ def test_a_temperature_that_cannot_be_saved_is_refused(
     assert (desk / "one" / "config.json").read_bytes() == before
 
 
+def test_the_way_out_is_one(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert validate(desk / "val", "--calibrate") == 2
+    command = capsys.readouterr().err.strip().partition("of it: dla ")[2]
+    assert main(command.split()) == 0
+    assert (tmp_path / "mine" / "config.json").is_file()
+
+
 @pytest.mark.parametrize("value", [0, -1, "2", True, [1], 1e9])
 def test_a_folder_with_another_temperature_is_damaged(desk: Path, tmp_path: Path, value: object) -> None:
     model = shutil.copytree(desk / "one", tmp_path / "one")
@@ -308,6 +321,43 @@ def test_a_report_tells_all_models(desk: Path, tmp_path: Path) -> None:
     assert text.count("Its surest errors") == 2
 
 
+def test_a_result_is_not_lost_to_its_report(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write_page(path: str, *_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr("dla.verbs.validate.report.write_page", write_page)
+    words = [desk / "val", "--model", desk / "one", "-q", "-o", tmp_path / "r.json", "--report", tmp_path / "r.html"]
+    assert validate(*words) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert json.loads((tmp_path / "r.json").read_text())["count"] == 30
+
+
+def test_an_output_is_written_whole_or_stays(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "there.json").write_text("before")
+    (tmp_path / "link.json").symlink_to("there.json")
+    words = [desk / "val", "--model", desk / "one", "-q", "-o"]
+    with monkeypatch.context() as context:
+        context.setattr("dla.weights.folder.os.fsync", full)
+        assert validate(*words, tmp_path / "there.json") == 1
+    assert f"{tmp_path / 'there.json'}: No space left" in capsys.readouterr().err
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["link.json", "there.json"]
+    assert (tmp_path / "there.json").read_text() == "before"
+    assert validate(*words, tmp_path / "link.json") == 0
+    assert json.loads((tmp_path / "there.json").read_text())["count"] == 30
+    assert (tmp_path / "link.json").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        assert validate(*words, tmp_path / "pipe") == 0
+        assert b"30 photos" in reader.communicate(timeout=60)[0]
+
+
 def test_the_table_is_for_people(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [desk / "val", "-q", "--model", desk / "one"]
     found = dla.validate(desk / "val", str(desk / "one"))
@@ -331,6 +381,7 @@ def test_the_table_is_for_people(desk: Path, capsys: pytest.CaptureFixture[str])
         (["val", "--model", "one", "--batch-size", "0"], 2, "--batch-size is 0"),
         (["val", "--model", "one", "--output", "val"], 2, "val is a folder"),
         (["val", "--model", "one", "--report", "gone/r.html"], 2, "there is no folder gone"),
+        (["val", "--model", "one", "--output", "r", "--report", "./r"], 2, "--output and --report are both ./r"),
         (["val", "--model", "one", "--tta", "flip"], 2, "flips"),
         ([], 2, "data"),
     ],
