@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "commands.md")]
 RUNNING = ("python", "bash")
 KNOWN = {*RUNNING, "json", "bibtex", ""}
+OTHERS = {  # options of pip, torchrun, Slurm, and of the scripts in benchmarks/
+    "--again", "--cpus-per-task", "--gpus-per-node", "--index-url", "--job-name", "--max-restarts", "--memory",
+    "--nnodes", "--nproc-per-node", "--ntasks-per-node", "--open-mode", "--rdzv-backend", "--rdzv-endpoint",
+    "--rdzv-id", "--requeue", "--signal", "--time",
+}  # fmt: skip
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +110,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), target
         if anchor:
             assert anchor in [_anchor(h) for h in re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)], target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_flag_is_one(page: Path) -> None:
+    def flags(path: Path) -> set[str]:
+        return {flag.replace("_", "-") for flag in FLAG.findall(path.read_text())}
+
+    assert flags(page) - OTHERS <= flags(ROOT / "docs" / "commands.md")
 
 
 BLOCKLESS = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
