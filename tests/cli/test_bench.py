@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -195,7 +197,9 @@ def test_the_picture(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     ("words", "said"),
     [
         (["--picture", "p.jpg"], "--picture is p.jpg. Allowed: a file that ends in .svg or .png"),
-        (["--output", "no/such/b.json"], "--output is no/such/b.json: there is no folder no/such. Make it, or name a"),
+        (["--output", "no/such/b.json"], "--output no/such/b.json: there is no folder no/such. Make it, or name a"),
+        (["--output", "/"], "--output / is a folder. Give a file"),
+        (["--picture", "/tmp/no/such.svg"], "--picture /tmp/no/such.svg: there is no folder /tmp/no."),
         (["--batch", "1;8"], "--batch is 1;8: whole numbers from 1 with commas between them, as in 1,8"),
         (["--batch", "0"], "batch is 0: whole numbers from 1, as in 1,8"),
         (["--rounds", "1"], "rounds is 1: at least 3, of which the median is taken"),
@@ -208,3 +212,11 @@ def test_what_is_wrong_is_told_at_once(
     assert main(["bench", *words]) == 2
     assert capsys.readouterr().err.startswith(f"dla: {said}")
     assert not fake.order
+
+
+def test_what_is_measured_goes_into_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        assert main(["bench", "dla34", "-q", "--format", "json", "-o", str(tmp_path / "pipe")]) == 0
+        assert json.loads(reader.communicate(timeout=60)[0])["rows"]
+    assert not (tmp_path / "pipe").is_file()

@@ -281,11 +281,13 @@ def test_a_name_with_a_carriage_return(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--topk", "0"], "--topk is 0: at least 1"),
-        (["--batch-size", "0"], "--batch-size is 0: at least 1"),
-        (["--workers", "-1"], "--workers is -1: at least 0"),
-        (["--threads", "-1"], "--threads is -1: at least 1"),
-        (["--threads", "0"], "--threads is 0: at least 1"),
+        (["--topk", "0"], "--topk is 0. Allowed: 1 to 100,000"),
+        (["--batch-size", "0"], "--batch-size is 0. Allowed: 1 to 100,000"),
+        (["--workers", "-1"], "--workers is -1. Allowed: 0 to 1,024"),
+        (["--threads", "-1"], "--threads is -1. Allowed: 1 to 1,024"),
+        (["--threads", "99999999999"], "--threads is 99999999999. Allowed: 1 to 1,024"),
+        (["--batch-size", "99999999999999999999"], "Allowed: 1 to 100,000"),
+        (["--threads", "0"], "--threads is 0. Allowed: 1 to 1,024"),
         *((["--max-megapixels", n], "--max-megapixels is ") for n in (".inf", "-1", "0", ".nan", "1e305")),
         (["--max-megapixels", "inf"], "Expected a <class 'float'>"),
         (["--pictures", __file__], "pictures is " + __file__),

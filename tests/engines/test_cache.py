@@ -28,10 +28,17 @@ def test_keys_tell_parts_apart() -> None:
 
 def test_there_and_back() -> None:
     assert cache.recall("steps", KEY) is None
-    cache.remember("steps", KEY, b"data")
+    assert cache.remember("steps", KEY, b"data")
     assert cache.recall("steps", KEY) == b"data"
     assert cache.recall("onnx", KEY) is None
     assert cache.recall("steps", cache.key_of("b")) is None
+
+
+def test_what_comes_later_holds() -> None:
+    for i in range(20):
+        cache.remember("timings", KEY, f"data {i}".encode())
+        assert cache.recall("timings", KEY) == f"data {i}".encode()
+    assert len(list(cache.entries())) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"dat", b"datb", b"data and more"])
@@ -43,10 +50,13 @@ def test_a_damaged_file_is_thrown_away(damage: bytes) -> None:
     assert not entry.path.exists()
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("DLA_CACHE", str(tmp_path / "file"))
-    cache.remember("steps", KEY, b"data")
+@pytest.mark.parametrize("place", ["file", "/proc/nope", "~nobody-of-this-name/x"])
+def test_a_folder_that_cannot_be_written(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("~nobody-of-this-name").touch()  # where there is no such user it is a name like another
+    monkeypatch.setenv("DLA_CACHE", place)
+    assert not cache.remember("steps", KEY, b"data")
     assert cache.recall("steps", KEY) is None
     assert list(cache.entries()) == []
 
@@ -85,13 +95,17 @@ def test_clear_leaves_what_is_not_ours(tmp_path: Path, capsys: pytest.CaptureFix
     cache.remember("steps", KEY, b"data")
     mine = cache.folder() / "steps" / "notes.txt"
     mine.write_text("mine")
+    cache.remember(cache.FORMS, KEY, b"took photos")
+    form = next(entry.path for entry in cache.entries() if entry.kind == cache.FORMS)
     (cache.folder() / "steps" / ".part-x1_y").touch()
     assert main(["cache"]) == 0
-    assert "2 files, 0.0 MB" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3 files, 0.0 MB" in out
+    assert "int8           1 files      0.0 MB   networks in int8, made from photos of yours" in out
     assert main(["cache", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["kinds"] == {"steps": {"files": 2, "bytes": 4}}
+    assert found["kinds"] == {"int8": {"files": 1, "bytes": 11}, "steps": {"files": 2, "bytes": 4}}
     assert found["folder"] == str(tmp_path / "cache")
     assert main(["cache", "--clear"]) == 0
     assert capsys.readouterr().out.startswith("removed from ")
-    assert [p for p in cache.folder().rglob("*") if p.is_file()] == [mine]
+    assert {p for p in cache.folder().rglob("*") if p.is_file()} == {mine, form}

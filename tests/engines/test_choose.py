@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,10 +60,25 @@ def test_the_fastest() -> None:
     assert fastest((TORCH,), 1) == TORCH
 
 
-@pytest.mark.parametrize("photos", [None, 1, 30])
+@pytest.mark.parametrize("photos", [None, 1, 15, 20])
 def test_a_small_job_measures_nothing(model: str, measured: list[str], photos: int | None) -> None:
     assert dla.load(model, photos=photos).engine.name == "OpenVINO on cpu"
-    assert len(measured) <= 1  # one look at whether measuring would pay
+    assert len(measured) == (photos == 20)  # one look at whether measuring would pay
+
+
+def test_one_photo_has_the_engine_to_itself(model: str) -> None:
+    engine = dla.load(model, photos=1).engine
+    engine.probabilities(np.zeros((1, 32, 32, 3), np.uint8))
+    (compiled,) = engine.compiled.values()  # type: ignore[attr-defined]
+    assert (compiled.for_one is not None, compiled.for_many) == (True, None)
+
+
+def test_a_build_of_pytorch_without_gpus_is_not_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "exists", lambda path: True)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    for build_, has in (("2.13.0+cpu", False), ("2.13.0", True)):
+        monkeypatch.setattr(machine, "version", lambda name, build_=build_: build_)
+        assert machine.has_gpu() is has
 
 
 def test_a_large_job_measures_and_remembers(model: str, measured: list[str]) -> None:
@@ -122,7 +140,7 @@ def test_what_cannot_be(words: list[str], said: str, capsys: pytest.CaptureFixtu
 def test_options_that_no_flag_can_have() -> None:
     with pytest.raises(dla.UsageError, match="precision is 'fp16'. Allowed: fp32, bf16"):
         dla.load(precision="fp16")  # type: ignore[arg-type]
-    with pytest.raises(dla.UsageError, match="threads is 0: at least 1"):
+    with pytest.raises(dla.UsageError, match="threads is 0. Allowed: 1 to 1,024"):
         dla.load(threads=0)
 
 

@@ -109,6 +109,40 @@ def test_use_py_says_what_predict_says(
     assert last == f"{['torch'] if to == 'pt2' else []} []"
 
 
+@pytest.mark.parametrize("kind", ["16 bits", "transparent", "grey", "palette"])
+def test_use_py_reads_as_predict_does(
+    kind: str, exported: dict[tuple[str, bool], Any], cooled: str, tmp_path: Path
+) -> None:
+    whole = Image.open(CHELSEA).convert("RGB")
+    if kind == "16 bits":
+        image = Image.fromarray(np.asarray(whole.convert("L")).astype(np.uint16) * 257)
+    elif kind == "transparent":
+        image = whole.copy()
+        image.putalpha(Image.linear_gradient("L").resize(whole.size))
+    else:
+        image = whole.convert("L" if kind == "grey" else "P")
+    image.save(tmp_path / "p.png")
+    found, _ = asked(exported["onnx", False], tmp_path / "p.png")
+    expected = dla.load(cooled, engine="torch").predict(tmp_path / "p.png").classes
+    assert [label for label, _ in found] == [c.label for c in expected]
+    for (_, score), c in zip(found, expected, strict=True):
+        assert abs(float(score) - 100 * c.probability) <= 0.11
+
+
+@pytest.mark.parametrize("kind", ["here", "link", "mounted"])
+def test_into_an_empty_folder_that_is_there(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "PICTURES", 3)
+    folder = tmp_path / "there"
+    folder.mkdir()
+    number = folder.stat().st_ino
+    monkeypatch.chdir(folder)
+    (tmp_path / "link").symlink_to("there")
+    dla.export(TINY, {"here": ".", "link": tmp_path / "link", "mounted": folder}[kind], "onnx")
+    assert sorted(os.listdir(folder)) == ["README.md", "model.onnx", "report.json", "use.py"]
+    assert folder.stat().st_ino == number  # not another in its place
+    assert sorted(os.listdir(tmp_path)) == ["link", "there"]
+
+
 def test_onnx_of_any_size(exported: dict[tuple[str, bool], Any]) -> None:
     path = str(exported["onnx", True].file)
     session = onnxruntime.InferenceSession(path)
@@ -316,7 +350,7 @@ def test_stopped_in_the_middle(tmp_path: Path) -> None:
 def test_use_py_prepares_as_dla_does(preprocessing: Preprocessing, height: int, width: int) -> None:
     text = script("pt2", preprocessing, takes_photos=False)
     assert ("exif_transpose" in text) == (preprocessing.exif == "apply")
-    lines = text.partition('.convert("RGB")\n')[2].partition("pixels_1HW3")[0]
+    lines = text.partition('photo.convert("RGB")\n')[2].partition("pixels_1HW3")[0]
     image = Image.open(CHELSEA).convert("RGB").crop((50, 50, 50 + width, 50 + height))
     names: dict[str, Any] = {"photo": image, "Image": Image}
     exec(lines, names)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,6 +261,51 @@ def about(form: Form, **changes: object) -> bytes:
     return whole.getvalue()
 
 
+def test_one_wrong_bit_is_told(made: Made) -> None:
+    data = bytearray(made.form.to_bytes())
+    about_and_xml = data.index(made.form.weights[:64])
+    for place in range(0, about_and_xml, 997):
+        data[place] ^= 16
+        with suppress(DamagedError):
+            assert isinstance(parse_form(bytes(data), "it"), Form)
+        data[place] ^= 16
+
+
+def test_features_beside_a_form(made: Made, model: str, photos: Path) -> None:
+    """`auto` may take the form for classes; features are float32's."""
+    photo = str(next(photos.rglob("*.png")))
+    quick = dla.load(model, precision="auto")
+    assert quick.engine.name == "OpenVINO on cpu in int8"
+    found, expected = (loaded.features(photo) for loaded in (quick, dla.load(model, engine="openvino")))
+    np.testing.assert_array_equal(found, expected)
+    assert quick.predict(photo).classes[0].probability != dla.load(model).predict(photo).classes[0].probability
+
+
+def test_a_form_from_another_kind_of_cpu_is_tried_first(made: Made, model: str, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model, folder)
+    elsewhere = replace(made.gate, instructions=("none of these",))
+    (folder / "int8.zip").write_bytes(replace(made.form, gates=(elsewhere,)).to_bytes())
+    again = make_form(str(folder), photos, seed=5)
+    assert (again.form.xml, again.form.weights) == (made.form.xml, made.form.weights)
+    assert again.form.gates == (elsewhere, again.gate)
+    assert parse_form((folder / "int8.zip").read_bytes(), "it") == again.form
+
+
+def test_photos_beside_folders_are_not_left_out(model: str, photos: Path, tmp_path: Path) -> None:
+    for path in photos.rglob("*.png"):
+        (tmp_path / f"{path.parent.name}{path.name}").symlink_to(path)
+    (tmp_path / "thumbs").mkdir()
+    (tmp_path / "thumbs" / "one.png").symlink_to(next(photos.rglob("*.png")))
+    assert make_form(model, tmp_path).gate.kind == "agreement"
+
+
+def test_what_is_wrong_with_a_table_is_told(model: str, tmp_path: Path) -> None:
+    (tmp_path / "photos.csv").write_text("file,label\na.png,dark\n")
+    with pytest.raises(UsageError, match='has no column "path". It has: file, label'):
+        make_form(model, tmp_path / "photos.csv")
+
+
 @pytest.mark.parametrize("change", [{"format": 2}, {"gates": [{}]}, {"gates": 3}, {"format": None}])
 def test_what_is_no_form(made: Made, change: dict[str, object]) -> None:
     with pytest.raises(DamagedError, match="it is no whole int8 form"):
@@ -280,7 +327,12 @@ def test_of_a_file_of_weights_it_is_in_the_cache(made: Made, monkeypatch: pytest
     monkeypatch.setenv("DLA_CACHE", str(tmp_path))
     network, opened = open_network("shipped:tiny200")
     with pytest.raises(UnavailableError):
-        forms.find_form(network, replace(opened, folder=None), gated=False)
+        dla.load("dla34_half", precision="int8")
+    assert forms.find_form(network, replace(opened, folder=None)) is None
     ours = replace(made.form, content=network.content)
     assert forms.keep_form(ours, opened) == "the cache folder (dla cache)"
-    assert forms.find_form(network, opened, gated=False) == ours
+    assert forms.find_form(network, opened) == ours
+    monkeypatch.setenv("DLA_CACHE", "/proc/nope")
+    assert forms.keep_form(ours, opened) is None
+    (tmp_path / "file").touch()
+    assert forms.keep_form(ours, replace(opened, origin="mine", folder=tmp_path / "file")) is None

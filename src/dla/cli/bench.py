@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from dla.cli.files import check_file, write_file
 from dla.cli.parser import Parser, usual_model
 from dla.cli.photos import say
 from dla.engines.machine import Precision, cores
@@ -88,11 +88,8 @@ def _check_files(args: Namespace) -> None:
     if args.picture is not None:
         writer_of(args.picture, "--picture")
     for flag in ("output", "picture"):
-        folder = Path(args[flag] or "").parent
-        if not folder.is_dir():
-            raise UsageError(
-                f"--{flag} is {args[flag]}: there is no folder {folder}. Make it, or name a file elsewhere"
-            )
+        if args[flag] is not None:
+            check_file(f"--{flag}", args[flag])
 
 
 def _with_bar(args: Namespace, bench: Bench) -> Iterator[None]:
@@ -107,12 +104,11 @@ def _write(args: Namespace, report: BenchReport) -> None:
     from dla.report.bench import bench_table
     from dla.report.bench_picture import bench_picture
     from dla.report.shapes import writer_of
-    from dla.weights.folder import write_files
 
     text = json.dumps(report.to_dict(), indent=1) + "\n" if args.format == "json" else bench_table(report)
     if args.output is None:
         sys.stdout.write(text)
     else:
-        write_files({Path(args.output): text.encode()})
+        write_file(args.output, text.encode())
     if args.picture is not None:
-        write_files({Path(args.picture): writer_of(args.picture)(bench_picture(report))})
+        write_file(args.picture, writer_of(args.picture)(bench_picture(report)))

@@ -10,8 +10,8 @@ from dla.engines import cache
 
 DESCRIPTION = """\
 Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine
-was fastest. It is made again when it is needed. Weights from the hub are not among it; dla models lists them.
-Exit code 0."""
+was fastest. It is made again when it is needed. int8 forms, which took photos of yours to make, are kept
+there too, and stay. Weights from the hub are not among it; dla models lists them. Exit code 0."""
 
 EXAMPLE = """\
   dla cache
@@ -22,12 +22,13 @@ KINDS = {
     "onnx": "networks as ONNX Runtime has optimised them",
     "photos": "photos that training has decoded",
     "timings": "how fast the engines are",
+    cache.FORMS: "networks in int8, made from photos of yours; --clear leaves them",
 }
 
 
 def run(words: list[str]) -> int:
     parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
-    parser.flag("--clear", action="store_true", help="remove it all")
+    parser.flag("--clear", action="store_true", help="remove it, but for int8 forms")
     parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
     args = parser.parse_args(words)
 

@@ -76,10 +76,11 @@ def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, It
 
 def check_numbers(args: Namespace) -> None:
     """See that the numbers are in their ranges."""
-    for name, least in {"topk": 1, "batch_size": 1, "threads": 1, "workers": 0}.items():
+    ranges = {"topk": (1, 100_000), "batch_size": (1, 100_000), "threads": (1, 1024), "workers": (0, 1024)}
+    for name, (least, most) in ranges.items():
         value = args.get(name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}: at least {least}")
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}. Allowed: {least} to {most:,}")
     if not 0 < args.max_megapixels * 1e6 < math.inf:
         raise UsageError(f"--max-megapixels is {args.max_megapixels}: a number above 0, such as 179")
 

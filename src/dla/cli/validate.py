@@ -8,14 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from dla.cli.files import check_file, write_file
 from dla.cli.parser import Parser, usual_model
 from dla.cli.photos import add_run_flags, check_numbers, load_classifier, reading, say
 from dla.data.options import DataOptions
 from dla.errors import UsageError
-from dla.report.write import naming
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -131,10 +130,8 @@ def _bar(args: Namespace) -> Watch:
 def _check_files(args: Namespace) -> None:
     """What cannot be written is told before the photos are looked at."""
     for flag, path in (("--output", args.output), ("--report", args.report)):
-        if path is not None and os.path.isdir(path):
-            raise UsageError(f"{flag} {path} is a folder. Give a file")
-        if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
-            raise UsageError(f"{flag} {path}: there is no folder {os.path.dirname(path)}")
+        if path is not None:
+            check_file(flag, path)
     if args.report is not None:
         from dla.report.page import check_can_write
 
@@ -145,14 +142,7 @@ def _check_files(args: Namespace) -> None:
 
 def _write(args: Namespace, text: str) -> None:
     if args.output is not None:
-        from dla.weights.folder import write_files
-
-        path, data = Path(args.output).resolve(), text.encode(errors="surrogateescape")
-        if path.is_file() or not path.exists():
-            with naming(args.output, f"{path}.part"):
-                write_files({path: data})
-        else:  # a pipe or a device
-            path.write_bytes(data)
+        write_file(args.output, text.encode(errors="surrogateescape"))
         return
     # a folder's name may hold bytes that are no text; they go out as they came in
     cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")

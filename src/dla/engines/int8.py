@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
@@ -138,7 +139,16 @@ def parse_form(data: bytes, where: str) -> Form:
             raise ValueError(f"it has format {root['format']}, not {FORMAT}")
         gates = tuple(Gate(**{**gate, "instructions": tuple(gate["instructions"])}) for gate in root["gates"])
         return Form(xml, weights, root["content"], root["how"], gates)
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        KeyError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise DamagedError(
             f"{where} is no whole int8 form ({error}). Make it again: dla export --precision int8"
         ) from None

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +90,8 @@ def has_gpu() -> bool:
     """Whether there seems to be one that PyTorch computes on; asking PyTorch itself would take seconds."""
     if "torch" in sys.modules:
         return bool(sys.modules["torch"].cuda.is_available())
+    if version("torch").endswith("+cpu"):  # PyTorch's own name for a build that knows no GPU
+        return False
     return any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd"))
 
 

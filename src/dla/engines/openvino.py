@@ -52,7 +52,8 @@ def untold() -> Iterator[None]:
 class OpenvinoEngine(NetworkEngine):
     """`network` on the CPU; `threads` are those that compute, by default one a core.
 
-    For int8 `form` is the network with its multiplications in 8 bits (dla.engines.int8).
+    For int8 `form` is the network with its multiplications in 8 bits (dla.engines.int8). It gives classes alone; with
+    `exact_features` features are computed in fp32, and without it they are refused.
 
     Raises:
         UsageError: bf16 on a CPU that has no instruction for it.
@@ -61,11 +62,17 @@ class OpenvinoEngine(NetworkEngine):
     at_once = 2  # while the last photos of one call are answered, the first ones of another fill the streams
 
     def __init__(
-        self, network: Network, precision: Precision = "fp32", threads: int | None = None, form: Any = None
+        self,
+        network: Network,
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        form: Any = None,
+        exact_features: bool = False,
     ) -> None:
         self.network, self.precision, self.threads, self.form = network, precision, threads or cores(), form
         if precision == "bf16" and not has_bf16():
             raise no_bf16()
+        self.exact_features = exact_features
         self.compiled: dict[tuple[str | None, tuple[int, ...]], _Compiled] = {}
         self.lock = threading.Lock()
 
@@ -79,10 +86,10 @@ class OpenvinoEngine(NetworkEngine):
 
         Raises:
             UnknownNameError: the network has no such place.
-            UsageError: in int8.
+            UsageError: in int8, but with `exact_features`.
         """
         features = super().features_at(at)
-        if self.form is not None:
+        if self.form is not None and not self.exact_features:
             raise UsageError("features are not computed in int8: its form gives classes alone. Try --precision fp32")
         return features
 
@@ -90,7 +97,7 @@ class OpenvinoEngine(NetworkEngine):
         size = pixels_NHW3.shape[1:3]
         with self.lock:
             if (at, size) not in self.compiled:
-                model = to_openvino(self.network, size, at) if self.form is None else self.form.clone()
+                model = self.form.clone() if self.form and at is None else to_openvino(self.network, size, at)
                 self.compiled[at, size] = _Compiled(model, size, self._config())
         return self.compiled[at, size].run(pixels_NHW3)
 

@@ -11,14 +11,16 @@ from dla.engines.graph import Network
 from dla.engines.machine import Precision, PrecisionChoice, cores, has_gpu
 from dla.errors import OnlyTorchError, UsageError
 from dla.records import EngineChoice
-from dla.verbs.forms import find_form
+from dla.verbs.forms import find_form, no_form
 from dla.verbs.network import Model, open_by_torch, open_network
 
 __all__ = ["EngineOptions", "open_engine", "time_engines"]
 
+MOST_THREADS = 1024
 PRECISIONS = get_args(PrecisionChoice)
 
 WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second or two go into the choice
+FEW = 16  # photos, which do not take so long: not even an estimate is worth its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class EngineOptions:
         if self.precision == "int8" and (self.engine not in ("auto", "openvino") or self.device not in ("auto", "cpu")):
             where = self.engine if self.engine != "auto" else self.device
             raise UsageError(f"int8 runs in the engine openvino on the CPU, not in {where}. Try --engine openvino")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads is {self.threads}: at least 1")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"threads is {self.threads}. Allowed: 1 to {MOST_THREADS:,}")
         if self.device not in ("auto", "cpu") and self.engine not in ("auto", "torch"):
             raise UsageError(f"the engine {self.engine} runs on the CPU, not on {self.device}. Try --engine torch")
 
@@ -80,8 +82,10 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
             raise
         return _by_torch(source, options)
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
-        form = find_form(network, model, gated=options.precision == "auto")
-        if form is not None:
+        form = find_form(network, model)
+        if options.precision == "int8" and form is None:
+            raise no_form(source)
+        if form is not None and (options.precision == "int8" or form.passed_here):
             return _openvino(network, options, form.model()), model
     if options.engine != "auto":
         return _make(options.engine, source, network, options), model
@@ -112,7 +116,11 @@ def _fastest(source: str, network: Network, model: Model, options: EngineOptions
     timings = stopwatch.recall()
     if not timings:
         usual = _make(installed()[0], source, network, options)
-        if options.photos is None or options.photos * stopwatch.seconds_each(usual) < WORTH_MEASURING_S:
+        if (
+            options.photos is None
+            or options.photos < FEW
+            or options.photos * stopwatch.seconds_each(usual) < WORTH_MEASURING_S
+        ):
             return usual
         timings = stopwatch.run()
     return _make(fastest(timings, options.photos).engine, source, network, options)
@@ -131,7 +139,8 @@ def _make(name: str, source: str, network: Network, options: EngineOptions) -> E
 def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Engine:
     from dla.engines.openvino import OpenvinoEngine
 
-    return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form)
+    exact = options.precision == "auto"  # features, which no form has
+    return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form, exact)
 
 
 def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, Model]:

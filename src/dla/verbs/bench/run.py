@@ -147,7 +147,7 @@ class Bench:
                 reason = str(error).replace(source, network.model).partition(". Try")[0]
                 self._leave_out(BenchLeftOut(network.model, engine, precision, reason))
         if errors and all(running.arm.engine == TIMM for running in started):
-            raise errors[-1]
+            raise next((error for error in errors if isinstance(error, UnavailableError)), errors[-1])
         return started
 
     def _leave_out(self, left: BenchLeftOut) -> None:

@@ -29,7 +29,7 @@ def card(name: Name, source: Source, info: ModelInfo, report: ExportReport) -> s
         "takes": takes,
         "gives": f"`probabilities`, float32 (N, {info.num_classes}), each row summing to 1",
         "preprocessing": f"{size}, {p.crop_mode} crop of {p.crop_pct:g}, {p.interpolation}, EXIF orientation: {p.exif}",
-        "precision": "int8; the first layer and the last in fp32" if source.in_int8 is not None else None,
+        "precision": _precision(source),
         "temperature": f"{source.temperature:g}" if source.temperature != 1 else None,
         "needs": f"`{form.packages[0]}`; `use.py` also numpy and pillow",
     }
@@ -74,3 +74,10 @@ With {report.runtime}, beside {report.against}: {count} pictures made of {report
     return f"""{text}
 | largest difference of a pixel made of a photo | {report.largest_level} of 255 | {LEVEL} |
 | same first class from the photo | {count - len(report.photo_flips)} of {count} | {100 * AGREEMENT:g} % |{flips}"""
+
+
+def _precision(source: Source) -> str | None:
+    if source.in_int8 is None:
+        return None
+    others = " and those that int8 would hurt" if source.in_int8.how["with_care"] else ""
+    return f"int8; the first layer, the last{others} in fp32"

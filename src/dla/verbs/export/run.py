@@ -77,12 +77,13 @@ def export(
         DlaError: `out` cannot be written.
     """
     folder, form = Path(os.path.expanduser(out)), _form(to)
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
     _check_precision(to, precision, calibrate)
     _check_out(folder)
     source, info = _open(model, preprocessing and form.takes_photos, precision == "int8" and calibrate is None)
+    pictures = Pictures(photos, ReadOptions(source.preprocessing.exif))
     if calibrate is not None:
         source = replace(source, in_int8=_made_int8(model, calibrate, say))
-    pictures = Pictures(photos, ReadOptions(source.preprocessing.exif))
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         aside.mkdir(parents=True)
@@ -128,7 +129,10 @@ def _made_int8(model: str, calibrate: str | os.PathLike[str], say: Say) -> Int8F
 
     made = make_form(model, calibrate, workers=cores(), say=say)
     say(f"int8: {made.gate.sentence()}")
-    say(f"int8: passed, and kept in {made.kept} for --precision int8")
+    kept = (
+        f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"
+    )
+    say(f"int8: passed, and {kept} for --precision int8")
     return made.form
 
 
@@ -142,7 +146,7 @@ def _check_out(folder: Path) -> None:
 
 def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[Source, ModelInfo]:
     """The network and what is known about it; with `kept_int8` the int8 form that is kept of it, too."""
-    from dla.verbs.forms import find_form
+    from dla.verbs.forms import find_form, no_form
     from dla.verbs.info import info
     from dla.verbs.network import open_by_torch, open_network
 
@@ -170,7 +174,9 @@ def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[Source, Mode
         "dataset": known.dataset or "",
         "dla": __version__,
     }
-    form = find_form(network, opened, gated=False) if kept_int8 else None
+    form = find_form(network, opened) if kept_int8 else None
+    if kept_int8 and form is None:
+        raise no_form(model)
     network = network.at_temperature(config.temperature)
     return Source(network, net, config.temperature, opened.preprocessing, takes_photos, about, form), known
 
@@ -227,10 +233,16 @@ def _failed(report: ExportReport, kept: Path) -> str:
 
 
 def _take_place(aside: Path, folder: Path) -> None:
-    """Flush what is in `aside` to the disk, and give it the place of `folder`, which is empty or not there."""
+    """Flush what is in `aside` to the disk, and give it the place of `folder`, which is empty or not there.
+
+    Into a folder that is there the report comes last.
+    """
     for path in aside.iterdir():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-    if folder.exists():
-        folder.rmdir()
-    aside.rename(folder)
+    if not folder.exists():
+        aside.rename(folder)
+        return
+    # a link, a place where a disk is mounted, or where the user stands: the folder itself stays
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == REPORT):
+        shutil.move(path, folder / path.name)

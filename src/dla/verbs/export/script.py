@@ -54,7 +54,12 @@ import numpy as np
 {imports}
 
 {_OPEN[form]}
-photo = {opened}.convert("RGB")
+photo = {opened}
+if photo.mode.startswith("I;16"):
+    photo = Image.fromarray(((np.asarray(photo, np.uint32) + 128) // 257).astype(np.uint8))
+if photo.has_transparency_data:
+    photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
+photo = photo.convert("RGB")
 {prepare}pixels_1HW3 = np.array(photo)[None]
 probabilities_K = {_RUN[form]}
 for k in np.argsort(-probabilities_K, kind="stable")[:5]:
