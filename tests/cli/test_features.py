@@ -109,7 +109,8 @@ def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["features", str(COFFEE), "gone.jpg", "-v", "--at", "level5", "-o", str(tmp_path / "f.npz")]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "level5: 256 x 3 x 3 numbers a photo" in err
+    side = dla.info("shipped:tiny200").input_size[1] // 32
+    assert f"level5: 256 x {side} x {side} numbers a photo" in err
     assert "dla: gone.jpg: there is no such file" in err
     assert f"2 photos: 1 answered, 1 failed (see the errors in {tmp_path / 'f.npz'})" in err
 

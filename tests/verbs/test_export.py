@@ -167,7 +167,7 @@ def test_the_file_tells_what_it_is(exported: dict[tuple[str, bool], Any]) -> Non
     torch.export.load(exported["pt2", False].file, extra_files=extra)
     for texts in (told, {key: model.get_rt_info(["dla", key]).value for key in told}):
         assert (json.loads(texts["labels"]), json.loads(texts["class_ids"])) == (labels, class_ids)
-        assert json.loads(texts["preprocessing"])["input_size"] == [3, 96, 96]
+        assert json.loads(texts["preprocessing"])["input_size"] == list(dla.info(TINY).input_size)
         assert (
             texts["weights_sha256"]
             == hashlib.sha256((shipped("tiny200") / "model.safetensors").read_bytes()).hexdigest()
@@ -243,7 +243,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: 
     assert report["passed"] is False
     assert report["largest_difference"] > 1e-2
     flip = report["same_flips"][0]
-    assert flip["picture"] == "astronaut.jpg"
+    assert flip["picture"] in {Path(path).name for path in Pictures(None, ReadOptions()).paths}
     assert flip["found"] != flip["expected"]
     assert flip["margin"] > 0
 
