@@ -105,7 +105,7 @@ def test_without_a_verb_it_says_what_there_is(capsys: pytest.CaptureFixture[str]
 
 
 def test_columns_of_a_table(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (data / "t.tsv").write_text("file\tkind\ntrain/rose/1.jpg\ta\ntrain/rose/2.jpg\ta\ntrain/tulip/0.jpg\tb\n")
+    (data / "t.tsv").write_text("file\tkind\ntrain/rose/1.jpg\ta\ntrain/rose/3.jpg\ta\ntrain/tulip/0.jpg\tb\n")
     columns = ["--image-column", "file", "--label-column", "kind"]
     assert main(["data", "check", str(data / "t.tsv"), *columns]) == 0
     assert capsys.readouterr().out.startswith(f"{data}/t.tsv: 3 photos in 2 classes\n")
