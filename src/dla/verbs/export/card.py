@@ -79,5 +79,6 @@ With {report.runtime}, beside {report.against}: {count} pictures made of {report
 def _precision(source: Source) -> str | None:
     if source.in_int8 is None:
         return None
-    others = " and those that int8 would hurt" if source.in_int8.how["with_care"] else ""
-    return f"int8; the first layer, the last{others} in fp32"
+    care = source.in_int8.how["with_care"]
+    exact = "the first layer, the last and those that int8 would hurt" if care else "the first layer and the last"
+    return f"int8; {exact} in fp32"
