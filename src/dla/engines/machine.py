@@ -90,9 +90,8 @@ def has_gpu() -> bool:
     """Whether there seems to be one that PyTorch computes on; asking PyTorch itself would take seconds."""
     if "torch" in sys.modules:
         return bool(sys.modules["torch"].cuda.is_available())
-    if version("torch").endswith("+cpu"):  # PyTorch's own name for a build that knows no GPU
-        return False
-    return any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd"))
+    driven = any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd"))
+    return driven and not version("torch").endswith("+cpu")  # PyTorch's own name for a build that knows no GPU
 
 
 def peak_memory() -> int | None:
