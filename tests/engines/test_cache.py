@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -41,13 +43,16 @@ def test_what_comes_later_holds() -> None:
     assert len(list(cache.entries())) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"dat", b"datb", b"data and more"])
-def test_a_damaged_file_is_thrown_away(damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:20], lambda b: b[:-1], lambda b: b[:-1] + b"b",
+                                    lambda b: b + b" and more", lambda b: bytes(len(b))])  # fmt: skip
+def test_a_damaged_file_is_seen_and_made_again(damage: Callable[[bytes], bytes]) -> None:
     cache.remember("steps", KEY, b"data")
     (entry,) = cache.entries()
-    entry.path.write_bytes(damage)
+    entry.path.write_bytes(damage(entry.path.read_bytes()))
     assert cache.recall("steps", KEY) is None
-    assert not entry.path.exists()
+    assert cache.remember("steps", KEY, b"data")
+    assert cache.recall("steps", KEY) == b"data"
+    assert len(list(cache.entries())) == 1
 
 
 @pytest.mark.parametrize("place", ["file", "/proc/nope", "~nobody-of-this-name/x"])
@@ -74,20 +79,22 @@ def test_two_at_once_and_one_killed() -> None:
     """Writers of the same key in turns of many, one of them killed: what is read is whole, always."""
     code = ("from dla.engines import cache\nfor i in range(10**6): cache.remember('steps', cache.key_of('a'), "
             "bytes([65 + i % 7]) * 300_000); print(i, flush=True)")  # fmt: skip
-    writers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
-    for writer in writers:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-    for turn in range(60):
-        data = cache.recall("steps", KEY)
-        assert data is not None
-        assert len(data) == 300_000
-        assert len(set(data)) == 1
-        if turn == 30:
-            writers[0].send_signal(signal.SIGKILL)
-    for writer in writers:
-        writer.kill()
-        writer.communicate()
+    with ExitStack() as stack:
+        writers = []
+        for _ in range(2):
+            writer = stack.enter_context(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE))
+            stack.callback(writer.kill)
+            writers.append(writer)
+        for writer in writers:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+        for turn in range(300):
+            data = cache.recall("steps", KEY)
+            assert data is not None
+            assert len(data) == 300_000
+            assert len(set(data)) == 1
+            if turn == 150:
+                writers[0].send_signal(signal.SIGKILL)
     assert cache.recall("steps", KEY) is not None
 
 
@@ -104,7 +111,7 @@ def test_clear_leaves_what_is_not_ours(tmp_path: Path, capsys: pytest.CaptureFix
     assert "int8           1 files      0.0 MB   networks in int8, made from photos of yours" in out
     assert main(["cache", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["kinds"] == {"int8": {"files": 1, "bytes": 11}, "steps": {"files": 2, "bytes": 4}}
+    assert found["kinds"] == {"int8": {"files": 1, "bytes": 43}, "steps": {"files": 2, "bytes": 36}}
     assert found["folder"] == str(tmp_path / "cache")
     assert main(["cache", "--clear"]) == 0
     assert capsys.readouterr().out.startswith("removed from ")

@@ -1,8 +1,8 @@
 """Files that save time and can be made again, and int8 forms: our cache folder, by content.
 
-A file is called KIND/KEY-DIGEST: KEY says what it was made from, DIGEST is its own SHA-256, so that a damaged one is
-seen, thrown away and made again. Each is written aside and renamed: two processes at once do each other no harm. Where
-the folder cannot be written, nothing is kept and nothing fails.
+A file is called KIND/KEY, for what it was made from, and begins with the SHA-256 of the rest: a damaged one is seen,
+and what is made again takes its place. Each is written aside and renamed, so that processes at once do each other no
+harm. Where the folder cannot be written, nothing is kept and nothing fails.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["FORMS", "PHOTOS", "Entry", "clear", "entries", "folder", "key_of", "
 
 PHOTOS = "photos"  # what training has decoded: dla.data.store keeps it there, by content too
 FORMS = "int8"  # networks in int8: made from photos of the user's, so that no clearing takes them
-LOOKS = 5  # while one process lists the folder, another may put something newer in the place of what was there
-_OURS = re.compile(r"[0-9a-f]{32}-[0-9a-f]{64}|\.part-\w+")
+_OURS = re.compile(r"[0-9a-f]{32}|\.part-\w+")
+_DIGEST_BYTES = hashlib.sha256().digest_size
 _DECODED = re.compile(r"[0-9a-f]{40}\.(rgb|\d+-\d+)")
 
 
@@ -54,24 +54,11 @@ def key_of(*parts: str) -> str:
 
 def recall(kind: str, key: str) -> bytes | None:
     """What was remembered, whole, or None."""
-    with suppress(OSError):
-        for _ in range(LOOKS):
-            for path in reversed(_kept(folder() / kind, key)):
-                with suppress(FileNotFoundError):
-                    data = path.read_bytes()
-                    if hashlib.sha256(data).hexdigest() == path.name.partition("-")[2]:
-                        return data
-                    path.unlink()
+    with suppress(OSError), open(folder() / kind / key, "rb") as file:
+        digest, data = file.read(_DIGEST_BYTES), file.read()
+        if hashlib.sha256(data).digest() == digest:
+            return data
     return None
-
-
-def _kept(place: Path, key: str) -> list[Path]:
-    """What is there under a key, the newest last."""
-    times = []
-    for path in place.glob(f"{key}-*"):
-        with suppress(FileNotFoundError):
-            times.append((path.stat().st_mtime_ns, path))
-    return [path for _, path in sorted(times)]
 
 
 def remember(kind: str, key: str, data: bytes) -> bool:
@@ -82,17 +69,14 @@ def remember(kind: str, key: str, data: bytes) -> bool:
         descriptor, aside = tempfile.mkstemp(dir=place, prefix=".part-")
         try:
             with open(descriptor, "wb") as file:
+                file.write(hashlib.sha256(data).digest())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            path = place / f"{key}-{hashlib.sha256(data).hexdigest()}"
-            os.replace(aside, path)
+            os.replace(aside, place / key)
         except BaseException:
             os.unlink(aside)
             raise
-        kept = _kept(place, key)
-        for older in kept[: kept.index(path) if path in kept else 0]:
-            older.unlink(missing_ok=True)
         return True
     return False
 
