@@ -1,12 +1,15 @@
 """The command itself: help, version, mistyped words, and what it imports."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dla.cli import VERBS, main
+from photos import CHELSEA
 
 
 def dla(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -69,3 +72,30 @@ def test_wrong_usage_is_one_sentence_and_exit_2(
     assert said in err
     assert "Traceback" not in err
     assert len([line for line in err.splitlines() if "research" not in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("utf-8", "café ☕".encode() + b" \xff"),
+        ("latin-1", b"caf\xe9 \\u2615 \xff"),
+        ("ascii", b"caf\\u00e9 \\u2615 \xff"),
+    ],
+)
+def test_every_name_can_be_printed(encoding: str, printed: bytes, tmp_path: Path) -> None:
+    photo = os.fsencode(tmp_path) + "/café ☕".encode() + b" \xff.jpg"
+    shutil.copy(CHELSEA, photo)
+    command = [sys.executable, "-m", "dla", "predict", photo, "-q", "--format", "csv"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0, done.stderr
+    assert printed + b".jpg," in done.stdout
+
+
+@pytest.mark.parametrize(("closed", "there"), [(">&-", ""), ("2>&-", "label_1")])
+def test_a_closed_stream_goes_nowhere(closed: str, there: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m dla predict {CHELSEA} --format csv {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert there in done.stdout
+    assert "research" not in done.stdout  # what is said on standard error stays off the results

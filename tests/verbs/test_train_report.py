@@ -47,7 +47,8 @@ def test_it_shows_what_lies_in_the_run_s_folder(tmp_path: Path) -> None:
     assert "3 epochs, 100 photos/s" in text
     for title in ("Loss", "Accuracy on validation", "Learning rate", "Speed", "Waiting for photos"):
         assert f"<h3>{title}</h3>" in text
-    assert text.count("<polyline") == 7
+    assert text.count("<polyline") == 6
+    assert "top-5" not in text  # of three classes every one is among the first five
     assert "dla train &#39;my photos/&lt;u&gt;&#39;" in text
     assert "model: &lt;s&gt;dla34" in text
     assert "data: train</dt><dd>1,200" in text
@@ -65,6 +66,18 @@ def test_what_is_not_there_yet_is_left_out(tmp_path: Path) -> None:
     assert "What came out" in text
     for title in ("How it went", "How it was made", "What the network was shown"):
         assert title not in text
+
+
+def test_top_5_is_drawn_where_it_says_something(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    epochs = [{"epoch": e, "top1": 0.2 * e, "top5": 0.3 * e, "seconds": 1.0, "photos_per_second": 9.0} for e in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in epochs))
+    split, logits = evil_split(tmp_path)
+    six = Split(split.photos, split.targets_N, tuple("abcdef"), split.names)
+    text = write_report(run, six, np.pad(logits, ((0, 0), (0, 3))), list("abcdef")).read_text(encoding="utf-8")
+    assert text.count("<polyline") == 3
+    assert ">top-5<" in text
 
 
 def test_a_photo_that_is_gone_leaves_its_place(tmp_path: Path) -> None:

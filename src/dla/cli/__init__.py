@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
+import json
 import os
 import signal
 import sys
@@ -51,6 +54,7 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/errors.md lists them)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     before = signal.signal(signal.SIGTERM, _terminated)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that no record depends on
     try:
@@ -88,6 +92,25 @@ def _run(words: list[str]) -> int:
         raise UnknownNameError("verb", words[0], VERBS, see="dla --help")
     verb = importlib.import_module(f"dla.cli.{words[0]}")
     return int(verb.run(words[1:]))
+
+
+def _open_streams() -> None:
+    """A stream that was closed before we began goes nowhere, and every name of a file can be printed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as the process
+    codecs.register_error("dla", _unencodable)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is not
+        sys.stdout.reconfigure(errors="dla")
+
+
+def _unencodable(error: UnicodeError) -> tuple[bytes, int]:
+    """A name's bytes that are no text go out as they came in; a letter that the output has no code for, as in JSON."""
+    assert isinstance(error, UnicodeEncodeError)
+    letter = error.object[error.start]
+    if 0xDC80 <= ord(letter) <= 0xDCFF:
+        return letter.encode(errors="surrogateescape"), error.start + 1
+    return json.dumps(letter).strip('"').encode(), error.start + 1
 
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from dla.cli.parser import Parser
 from dla.errors import UnknownNameError, UsageError
@@ -70,11 +69,7 @@ def _check(words: list[str]) -> int:
     columns = {key: args[key] for key in ("image_column", "label_column", "split_column")}
     watch = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}
     report = check_data(args.data, DataOptions(**columns), workers=args.workers, **watch)
-    if args.format == "json":
-        print(json.dumps(report.to_dict(), indent=1))
-    else:
-        cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
-        print("\n".join(data_lines(report)))
+    print(json.dumps(report.to_dict(), indent=1) if args.format == "json" else "\n".join(data_lines(report)))
     return 0 if report.fit else 4
 
 

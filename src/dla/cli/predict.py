@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -101,8 +100,6 @@ def _results(
     from dla.verbs.resume import Answered, open_results
 
     if args.output is None:
-        # a file's name may hold bytes that are no text; they go out as they came in
-        cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
         return nullcontext((sys.stdout, Answered(), photos))
     settings = {key: args[key] for key in ("topk", "batch_size", "allow_truncated", "max_megapixels")}
     return open_results(args.output, form, classifier, settings, photos, resume=args.resume)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dla.cli.files import check_file, write_file
 from dla.cli.parser import Parser, usual_model
@@ -144,8 +143,6 @@ def _write(args: Namespace, text: str) -> None:
     if args.output is not None:
         write_file(args.output, text.encode(errors="surrogateescape"))
         return
-    # a folder's name may hold bytes that are no text; they go out as they came in
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
     print(text, end="")
 
 

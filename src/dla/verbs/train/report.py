@@ -46,7 +46,7 @@ def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str
     sections = (
         Section("What came out", (Figures((*headline(found).items, *_of_run(epochs))),), "On the validation photos, "
                 "with the weights in best/. Intervals are bootstraps over photos."),
-        *_curves(epochs),
+        *_curves(epochs, len(split.class_ids)),
         *evaluation_sections(found, names),
         *((errors,) if errors else ()),
         *_mosaic(run / "mosaic.png"),
@@ -76,15 +76,16 @@ def _of_run(epochs: list[Mapping[str, Any]]) -> tuple[Figure, ...]:
     return (Figure("training", f"{minutes:.1f} min", f"{len(epochs)} epochs, {rate:.0f} photos/s"),)
 
 
-def _curves(epochs: list[Mapping[str, Any]]) -> tuple[Section, ...]:
+def _curves(epochs: list[Mapping[str, Any]], class_count: int) -> tuple[Section, ...]:
     xs = [e["epoch"] for e in epochs]
 
     def of(name: str, key: str) -> Series:
         return Series(name, xs, [e.get(key) for e in epochs])
 
+    accuracies = [of("top-1", "top1"), *([of("top-5", "top5")] if class_count > 5 else [])]
     charts = (
         Chart("Loss", lines([of("training", "loss"), of("validation", "val_loss")], "epoch")),
-        Chart("Accuracy on validation", lines([of("top-1", "top1"), of("top-5", "top5")], "epoch", percent)),
+        Chart("Accuracy on validation", lines(accuracies, "epoch", percent)),
         Chart("Learning rate", lines([of("learning rate", "lr")], "epoch")),
         Chart("Speed", lines([of("photos a second", "photos_per_second")], "epoch")),
         Chart("Waiting for photos", lines([of("share of the time", "waiting")], "epoch", percent)),
