@@ -127,8 +127,8 @@ def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             2,
             'no node of this network is called "level7". Nearest: level',
         ),
-        ([str(COFFEE), "-o", "no/such.npz"], 2, "--output is no/such.npz, but there is no folder no."),
-        ([str(COFFEE), "-o", "d.npz"], 2, "--output is d.npz, but that is a folder."),
+        ([str(COFFEE), "-o", "no/such.npz"], 2, "--output no/such.npz: there is no folder no. Make it, or"),
+        ([str(COFFEE), "-o", "d.npz"], 2, "--output d.npz is a folder. Give a file"),
         ([str(COFFEE), "-o", "f.npz", "--model", "dla99"], 2, 'no network is called "dla99"'),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dla.cli.files import check_file
 from dla.cli.parser import Parser
 from dla.cli.photos import (
     Tally,
@@ -42,6 +43,7 @@ def run(words: list[str]) -> int:
     if args.output is None:
         raise UsageError("--output is missing. Give a file that ends in .npz or .parquet")
     check_output(args.output)
+    check_file("--output", args.output)
     finder, photos = find_photos(args, "take features of", "features")
     classifier = load_classifier(args, args.model, count_photos(args, 10_000))
     shape = classifier.features_shape(args.at)

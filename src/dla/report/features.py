@@ -36,19 +36,14 @@ class FeatureWriter(Protocol):
 
 
 def check_output(output: str) -> None:
-    """Raise an error unless files of this name can be written.
+    """Raise an error unless files that end as this one can be written.
 
     Raises:
-        UsageError: neither .npz nor .parquet; a folder; in a folder that is not there.
+        UsageError: neither .npz nor .parquet.
         UnavailableError: a package is missing.
     """
     if _ending(output) not in _WRITERS:
         raise UsageError(f"--output is {output}. Allowed: a file that ends in .npz or .parquet")
-    folder = os.path.dirname(output) or "."
-    if not os.path.isdir(folder):
-        raise UsageError(f"--output is {output}, but there is no folder {folder}. Make it first, or give another file")
-    if os.path.isdir(output):
-        raise UsageError(f"--output is {output}, but that is a folder. Give a file")
     if _ending(output) == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
