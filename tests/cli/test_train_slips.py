@@ -161,6 +161,72 @@ def test_a_damaged_config(text: str, what: str, run: Path, data: Path, capsys: p
     assert what in said([str(data), *SMALL, "--output", str(run)], 2, capsys)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("run.json", "[]", "run.json is no JSON object"),
+        ("data.json", "5", "data.json is no JSON object"),
+        ("data.json", "{}", "data.json in the run's folder was altered"),
+        ("data.json", None, "data.json in the run's folder was altered"),
+    ],
+)
+def test_damaged_facts(
+    name: str, text: str | None, what: str, run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is None:
+        saved = json.loads((run / name).read_text())
+        saved["train"]["targets"][0] = 2  # of two classes
+        text = json.dumps(saved)
+    (run / name).write_text(text)
+    assert what in said([str(data), *SMALL, "--output", str(run)], 2, capsys)
+
+
+@pytest.mark.parametrize("damage", [b"garbage\n", b"\xff\n", b"[1]\n", b'{"epoch": 1, "lo'])
+def test_damaged_figures_are_dropped(damage: bytes, run: Path, data: Path) -> None:
+    whole = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(damage + b"\n" + whole + damage)
+    assert main(["train", str(data), *SMALL, "--output", str(run)]) == 0
+    assert (run / "metrics.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "report.html", "best", "data.json"])
+def test_a_folder_with_files_of_others(
+    name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    mine = tmp_path / "mine" / name
+    mine.write_text("mine")
+    words = [str(data), *SMALL, "--output", str(tmp_path / "mine")]
+    said(words, 2, capsys)
+    if name == "data.json":
+        mine.write_text('{"mine": 1}')
+    found = said(words, 2, capsys)
+    assert f"{tmp_path / 'mine'} is no run's folder, and a run would replace its {name}." in found
+    assert mine.read_text() == ('{"mine": 1}' if name == "data.json" else "mine")
+
+
+def test_stopped_while_it_claimed_its_folder(run: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    shutil.copy(run / "data.json", tmp_path / "begun")
+    assert main(["train", str(data), *SMALL, "--output", str(tmp_path / "begun")]) == 0
+
+
+def test_an_output_that_is_a_file(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("mine")
+    found = said([str(data), *SMALL, "--output", str(tmp_path / "run")], 2, capsys)
+    assert found == f"dla: {tmp_path / 'run'} is a file. Give --output a folder, new or of a run"
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_linked_table_is_read_as_by_every_verb(data: Path, tmp_path: Path) -> None:
+    rows = [f"{path.relative_to(data)},{path.parent.name},{path.parts[-3]}" for path in sorted(data.rglob("*.png"))]
+    (tmp_path / "blob").write_text("\n".join(["path,label,split", *rows]))
+    (data / "table.csv").symlink_to(tmp_path / "blob")
+    output = ["--output", str(tmp_path / "run")]
+    assert main(["train", str(data / "table.csv"), *SMALL, *output]) == 0
+    assert main(["validate", str(data / "table.csv"), "--model", str(tmp_path / "run" / "best"), "-q"]) == 0
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_split_that_is_gone(split: str, run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / split).rename(data / "elsewhere")

@@ -121,6 +121,9 @@ def test_parquet_of_hugging_face_has_photos_in_a_struct_and_names_beside_the_num
         ({"image": ["a.jpg"], "label": [1]}, UsageError, "x.parquet#0: the column image holds str, not an encoded"),
         ({"image": [b"", b""], "label": [1, None]}, DamagedError, "x.parquet#1: the label is empty"),
         ({"image": [b""], "label": [1], "split": [None]}, DamagedError, "x.parquet#0: the split is empty"),
+        ({"image": [b""], "label": [1], "split": [" "]}, DamagedError, "x.parquet#0: the split is empty"),
+        ({"image": [b"", b""], "label": ["a", ""]}, DamagedError, "x.parquet#1: the label is empty"),
+        ({"image": [b""], "label": [b"\xff"]}, DamagedError, "#0: the label is b'\\\\xff', which is not UTF-8 text"),
     ],
 )
 def test_parquet_without_what_it_needs(
@@ -141,6 +144,22 @@ def test_a_number_without_a_name_is_no_class(tmp_path: Path, label: int, said: s
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), tmp_path / "x.parquet")
     with pytest.raises(DamagedError, match=said):
         open_split(tmp_path / "x.parquet")
+
+
+def test_labels_in_bytes_are_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"1", b"2"], "label": [b"ros\xc3\xa9", b"tulip"]}), tmp_path / "x.parquet")
+    assert open_split(tmp_path / "x.parquet").class_ids == ("rosé", "tulip")
+
+
+def test_a_class_that_is_not_utf8(tmp_path: Path) -> None:
+    for name in (b"rose", b"tulip\xff"):
+        folder = tmp_path / os.fsdecode(name)
+        folder.mkdir()
+        (folder / "1.jpg").touch()
+    with pytest.raises(
+        UsageError, match=r"has a class whose name is not UTF-8 text: 'tulip\\udcff'. Rename its folder"
+    ):
+        open_split(tmp_path)
 
 
 def test_parquet_cut_short(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dla
+from dla.data.options import DataOptions
 from dla.recipes.load import default_output, differing, read_recipe, recipe_from, shipped_recipes, to_yaml
-from dla.recipes.schema import Augment, Distill, Input, Recipe
+from dla.recipes.schema import Augment, Distill, Input, Optimizer, Recipe, Regular
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -45,10 +47,17 @@ def test_settings_go_before_the_recipe() -> None:
         ("epoch: 3", r'no field of a recipe \(.*\) is called "epoch". Nearest: epochs'),
         ("optimizer: {momentun: 0.9}", r'called "optimizer.momentun". Nearest: optimizer.momentum'),
         ("optimiser: {momentum: 0.9}", r'called "optimiser". Nearest: optimizer'),
-        ("optimizer: 3", r"optimizer is 3. It is a group of fields"),
+        ("optimizer: 3", r"optimizer is 3. Put fields under it, or leave it out"),
         ("- 3", "holds no fields"),
         ("a: [", "is no YAML"),
-        ("epochs: many", "epochs"),
+        ("", "holds no fields"),
+        ("optimizer:", "optimizer is empty. Put fields under it, or leave it out"),
+        ("epochs: many", "epochs is many. Allowed: a whole number$"),
+        ("lr: high", "lr is high. Allowed: a number$"),
+        ("pretrained: maybe", "pretrained is maybe. Allowed: true or false$"),
+        ("optimizer: {name: SGD}", "optimizer.name is SGD. Allowed: sgd, adamw$"),
+        ("augment: {scale: [1]}", r"augment.scale is \[1\]. Allowed: 2 values$"),
+        ("input: {val_size: x}", "input.val_size is x. Allowed: a whole number, null$"),
         ("epochs: 0", "epochs is 0: it must be at least 1"),
     ],
 )
@@ -74,7 +83,13 @@ def test_unknown_names_have_their_nearest() -> None:
         (lambda: Input({1: 32}), "from epoch 0"),
         (lambda: Input({0: []}), "positive"),
         (lambda: Input({0: [32, 0]}), "positive"),
+        (lambda: Input({0: 32, -1: 64}), "from epoch 0"),
         (lambda: Input(val_size=0), "input.val_size is 0"),
+        (lambda: Input(crop_pct=0), "input.crop_pct is 0. Allowed: above 0, up to 1"),
+        (lambda: Optimizer(weight_decay=math.inf), "optimizer.weight_decay is inf: it must be finite"),
+        (lambda: Regular(drop_rate=1), "regular.drop_rate is 1. Allowed: from 0 to below 1"),
+        (lambda: Regular(drop_path_rate=-1), "regular.drop_path_rate is -1"),
+        (lambda: DataOptions(max_unreadable=math.nan), "max_unreadable is nan"),
         (lambda: Augment(scale=(0.5, 1.3), margin=0.05), "augment.margin"),
         (lambda: Augment(scale=(0.5, 0.3)), "rising"),
         (lambda: Augment(ratio=(0, 1)), "rising"),
@@ -83,9 +98,11 @@ def test_unknown_names_have_their_nearest() -> None:
         (lambda: Augment(mixup=-1), "augment.mixup is -1"),
         (lambda: Distill(weight=2), "distill.weight"),
         (lambda: Distill(temperature=0), "above 0"),
+        (lambda: Distill(temperature=math.nan), "above 0"),
         (lambda: Distill("a", "b"), "One teacher"),
         (lambda: Recipe(batch_size=0), "batch_size is 0"),
         (lambda: Recipe(lr=0), "lr is 0"),
+        (lambda: Recipe(lr=math.inf), "lr is inf"),
         (lambda: recipe_from(None, {"batch_size": 9, "optimizer.accumulate": 2}), "does not divide"),
     ],
 )

@@ -1,8 +1,10 @@
 """Pages: one file, whole, nothing from elsewhere, every text escaped, and the figures that were measured."""
 
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -189,3 +191,17 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['jinja2'] = None\nfrom dla.report.page import check_can_write\ncheck_can_write()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "UnavailableError: a report needs jinja2: pip install 'dla[train]'" in done.stderr
+
+
+def test_a_link_stays_and_a_pipe_is_written_into(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "r.html", tmp_path / "link.html", tmp_path / "pipe"
+    link.symlink_to(target)
+    write_page(link, "one", "", ())
+    assert link.is_symlink()
+    assert "one" in target.read_text()
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        write_page(pipe, "two", "", ())
+        assert "two" in read.result(timeout=60)
+    assert pipe.is_fifo()

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
-from dla.cli.files import check_file, write_file
+from dla.cli.files import check_file
 from dla.cli.parser import Parser, usual_model
 from dla.cli.photos import say
 from dla.engines.machine import Precision, cores
 from dla.errors import UsageError
+from dla.report.write import write_file
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from dla.errors import UnknownNameError, UsageError
 from dla.nets.table import DEFAULT_MODEL
+from dla.recipes.words import in_words
 
 __all__ = ["Parser", "usual_model"]
 
@@ -57,7 +58,7 @@ class Parser(ArgumentParser):
         """One sentence and exit code 2 instead of the usage text."""
         unknown = re.search(r"nrecognized arguments: (-\S+)", message)
         if unknown is None:
-            raise UsageError(" ".join(message.split()))
+            raise UsageError(in_words(message))
         flags = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
         raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=f"{self.prog} --help")
 

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from dla.cli.parser import Parser
 from dla.errors import UsageError
-from dla.recipes.load import default_output, find_recipe, read_recipe, shipped_recipes, to_yaml
+from dla.recipes.load import default_output, find_recipe, read_recipe, recipe_from, shipped_recipes, to_yaml
 from dla.recipes.schema import Recipe
 
 DESCRIPTION = f"""\
@@ -153,5 +153,11 @@ def _understood(words: list[str]) -> list[str]:
 
 
 def _recipe_file(name: str) -> str:
+    """The file of a recipe that is one: what is wrong with it is said with its name, which the parser does not do."""
+    path = str(find_recipe(name))
     read_recipe(name)  # says the nearest name of a field that no recipe has
-    return str(find_recipe(name))
+    try:
+        recipe_from(name, {})
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return path

@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.files import check_file, write_file
+from dla.cli.files import check_file
 from dla.cli.parser import Parser, usual_model
 from dla.cli.photos import add_run_flags, check_numbers, load_classifier, reading, say
 from dla.data.options import DataOptions
 from dla.errors import UsageError
+from dla.report.write import write_file
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace

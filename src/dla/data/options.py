@@ -30,3 +30,5 @@ class DataOptions:
     def __post_init__(self) -> None:
         if not 0 < self.val_share < 1:
             raise UsageError(f"val_share is {self.val_share}: it takes a share between 0 and 1, such as 0.2")
+        if not 0 <= self.max_unreadable <= 1:
+            raise UsageError(f"max_unreadable is {self.max_unreadable}: it takes a share from 0 to 1, such as 0.01")

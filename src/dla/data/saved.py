@@ -14,7 +14,7 @@ from dla.data.source import Source
 from dla.data.split import Split, Splits, Unreadable
 from dla.errors import UnavailableError, UsageError
 
-__all__ = ["restore_splits", "splits_to_dict"]
+__all__ = ["DATA_SCHEMA", "restore_splits", "splits_to_dict"]
 
 DATA_SCHEMA = "dla.data/1"
 
@@ -33,8 +33,9 @@ def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOpti
 
     Raises:
         UnavailableError: photos of the run are gone.
-        UsageError: photos have another class than then.
+        UsageError: photos have another class than then, or what was told is not whole.
     """
+    _check(saved)
     data = Path(data)
     sources = find_sources(data, options)
     whole, name = sources.get(""), val_name(sources)
@@ -50,6 +51,25 @@ def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOpti
     notes = [f"{data}: photos that have come since this run began are not used ({new:,})"] if new > 0 else []
     left_out = tuple(Unreadable(**fault) for fault in saved["left_out"])
     return Splits(train, val, saved["how"], (*saved["notes"], *notes), left_out)
+
+
+def _check(saved: Mapping[str, Any]) -> None:
+    try:
+        classes = len(saved["class_ids"])
+        for split in (saved["train"], saved["val"]):
+            whole = len(split["photos"]) == len(split["targets"]) and all(0 <= i < classes for i in split["targets"])
+            if not whole:
+                raise ValueError
+        for fault in saved["left_out"]:
+            Unreadable(**fault)
+        if saved["schema"] != DATA_SCHEMA:
+            raise ValueError
+        len(saved["how"]), len(saved["notes"])
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(
+            "data.json in the run's folder was altered: it does not have the photos of a run any more. Begin another "
+            "run with another --output"
+        ) from None
 
 
 def _restored(data: Path, source: Source, saved: Mapping[str, Any], class_ids: Sequence[str]) -> tuple[Split, int]:

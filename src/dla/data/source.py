@@ -53,6 +53,9 @@ def read_folder(folder: Path) -> Source:
         raise UsageError(f"{folder} has no folder a class, so no classes are known ({found}). To name them, {REMEDY}")
     if stray:
         source.notes.append(f"{folder}: photos outside the class folders are not used ({stray:,})")
+    for name in classes:
+        if name.encode(errors="replace").decode() != name:
+            raise UsageError(f"{folder} has a class whose name is not UTF-8 text: {name!a}. Rename its folder")
     finder = PhotoFinder([os.path.join(folder, name) for name in classes])
     for class_id in classes:
         source.class_ids.add(class_id)
@@ -142,14 +145,25 @@ def _parquet_rows(path: Path, options: DataOptions) -> Iterator[Row]:
             photo = photo.get("bytes")
         if not isinstance(photo, bytes):
             raise UsageError(f"{name}: the column {columns[0]} holds {type(photo).__name__}, not an encoded photo")
-        if label is None or (split and split[0] is None):
-            raise DamagedError(f"{name}: the {columns[1] if label is None else columns[2]} is empty")
+        label, *split = (_text(name, column, cell) for column, cell in zip(columns[1:], (label, *split), strict=True))
         if readable and not (isinstance(label, int) and 0 <= label < len(readable)):
             unknown = (
                 "it has no label" if label == -1 else f"{len(readable)} labels have names, and this is none of them"
             )
             raise DamagedError(f"{name}: the {columns[1]} is {label}: {unknown}. Leave such rows out")
         yield photo, readable[label] if readable else str(label), str(split[0]) if split else "", name
+
+
+def _text(name: str, column: str, cell: Any) -> Any:
+    """A cell that says something; bytes as the text that they are."""
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            raise DamagedError(f"{name}: the {column} is {cell!r}, which is not UTF-8 text. Give a name") from None
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise DamagedError(f"{name}: the {column} is empty")
+    return cell
 
 
 def _label_names(metadata: dict[bytes, bytes], column: str) -> list[str]:

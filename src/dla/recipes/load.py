@@ -12,6 +12,7 @@ import yaml
 
 from dla.errors import UnavailableError, UnknownNameError, UsageError
 from dla.recipes.schema import Recipe
+from dla.recipes.words import in_words
 
 __all__ = [
     "default_output",
@@ -56,7 +57,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """
     path = find_recipe(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -83,7 +84,8 @@ def _check_fields(values: Mapping[str, Any], where: str, schema: type = Recipe, 
             raise UnknownNameError(f"field of a recipe ({where})", f"{prefix}{name}", [*_field_names(), *types])
         if is_dataclass(types[name]):
             if not isinstance(value, Mapping):
-                raise UsageError(f"{where}: {prefix}{name} is {value!r}. It is a group of fields")
+                held = "empty" if value is None else repr(value)
+                raise UsageError(f"{where}: {prefix}{name} is {held}. Put fields under it, or leave it out")
             _check_fields(value, where, types[name], f"{prefix}{name}.")
 
 
@@ -109,7 +111,7 @@ def recipe_from(name: str | None, settings: Mapping[str, Any]) -> Recipe:
     try:
         found = parser.instantiate(parser.parse_object(values)).as_dict()
     except ArgumentError as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(in_words(str(error))) from error
     return Recipe(**found)
 
 

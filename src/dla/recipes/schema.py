@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -47,11 +48,15 @@ class Input:
 
     def __post_init__(self) -> None:
         if self.sizes is not None and (
-            0 not in self.sizes or not all(_as_list(v) for v in self.sizes.values()) or min(self.all_sizes()) < 1
+            min(self.sizes, default=1) != 0
+            or not all(_as_list(v) for v in self.sizes.values())
+            or min(self.all_sizes()) < 1
         ):
             raise UsageError(f"sizes is {self.sizes}: it needs a positive size from epoch 0 on, such as {{0: 64}}")
         if self.val_size is not None:
             at_least("input.val_size", self.val_size, 1)
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise UsageError(f"input.crop_pct is {self.crop_pct}. Allowed: above 0, up to 1")
 
     def all_sizes(self) -> list[int]:
         """Every side that training crops have, in pixels; none where it is that of validation."""
@@ -226,8 +231,8 @@ class Distill:
 
     def __post_init__(self) -> None:
         from_to("distill.weight", self.weight, 0, 1)
-        if self.temperature <= 0:
-            raise UsageError(f"distill.temperature is {self.temperature}. Allowed: above 0")
+        if not 0 < self.temperature < math.inf:
+            raise UsageError(f"distill.temperature is {self.temperature}. Allowed: a number above 0")
         if self.model and self.scores:
             raise UsageError("distill has both a model and scores. One teacher is enough")
 
@@ -244,6 +249,10 @@ class Regular:
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("drop_rate", "drop_path_rate"):
+            below_one(f"regular.{name}", getattr(self, name))
+
 
 @dataclass(frozen=True)
 class Average:
@@ -258,8 +267,7 @@ class Average:
     warmup: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise UsageError(f"average.decay is {self.decay}. Allowed: from 0 to below 1")
+        below_one("average.decay", self.decay)
 
 
 @dataclass(frozen=True)
@@ -351,8 +359,8 @@ class Recipe:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
         from_to("seed", self.seed, 0, 2**63 - 1)
-        if not self.lr > 0:
-            raise UsageError(f"lr is {self.lr}. Allowed: above 0")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr is {self.lr}. Allowed: a number above 0")
         if self.batch_size % self.optimizer.accumulate:
             raise UsageError(
                 f"batch_size is {self.batch_size}, which optimizer.accumulate, {self.optimizer.accumulate}, does not "
@@ -361,9 +369,15 @@ class Recipe:
 
 
 def at_least(name: str, value: float, low: float) -> None:
-    """Raise a UsageError for a value that is too small."""
-    if not value >= low:
-        raise UsageError(f"{name} is {value}: it must be at least {low}")
+    """Raise a UsageError for a value that is too small, or endless."""
+    if not low <= value < math.inf:
+        raise UsageError(f"{name} is {value}: it must be {'finite' if value == math.inf else f'at least {low}'}")
+
+
+def below_one(name: str, value: float) -> None:
+    """Raise a UsageError for a share that is not below 1."""
+    if not 0 <= value < 1:
+        raise UsageError(f"{name} is {value}. Allowed: from 0 to below 1")
 
 
 def from_to(name: str, value: float, low: float, high: float) -> None:

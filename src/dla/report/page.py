@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, ClassVar
 
 from dla.errors import UnavailableError
-from dla.report.write import naming
+from dla.report.write import write_file
 from dla.version import __version__
 
 __all__ = [
@@ -164,16 +163,7 @@ def write_page(path: str | os.PathLike[str], title: str, subtitle: str, sections
     """
     values: Mapping[str, Any] = {"title": title, "subtitle": subtitle, "sections": sections, "version": __version__}
     text = _environment().get_template("page.html").render(values)
-    target = Path(path)
-    aside = target.with_name(f"{target.name}.part")
-    try:
-        with naming(target, str(aside)):
-            # a name from the disk may hold bytes that are no text
-            aside.write_text(text, encoding="utf-8", errors="replace")
-            aside.replace(target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    write_file(path, text.encode(errors="replace"))  # a name from the disk may hold bytes that are no text
 
 
 @cache

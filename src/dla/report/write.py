@@ -8,11 +8,12 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, TextIO, get_args
 
 from dla.records import Prediction
 
-__all__ = ["FORMATS", "RESUMABLE", "Format", "PredictionWriter", "csv_columns", "naming"]
+__all__ = ["FORMATS", "RESUMABLE", "Format", "PredictionWriter", "csv_columns", "naming", "write_file"]
 
 Format = Literal["table", "json", "jsonl", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -100,3 +101,19 @@ def _table(prediction: Prediction) -> str:
         tail = f"   {c.class_id}" if c.class_id != c.label else ""
         lines.append(f"{c.probability:7.1%}  {c.label:<{width if tail else 0}}{tail}".replace("%", " %", 1))
     return "\n".join(lines) + "\n"
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write it whole, or leave what was there; into a pipe or a device directly.
+
+    Raises:
+        OSError: of the disk, with the path in the user's words.
+    """
+    from dla.weights.folder import write_files
+
+    place = Path(path).resolve()
+    if place.exists() and not place.is_file():
+        place.write_bytes(data)
+        return
+    with naming(path, f"{place}.part"):
+        write_files({place: data})

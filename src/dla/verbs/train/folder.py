@@ -15,21 +15,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dla.data.saved import DATA_SCHEMA
 from dla.errors import DlaError, UsageError
 from dla.recipes.load import differing, to_yaml
 from dla.recipes.schema import Recipe
 from dla.verbs.train.progress import Epoch
 from dla.weights.folder import write_files
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "read_epochs"]
 
 SCHEMA = "dla.run/1"
+_WRITTEN = ("data.json", "run.json", "metrics.jsonl", "mosaic.png", "report.html", "best")
 _NEEDED = ("config.yaml", "data.json", "run.json")  # to go on from a checkpoint
 
 
@@ -52,6 +55,7 @@ class RunFolder:
         if self.checkpoints.exists() and (gone := [n for n in _NEEDED if not (self.path / n).exists()]):
             raise UsageError(f"{self.path} has checkpoints of a run, but {gone[0]} is gone. Give another --output")
         if not config.exists():
+            self._refuse_foreign()
             return
         try:
             held = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -66,6 +70,16 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} holds a run with other settings: {'; '.join(others[:3])}{more}. "
                 "Give another --output, or the same settings to go on with it"
+            )
+
+    def _refuse_foreign(self) -> None:
+        """A run that was stopped while it claimed its folder leaves a data.json; nothing else there is a run's."""
+        written = [name for name in _WRITTEN if (self.path / name).exists()]
+        if written == ["data.json"] and (self._read("data.json") or {}).get("schema") == DATA_SCHEMA:
+            return
+        if written:
+            raise UsageError(
+                f"{self.path} is no run's folder, and a run would replace its {written[0]}. Give another --output"
             )
 
     def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
@@ -100,18 +114,20 @@ class RunFolder:
         """Drop what metrics.jsonl says of epochs after this many, which will be run again."""
         if not self.metrics.exists():
             return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = "".join(line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= count)
-        if kept != "".join(lines):
+        kept = "".join(f"{json.dumps(line)}\n" for line in read_epochs(self.metrics) if line["epoch"] <= count)
+        if kept.encode() != self.metrics.read_bytes():
             self._write("metrics.jsonl", kept)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise UsageError(f"{self.path / name} is no JSON: {error}. Give another --output") from error
+        if not isinstance(found, dict):
+            raise UsageError(f"{self.path / name} is no JSON object. Give another --output")
+        return found
 
     def _write(self, name: str, text: str) -> None:
         path = self.path / name
@@ -120,6 +136,17 @@ class RunFolder:
             write_files({path: text.encode()})
         except OSError as error:
             raise DlaError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; one that was torn or altered is none."""
+    found = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        with suppress(ValueError):
+            epoch = json.loads(line)
+            if line.endswith(b"\n") and isinstance(epoch, dict) and isinstance(epoch.get("epoch"), int):
+                found.append(epoch)
+    return found
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -24,9 +24,11 @@ def run_lock(folder: Path) -> Iterator[None]:
     A folder that it made and that nothing was written into is gone afterwards.
 
     Raises:
-        UsageError: a run is in progress there.
+        UsageError: a run is in progress there, or it is a file.
         OSError: the folder cannot be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file. Give --output a folder, new or of a run")
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK

@@ -18,6 +18,7 @@ from dla.report.charts import Series, lines, percent
 from dla.report.classifier import evaluation_sections, headline, shown_names, surest_errors
 from dla.report.embed import embedded
 from dla.report.page import Chart, Charts, Code, Facts, Figure, Figures, Picture, Pictures, Section, write_page
+from dla.verbs.train.folder import read_epochs
 
 __all__ = ["write_report"]
 
@@ -41,7 +42,7 @@ def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str
     """
     found = evaluate(logits_NK, split.targets_N, split.class_ids)
     names = shown_names(split.class_ids, list(labels))
-    epochs, facts = _epochs(run / "metrics.jsonl"), _json(run / "run.json")
+    epochs, facts = read_epochs(run / "metrics.jsonl"), _json(run / "run.json")
     errors = surest_errors(found, split.targets_N, names, lambda i: read_photo(split.photos[i]).image, split.names)
     sections = (
         Section("What came out", (Figures((*headline(found).items, *_of_run(epochs))),), "On the validation photos, "
@@ -58,17 +59,11 @@ def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str
     return path
 
 
-def _epochs(path: Path) -> list[Mapping[str, Any]]:
-    """The whole lines of metrics.jsonl."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
 def _json(path: Path) -> Mapping[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _of_run(epochs: list[Mapping[str, Any]]) -> tuple[Figure, ...]:
+def _of_run(epochs: list[dict[str, Any]]) -> tuple[Figure, ...]:
     if not epochs:
         return ()
     minutes = sum(e["seconds"] for e in epochs) / 60
@@ -76,7 +71,7 @@ def _of_run(epochs: list[Mapping[str, Any]]) -> tuple[Figure, ...]:
     return (Figure("training", f"{minutes:.1f} min", f"{len(epochs)} epochs, {rate:.0f} photos/s"),)
 
 
-def _curves(epochs: list[Mapping[str, Any]], class_count: int) -> tuple[Section, ...]:
+def _curves(epochs: list[dict[str, Any]], class_count: int) -> tuple[Section, ...]:
     xs = [e["epoch"] for e in epochs]
 
     def of(name: str, key: str) -> Series:

@@ -74,7 +74,10 @@ def with_photos(recipe: Recipe, data: str | Path | None) -> Recipe:
         raise UsageError("no photos are named. Give their folder, as in dla train photos/")
     if not Path(photos).exists():
         raise UnavailableError(f"{photos} is not there. DATA is a folder with a folder a class, or a table")
-    return replace(recipe, photos=str(Path(photos).resolve()))
+    place = Path(photos)
+    # a table is read under its own name and beside its own place, a link too, as by every other verb
+    whole = place.parent.resolve() / place.name if place.is_file() else place.resolve()
+    return replace(recipe, photos=str(whole))
 
 
 def check_apart(folder: Path, recipe: Recipe) -> None:
