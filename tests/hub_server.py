@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.fail(hub.refuse, hub.error_code)
         elif len(parts) == 5 and parts[2] == "resolve":
             if hub.meeting and parts[4] == "config.json" and not body:
-                hub.meeting.wait(30)
+                hub.meeting.wait(120)
             self.resolve("/".join(parts[:2]), parts[3], parts[4], body)
         else:
             self.fail(404, "")

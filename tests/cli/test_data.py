@@ -125,6 +125,7 @@ def test_a_check_that_is_stopped_ends_at_once_and_without_a_traceback(
     with subprocess.Popen(many(data), stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
         while len(workers := children.read_text().split()) < started:
+            assert running.poll() is None
             time.sleep(0.001)
         if victim == "all":
             os.killpg(running.pid, signal.SIGINT)

@@ -210,7 +210,7 @@ def test_stopped_it_leaves_nothing(sent: int, code: int, ending: str, tmp_path: 
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(sent)
-        process.wait(10)
+        process.wait(120)
         assert process.returncode == code
         assert process.stderr.read() == b""
     assert os.listdir(tmp_path) == []

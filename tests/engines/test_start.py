@@ -129,5 +129,5 @@ def test_the_first_photos_of_two_threads_at_once_are_both_answered():
         "for each in threads: each.join()\n"
         "print(found)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout == "[4, 4]\n", done.stderr

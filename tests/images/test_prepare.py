@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import pickle
 from typing import Any
 
@@ -216,10 +217,16 @@ def test_settings_survive_a_config_file() -> None:
         ({"crop_mode": "middle"}, "pretrained_cfg: crop_mode is one of center, squash, border, not 'middle'"),
         ({"crop_mode": ["center"]}, r"crop_mode .* not \['center'\]"),
         ({"interpolation": "random"}, "interpolation is one of bilinear, bicubic, .* not 'random'"),
-        ({"mean": [0.5]}, r"mean is three numbers, one a colour, not \[0.5\]"),
+        ({"mean": [0.5]}, r"mean is three numbers of at most 1,000,000, one a colour, not \[0.5\]"),
         ({"mean": [0.5, None, 0.5]}, "mean"),
         ({"mean": {"r": 1}}, "mean"),
-        ({"std": [0.5, 0.5, 0]}, "std is three numbers above 0"),
+        ({"std": [0.5, 0.5, 0]}, "std is three numbers from 1e-06 to 1,000,000"),
+        ({"std": [1, 1, 10**400]}, "std is three numbers from 1e-06 to 1,000,000"),
+        ({"std": [1e-320, 1, 1]}, "std is three numbers from"),
+        ({"mean": [1e308, 0, 0]}, "mean is three numbers of at most 1,000,000"),
+        ({"mean": [math.nan, 0, 0]}, "mean is three numbers of at most 1,000,000"),
+        ({"crop_pct": 10**400}, "crop_pct is the share"),
+        ({"crop_pct": 1e-300}, "crop_pct is the share"),
         ({"std": 1}, "std"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -49,6 +50,7 @@ def break_off(ranks: Ranks) -> None:
         ranks.sum(torch.ones(1))
 
 
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, before this one has said what happened to the other
 try:
     with joined() as here:
         if WHAT != "all":

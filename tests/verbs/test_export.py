@@ -30,7 +30,7 @@ from dla.errors import CheckError, DlaError, UnknownNameError, UsageError
 from dla.images.prepare import Preprocessing
 from dla.images.read import ReadOptions
 from dla.nets.build import build
-from dla.verbs.export import forms, pictures
+from dla.verbs.export import forms, pictures, run
 from dla.verbs.export.compare import Comparison
 from dla.verbs.export.pictures import Pictures
 from dla.verbs.export.script import script
@@ -268,6 +268,23 @@ def test_what_passes() -> None:
     assert not after((a_NK, a_NK), levels=2)
     assert not after((a_NK, b_NK), pictures=198)
     assert after((a_NK, b_NK), pictures=199)
+
+
+def test_what_came_in_the_meantime_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when two exports write to one folder: the one that is later finds it taken."""
+    out = tmp_path / "out"
+    out.mkdir()
+    compared = run._compared
+
+    def slow(*given: Any) -> Any:
+        (out / "use.py").write_text("the other's")
+        return compared(*given)
+
+    monkeypatch.setattr(run, "_compared", slow)
+    with pytest.raises(UsageError, match=r"out is there and not empty, so it is left alone"):
+        dla.export(TINY, out, "onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("use.py", "the other's")]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -292,6 +292,34 @@ def test_a_form_from_another_kind_of_cpu_is_tried_first(made: Made, model: str, 
     assert parse_form((folder / "int8.zip").read_bytes(), "it") == again.form
 
 
+@pytest.mark.parametrize("damage", [b"", b"PK", b"no archive"])
+def test_a_damaged_form_is_none_but_where_it_is_asked_for(
+    damage: bytes, made: Made, model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model, folder)
+    (folder / "int8.zip").write_bytes(damage)
+    photo = str(next(photos.rglob("*.png")))
+    with pytest.raises(DamagedError, match="is no whole int8 form"):
+        dla.load(str(folder), precision="int8").predict(photo)
+    exact = dla.load(str(folder)).predict(photo).classes[0].probability
+    found = dla.load(str(folder), precision="auto", engine="openvino").predict(photo).classes[0].probability
+    assert found == pytest.approx(exact, abs=1e-5)
+    again = make_form(str(folder), photos, seed=5)
+    assert again.kept is not None
+    assert parse_form((folder / "int8.zip").read_bytes(), "it") == again.form
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_another_way_of_packing_is_refused(made: Made, method: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(made.form.to_bytes())) as old, zipfile.ZipFile(packed, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(DamagedError, match="it is no whole int8 form .it is packed in another way"):
+        parse_form(packed.getvalue(), "it")
+
+
 def test_photos_beside_folders_are_not_left_out(model: str, photos: Path, tmp_path: Path) -> None:
     for path in photos.rglob("*.png"):
         (tmp_path / f"{path.parent.name}{path.name}").symlink_to(path)

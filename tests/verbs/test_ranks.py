@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +109,7 @@ def test_two_processes(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_on_one_ends_all_with_one_sentence(what: str, sentences: list[str], code: int, tmp_path: Path) -> None:
-    began = time.monotonic()
     done = torchrun(SCRIPT, tmp_path, what)
-    assert time.monotonic() - began < 60
     assert done.returncode != 0
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("dla: ")]
     assert any(sentence in said for sentence in sentences)

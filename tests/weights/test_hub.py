@@ -54,7 +54,13 @@ class Client:
         clean = {
             key: os.environ[key] for key in ("PATH", "PYTHONPATH", "SYSTEMROOT", "LD_LIBRARY_PATH") if key in os.environ
         }
-        clean |= {"HOME": str(home), "HF_HOME": str(home), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "*"} | env
+        clean |= {
+            "HOME": str(home),
+            "HF_HOME": str(home),
+            "HF_ENDPOINT": hub.endpoint,
+            "NO_PROXY": "*",
+            "HF_HUB_ETAG_TIMEOUT": "120",
+        } | env
         self.process = subprocess.Popen(
             [sys.executable, "-c", CLIENT],
             env=clean,

@@ -133,6 +133,8 @@ def parse_form(data: bytes, where: str) -> Form:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             if sum(info.file_size for info in file.infolist()) > _MOST_BYTES:
                 raise ValueError("it is larger than any network")
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in file.infolist()):
+                raise ValueError("it is packed in another way")
             about, xml, weights = (file.read(name) for name in (_ABOUT, _XML, _BIN))
         root = json.loads(about)
         if root["format"] != FORMAT:

@@ -24,6 +24,7 @@ Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "ham
 Exif = Literal["apply", "ignore"]
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MOST, _LEAST_PCT = 1e6, 1e-3  # far beyond what any network has; what they bound stays finite in float32
 # A sample of these two jumps when it moves by a rounding error, and Pillow holds a box in single precision.
 _NEEDS_WHOLE_PIXELS = ("nearest", "box")
 
@@ -65,12 +66,14 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not _are_numbers(self.size, 2, int) or min(self.size) < 1:
             raise UsageError(f"size is (height, width) in whole pixels, at least 1, not {self.size!r}")
-        if not _are_numbers([self.crop_pct], 1, int, float) or self.crop_pct <= 0:
-            raise UsageError(f"crop_pct is the share of the resized photo that is kept, above 0, not {self.crop_pct!r}")
+        if not _are_numbers([self.crop_pct], 1, int, float) or self.crop_pct < _LEAST_PCT:
+            raise UsageError(
+                f"crop_pct is the share of the resized photo that is kept, {_LEAST_PCT:g} up, not {self.crop_pct!r}"
+            )
         if not _are_numbers(self.mean, 3, int, float):
-            raise UsageError(f"mean is three numbers, one a colour, not {self.mean!r}")
-        if not _are_numbers(self.std, 3, int, float) or min(self.std) <= 0:
-            raise UsageError(f"std is three numbers above 0, one a colour, not {self.std!r}")
+            raise UsageError(f"mean is three numbers of at most {_MOST:,.0f}, one a colour, not {self.mean!r}")
+        if not _are_numbers(self.std, 3, int, float) or min(self.std) < 1 / _MOST:
+            raise UsageError(f"std is three numbers from {1 / _MOST:g} to {_MOST:,.0f}, one a colour, not {self.std!r}")
         for name in ("size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, words in (("crop_mode", CropMode), ("interpolation", Interpolation), ("exif", Exif)):
@@ -105,7 +108,7 @@ class Preprocessing:
     @property
     def fill(self) -> tuple[int, int, int]:
         """What is laid where a photo does not fill `size`."""
-        red, green, blue = (round(255 * m) if self.crop_mode == "border" else 0 for m in self.mean)
+        red, green, blue = (round(255 * min(max(m, 0), 1)) if self.crop_mode == "border" else 0 for m in self.mean)
         return red, green, blue
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
@@ -161,7 +164,7 @@ class Preprocessing:
 
 def _are_numbers(value: Any, count: int, *kinds: Any) -> bool:
     right = isinstance(value, tuple | list) and len(value) == count
-    return right and all(isinstance(v, kinds) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+    return right and all(isinstance(v, kinds) and not isinstance(v, bool) and abs(v) <= _MOST for v in value)
 
 
 def _middle(have: int, want: int) -> tuple[int, int, int]:

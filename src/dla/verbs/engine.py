@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from dla.engines.base import Engine
 from dla.engines.choose import ENGINES, Stopwatch, check_engine, fastest, installed
 from dla.engines.graph import Network
 from dla.engines.machine import Precision, PrecisionChoice, cores, has_gpu
-from dla.errors import OnlyTorchError, UsageError
+from dla.errors import DamagedError, OnlyTorchError, UsageError
 from dla.records import EngineChoice
 from dla.verbs.forms import find_form, no_form
 from dla.verbs.network import Model, open_by_torch, open_network
+
+if TYPE_CHECKING:
+    from dla.engines.int8 import Form
 
 __all__ = ["EngineOptions", "open_engine", "time_engines"]
 
@@ -82,7 +85,7 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
             raise
         return _by_torch(source, options)
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
-        form = find_form(network, model)
+        form = _form(network, model, options)
         if options.precision == "int8" and form is None:
             raise no_form(source)
         if form is not None and (options.precision == "int8" or form.passed_here):
@@ -92,6 +95,15 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
     if options.computed != "fp32":
         return _make(installed()[0], source, network, options), model
     return _fastest(source, network, model, options), model
+
+
+def _form(network: Network, model: Model, options: EngineOptions) -> Form | None:
+    try:
+        return find_form(network, model)
+    except DamagedError:
+        if options.precision == "int8":
+            raise
+        return None  # as where none passed
 
 
 def time_engines(source: str) -> EngineChoice:

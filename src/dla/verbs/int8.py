@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dla.engines.graph import Network
 from dla.engines.int8 import MOST_DROP, Form, Gate, quantise, quantise_with_care
 from dla.engines.machine import instructions
 from dla.engines.openvino import OpenvinoEngine
-from dla.errors import CheckError, UsageError
+from dla.errors import CheckError, DamagedError, UsageError
 from dla.images.find import PhotoFinder
 from dla.images.read import ReadOptions
 from dla.metrics.intervals import paired_interval, share_interval
@@ -93,7 +94,9 @@ def make_form(
     check_classifies(model.config, model.origin)
     learned, held_out = _divided(os.fspath(photos), model, columns, seed)
     reader = _reader(model, workers)
-    there = find_form(network, model)
+    there = None
+    with suppress(DamagedError):  # what is made takes its place
+        there = find_form(network, model)
     if there is not None and there.gates and there.passed_here is None:
         say(f"int8: comparing the form that is kept with fp32 on {len(held_out):,} photos, on this kind of CPU")
         gate = _gate(network, there, reader, held_out, seed)

@@ -137,11 +137,15 @@ def _made_int8(model: str, calibrate: str | os.PathLike[str], say: Say) -> Int8F
 
 
 def _check_out(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is there and not empty, so it is left alone. Give a new or empty folder")
+    _check_empty(folder)
     above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not above.is_dir():
         raise UsageError(f"{above} is a file, so that nothing can be written to {folder}. Give a new or empty folder")
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is there and not empty, so it is left alone. Give a new or empty folder")
 
 
 def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[Source, ModelInfo]:
@@ -243,6 +247,7 @@ def _take_place(aside: Path, folder: Path) -> None:
     if not folder.exists():
         aside.rename(folder)
         return
+    _check_empty(folder)  # minutes have passed since it was looked at
     # a link, a place where a disk is mounted, or where the user stands: the folder itself stays
     for path in sorted(aside.iterdir(), key=lambda path: path.name == REPORT):
         shutil.move(path, folder / path.name)

@@ -1,0 +1,20 @@
+"""`dla` as a rank of torchrun, the second of which is killed in its third step, the first time it is started."""
+
+import os
+import signal
+import sys
+
+from dla.cli import main
+from dla.verbs.train.fit import Fit
+
+if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    step, steps = Fit.step, iter(range(3))
+
+    def last_step(self, *given):
+        if next(steps, None) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *given)
+
+    Fit.step = last_step
+
+sys.exit(main())
