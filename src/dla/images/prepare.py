@@ -68,7 +68,7 @@ class Preprocessing:
             raise UsageError(f"size is (height, width) in whole pixels, at least 1, not {self.size!r}")
         if not _are_numbers([self.crop_pct], 1, int, float) or self.crop_pct < _LEAST_PCT:
             raise UsageError(
-                f"crop_pct is the share of the resized photo that is kept, {_LEAST_PCT:g} up, not {self.crop_pct!r}"
+                f"crop_pct is the share of a resized photo that is kept, {_LEAST_PCT:g} or more, not {self.crop_pct!r}"
             )
         if not _are_numbers(self.mean, 3, int, float):
             raise UsageError(f"mean is three numbers of at most {_MOST:,.0f}, one a colour, not {self.mean!r}")
