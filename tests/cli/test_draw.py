@@ -89,3 +89,11 @@ def test_errors_are_one_sentence_and_leave_nothing(
     assert said in err
     assert len(err.splitlines()) == 1
     assert names(folder) == []
+
+
+def test_home_and_links(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "link.svg").symlink_to("tree.svg")
+    assert main(["draw", "dla34", "--output=~/link.svg"]) == 0
+    assert (folder / "link.svg").is_symlink()
+    assert (folder / "tree.svg").read_text().startswith("<svg")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dla.cli.files import check_file
 from dla.cli.parser import Parser, usual_model
 from dla.errors import UsageError
@@ -30,7 +32,7 @@ def run(words: list[str]) -> int:
     from dla.report.shapes import writer_of
 
     writer_of(args.output)  # says so at once where it is no picture
-    check_file("--output", args.output)
+    check_file("--output", os.path.expanduser(args.output))
     from dla.verbs.draw import draw
 
     draw(args.model, args.output)

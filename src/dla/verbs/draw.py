@@ -12,8 +12,8 @@ from dla.nets.build import build
 from dla.nets.table import TABLE
 from dla.report.draw import lay_out
 from dla.report.shapes import writer_of
+from dla.report.write import write_file
 from dla.verbs.describe import describe
-from dla.weights.folder import write_files
 from dla.weights.load import begin_model
 from dla.weights.sources import find_source
 
@@ -36,7 +36,7 @@ def draw(model: str | nn.Module, output: str | os.PathLike[str]) -> None:
     """
     write = writer_of(output)
     drawing = describe(model) if isinstance(model, nn.Module) else describe(*_open(model))
-    write_files({Path(os.path.expanduser(output)): write(lay_out(drawing))})
+    write_file(os.path.expanduser(output), write(lay_out(drawing)))
 
 
 def _open(source: str) -> tuple[nn.Module, str]:
