@@ -42,8 +42,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import dla
-from dla.nets.backbone import init_weights
-from dla.nets.blocks import Basic, BlockOptions, Reduction, conv_bn
+from dla.models.blocks import Basic, BlockOptions, Reduction, conv_bn
+from dla.models.dla import init_weights
 
 LEVELS, CHANNELS = (1, 1, 1, 2, 2, 1), (8, 16, 16, 32, 64, 128)
 WIDER = (8, 16, 16, 32, 68, 132)  # of the plain network: 965,282 parameters for 964,522

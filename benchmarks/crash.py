@@ -36,9 +36,9 @@ import torch
 from PIL import Image
 
 import dla.cli.train
-import dla.verbs.train.run
+import dla.training.run
 from dla.cli import main
-from dla.nets.table import TABLE, Row
+from dla.models.registry import TABLE, Row
 
 TINY = Row("tiny", (1, 1, 1, 1, 1, 1), (4, 8, 8, 8, 16, 16), "basic", params=0, macs=0)
 USUAL = ["--model", "tiny", "--epochs", "2", "--batch-size", "4", "--input.sizes", "{0: 24}", "--input.val_size", "24",

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 import dla
+from dla.data.dataset import find_sources
 from dla.data.duplicates import near_groups
-from dla.data.look import looks
-from dla.data.open import find_sources
-from dla.images.read import read_photo
+from dla.data.scan import looks
+from dla.images.decode import read_photo
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

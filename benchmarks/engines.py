@@ -43,7 +43,7 @@ def timms(name: str, model: Path):  # timm has no types
     sys.path.insert(0, str(TESTS))
     from safetensors.torch import load_file
 
-    from oracle import timm
+    from support.oracle import timm
 
     network = timm.create_model(name).eval()
     network.load_state_dict(load_file(model / "model.safetensors"))
@@ -107,7 +107,7 @@ def one(name: str, model: Path, rounds: int) -> None:
 
 def reduced() -> dict[str, str]:
     """What the chip has beside float32, and what to call it."""
-    from dla.engines.machine import has_bf16
+    from dla.engines.cpu import has_bf16
 
     return {"int8": "int8, ungated"} | ({"bf16": "bf16"} if has_bf16() else {})
 
@@ -236,7 +236,7 @@ def main() -> None:
             if ":" not in name:
                 make_model(name, photos, work / name)
             if args.what != "parity":
-                from dla.verbs.bench.drawn import add_int8
+                from dla.benchmarking.bench import add_int8
 
                 add_int8(work / name)
             if args.what == "parity":

@@ -29,8 +29,8 @@ import time
 import torch
 from torch import Tensor, nn
 
-from dla.nets.build import build
-from dla.nets.tree import sum_nodes
+from dla.models.build import build
+from dla.models.tree import sum_nodes
 
 FORMS = ("concatenation", "sum")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from dla.nets.build import build
-from dla.nets.table import TABLE
+from dla.models.build import build
+from dla.models.registry import TABLE
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from oracle import differences, randomise, timm
+from support.oracle import differences, randomise, timm
 
 
 def main() -> None:

@@ -53,8 +53,8 @@ def make_model(name: str, photos: Path, folder: Path) -> None:
     import torch
 
     from dla import Preprocessing
-    from dla.nets.build import build
-    from dla.weights.folder import ModelConfig, write_folder
+    from dla.models.build import build
+    from dla.weights.model_folder import ModelConfig, write_folder
 
     torch.manual_seed(0)
     model, preprocessing = build(name).train(), Preprocessing()
@@ -77,7 +77,7 @@ def timm_loop(name: str, photos: Path, model: Path, workers: int, out: Path) -> 
     import torch
     from safetensors.torch import load_file
 
-    from oracle import timm
+    from support.oracle import timm
 
     network = timm.create_model(name).eval()
     network.load_state_dict(load_file(model / "model.safetensors"))

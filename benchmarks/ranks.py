@@ -30,11 +30,11 @@ def step_seconds(model: str, batch: int, size: int, steps: int) -> float | None:
     import numpy as np
     import torch
 
-    from dla.recipes.load import recipe_from
-    from dla.verbs.ranks import joined
-    from dla.verbs.train.batches import Batch
-    from dla.verbs.train.fit import Fit
-    from dla.verbs.train.network import begin
+    from dla.training.batches import Batch
+    from dla.training.distributed import joined
+    from dla.training.model import begin
+    from dla.training.recipe_files import recipe_from
+    from dla.training.trainer import Fit
 
     torch.set_num_threads(1)
     recipe = recipe_from(None, {"model": model, "batch_size": batch, "lr": 0.01, "average.decay": 0.99})

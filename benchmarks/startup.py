@@ -31,11 +31,11 @@ args = parser.parse_args([sys.argv[1], "--model", sys.argv[2], "--engine", sys.a
 done("command line")
 import numpy
 done("numpy")
-from dla.verbs.predict import load
+from dla.inference.classifier import load
 done("dla")
 classifier = load(args.model, engine=args.engine, photos=1)
 done("network")
-from dla.images.read import ReadOptions, read_photo
+from dla.images.decode import ReadOptions, read_photo
 pixels = classifier.preprocessing.pixels(read_photo(args.images[0]).image)[None]
 done("photo")
 classifier.engine.probabilities(pixels)
@@ -47,7 +47,7 @@ print(json.dumps([stamps, "torch" in sys.modules, classifier.engine.name]))
 
 TIMM = """
 import sys; sys.path.insert(0, sys.argv[3])
-from oracle import timm
+from support.oracle import timm
 from PIL import Image
 import torch
 from safetensors.torch import load_file

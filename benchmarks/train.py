@@ -30,18 +30,18 @@ SIDES = ("timm", "timm, channels_last", "dla", "dla, checkpointing")
 
 def network(name: str, side: str) -> torch.nn.Module:
     """Equal weights on every side."""
-    from dla.nets.build import build
+    from dla.models.build import build
 
     torch.manual_seed(0)
     model: torch.nn.Module = build(name)
     if side.startswith("timm"):
         sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-        from oracle import timm
+        from support.oracle import timm
 
         ours, model = model, timm.create_model(name)
         model.load_state_dict(ours.state_dict())
     if side.endswith("checkpointing"):
-        from dla.verbs.train.memory import give_memory_back
+        from dla.training.memory import give_memory_back
 
         model.set_grad_checkpointing()
         give_memory_back()

@@ -15,9 +15,9 @@ from PIL import Image
 
 import dla
 from dla.cli import VERBS, main
-from dla.images.read import ERROR_CODES
-from dla.report.picture import with_bars
-from dla.report.write import PredictionWriter
+from dla.images.decode import ERROR_CODES
+from dla.inference.classifier import with_bars
+from dla.inference.result_files import PredictionWriter
 
 SUBVERBS = {"data": ("check",)}
 DOCS = Path(__file__).parent

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 import dla
-from dla.engines.machine import cores
-from dla.report.picture import with_bars
+from dla.engines.cpu import cores
+from dla.inference.classifier import with_bars
 
 PHOTOS = {
     "skimage.data": ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"),

@@ -11,12 +11,12 @@ import os
 import subprocess
 import sys
 
-from dla.engines.int8 import parse_form
-from dla.engines.machine import instructions
-from dla.nets.table import DEFAULT_MODEL
-from dla.verbs.forms import FILE
-from dla.verbs.int8 import make_form, try_form
-from dla.weights.sources import shipped
+from dla.engines.cpu import instructions
+from dla.engines.quantized import parse_form
+from dla.inference.calibrate_int8 import make_form, try_form
+from dla.inference.int8_store import FILE
+from dla.types import DEFAULT_MODEL
+from dla.weights.spec import shipped
 
 # by instruction, what oneDNN may use at most to do without it
 OLDER = {"amx_int8": "AVX512_CORE_VNNI", "avx512_vnni": "AVX512_CORE", "avx512f": "AVX2", "avx_vnni": "AVX2"}

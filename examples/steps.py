@@ -3,8 +3,8 @@
 python examples/steps.py            after its weights or its config changed
 """
 
-from dla.verbs.network import STEPS, steps_of_shipped
-from dla.weights.sources import shipped, shipped_names
+from dla.inference.traced_model import STEPS, steps_of_shipped
+from dla.weights.spec import shipped, shipped_names
 
 for name in shipped_names():
     path = shipped(name) / STEPS

@@ -9,120 +9,120 @@ from typing import TYPE_CHECKING, Any
 from dla.version import __version__
 
 if TYPE_CHECKING:
-    from dla.data.options import DataOptions as DataOptions
+    from dla.benchmarking.bench import bench as bench
+    from dla.benchmarking.rows import BenchReport as BenchReport
+    from dla.benchmarking.rows import BenchRow as BenchRow
+    from dla.catalog import ModelInfo as ModelInfo
+    from dla.catalog import info as info
+    from dla.data.check import DataFinding as DataFinding
+    from dla.data.check import DataReport as DataReport
+    from dla.data.check import check_data as check_data
+    from dla.data.sources import DataOptions as DataOptions
+    from dla.drawing.network import draw as draw
     from dla.errors import CheckError as CheckError
     from dla.errors import DamagedError as DamagedError
     from dla.errors import DlaError as DlaError
     from dla.errors import ImageError as ImageError
+    from dla.errors import InputError as InputError
     from dla.errors import OnlyTorchError as OnlyTorchError
     from dla.errors import UnavailableError as UnavailableError
     from dla.errors import UnknownNameError as UnknownNameError
     from dla.errors import UsageError as UsageError
+    from dla.evaluation.evaluate import validate as validate
+    from dla.evaluation.result import Validation as Validation
+    from dla.evaluation.result import Validations as Validations
+    from dla.exporting.export import Exported as Exported
+    from dla.exporting.export import export as export
+    from dla.exporting.verify import ExportReport as ExportReport
+    from dla.exporting.verify import Flip as Flip
     from dla.images.labels import imagenet_classes as imagenet_classes
-    from dla.images.prepare import Preprocessing as Preprocessing
-    from dla.images.transform import create_transform as create_transform
-    from dla.images.transform import resolve_data_config as resolve_data_config
-    from dla.images.transform import resolve_model_data_config as resolve_model_data_config
-    from dla.metrics.classify import Comparison as Comparison
-    from dla.metrics.classify import Evaluation as Evaluation
-    from dla.nets.backbone import DLA as DLA
-    from dla.nets.build import create_model as create_model
-    from dla.nets.build import model_entrypoint as model_entrypoint
-    from dla.nets.graft import graft as graft
-    from dla.nets.hda import HDA as HDA
-    from dla.nets.ida import IDA as IDA
-    from dla.nets.ida import DLAUp as DLAUp
-    from dla.nets.registry import PretrainedCfg as PretrainedCfg
-    from dla.nets.registry import get_pretrained_cfg as get_pretrained_cfg
-    from dla.nets.registry import get_pretrained_cfg_value as get_pretrained_cfg_value
-    from dla.nets.registry import is_model as is_model
-    from dla.nets.registry import is_model_pretrained as is_model_pretrained
-    from dla.nets.registry import list_models as list_models
-    from dla.nets.registry import list_modules as list_modules
-    from dla.nets.registry import list_pretrained as list_pretrained
-    from dla.nets.tree import sum_nodes as sum_nodes
-    from dla.records import BenchReport as BenchReport
-    from dla.records import BenchRow as BenchRow
-    from dla.records import Class as Class
-    from dla.records import DataFinding as DataFinding
-    from dla.records import DataReport as DataReport
-    from dla.records import Exported as Exported
-    from dla.records import ExportReport as ExportReport
-    from dla.records import Features as Features
-    from dla.records import Flip as Flip
-    from dla.records import InputError as InputError
-    from dla.records import ModelInfo as ModelInfo
-    from dla.records import Prediction as Prediction
-    from dla.verbs.bench.run import bench as bench
-    from dla.verbs.convert import convert as convert
-    from dla.verbs.data_check import check_data as check_data
-    from dla.verbs.draw import draw as draw
-    from dla.verbs.export.run import export as export
-    from dla.verbs.info import info as info
-    from dla.verbs.predict import Classifier as Classifier
-    from dla.verbs.predict import load as load
-    from dla.verbs.train.run import train as train
-    from dla.verbs.validate.record import Validation as Validation
-    from dla.verbs.validate.record import Validations as Validations
-    from dla.verbs.validate.run import validate as validate
+    from dla.images.preprocessing import Preprocessing as Preprocessing
+    from dla.images.timm_transform import create_transform as create_transform
+    from dla.images.timm_transform import resolve_data_config as resolve_data_config
+    from dla.images.timm_transform import resolve_model_data_config as resolve_model_data_config
+    from dla.inference.classifier import Class as Class
+    from dla.inference.classifier import Classifier as Classifier
+    from dla.inference.classifier import Features as Features
+    from dla.inference.classifier import Prediction as Prediction
+    from dla.inference.classifier import load as load
+    from dla.metrics.classification import Comparison as Comparison
+    from dla.metrics.classification import Evaluation as Evaluation
+    from dla.models.aggregation import HDA as HDA
+    from dla.models.aggregation import graft as graft
+    from dla.models.decoder import IDA as IDA
+    from dla.models.decoder import DLAUp as DLAUp
+    from dla.models.dla import DLA as DLA
+    from dla.models.registry import PretrainedCfg as PretrainedCfg
+    from dla.models.registry import get_pretrained_cfg as get_pretrained_cfg
+    from dla.models.registry import get_pretrained_cfg_value as get_pretrained_cfg_value
+    from dla.models.registry import is_model as is_model
+    from dla.models.registry import is_model_pretrained as is_model_pretrained
+    from dla.models.registry import list_models as list_models
+    from dla.models.registry import list_modules as list_modules
+    from dla.models.registry import list_pretrained as list_pretrained
+    from dla.models.tree import sum_nodes as sum_nodes
+    from dla.training.run import train as train
+    from dla.weights.convert import convert as convert
+    from dla.weights.create import create_model as create_model
+    from dla.weights.create import model_entrypoint as model_entrypoint
 
 _HOME = {
-    "DLA": "dla.nets.backbone",
-    "DLAUp": "dla.nets.ida",
-    "HDA": "dla.nets.hda",
-    "IDA": "dla.nets.ida",
-    "BenchReport": "dla.records",
-    "BenchRow": "dla.records",
+    "DLA": "dla.models.dla",
+    "DLAUp": "dla.models.decoder",
+    "HDA": "dla.models.aggregation",
+    "IDA": "dla.models.decoder",
+    "BenchReport": "dla.benchmarking.rows",
+    "BenchRow": "dla.benchmarking.rows",
     "CheckError": "dla.errors",
-    "Class": "dla.records",
-    "Classifier": "dla.verbs.predict",
-    "Comparison": "dla.metrics.classify",
+    "Class": "dla.inference.classifier",
+    "Classifier": "dla.inference.classifier",
+    "Comparison": "dla.metrics.classification",
     "DamagedError": "dla.errors",
-    "DataFinding": "dla.records",
-    "DataOptions": "dla.data.options",
-    "DataReport": "dla.records",
+    "DataFinding": "dla.data.check",
+    "DataOptions": "dla.data.sources",
+    "DataReport": "dla.data.check",
     "DlaError": "dla.errors",
-    "Evaluation": "dla.metrics.classify",
-    "ExportReport": "dla.records",
-    "Exported": "dla.records",
-    "Features": "dla.records",
-    "Flip": "dla.records",
+    "Evaluation": "dla.metrics.classification",
+    "ExportReport": "dla.exporting.verify",
+    "Exported": "dla.exporting.export",
+    "Features": "dla.inference.classifier",
+    "Flip": "dla.exporting.verify",
     "ImageError": "dla.errors",
-    "InputError": "dla.records",
-    "ModelInfo": "dla.records",
+    "InputError": "dla.errors",
+    "ModelInfo": "dla.catalog",
     "OnlyTorchError": "dla.errors",
-    "Prediction": "dla.records",
-    "Preprocessing": "dla.images.prepare",
-    "PretrainedCfg": "dla.nets.registry",
+    "Prediction": "dla.inference.classifier",
+    "Preprocessing": "dla.images.preprocessing",
+    "PretrainedCfg": "dla.models.registry",
     "UnavailableError": "dla.errors",
     "UnknownNameError": "dla.errors",
     "UsageError": "dla.errors",
-    "Validation": "dla.verbs.validate.record",
-    "Validations": "dla.verbs.validate.record",
-    "bench": "dla.verbs.bench.run",
-    "check_data": "dla.verbs.data_check",
-    "convert": "dla.verbs.convert",
-    "create_model": "dla.nets.build",
-    "create_transform": "dla.images.transform",
-    "draw": "dla.verbs.draw",
-    "export": "dla.verbs.export.run",
-    "graft": "dla.nets.graft",
-    "get_pretrained_cfg": "dla.nets.registry",
-    "get_pretrained_cfg_value": "dla.nets.registry",
+    "Validation": "dla.evaluation.result",
+    "Validations": "dla.evaluation.result",
+    "bench": "dla.benchmarking.bench",
+    "check_data": "dla.data.check",
+    "convert": "dla.weights.convert",
+    "create_model": "dla.weights.create",
+    "create_transform": "dla.images.timm_transform",
+    "draw": "dla.drawing.network",
+    "export": "dla.exporting.export",
+    "graft": "dla.models.aggregation",
+    "get_pretrained_cfg": "dla.models.registry",
+    "get_pretrained_cfg_value": "dla.models.registry",
     "imagenet_classes": "dla.images.labels",
-    "info": "dla.verbs.info",
-    "is_model": "dla.nets.registry",
-    "is_model_pretrained": "dla.nets.registry",
-    "list_models": "dla.nets.registry",
-    "list_modules": "dla.nets.registry",
-    "list_pretrained": "dla.nets.registry",
-    "load": "dla.verbs.predict",
-    "model_entrypoint": "dla.nets.build",
-    "resolve_data_config": "dla.images.transform",
-    "resolve_model_data_config": "dla.images.transform",
-    "sum_nodes": "dla.nets.tree",
-    "train": "dla.verbs.train.run",
-    "validate": "dla.verbs.validate.run",
+    "info": "dla.catalog",
+    "is_model": "dla.models.registry",
+    "is_model_pretrained": "dla.models.registry",
+    "list_models": "dla.models.registry",
+    "list_modules": "dla.models.registry",
+    "list_pretrained": "dla.models.registry",
+    "load": "dla.inference.classifier",
+    "model_entrypoint": "dla.weights.create",
+    "resolve_data_config": "dla.images.timm_transform",
+    "resolve_model_data_config": "dla.images.timm_transform",
+    "sum_nodes": "dla.models.tree",
+    "train": "dla.training.run",
+    "validate": "dla.evaluation.evaluate",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from dla.errors import DamagedError, UnavailableError
-from dla.nets.build import build
-from dla.weights.files import parse_weights, read_state
-from dla.weights.folder import ModelConfig, write_folder
+from dla.models.build import build
 from dla.weights.load import open_model
+from dla.weights.model_folder import ModelConfig, write_folder
+from dla.weights.state_files import parse_weights, read_state
 
 
 class Bomb:

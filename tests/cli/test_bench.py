@@ -14,14 +14,13 @@ import pytest
 from PIL import Image
 
 import dla
+from dla.benchmarking import bench
+from dla.benchmarking import bench as bench_run
+from dla.benchmarking.worker import PEAK, Arm, Turn
 from dla.cli import main
-from dla.engines.machine import cores, machine
+from dla.engines.cpu import cores, machine
 from dla.errors import DlaError, UnavailableError, UsageError
-from dla.verbs.bench import drawn
-from dla.verbs.bench import run as bench_run
-from dla.verbs.bench.arm import PEAK, Arm
-from dla.verbs.bench.process import Turn
-from small_models import write_small
+from support.small_models import write_small
 
 INFO = dla.info("shipped:tiny200")
 TOP1 = f"{100 * INFO.results['top1']:.1f}"  # type: ignore[index]
@@ -61,8 +60,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
     for name in ("PAUSE_S", "LOOK_S"):
         monkeypatch.setattr(bench_run, name, 0.01)
     monkeypatch.setattr(bench_run.OthersWork, "cores", lambda self: 0.25)
-    monkeypatch.setattr(drawn, "write_drawn", lambda architecture, folder: None)
-    monkeypatch.setattr(drawn, "add_int8", lambda folder: None)
+    monkeypatch.setattr(bench, "write_drawn", lambda architecture, folder: None)
+    monkeypatch.setattr(bench, "add_int8", lambda folder: None)
     monkeypatch.setattr(Fake, "order", [])
     monkeypatch.setattr(Fake, "refused", {})
     return Fake

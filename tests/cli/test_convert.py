@@ -9,10 +9,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from authors import AuthorsDLA
 from dla.cli import main
-from dla.verbs.convert import FORMS
-from released import put_in_cache
+from dla.weights.convert import FORMS
+from support.authors import AuthorsDLA
+from support.released import put_in_cache
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dla.cli import main
-from photos import crops, jpeg
+from support.photos import crops, jpeg
 
 
 @pytest.fixture

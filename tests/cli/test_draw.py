@@ -13,7 +13,7 @@ from PIL import Image
 
 import dla
 from dla.cli import main
-from dla.weights.sources import shipped
+from dla.weights.spec import shipped
 
 ROOT = Path(__file__).parents[2]
 

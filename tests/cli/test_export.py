@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from dla.cli import export, main
-from dla.verbs.export import pictures
-from dla.verbs.export.forms import FORMS
+from dla.exporting import verify
+from dla.exporting.targets import FORMS
 
 
 @pytest.fixture(autouse=True)
 def _few_pictures_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "PICTURES", 6)
+    monkeypatch.setattr(verify, "PICTURES", 6)
     monkeypatch.chdir(tmp_path)
 
 

@@ -17,8 +17,8 @@ import pytest
 
 import dla
 from dla.cli import main
-from dla.report import features as report
-from photos import CHELSEA, COFFEE, ROCKET, crops, jpeg
+from dla.inference import feature_files as report
+from support.photos import CHELSEA, COFFEE, ROCKET, crops, jpeg
 
 SETTINGS = ["-q", "--threads", "1"]
 

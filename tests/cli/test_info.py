@@ -15,12 +15,13 @@ from huggingface_hub import constants
 import dla
 from dla.cli import main
 from dla.images.labels import imagenet_classes
-from dla.nets.build import build
-from dla.nets.table import DEFAULT_MODEL, TABLE
-from dla.verbs.convert import convert
-from dla.weights.sources import find_source, shipped
-from oracle import timm
-from released import put_in_cache, released
+from dla.models.build import build
+from dla.models.registry import TABLE
+from dla.types import DEFAULT_MODEL
+from dla.weights.convert import convert
+from dla.weights.spec import find_source, shipped
+from support.oracle import timm
+from support.released import put_in_cache, released
 
 NODES_OF_DLA60 = {  # name: (channels, stride, channels of what it takes)
     "level2": (128, 4, [128, 128]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dla.cli import VERBS, main
-from photos import CHELSEA
+from support.photos import CHELSEA
 
 
 def dla(*words: str, **options: object) -> subprocess.CompletedProcess[str]:

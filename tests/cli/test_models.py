@@ -12,10 +12,10 @@ import pytest
 from huggingface_hub import constants
 
 from dla.cli import main
-from dla.nets.table import TABLE
+from dla.models.registry import TABLE
 from dla.weights.load import open_model
-from dla.weights.sources import find_source, shipped_names
-from released import put_in_cache, released
+from dla.weights.spec import find_source, shipped_names
+from support.released import put_in_cache, released
 
 STATES = {"to download", "cached", "shipped", "none"}
 

@@ -16,7 +16,7 @@ import pytest
 
 import dla
 from dla.cli import main
-from photos import CHELSEA, COFFEE, ROCKET, crops, jpeg, troubled_folder
+from support.photos import CHELSEA, COFFEE, ROCKET, crops, jpeg, troubled_folder
 
 QUIET = ["-q", "--format", "jsonl"]
 

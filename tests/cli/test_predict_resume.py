@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dla.cli import main
-from photos import CHELSEA, COFFEE, crops, jpeg
+from support.photos import CHELSEA, COFFEE, crops, jpeg
 
 SETTINGS = ["-q", "--batch-size", "4", "--threads", "1"]
 
@@ -364,7 +364,7 @@ def test_a_full_disk_is_said_with_the_files_name(form: str, capsys: pytest.Captu
 def test_a_full_disk_is_said_with_the_pictures_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dla.verbs.predict._picture_name", lambda _: "full.png")
+    monkeypatch.setattr("dla.inference.classifier._picture_name", lambda _: "full.png")
     (tmp_path / "full.png").symlink_to("/dev/full")
     assert predict(str(CHELSEA), "-o", str(tmp_path / "out.jsonl"), "--pictures", str(tmp_path)) == 1
     assert capsys.readouterr().err == f"dla: {tmp_path / 'full.png'}: No space left on device\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import hub_server
-from released import released
+from support import hub_server
+from support.released import released
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 
 import dla
-import flat_photos
 from dla.cli import main
-from dla.cli.run_progress import clock, summary
-from dla.verbs.train.progress import Epoch
+from dla.cli.progress import clock, summary
+from dla.training.events import Epoch
+from support import flat_photos
 
 SMALL = ["--model", "dla34_half", "--batch-size", "8", "--epochs", "1", "--input.val-size", "32", "--workers", "0"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import flat_photos
 from dla.cli import main
-from dla.verbs.train.fit import Fit
+from dla.training.trainer import Fit
+from support import flat_photos
 
 SMALL = [
     "--model",

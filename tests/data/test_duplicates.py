@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dla.data.duplicates import are_alike, identical, near_groups, pairs_within
-from dla.data.look import looks
-from photos import crops, jpeg
+from dla.data.scan import looks
+from support.photos import crops, jpeg
 
 hashes = st.lists(st.integers(0, 2**64 - 1), max_size=30)
 flips = st.lists(st.tuples(st.integers(0, 29), st.sets(st.integers(0, 63), max_size=9)), max_size=20)

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dla.data.split import divide
+from dla.data.dataset import divide
 
 sets = st.lists(st.tuples(st.integers(0, 5), st.text(max_size=6)), min_size=1, max_size=60, unique_by=lambda x: x[1])
 shares = st.sampled_from([0.01, 0.1, 0.2, 0.25, 0.5, 0.9])

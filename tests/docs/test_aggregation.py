@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import dla
-from oracle import timm
-from run_page import blocks
+from support.oracle import timm
+from support.run_page import blocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "aggregation.md"
 BLOCKS = [text for language, text in blocks(PAGE) if language == ""]

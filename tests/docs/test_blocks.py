@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import save
 
 import dla
-import hub_server
-from photos import crops, jpeg
-from run_page import blocks
+from support import hub_server
+from support.photos import crops, jpeg
+from support.run_page import blocks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "commands.md")]
@@ -64,7 +64,7 @@ def test_every_block_runs(page: Path, hub: hub_server.Hub, desk: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DLA_", "TORCH_", "XDG_"))}
     env = clean | {"HOME": str(home), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "*", "OMP_NUM_THREADS": "1",
                    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
-    done = subprocess.run([sys.executable, ROOT / "tests" / "run_page.py", page], cwd=desk, env=env,
+    done = subprocess.run([sys.executable, ROOT / "tests" / "support" / "run_page.py", page], cwd=desk, env=env,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     expected = sum(language in RUNNING for language, _ in blocks(page))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import oracle  # noqa: F401  makes timm and torchvision importable
 import pytest
 import torch
 
 import dla
-import oracle  # noqa: F401  makes timm and torchvision importable
-from dla.weights.names import authors_state
-from run_page import blocks
+from dla.weights.keys import authors_state
+from support.run_page import blocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "decoder.md"
 BLOCKS = [text for language, text in blocks(PAGE) if language == ""]

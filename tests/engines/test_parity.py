@@ -11,20 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
-from dla.engines.base import Array, Engine
+from dla.engines.base import Engine
 from dla.engines.graph import Graph, Network
 from dla.engines.onnx import OnnxEngine
 from dla.engines.openvino import OpenvinoEngine
 from dla.engines.torch import TorchEngine
-from dla.engines.trace import trace_steps
+from dla.engines.tracing import trace_steps
 from dla.errors import UnknownNameError
-from dla.images.prepare import Preprocessing
-from dla.nets.backbone import DLA
-from dla.nets.build import build
-from dla.nets.table import TABLE
-from dla.nets.taps import nodes
-from photos import crops
-from tiny import tiny
+from dla.images.preprocessing import Preprocessing
+from dla.models.build import build
+from dla.models.dla import DLA
+from dla.models.nodes import nodes
+from dla.models.registry import TABLE
+from dla.types import Array
+from support.photos import crops
+from support.tiny import tiny
 
 SCALE_SHIFT = Preprocessing().scale_shift()
 OPTIONS: list[tuple[str, dict[str, Any]]] = [

@@ -11,11 +11,11 @@ import pytest
 
 import dla
 from dla.cli import main
-from dla.nets.build import build
-from dla.verbs.network import STEPS, steps_of_shipped
-from dla.weights.folder import ModelConfig, write_folder
-from dla.weights.sources import shipped, shipped_names
-from photos import CHELSEA, COFFEE
+from dla.inference.traced_model import STEPS, steps_of_shipped
+from dla.models.build import build
+from dla.weights.model_folder import ModelConfig, write_folder
+from dla.weights.spec import shipped, shipped_names
+from support.photos import CHELSEA, COFFEE
 
 WATCH = """\
 import atexit, os, sys
@@ -51,7 +51,7 @@ def test_the_watch_sees_a_socket(tmp_path: Path) -> None:
 
 
 def test_making_an_int8_form_tells_nobody(tmp_path: Path) -> None:
-    make = ("import numpy as np; from dla.engines.int8 import quantise; from dla.verbs.network import open_network; "
+    make = ("import numpy as np; from dla.engines.quantized import quantise; from dla.inference.traced_model import open_network; "
             "quantise(open_network('shipped:tiny200')[0], [np.zeros((32, 32, 3), np.uint8)] * 2)")  # fmt: skip
     assert not [line for line in watched(tmp_path, "-c", make).splitlines() if line.startswith("socket.")]
 

@@ -14,8 +14,8 @@ from torch._dynamo.exc import BackendCompilerFailed
 import dla
 from dla.engines import torch as engine
 from dla.engines.torch import TorchEngine, worth_compiling
-from oracle import randomise
-from tiny import tiny
+from support.oracle import randomise
+from support.tiny import tiny
 
 SCALE_SHIFT = dla.Preprocessing().scale_shift()
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")

@@ -5,7 +5,7 @@ import signal
 import sys
 
 from dla.cli import main
-from dla.verbs.train.fit import Fit
+from dla.training.trainer import Fit
 
 if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     step, steps = Fit.step, iter(range(3))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import dla
-from dla.verbs.train.lock import run_lock
+from dla.training.run_folder import run_lock
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from dla.verbs.train.lock import run_lock
+from dla.training.run_folder import run_lock
 with run_lock(Path(sys.argv[1])):
     if not os.fork():
         print(os.getpid(), flush=True)  # the child has begun

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dla.images.prepare import Preprocessing
-from dla.recipes.load import recipe_from
-from dla.recipes.schema import Recipe
-from dla.verbs.ranks import Ranks
-from dla.verbs.train.batches import Batch, TrainBatches
-from dla.verbs.train.progress import Listener
-from dla.verbs.train.run import train
-from torchrun import command, environment, torchrun
+from dla.images.preprocessing import Preprocessing
+from dla.training.batches import Batch, TrainBatches
+from dla.training.distributed import Ranks
+from dla.training.events import Listener
+from dla.training.recipe import Recipe
+from dla.training.recipe_files import recipe_from
+from dla.training.run import train
+from support.torchrun import command, environment, torchrun
 
 KILLING = Path(__file__).with_name("killing_rank.py")
 SETTINGS = {

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 import dla
-from dla.data.split import Split, Splits
-from dla.recipes.load import recipe_from
-from dla.verbs.ranks import Ranks
-from dla.verbs.train.circumstances import change, circumstances
-from dla.verbs.train.setup import Means, set_up
+from dla.data.dataset import Split, Splits
+from dla.training.distributed import Ranks
+from dla.training.recipe_files import recipe_from
+from dla.training.run_folder import change, circumstances
+from dla.training.setup import Means, set_up
 
 SETTINGS = {
     "model": "dla46x_c", "batch_size": 4, "lr": 0.01, "input.sizes": {0: 32}, "augment.mixup": 0.5,

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import dla
-from dla.verbs.train.state import Checkpoints
+from dla.training.checkpoints import Checkpoints
 
 FACTS = {"epoch": 1, "rates": [0.1, 1e-300, 1 / 3], "nothing": None, "10": {"2": "ä"}}
 
@@ -150,7 +150,7 @@ SAVE = """
 import sys, torch, resource
 from pathlib import Path
 import dla
-from dla.verbs.train.state import Checkpoints
+from dla.training.checkpoints import Checkpoints
 limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:

@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import dla
-from oracle import timm
-from photos import CHELSEA
+from support.oracle import timm
+from support.photos import CHELSEA
 
 NAME = "dla46x_c"
 

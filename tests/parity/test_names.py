@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from dla.nets.backbone import DLA
-from dla.nets.build import build
-from dla.nets.table import TABLE
-from oracle import timm
+from dla.models.build import build
+from dla.models.dla import DLA
+from dla.models.registry import TABLE
+from support.oracle import timm
 
 RELEASED = [name for name, row in TABLE.items() if row.tag]
 KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"

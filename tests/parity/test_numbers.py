@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dla.nets.backbone import DLA
-from dla.nets.build import build
-from dla.nets.table import TABLE
-from oracle import assert_begun_as_published, differences, randomise, timm
+from dla.models.build import build
+from dla.models.dla import DLA
+from dla.models.registry import TABLE
+from support.oracle import assert_begun_as_published, differences, randomise, timm
 
 RELEASED = [name for name, row in TABLE.items() if row.tag]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}

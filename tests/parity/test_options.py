@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dla.nets.backbone import GLOBAL_POOLS
-from dla.nets.build import build
-from oracle import assert_begun_as_published, differences, randomise, relative, timm
-from tiny import CHANNELS, LEVELS, tiny
+from dla.models.build import build
+from dla.models.dla import GLOBAL_POOLS
+from support.oracle import assert_begun_as_published, differences, randomise, relative, timm
+from support.tiny import CHANNELS, LEVELS, tiny
 
 X_N3HW = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(3))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from oracle import differences, randomise, relative
-from tiny import tiny
+from support.oracle import differences, randomise, relative
+from support.tiny import tiny
 
 ALL = {"logits", "maps", "train outputs", "statistics", "gradients"}
 X_N3HW = torch.randn(2, 3, 32, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))

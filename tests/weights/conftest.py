@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-import hub_server
-from oracle import randomise, timm
+from support import hub_server
+from support.oracle import randomise, timm
 
 
 @pytest.fixture(scope="session")

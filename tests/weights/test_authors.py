@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from authors import SHAPES, AuthorsDLA
-from dla.nets.build import build
-from dla.weights.match import shapes_of
-from dla.weights.names import authors_state, dead_projections
+from dla.models.build import build
+from dla.weights.keys import authors_state, dead_projections, shapes_of
+from support.authors import SHAPES, AuthorsDLA
 
 KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
 DEAD = {  # trainable numbers in projections that no output depends on

@@ -18,7 +18,7 @@ from torch import nn
 
 from dla.errors import DamagedError
 from dla.weights.load import open_model
-from hub_server import Hub
+from support.hub_server import Hub
 
 REPO = "timm/dla46x_c.in1k"
 CONFIG, WEIGHTS = b'{"architecture": "dla46x_c"}', os.urandom(100_000)

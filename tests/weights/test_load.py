@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dla.errors import DamagedError, UnavailableError, UnknownNameError, UsageError
-from dla.nets.backbone import DLA
-from dla.nets.build import build
-from dla.weights import sources
-from dla.weights.folder import ModelConfig, half_precision, read_config, write_folder
+from dla.models.build import build
+from dla.models.dla import DLA
+from dla.weights import spec
+from dla.weights.keys import dead_projections
 from dla.weights.load import LoadReport, adapt_first_conv, load_state, open_model
-from dla.weights.names import dead_projections
-from oracle import randomise, timm
+from dla.weights.model_folder import ModelConfig, half_precision, read_config, write_folder
+from support.oracle import randomise, timm
 
 SMALL = ["dla46_c", "dla46x_c", "dla60x_c", "dla34"]
 
@@ -201,7 +201,7 @@ def test_timms_folder(timm_folder: Path, timm_model: nn.Module) -> None:
 
 
 def test_what_a_shipped_network_is_called(timm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "shipped", lambda name: timm_folder)
+    monkeypatch.setattr(spec, "shipped", lambda name: timm_folder)
     assert open_model("shipped:tiny").origin == "shipped:tiny"
     assert open_model("shipped:tiny", num_classes=2).report.notes[0].startswith("the classifier of shipped:tiny (5 ")
 

@@ -7,18 +7,18 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
-from dla.cli.files import check_file
+from dla.cli.common import check_file, say
 from dla.cli.parser import Parser, usual_model
-from dla.cli.photos import say
-from dla.engines.machine import Precision, cores
+from dla.engines.cpu import Precision, cores
 from dla.errors import UsageError
-from dla.report.write import write_file
+from dla.storage.files import write_file
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from dla.records import BenchReport
-    from dla.verbs.bench.run import Bench
+    from dla.benchmarking.bench import Bench
+    from dla.benchmarking.rows import BenchReport
+
 
 DESCRIPTION = """\
 Measure how fast networks are here, on the CPU: a row for each engine, precision and number of photos at
@@ -57,8 +57,7 @@ def run(words: list[str]) -> int:
     args = build_parser().parse_args(words)
     batches = _batches(args.batch)
     _check_files(args)
-    from dla.verbs.bench.plan import Plan
-    from dla.verbs.bench.run import Bench
+    from dla.benchmarking.bench import Bench, Plan
 
     models = tuple(args.models) or (usual_model(),)
     plan = Plan(models, args.engine, args.precision, batches, args.against, args.threads, args.rounds)
@@ -84,7 +83,7 @@ def _batches(text: str) -> tuple[int, ...]:
 
 def _check_files(args: Namespace) -> None:
     """What cannot be written is told before minutes of measuring."""
-    from dla.report.shapes import writer_of
+    from dla.drawing.shapes import writer_of
 
     if args.picture is not None:
         writer_of(args.picture, "--picture")
@@ -102,9 +101,9 @@ def _with_bar(args: Namespace, bench: Bench) -> Iterator[None]:
 
 
 def _write(args: Namespace, report: BenchReport) -> None:
-    from dla.report.bench import bench_table
-    from dla.report.bench_picture import bench_picture
-    from dla.report.shapes import writer_of
+    from dla.benchmarking.chart import bench_picture
+    from dla.benchmarking.rows import bench_table
+    from dla.drawing.shapes import writer_of
 
     text = json.dumps(report.to_dict(), indent=1) + "\n" if args.format == "json" else bench_table(report)
     if args.output is None:

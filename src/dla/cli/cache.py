@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 from dla.cli.parser import Parser
-from dla.engines import cache
+from dla.storage import cache
 
 DESCRIPTION = """\
 Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine

@@ -39,7 +39,7 @@ def run(words: list[str]) -> int:
     parser.flag("--force", action="store_true", help="replace what is at OUT")
     args = parser.parse_args(words)
 
-    from dla.verbs.convert import convert
+    from dla.weights.convert import convert
 
     made = convert(args.IN, args.OUT, architecture=args.model, to=args.to, force=args.force)
     for note in made.notes:

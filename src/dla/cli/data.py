@@ -12,7 +12,8 @@ from dla.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dla.data.look import Look
+    from dla.data.scan import Look
+
 
 SUBVERBS = {"check": "look at every photo, and tell what would hurt a training run"}
 
@@ -62,9 +63,8 @@ def _check(words: list[str]) -> int:
     if args.workers is not None and args.workers < 0:
         raise UsageError(f"--workers is {args.workers}: at least 0")
 
-    from dla.data.options import DataOptions
-    from dla.report.data import data_lines
-    from dla.verbs.data_check import check_data
+    from dla.data.check import check_data, data_lines
+    from dla.data.sources import DataOptions
 
     columns = {key: args[key] for key in ("image_column", "label_column", "split_column")}
     watch = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}

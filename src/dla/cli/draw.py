@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from dla.cli.files import check_file
+from dla.cli.common import check_file
 from dla.cli.parser import Parser, usual_model
 from dla.errors import UsageError
-from dla.nets.table import DEFAULT_MODEL
+from dla.types import DEFAULT_MODEL
 
 DESCRIPTION = f"""\
 Draw a network's trees: its levels, blocks and aggregation nodes, what each takes, channels and strides;
@@ -29,11 +29,11 @@ def run(words: list[str]) -> int:
     if args.output is None:
         raise UsageError("--output is missing. Give a file that ends in .svg or .png")
 
-    from dla.report.shapes import writer_of
+    from dla.drawing.shapes import writer_of
 
     writer_of(args.output)  # says so at once where it is no picture
     check_file("--output", os.path.expanduser(args.output))
-    from dla.verbs.draw import draw
+    from dla.drawing.network import draw
 
     draw(args.model, args.output)
     return 0

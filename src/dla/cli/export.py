@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from dla.cli.common import say
 from dla.cli.parser import Parser
-from dla.cli.photos import say
 from dla.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dla.records import Exported
+    from dla.exporting.export import Exported
+
 
 TO = ("onnx", "openvino", "pt2")
 
@@ -59,7 +60,7 @@ def run(words: list[str]) -> int:
     if args.to is None:
         raise UsageError(f"--to is missing. Allowed: {', '.join(TO)}")
 
-    from dla.verbs.export.run import export
+    from dla.exporting.export import export
 
     watch: dict[str, Any] = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}
     made = export(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dla.cli.files import check_file
-from dla.cli.parser import Parser
-from dla.cli.photos import (
+from dla.cli.common import (
     Tally,
     add_input_flags,
     add_run_flags,
+    check_file,
     count_photos,
     find_photos,
     load_classifier,
     reading,
     say,
 )
+from dla.cli.parser import Parser
 from dla.errors import UsageError
 
 DESCRIPTION = """\
@@ -38,7 +38,7 @@ def build_parser() -> Parser:
 
 def run(words: list[str]) -> int:
     args = build_parser().read(words)
-    from dla.report.features import check_output, open_features
+    from dla.inference.feature_files import check_output, open_features
 
     if args.output is None:
         raise UsageError("--output is missing. Give a file that ends in .npz or .parquet")

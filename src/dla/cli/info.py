@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import Parser, usual_model
-from dla.nets.table import DEFAULT_MODEL
+from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from dla.records import EngineChoice, ModelInfo
+    from dla.catalog import ModelInfo
+    from dla.inference.open_engine import EngineChoice
+
 
 DESCRIPTION = f"""\
 Tell everything about one network: what it is, its classes, preprocessing, licence, data, results,
@@ -40,7 +42,7 @@ def run(words: list[str]) -> int:
     parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
     args = parser.parse_args(words)
 
-    from dla.verbs.info import info
+    from dla.catalog import info
 
     found = info(args.model, nodes=args.nodes, engines=args.engines)
     if args.format == "json":
@@ -143,7 +145,7 @@ def _nodes(nodes: tuple[Mapping[str, Any], ...]) -> str:
 
 
 def _engines(choice: EngineChoice) -> str:
-    from dla.engines.choose import pip_line
+    from dla.engines.select import pip_line
 
     lines = [f"{'engine':<10}first answer     one photo     many photos"]
     for t in choice.timings:

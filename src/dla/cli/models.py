@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dla.cli.parser import Parser
-from dla.nets.table import DEFAULT_MODEL
+from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from dla.records import ModelRow, StoredWeights
+    from dla.catalog import ModelRow, StoredWeights
+
 
 DESCRIPTION = """\
 List the networks and their weights: parameters, GMACs (1e9 multiplications for one photo), top-1,
@@ -36,7 +37,7 @@ def run(words: list[str]) -> int:
     parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
     args = parser.parse_args(words)
 
-    from dla.verbs.models import models
+    from dla.catalog import models
 
     rows = models()
     if args.format == "json":

@@ -10,9 +10,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from dla.errors import UnknownNameError, UsageError
-from dla.nets.table import DEFAULT_MODEL
-from dla.recipes.words import in_words
+from dla.errors import UnknownNameError, UsageError, in_words
+from dla.types import DEFAULT_MODEL
 
 __all__ = ["Parser", "usual_model"]
 

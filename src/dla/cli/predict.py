@@ -9,19 +9,20 @@ from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast
 
+from dla.cli.common import Tally, add_input_flags, add_run_flags, count_photos, find_photos, load_classifier, reading
 from dla.cli.parser import Parser
-from dla.cli.photos import Tally, add_input_flags, add_run_flags, count_photos, find_photos, load_classifier, reading
 from dla.errors import UsageError
 from dla.images.find import PHOTO_SUFFIXES
-from dla.report.write import FORMATS, RESUMABLE, Format, PredictionWriter
+from dla.inference.result_files import FORMATS, RESUMABLE, Format, PredictionWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jsonargparse import Namespace
 
-    from dla.verbs.predict import Classifier
-    from dla.verbs.resume import Answered
+    from dla.inference.classifier import Classifier
+    from dla.inference.result_files import Answered
+
 
 DESCRIPTION = """\
 Classify photos. Each input gets one record, in order: its likeliest classes, or why there is no answer.
@@ -55,7 +56,7 @@ def run(words: list[str]) -> int:
     _check_pictures(args)
     finder, photos = find_photos(args, "classify", "predict")
     if args.resume and args.engine == "auto":
-        from dla.verbs.resume import engine_of
+        from dla.inference.result_files import engine_of
 
         args.engine = engine_of(args.output)
     classifier = load_classifier(args, args.model, count_photos(args, 10_000))
@@ -97,7 +98,7 @@ def _check_pictures(args: Namespace) -> None:
 def _results(
     args: Namespace, form: Format, classifier: Classifier, photos: Iterator[str]
 ) -> AbstractContextManager[tuple[TextIO, Answered, Iterator[str]]]:
-    from dla.verbs.resume import Answered, open_results
+    from dla.inference.result_files import Answered, open_results
 
     if args.output is None:
         return nullcontext((sys.stdout, Answered(), photos))

@@ -11,7 +11,8 @@ from dla.cli.parser import Parser
 from dla.errors import UsageError
 
 if TYPE_CHECKING:
-    from dla.verbs.pull import Pulled
+    from dla.weights.pull import Pulled
+
 
 DESCRIPTION = """\
 Fetch weights from the Hugging Face hub into its cache, where every other verb finds them. What is
@@ -33,7 +34,7 @@ def run(words: list[str]) -> int:
     if not args.names and not args.verify:
         raise UsageError("nothing to fetch: name networks, as in: dla pull dla34 dla60, or: dla pull all")
 
-    from dla.verbs.pull import pull, verify
+    from dla.weights.pull import pull, verify
 
     failed = count = 0
     for pulled in verify(args.names) if args.verify else pull(args.names):

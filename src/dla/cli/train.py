@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 
 from dla.cli.parser import Parser
 from dla.errors import UsageError
-from dla.recipes.load import default_output, find_recipe, read_recipe, recipe_from, shipped_recipes, to_yaml
-from dla.recipes.schema import Recipe
+from dla.training.recipe import Recipe
+from dla.training.recipe_files import default_output, find_recipe, read_recipe, recipe_from, shipped_recipes, to_yaml
 
 DESCRIPTION = f"""\
 Train a network on photos of your own, or fine-tune one. A run that was stopped, by whatever, goes on when the same
@@ -91,7 +91,7 @@ def run(words: list[str]) -> int:
 
 
 def _refuse_several(values: dict[str, Any]) -> None:
-    from dla.verbs.ranks import Ranks
+    from dla.training.distributed import Ranks
 
     if Ranks.from_env().world > 1:
         flag = "--dry-run" if values["dry_run"] else "--find-lr"
@@ -99,23 +99,23 @@ def _refuse_several(values: dict[str, Any]) -> None:
 
 
 def _train(recipe: Recipe, output: Path, options: dict[str, Any], quiet: bool) -> None:
-    from dla.cli.run_progress import watched
-    from dla.verbs.ranks import Ranks
-    from dla.verbs.train.run import train
+    from dla.cli.progress import watched
+    from dla.training.distributed import Ranks
+    from dla.training.run import train
 
     with watched(quiet or not Ranks.from_env().is_main) as listener:
         train(recipe=recipe, output=output, listener=listener, **options)
 
 
 def _say(quiet: bool) -> Callable[[str], None]:
-    from dla.cli.run_progress import say
+    from dla.cli.progress import say
 
     return (lambda text: None) if quiet else say
 
 
 def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
-    from dla.cli.run_progress import clock
-    from dla.verbs.train.plan import plan
+    from dla.cli.progress import clock
+    from dla.training.estimate import plan
 
     found = plan(recipe, **options)
     steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in found.step_seconds.items())
@@ -130,7 +130,7 @@ def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
 
 
 def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
-    from dla.verbs.train.rate import find_rate
+    from dla.training.estimate import find_rate
 
     found = find_rate(recipe, picture, **options)
     print(f"--lr {found.proposed:g}")

@@ -9,19 +9,19 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.files import check_file
+from dla.cli.common import add_run_flags, check_file, check_numbers, load_classifier, reading, say
 from dla.cli.parser import Parser, usual_model
-from dla.cli.photos import add_run_flags, check_numbers, load_classifier, reading, say
-from dla.data.options import DataOptions
+from dla.data.sources import DataOptions
 from dla.errors import UsageError
-from dla.report.write import write_file
+from dla.storage.files import write_file
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from dla.verbs.ranks import Ranks
-    from dla.verbs.validate.record import Validation, Validations
-    from dla.verbs.validate.scores import Watch
+    from dla.evaluation.result import Validation, Validations
+    from dla.evaluation.scores import Watch
+    from dla.training.distributed import Ranks
+
 
 DESCRIPTION = """\
 Tell how good a classifier is on photos whose classes are known, and whether one is better than another. The figures
@@ -68,7 +68,7 @@ def run(words: list[str]) -> int:
     check_numbers(args)
     _check_files(args)
 
-    from dla.verbs.ranks import Ranks
+    from dla.training.distributed import Ranks
 
     ranks = Ranks.from_env()
     args.quiet = args.quiet or not ranks.is_main
@@ -95,7 +95,7 @@ def _format(args: Namespace) -> str:
 
 def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, float]:
     from dla.engines.torch import pick_device
-    from dla.verbs.validate.run import validate
+    from dla.evaluation.evaluate import validate
 
     args.device = str(ranks.device(pick_device(args.device)))
     named = args.model or [usual_model()]
@@ -119,7 +119,7 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
 
 def _bar(args: Namespace) -> Watch:
     from dla.cli.progress import bar
-    from dla.verbs.validate.scores import unwatched
+    from dla.evaluation.scores import unwatched
 
     def watch(photos: Iterator[Any], total: int) -> Iterator[Any]:
         return bar(photos, total, "validating", "photos")
@@ -133,7 +133,7 @@ def _check_files(args: Namespace) -> None:
         if path is not None:
             check_file(flag, path)
     if args.report is not None:
-        from dla.report.page import check_can_write
+        from dla.html_report.page import check_can_write
 
         check_can_write()
         if args.output is not None and os.path.realpath(args.output) == os.path.realpath(args.report):
@@ -148,19 +148,19 @@ def _write(args: Namespace, text: str) -> None:
 
 
 def _write_report(path: str, found: Validation | Validations) -> None:
-    from dla.verbs.validate.report import write_report
+    from dla.evaluation.html import write_report
 
     write_report(path, found)
 
 
 def _models(found: Validation | Validations) -> tuple[Validation, ...]:
-    from dla.verbs.validate.record import Validations
+    from dla.evaluation.result import Validations
 
     return found.models if isinstance(found, Validations) else (found,)
 
 
 def _table(found: Validation | Validations) -> str:
-    from dla.verbs.validate.record import Validations
-    from dla.verbs.validate.table import several_as_text, single_as_text
+    from dla.evaluation.result import Validations
+    from dla.evaluation.text import several_as_text, single_as_text
 
     return several_as_text(found) if isinstance(found, Validations) else single_as_text(found)

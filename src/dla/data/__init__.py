@@ -1,1 +1,1 @@
-"""Sets of photos with classes: opening, loading, augmenting."""
+"""Labelled photos: sources, splits, checks."""

@@ -6,22 +6,85 @@ Kinds of findings and whether they would hurt a run are listed in docs/data.md.
 from __future__ import annotations
 
 import os
+import re
 import statistics
+import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
+from dla.data.dataset import find_sources, val_name
 from dla.data.duplicates import identical, near_groups
-from dla.data.look import SMALL, Look
-from dla.data.open import val_name
-from dla.data.source import Source
-from dla.records import DataFinding, DataReport
+from dla.data.scan import SMALL, Look, looks
+from dla.data.sources import DataOptions, Source
 
-__all__ = ["ENDINGS", "Pool", "diagnose"]
+__all__ = ["DATA_CHECK_SCHEMA", "ENDINGS", "DataFinding", "DataReport", "Pool", "check_data", "data_lines", "diagnose"]
+
+
+DATA_CHECK_SCHEMA = "dla.data-check/1"
+
+
+@dataclass(frozen=True, slots=True)
+class DataFinding:
+    """One thing that is wrong with a set of photos, or worth knowing: its kind, and what it is about.
+
+    `kind` is a word of docs/data.md, `hurts` whether a run would suffer from it. `photos` are (name, split, class_id)
+    of every photo that is meant; the split is "" in a set that has none. `class_ids` are the classes that are meant.
+    `exact` says of duplicates that their pixels are identical.
+    """
+
+    kind: str
+    hurts: bool
+    message: str
+    photos: tuple[tuple[str, str, str], ...] = ()
+    class_ids: tuple[str, ...] = ()
+    exact: bool | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as JSON has it (docs/formats.md)."""
+        photos = [{"name": n, "split": split or None, "class_id": c} for n, split, c in self.photos]
+        record = asdict(self) | {"photos": photos, "class_ids": list(self.class_ids)}
+        return {k: v for k, v in record.items() if v is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """What a set of photos is, and everything that was found in it.
+
+    `splits` has each split's photos by class; a set that is not divided is under "". `short_sides` are the smallest,
+    middle and largest short side of the photos in pixels. `formats` and `modes` count the readable photos by Pillow's
+    words; `exif_rotated` are those whose EXIF block turns or flips them.
+    """
+
+    data: str
+    splits: Mapping[str, Mapping[str, int]]
+    readable: int
+    exif_rotated: int
+    short_sides: tuple[int, int, int] | None
+    formats: Mapping[str, int]
+    modes: Mapping[str, int]
+    findings: tuple[DataFinding, ...]
+    seconds: float
+
+    @property
+    def fit(self) -> bool:
+        """Whether nothing was found that would hurt a run."""
+        return not any(finding.hurts for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON has it (docs/formats.md)."""
+        record = {"schema": DATA_CHECK_SCHEMA, **asdict(self), "fit": self.fit}
+        record["splits"] = [{"split": name or None, "photos": sum(classes.values()), "classes": dict(classes)}
+                            for name, classes in self.splits.items()]  # fmt: skip
+        record["exif_rotated"] = {"photos": self.exif_rotated, "share": self.exif_rotated / max(1, self.readable)}
+        record["findings"] = [finding.to_dict() for finding in self.findings]
+        return record
+
 
 ENDINGS = {
     "JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "WebP": (".webp",), "GIF": (".gif",), "BMP": (".bmp",),
@@ -173,3 +236,131 @@ def _same_but_for_case(named: Iterable[tuple[str, T]]) -> list[list[T]]:
         folder, own = os.path.split(name)
         groups[os.path.join(folder, unicodedata.normalize("NFC", own).casefold())].append(thing)
     return [things for things in groups.values() if len(things) > 1]
+
+
+Watch = Callable[[Iterator[Look], int], Iterator[Look]]
+
+
+def check_data(
+    data: str | Path,
+    options: DataOptions = DataOptions(),
+    *,
+    workers: int | None = None,
+    watch: Watch = lambda seen, total: seen,
+) -> DataReport:
+    """Decode every photo of `data` once and tell what would hurt a training run. Nothing is written.
+
+    Args:
+        workers: processes that decode; None: one a core.
+        watch: is handed the looks as they come and how many there will be, and hands them on: for a bar.
+
+    Raises:
+        UnavailableError: there is no such data, or imagehash is not installed.
+        UsageError: no classes can be made out.
+    """
+    began = time.monotonic()
+    pool = Pool.of(str(data), find_sources(Path(data), options))
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    names = [name for name, _, _ in pool.about]
+    seen = list(watch(looks(pool.photos, names, count if workers is None else workers), len(pool.photos)))
+    return diagnose(pool, seen, time.monotonic() - began)
+
+
+MOST_NAMED = 3
+WIDTH = 32
+TITLES = {  # of one, of several
+    "unreadable": ("unreadable", "unreadable"),
+    "too_few_classes": ("lack of classes", "lack of classes"),
+    "too_few_photos": ("lack of photos", "lack of photos"),
+    "no_train": ("lack of train", "lack of train"),
+    "empty_val": ("empty val", "empty val"),
+    "similar_classes": ("class name in two spellings", "class names in two spellings"),
+    "unknown_class": ("class unknown to train", "classes unknown to train"),
+    "empty_class": ("class without photos", "classes without photos"),
+    "in_two_splits": ("in two splits", "in two splits"),
+    "under_two_labels": ("under two labels", "under two labels"),
+    "duplicate": ("twice in its class", "twice in their class"),
+    "imbalance": ("uneven pair of classes", ""),
+    "wrong_ending": ("named like another format", "named like another format"),
+    "odd_mode": ("of an unusual kind", "of an unusual kind"),
+    "tiny": ("tiny", "tiny"),
+    "similar_names": ("file name in two spellings", "file names in two spellings"),
+    "not_used": ("set aside", "set aside"),
+}
+
+
+def data_lines(report: DataReport, most: int = MOST_NAMED) -> Iterator[str]:
+    """Lines for a terminal: the set, what would hurt a run, what is good to know, the verdict."""
+    yield _whole(report)
+    for hurts, title in ((True, "would hurt a run"), (False, "good to know")):
+        found = [finding for finding in report.findings if finding.hurts == hurts]
+        if found:
+            yield f"{title}:"
+            yield from _findings(report, found, most)
+    yield from _facts(report)
+    kinds = len({finding.kind for finding in report.findings if finding.hurts})
+    things = f"{kinds} kind{'s' if kinds > 1 else ''} of trouble would hurt a run."
+    yield things if kinds else "Nothing was found that would hurt a run."
+
+
+def _whole(report: DataReport) -> str:
+    classes = set().union(*report.splits.values())
+    parts = [f"{name} {sum(counts.values()):,}" for name, counts in report.splits.items() if name]
+    total = sum(sum(counts.values()) for counts in report.splits.values())
+    return f"{_plain(report.data)}: {total:,} photos in {len(classes):,} classes" + "".join(f", {p}" for p in parts)
+
+
+def _findings(report: DataReport, found: Sequence[DataFinding], most: int) -> Iterator[str]:
+    for kind, titles in TITLES.items():
+        of_kind = [finding for finding in found if finding.kind == kind]
+        for finding in of_kind[:most]:
+            first = f"{len(of_kind):,} {titles[len(of_kind) > 1]}" if finding is of_kind[0] else ""
+            yield _line(first, _detail(report, finding))
+        if len(of_kind) > most:
+            yield _line("", f"and {len(of_kind) - most:,} more")
+
+
+def _detail(report: DataReport, finding: DataFinding) -> str:
+    if not finding.photos:
+        return _plain(_short(report, finding.message).removeprefix(f"{report.data}: "))
+    names = [_plain(_short(report, name)) for name, _, _ in finding.photos[:4]]
+    more = ", ..." if len(finding.photos) > 4 else ""
+    if finding.kind == "unreadable":
+        return f"{names[0]} ({finding.message.partition(':')[0].replace('_', ' ')})"
+    if finding.exact is None:
+        return f"{', '.join(names)}{more} ({_plain(finding.message)})"
+    return (" = " if finding.exact else " ~ ").join(names) + more
+
+
+def _facts(report: DataReport) -> Iterator[str]:
+    yield "photos:"
+    for split, counts in report.splits.items():
+        some = sorted(counts.values())
+        if some:
+            spread = f"{some[0]:,} in every class" if some[0] == some[-1] else f"{some[0]:,} to {some[-1]:,} a class"
+            yield _line(split or "all", spread)
+    if report.short_sides is not None:
+        least, middle, most = report.short_sides
+        same = f"{least:,} pixels"
+        yield _line("short side", same if least == most else f"{least:,} to {most:,} pixels, half up to {middle:,}")
+        yield _line("formats", f"{_counted(report.formats)}; pixels {_counted(report.modes)}")
+    if report.exif_rotated:
+        share = report.exif_rotated / report.readable
+        yield _line("turned by EXIF", f"{report.exif_rotated:,} ({share:.1%}), read upright")
+
+
+def _line(what: str, detail: str) -> str:
+    return f"  {what:<{WIDTH}}{detail}".rstrip()
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _short(report: DataReport, name: str) -> str:
+    return name.removeprefix(os.path.join(report.data, ""))
+
+
+def _plain(text: str) -> str:
+    """Names on one line, whatever is in them."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda m: repr(m[0])[1:-1], text)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from dla.types import Array
+
 __all__ = ["are_alike", "identical", "near_groups", "pairs_within"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # Of 500 photos stored again in nine ways (benchmarks/data_check.py: JPEG, WebP, GIF, 0.5 to 2 times the size) at least
 # 99.0 % of each way stay within both limits; of all pairs of Tiny ImageNet's 110,000 photos, which are 6e9, two do

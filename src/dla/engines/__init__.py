@@ -1,1 +1,1 @@
-"""What runs a network: uint8 batches in, arrays out."""
+"""One file for each runtime that a network can run on."""

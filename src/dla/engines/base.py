@@ -5,18 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from dla.nets.places import check_place
+from dla.models.nodes import check_place
+from dla.types import Array
 
 if TYPE_CHECKING:
     from dla.engines.graph import Network
 
-__all__ = ["Array", "Engine", "NetworkEngine"]
-
-Array = np.ndarray[Any, np.dtype[Any]]
+__all__ = ["Engine", "NetworkEngine"]
 
 
 class Engine(Protocol):
@@ -40,7 +37,7 @@ class Engine(Protocol):
         """What turns uint8 photos (N, H, W, 3) into the float32 features at a place of the network, (N, C[, H, W]).
 
         Raises:
-            UnknownNameError: the network has no such place (`dla.nets.taps.cut_at` says which there are).
+            UnknownNameError: the network has no such place (`dla.models.nodes.cut_at` says which there are).
         """
         ...
 

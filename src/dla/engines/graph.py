@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from dla.engines.base import Array
-from dla.engines.cache import key_of
-from dla.nets.places import check_place
+from dla.models.nodes import check_place
+from dla.storage.cache import key_of
+from dla.types import Array
 from dla.version import __version__
 
 __all__ = ["Graph", "Layer", "Network", "Step", "folded"]
@@ -57,7 +57,7 @@ class Graph:
     places: Mapping[str, int]
 
     def cut(self, at: str) -> Graph:
-        """The part that leads to one place; `dla.nets.taps.cut_at` says what they are called.
+        """The part that leads to one place; `dla.models.nodes.cut_at` says what they are called.
 
         Raises:
             UnknownNameError: the network has no such place.

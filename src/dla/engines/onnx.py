@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from dla.engines import cache
-from dla.engines.base import Array, NetworkEngine
+from dla.engines.base import NetworkEngine
+from dla.engines.cpu import Precision, cores, instructions
 from dla.engines.graph import Network, Step, folded
-from dla.engines.machine import Precision, cores, instructions
-from dla.engines.onnx_maker import Maker
-from dla.engines.onnx_prepare import add_preparation
+from dla.engines.onnx_builder import Maker
+from dla.engines.onnx_resize import add_preparation
 from dla.errors import UsageError
-from dla.images.prepare import Preprocessing
+from dla.images.preprocessing import Preprocessing
+from dla.storage import cache
+from dla.types import Array
 
 __all__ = ["PREPARED", "OnnxEngine", "to_onnx"]
+
 
 PREPARED = "prepared"
 KIND = "onnx"  # of what is remembered: networks as ONNX Runtime has optimised them

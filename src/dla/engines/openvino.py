@@ -7,16 +7,22 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from dla.engines.base import Array, NetworkEngine
+from dla.engines.base import NetworkEngine
+from dla.engines.cpu import Precision, cores, has_bf16, no_bf16
 from dla.engines.graph import Layer, Network, Step, folded
-from dla.engines.machine import Precision, cores, has_bf16, no_bf16
-from dla.errors import UsageError
+from dla.engines.onnx_builder import Maker
+from dla.engines.onnx_resize import add_preparation
+from dla.errors import UnavailableError, UsageError
+from dla.images.preprocessing import Preprocessing
+from dla.types import Array
 
-__all__ = ["OpenvinoEngine", "core", "import_openvino", "to_openvino", "untold"]
+__all__ = ["OpenvinoEngine", "core", "import_openvino", "to_openvino", "untold", "with_preparation"]
+
 
 _LEFT_OUT = ("openvino_telemetry", "openvino.tools.ovc")
 _FIRST = threading.Lock()
@@ -52,8 +58,8 @@ def untold() -> Iterator[None]:
 class OpenvinoEngine(NetworkEngine):
     """`network` on the CPU; `threads` are those that compute, by default one a core.
 
-    For int8 `form` is the network with its multiplications in 8 bits (dla.engines.int8). It gives classes alone; with
-    `exact_features` features are computed in fp32, and without it they are refused.
+    For int8 `form` is the network with its multiplications in 8 bits (dla.engines.quantized). It gives classes
+    alone; with `exact_features` features are computed in fp32, and without it they are refused.
 
     Raises:
         UsageError: bf16 on a CPU that has no instruction for it.
@@ -238,3 +244,30 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "slice": lambda ops, s, x: ops.slice(x, *(np.array([n]) for n in (s["start"], s["stop"], 1, 1))),
     "scale": lambda ops, s, x: ops.multiply(x, np.float32(s["factor"])),
 }
+
+
+def with_preparation(body: Any, preprocessing: Preprocessing, name: str) -> Any:
+    """An `openvino.Model` that takes photos, uint8 (N, H, W, 3) of any size, before one that takes prepared pixels.
+
+    The two become one; what `body` is given is called `name` in it.
+
+    Raises:
+        UsageError: the preprocessing cannot be done there.
+        UnavailableError: the package onnx, in whose terms it is written, is not installed.
+    """
+    if find_spec("onnx") is None:
+        raise UnavailableError(
+            "the preprocessing of an OpenVINO file is written with onnx: pip install onnx, or leave it out with "
+            "--no-preprocessing"
+        )
+    from onnx import TensorProto, helper
+
+    made = Maker()
+    add_preparation(made, "pixels", preprocessing, name)
+    photos = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
+    seen = helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *preprocessing.size, 3])
+    front = core().read_model(made.model([photos], [seen]).SerializeToString())
+    prepared = front.output(0).get_node().input_value(0)
+    for taker in body.input(0).get_target_inputs():
+        taker.replace_source_output(prepared)
+    return import_openvino().Model(body.get_results(), front.get_parameters(), "dla")

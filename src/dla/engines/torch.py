@@ -14,13 +14,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dla.engines.base import Array
-from dla.engines.machine import Precision, has_bf16, no_bf16
+from dla.engines.cpu import Precision, has_bf16, no_bf16
 from dla.errors import UsageError
-from dla.nets.fold import fold_batch_norm
-from dla.nets.taps import cut_at
+from dla.models.fuse import fold_batch_norm
+from dla.models.nodes import cut_at
+from dla.types import Array
 
 __all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "worth_compiling"]
+
 
 COMPILED_FROM = 10_000
 

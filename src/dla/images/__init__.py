@@ -1,1 +1,1 @@
-"""Photos: the one decoder, the one preprocessing, class names."""
+"""Photos: bytes in, pixels out."""

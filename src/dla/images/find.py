@@ -11,6 +11,7 @@ from pathlib import Path
 
 __all__ = ["PHOTO_SUFFIXES", "PhotoFinder"]
 
+
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
 

@@ -22,6 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 __all__ = ["FORMATS", "HEADER_BYTES", "Format", "format_of", "turned_by_loading", "webp_size"]
 
+
 HEADER_BYTES = 32
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from PIL import Image, ImageCms
 
 from dla.errors import UsageError
+from dla.types import Array
 
 __all__ = ["image_from_array", "to_rgb"]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

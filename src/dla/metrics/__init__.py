@@ -1,1 +1,1 @@
-"""Measures: arrays in, numbers out."""
+"""What is measured of answers: accuracy, calibration, intervals. NumPy alone."""

@@ -7,13 +7,13 @@ resampled counts are drawn as such: exact, and the same work for any number of p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from dla.types import Array
+
 __all__ = ["CONFIDENCE", "Interval", "paired_interval", "share_interval"]
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000

@@ -1,1 +1,1 @@
-"""Weights: the model folder, foreign files, the hub; everything loads strictly."""
+"""Where weights come from and how they become a network."""

@@ -22,6 +22,7 @@ from dla.errors import DamagedError, UnavailableError, UsageError
 
 __all__ = ["HubFiles", "cache_folder", "fetch", "fetch_config", "locate"]
 
+
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 

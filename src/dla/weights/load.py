@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from dla.errors import DamagedError, UnavailableError, UsageError
-from dla.nets.backbone import DLA
-from dla.nets.build import build
-from dla.nets.table import row
+from dla.models.build import build
+from dla.models.dla import DLA
+from dla.models.registry import row
 from dla.weights import hub
-from dla.weights.files import WeightFile, parse_weights, read_state, read_weights
-from dla.weights.folder import CONFIG, WEIGHTS, ModelConfig, parse_config, read_config
-from dla.weights.match import COUNTER, FIRST_CONV, HEAD, check_match, fitting, shapes_of
-from dla.weights.names import dead_projections, plain_names
-from dla.weights.sources import PICKLED, SAFE, find_source
+from dla.weights.keys import COUNTER, FIRST_CONV, HEAD, check_match, dead_projections, fitting, plain_names, shapes_of
+from dla.weights.model_folder import CONFIG, WEIGHTS, ModelConfig, parse_config, read_config
+from dla.weights.spec import PICKLED, SAFE, find_source
+from dla.weights.state_files import WeightFile, parse_weights, read_state, read_weights
 
-__all__ = ["LoadReport", "Opened", "adapt_first_conv", "begin_model", "load_state", "open_model", "read_state"]
+__all__ = ["LoadReport", "Opened", "adapt_first_conv", "begin_model", "load_state", "open_model"]
+
 
 # A folder's weights in timm's order of preference, then whatever has such an extension.
 _PREFERRED = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")

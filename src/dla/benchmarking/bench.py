@@ -1,0 +1,267 @@
+"""A benchmark: every arm in turns, so that whatever the machine does in between meets all of them."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from dla.benchmarking.baseline import TIMM, OthersWork, check_timm
+from dla.benchmarking.rows import BenchLeftOut, BenchReport, BenchRow, peak_flops, rows_of
+from dla.benchmarking.worker import PEAK, Arm, Running, Turn
+from dla.catalog import ModelInfo, info
+from dla.engines.cpu import Precision, cores, instructions, machine
+from dla.engines.quantized import quantise
+from dla.engines.select import ENGINES, check_engine, installed
+from dla.errors import UnavailableError, UnknownNameError, UsageError
+from dla.images.preprocessing import Preprocessing
+from dla.inference.int8_store import FILE
+from dla.inference.traced_model import open_network
+from dla.models.build import build
+from dla.types import DEFAULT_MODEL
+from dla.version import __version__
+from dla.weights.model_folder import ModelConfig, write_folder
+
+__all__ = ["AGAINST", "ALL", "LEAST_ROUNDS", "Bench", "Plan", "add_int8", "bench", "write_drawn"]
+
+
+ALL = "all"
+AGAINST = (TIMM,)
+LEAST_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every network with every engine, precision and batch. The fields are `bench`'s arguments.
+
+    Raises:
+        UsageError, UnavailableError: a value that cannot be, or what is not installed.
+    """
+
+    models: tuple[str, ...]
+    engine: str
+    precision: str
+    batches: tuple[int, ...]
+    against: str | None
+    threads: int | None
+    rounds: int
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise UsageError("nothing to measure: name a network, as in: dla bench dla34")
+        if self.engine != ALL:
+            check_engine(self.engine)
+        precisions = (ALL, *get_args(Precision))
+        if self.precision not in precisions:
+            raise UnknownNameError("precision", self.precision, precisions, see=", ".join(precisions))
+        if self.against is not None:
+            if self.against not in AGAINST:
+                raise UsageError(f"against is {self.against!r}. Allowed: {', '.join(AGAINST)}")
+            check_timm()
+        if not self.batches or min(self.batches) < 1:
+            raise UsageError(f"batch is {','.join(map(str, self.batches)) or 'empty'}: whole numbers from 1, as in 1,8")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}: at least 1")
+        if self.rounds < LEAST_ROUNDS:
+            raise UsageError(f"rounds is {self.rounds}: at least {LEAST_ROUNDS}, of which the median is taken")
+
+    @property
+    def arms(self) -> tuple[tuple[str, str], ...]:
+        """Engine and precision of each row with one network and batch; the others are compared with the first."""
+        engines = installed() if self.engine == ALL else (self.engine,)
+        precisions = get_args(Precision) if self.precision == ALL else (self.precision,)
+        first = () if self.against is None else ((self.against, "fp32"),)
+        return first + tuple((engine, precision) for precision in precisions for engine in engines)
+
+
+PAUSE_S = 0.3  # threads of the last turn may go on spinning for a while
+CACHING = ("openvino", "onnx")  # keep what they make of a network
+LOOK_S = 0.5  # at what the machine does before
+
+
+def bench(
+    models: Sequence[str] = (DEFAULT_MODEL,),
+    *,
+    engine: str = ALL,
+    precision: str = "fp32",
+    batches: Sequence[int] = (1, 8),
+    against: str | None = None,
+    threads: int | None = None,
+    rounds: int = 7,
+) -> BenchReport:
+    """How fast networks are here, on the CPU. It takes some ten seconds for each network, engine and batch.
+
+    Args:
+        models: as in `dla.load`. A network of the table whose weights are not here runs with drawn ones.
+        engine: "openvino", "onnx", "torch", or "all" that are installed.
+        precision: "fp32" or another of `dla.load`'s, or "all" that are possible.
+        batches: how many photos at once.
+        against: "timm" measures timm's own network too, with the same weights.
+        threads: those that compute; None is each engine's own choice.
+        rounds: so many turns for each.
+
+    Raises:
+        UsageError, UnavailableError: nothing of what was asked for can run here; and as `dla.load`.
+    """
+    run = Bench(Plan(tuple(models), engine, precision, tuple(batches), against, threads, rounds))
+    for _ in run.turns():
+        pass
+    return run.report()
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """One network of the plan, what is known about it, and whether its weights have to be drawn."""
+
+    model: str
+    found: ModelInfo
+    drawn: bool
+
+
+class Bench:
+    """What `plan` asks for. `rows` and `left_out` grow while `turns` runs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.networks = [_network(model) for model in dict.fromkeys(plan.models)]
+        self.batches = tuple(dict.fromkeys(plan.batches))
+        self.rows: list[BenchRow] = []
+        self.left_out: list[BenchLeftOut] = []
+        self.peaks: list[float] = []
+        others = OthersWork()
+        time.sleep(LOOK_S)
+        self.others_before, self.others = others.cores(), others
+
+    @property
+    def total(self) -> int:
+        """Turns in all."""
+        return len(self.networks) * len(self.batches) * (1 + len(self.plan.arms)) * self.plan.rounds
+
+    def turns(self) -> Iterator[None]:
+        """Measure, turn by turn.
+
+        Raises:
+            UsageError, UnavailableError: no engine that was asked for can run a network here.
+        """
+        with tempfile.TemporaryDirectory() as aside, Running(Arm(PEAK)) as peak:
+            peak.wait()
+            for number, network in enumerate(self.networks):
+                source, cache = network.model, None
+                if network.drawn:
+                    source, cache = str(Path(aside, str(number))), str(Path(aside, "cache"))
+                    write_drawn(network.found.architecture, Path(source))
+                    if ("openvino", "int8") in self.plan.arms:
+                        add_int8(Path(source))
+                for batch in self.batches:
+                    yield from self._group(network, source, cache, batch, peak)
+
+    def _group(self, network: _Network, source: str, cache: str | None, batch: int, peak: Running) -> Iterator[None]:
+        """One network with so many photos at once: its arms have their turns one after the other, round by round."""
+        with ExitStack() as stack:
+            arms = self._start(stack, network, source, cache, batch)
+            for _ in range((len(self.plan.arms) - len(arms)) * self.plan.rounds):
+                yield  # the turns of those that were left out
+            turns: dict[Running, list[Turn]] = {arm: [] for arm in (peak, *arms)}
+            for _ in range(self.plan.rounds):
+                for arm, done in turns.items():
+                    time.sleep(PAUSE_S)
+                    done.append(arm.turn())
+                    yield
+        flops = peak_flops(turns.pop(peak))
+        self.peaks.append(flops)
+        measured = {arm.arm: done for arm, done in turns.items()}
+        self.rows += rows_of(network.model, network.found, network.drawn, measured, flops)
+
+    def _start(self, stack: ExitStack, network: _Network, source: str, cache: str | None, batch: int) -> list[Running]:
+        """The arms that can run here; why the others cannot is noted."""
+        started, errors = [], []
+        for engine, precision in self.plan.arms:
+            arm = Arm(engine, source, precision, batch, network.found.input_size[1:], self.plan.threads)
+            try:
+                if engine in CACHING:
+                    with Running(arm, cache) as first:  # fills the cache, which takes memory that later starts do not
+                        first.wait()
+                running = stack.enter_context(Running(arm, cache))
+                running.wait()
+                started.append(running)
+            except (UsageError, UnavailableError) as error:
+                if engine == TIMM and isinstance(error, UnavailableError):
+                    raise  # it would be the same with every network
+                errors.append(error)
+                # drawn weights stand in a folder that nobody knows
+                reason = str(error).replace(source, network.model).partition(". Try")[0]
+                self._leave_out(BenchLeftOut(network.model, engine, precision, reason))
+        if errors and all(running.arm.engine == TIMM for running in started):
+            raise next((error for error in errors if isinstance(error, UnavailableError)), errors[-1])
+        return started
+
+    def _leave_out(self, left: BenchLeftOut) -> None:
+        if left not in self.left_out:
+            self.left_out.append(left)
+
+    def report(self) -> BenchReport:
+        """What was measured so far."""
+        return BenchReport(
+            machine=machine(),
+            instructions=instructions(),
+            cores=cores(),
+            threads=self.plan.threads,
+            rounds=self.plan.rounds,
+            versions=_versions({row.engine for row in self.rows}),
+            peak_gflops=statistics.median(self.peaks) / 1e9,
+            others_before=self.others_before,
+            others_during=self.others.cores(),
+            rows=tuple(self.rows),
+            left_out=tuple(self.left_out),
+        )
+
+
+def _network(model: str) -> _Network:
+    found = info(model)
+    return _Network(model, found, found.weights.state in ("none", "to download"))
+
+
+def _versions(engines: set[str]) -> dict[str, str]:
+    packages = {package for engine in engines for package in ENGINES.get(engine, (engine,))}
+    return {"dla": __version__} | {package: version(package) for package in sorted(packages)}
+
+
+PHOTOS, SIDE = 8, 128  # of noise
+
+
+def write_drawn(architecture: str, folder: Path) -> None:
+    """A model folder of that network with 1000 classes.
+
+    Batch-norm has the statistics of noise, so that no layer's numbers vanish or overflow: a CPU is many times slower
+    with numbers that are nearly zero.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(architecture).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # the statistics of the one batch
+    pixels_N3HW = np.random.default_rng(0).integers(0, 256, (PHOTOS, 3, SIDE, SIDE), np.uint8)
+    scale_311, shift_311 = (torch.from_numpy(a)[:, None, None] for a in Preprocessing().scale_shift())
+    with torch.no_grad():
+        model(torch.from_numpy(pixels_N3HW) * scale_311 + shift_311)
+    cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in ("url", "hf_hub_id")}
+    write_folder(folder, model.state_dict(), ModelConfig(architecture, model.num_classes, pretrained_cfg=cfg))
+
+
+def add_int8(folder: Path) -> None:
+    """Beside drawn weights their int8 form, if NNCF is here: it passed no gate, and could not."""
+    network, opened = open_network(str(folder))
+    noise = np.random.default_rng(0).integers(0, 256, (PHOTOS, *opened.preprocessing.size, 3), np.uint8)
+    with suppress(UnavailableError):
+        (folder / FILE).write_bytes(quantise(network, list(noise)).to_bytes())

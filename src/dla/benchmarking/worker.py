@@ -1,0 +1,172 @@
+"""One arm of a benchmark: a process of its own, which runs a network when it is told to.
+
+It is started with an `Arm` as JSON, and writes a line of JSON when it is ready, or says why it cannot be; then one for
+each line that it reads. It ends when there is nothing more to read: nothing is left over from a benchmark that died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from dla.benchmarking.baseline import TIMM, run_timm
+from dla.engines.cpu import Precision, peak_memory
+from dla.errors import CheckError, DlaError, UnavailableError, UsageError
+
+__all__ = ["PEAK", "Arm", "Running", "Turn", "main"]
+
+
+PEAK = "peak"  # in the place of an engine: what the machine can do at best
+PEAK_SIDE = 2048  # of the square matrices that are multiplied
+CALLS, TURN_S = 4, 0.5  # a turn is so many calls at least, and so many seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What one process runs: the network that `source` names, by an engine, `batch` photos of `size` at once.
+
+    `engine` is one of `dla.engines.select.ENGINES`, or `TIMM`, or `PEAK`, which multiplies matrices by itself.
+    """
+
+    engine: str
+    source: str = ""
+    precision: str = "fp32"
+    batch: int = 1
+    size: tuple[int, int] = (0, 0)
+    threads: int | None = None
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    # whatever a library prints must not come between the answers
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    try:
+        run = _ready(Arm(**json.loads(sys.argv[1])))
+        run()
+    except DlaError as error:
+        print(json.dumps({"exit_code": error.exit_code, "message": str(error)}), file=answers)
+        return
+    print(json.dumps({}), file=answers)
+    for _ in sys.stdin:
+        print(json.dumps({"seconds": _seconds(run), "memory": peak_memory()}), file=answers)
+
+
+def _ready(arm: Arm) -> Callable[[], Any]:
+    """One call of what the arm measures: from pixels to probabilities."""
+    if arm.engine == PEAK:
+        return _multiply()
+    pixels_NHW3 = np.random.default_rng(0).integers(0, 256, (arm.batch, *arm.size, 3), np.uint8)
+    if arm.engine == TIMM:
+        return run_timm(arm.source, pixels_NHW3, arm.threads)
+    # both as `dla predict` does it
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from dla.inference.open_engine import EngineOptions, open_engine
+
+    options = EngineOptions("cpu", None, arm.engine, cast(Precision, arm.precision), arm.threads)
+    engine, _ = open_engine(arm.source, options)
+    if "dla.engines.torch" in sys.modules:
+        sys.modules["dla.engines.torch"].keep_freed_memory()
+    return lambda: engine.probabilities(pixels_NHW3)
+
+
+def _multiply() -> Callable[[], Any]:
+    a, b = np.random.default_rng(0).standard_normal((2, PEAK_SIDE, PEAK_SIDE), np.float32)
+    return lambda: a @ b
+
+
+def _seconds(run: Callable[[], Any]) -> list[float]:
+    """Seconds of each call of one turn; the call that wakes the threads is not among them."""
+    run()
+    times: list[float] = []
+    while len(times) < CALLS or sum(times) < TURN_S:
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+if __name__ == "__main__":
+    main()
+
+
+_BY_EXIT_CODE = {kind.exit_code: kind for kind in (DlaError, UsageError, UnavailableError, CheckError)}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The seconds of each call of one turn, and the process's largest memory so far in bytes."""
+
+    seconds: tuple[float, ...]
+    memory: int | None
+
+
+class Running:
+    """An arm that is being started; `wait` for it before its first turn. A context: at its end the process ends.
+
+    `cache` is the folder for compiled networks in place of the user's.
+    """
+
+    def __init__(self, arm: Arm, cache: str | None = None) -> None:
+        self.arm = arm
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115  # what its libraries say, in case that it ends too early
+        env = os.environ | ({"DLA_CACHE": cache} if cache else {})
+        # -P: a file in the current folder that is called like a module is not imported
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dla.benchmarking.worker", json.dumps(asdict(arm))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, env=env, text=True, encoding="utf-8",
+        )  # fmt: skip
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.said):
+            if file is not None:
+                with suppress(BrokenPipeError):
+                    file.close()
+
+    def wait(self) -> None:
+        """Until it is ready.
+
+        Raises:
+            DlaError: it cannot run here; of the kind, and with the message, that it has by itself.
+        """
+        answer = self._answer()
+        if answer:
+            raise _BY_EXIT_CODE[answer["exit_code"]](answer["message"])
+
+    def turn(self) -> Turn:
+        """Let it run for one turn."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # then there is no answer either
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        answer = self._answer()
+        return Turn(tuple(answer["seconds"]), answer["memory"])
+
+    def _answer(self) -> Mapping[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise self._ended()
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def _ended(self) -> DlaError:
+        code = self.process.wait()
+        self.said.seek(0)
+        last = self.said.read().decode(errors="replace").strip().rpartition("\n")[2]
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+        return DlaError(f"the process that ran {self.arm.engine} {how}" + (f": {last}" if last else ""))

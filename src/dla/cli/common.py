@@ -1,0 +1,192 @@
+"""What the verbs that take photos share: their flags, the photos, the network, and what is said on the way."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from dla.cli.parser import Parser
+from dla.engines.cpu import PrecisionChoice, cores
+from dla.errors import UsageError
+from dla.images.find import PhotoFinder
+from dla.types import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from dla.inference.classifier import Classifier, Features, Prediction
+
+__all__ = [
+    "Tally",
+    "add_input_flags",
+    "add_run_flags",
+    "check_file",
+    "check_numbers",
+    "count_photos",
+    "find_photos",
+    "load_classifier",
+    "reading",
+    "say",
+]
+
+
+Record = TypeVar("Record", "Prediction", "Features")
+
+
+def add_input_flags(parser: Parser) -> None:
+    parser.flag("images", nargs="*", help="photos, folders, quoted patterns, or - for paths on standard input")
+    parser.flag("-v", "--verbose", action="store_true", help="say what is loaded and how")
+    parser.flag("--model", default=DEFAULT_MODEL, metavar="M", help="a network's name, a model folder, or a "
+                ".safetensors or .pth file (default: the network that comes along)")  # fmt: skip
+
+
+def add_run_flags(parser: Parser) -> None:
+    parser.flag("--batch-size", type=int, default=8, metavar="N", help="photos that the network takes at once "
+                "(default: 8)")  # fmt: skip
+    parser.flag("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
+    parser.flag("--engine", default="auto", metavar="E", help="openvino, onnx, torch, or auto: the fastest one here, "
+                "see dla info MODEL --engines (default: auto)")  # fmt: skip
+    parser.flag("--precision", choices=get_args(PrecisionChoice), default="fp32", help="bf16 (where the machine has "
+                "instructions for it) and int8 (where the network has such a form) are faster and a little different; "
+                "auto: int8 where it was checked on such a CPU, else fp32 (default: fp32)")  # fmt: skip
+    parser.flag("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
+    parser.flag("--workers", type=int, metavar="N", help="threads that read and resize photos (default: one a core)")
+    parser.flag("--allow-truncated", action="store_true", help="take what is there of files that end early")
+    parser.flag("--max-megapixels", type=float, default=179.0, metavar="N", help="refuse larger photos (default: 179)")
+
+
+def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, Iterator[str]]:
+    """The photos that are meant; an error if there are none or a number is out of range, before anything slow."""
+    check_numbers(args)
+    if not args.images:
+        raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {verb} photo.jpg")
+    finder = PhotoFinder(args.images, (os.fsdecode(line) for line in sys.stdin.buffer))
+    photos = iter(finder)
+    first = next(photos, None)
+    if first is None:
+        where = ", ".join(finder.unmatched) or "standard input"
+        other = f" ({_others(finder)})" if finder.skipped else ""
+        raise UsageError(f"nothing to {to_do}: no photos in {where}{other}")
+    return finder, itertools.chain([first], photos)
+
+
+def check_numbers(args: Namespace) -> None:
+    """See that the numbers are in their ranges."""
+    ranges = {"topk": (1, 100_000), "batch_size": (1, 100_000), "threads": (1, 1024), "workers": (0, 1024)}
+    for name, (least, most) in ranges.items():
+        value = args.get(name)
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}. Allowed: {least} to {most:,}")
+    if not 0 < args.max_megapixels * 1e6 < math.inf:
+        raise UsageError(f"--max-megapixels is {args.max_megapixels}: a number above 0, such as 179")
+
+
+def load_classifier(args: Namespace, model: str, photos: int | None = None) -> Classifier:
+    """The network that `model` names for so many photos, with what there is to say about it said."""
+    # Threads that wait without spinning leave the cores to those that decode. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from dla.inference.classifier import load
+
+    classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
+                      threads=args.threads, photos=photos)  # fmt: skip
+    if "dla.engines.torch" in sys.modules:
+        sys.modules["dla.engines.torch"].keep_freed_memory()
+    for note in classifier.notes:
+        say(args, f"dla: {note}")
+    if model == DEFAULT_MODEL:
+        say(args, f"dla: {DEFAULT_MODEL} knows {len(classifier.classes)} classes and is for non-commercial research; "
+                  "--model dla60 knows a thousand.")  # fmt: skip
+    if args.verbose:
+        p = classifier.preprocessing
+        say(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
+                  f"crop {p.crop_pct:g} {p.crop_mode}, {p.interpolation}")  # fmt: skip
+    return classifier
+
+
+def count_photos(args: Namespace, most: int | None = None) -> int | None:
+    """How many photos are meant, `most` for more; None for those on standard input, which may be yet to come."""
+    return None if "-" in args.images else sum(1 for _ in itertools.islice(PhotoFinder(args.images), most))
+
+
+def reading(args: Namespace) -> dict[str, Any]:
+    """The options of `Classifier.predict` and `Classifier.features` that both have."""
+    return {
+        "batch_size": args.batch_size,
+        "workers": cores() if args.workers is None else args.workers,
+        "allow_truncated": args.allow_truncated,
+        "max_pixels": int(args.max_megapixels * 1e6),
+    }
+
+
+class Tally:
+    """Counts a run's records, shows a bar and says what failed. `done` of them, `failed` wrong, are there already."""
+
+    def __init__(self, args: Namespace, finder: PhotoFinder, done: int = 0, failed: int = 0) -> None:
+        self.args, self.finder = args, finder
+        self.before, self.done, self.failed = done, done, failed
+        self.began = time.monotonic()
+
+    def watch(self, records: Iterator[Record], doing: str) -> Iterator[Record]:
+        """The same records."""
+        for record in self._with_bar(records, doing):
+            yield record
+            self.done += 1
+            if record.error is not None:
+                self.failed += 1
+                say(self.args, f"dla: {record.error.message}")
+
+    def _with_bar(self, records: Iterator[Record], doing: str) -> Iterator[Record]:
+        to_screen = self.args.output is None and sys.stdout.isatty()
+        if to_screen or self.args.quiet or not sys.stderr.isatty():
+            return records
+        from dla.cli.progress import bar
+
+        count = count_photos(self.args)
+        total = None if count is None else count - self.before
+        return bar(records, total, doing, "photos")
+
+    def finish(self) -> int:
+        """Say how it went; the exit code."""
+        seconds = time.monotonic() - self.began
+        for item in self.finder.unmatched:
+            say(self.args, f"dla: no photos in {item}")
+        if self.finder.skipped:
+            say(self.args, f"dla: passed over {_others(self.finder)}")
+        if self.done > 1:
+            now, output = self.done - self.before, self.args.output
+            where = f" (see the errors in {output})" if self.failed and output else ""
+            counts = f"{self.done - self.failed:,} answered, {self.failed:,} failed{where}"
+            earlier = f" ({self.before:,} of them before)" if self.before else ""
+            say(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all answered'}. "
+                           f"{seconds:.1f} s, {now / max(seconds, 1e-9):.0f} photos/s.")  # fmt: skip
+        return 1 if self.failed else 0
+
+
+def say(args: Namespace, text: str) -> None:
+    """To people, unless they want quiet."""
+    if not args.quiet:
+        print(text, file=sys.stderr)
+
+
+def _others(finder: PhotoFinder) -> str:
+    return f"{finder.skipped:,} file{'s' if finder.skipped > 1 else ''} of other kinds"
+
+
+def check_file(flag: str, path: str) -> None:
+    """See, before minutes of work, that it can be written.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise UsageError(f"{flag} {path} is a folder. Give a file")
+    if not os.path.isdir(folder):
+        raise UsageError(f"{flag} {path}: there is no folder {folder}. Make it, or name a file elsewhere")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise UsageError(f"{flag} {path} cannot be written: no permission. Name a file elsewhere")

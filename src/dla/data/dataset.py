@@ -1,0 +1,270 @@
+"""Sets of photos with classes, from folders and tables. Classes are matched by name, never by number."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dla.data.sources import REMEDY, TABLES, DataOptions, Source, read_folder, read_table
+from dla.errors import UnavailableError, UsageError, nearest
+
+__all__ = [
+    "VAL_NAMES",
+    "Split",
+    "Splits",
+    "Unreadable",
+    "divide",
+    "find_sources",
+    "open_split",
+    "open_splits",
+    "relative_names",
+    "val_name",
+    "walked",
+]
+
+
+VAL_NAMES = ("val", "valid", "validation", "test")  # the first of them that is there is the one
+SPLIT_NAMES = ("train", *VAL_NAMES)
+
+
+def open_splits(data: str | Path, options: DataOptions = DataOptions(), seed: int = 0) -> Splits:
+    """The photos of DATA to learn from and to validate on; where it has one set only, that is divided by `seed`.
+
+    Raises:
+        UnavailableError: there is no such folder or file, or it is damaged.
+        UsageError: no training photos, or the splits disagree about the classes.
+    """
+    data = Path(data)
+    sources = find_sources(data, options)
+    source = sources.get("train", sources.get(""))
+    if source is None:
+        raise UsageError(f"{data} has {' and '.join(sources)}, but no train")
+    train = _split("train" if "train" in sources else str(data), source)
+    if np.count_nonzero(train.class_counts()) < 2:
+        raise UsageError(f"{data} has {len(train):,} photos to learn from, of fewer than two classes")
+    if (name := val_name(sources)) is None:
+        return _divided(data, train, options, seed)
+    val = _split(name, sources[name], train.class_ids)
+    if not len(val):
+        raise UsageError(f"{data}: {name} holds no photos to validate on")
+    notes = (*train.notes, *val.notes, *_set_aside(data, sources, name))
+    return Splits(train, val, f"train and {name} as they are", notes)
+
+
+def open_split(
+    data: str | Path, options: DataOptions = DataOptions(), class_ids: tuple[str, ...] | None = None
+) -> Split:
+    """The photos of DATA to validate on: its val where it has splits, all of them where it has none.
+
+    With `class_ids`, those of a network, the targets are the network's outputs.
+
+    Raises:
+        UnavailableError, UsageError: as `open_splits`.
+    """
+    data = Path(data)
+    sources = find_sources(data, options)
+    name = "" if "" in sources else val_name(sources)
+    if name is None:
+        raise UsageError(f"{data} has train only. Name the photos to validate on, such as another folder")
+    split = _split(name or str(data), sources[name], class_ids)
+    if not len(split):
+        raise UsageError(f"{data} holds no photos to validate on")
+    return replace(split, notes=(*split.notes, *_set_aside(data, sources, name)))
+
+
+def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, Source]:
+    """What DATA holds, by the name of the split; a set that is not divided is under ""."""
+    if data.suffix.lower() in TABLES and data.is_file():
+        return _by_usual_names(data, read_table(data, options))
+    if not data.is_dir():
+        what = "is no folder and no table (.csv, .tsv, .parquet)" if data.exists() else "is not there"
+        raise UnavailableError(f"{data} {what}")
+    found = {name: path for name in SPLIT_NAMES if (path := _place_of(data, name))}
+    if not _is_divided(data, found):
+        return {"": read_folder(data)}
+    return {name: _read_one(path, options) for name, path in found.items()}
+
+
+def walked(data: Path) -> list[Path]:
+    """The folders whose folders are classes; none where DATA is a table."""
+    if not data.is_dir():
+        return []
+    found = {name: path for name in SPLIT_NAMES if (path := _place_of(data, name))}
+    return [path for path in found.values() if path.is_dir()] if _is_divided(data, found) else [data]
+
+
+def _place_of(data: Path, name: str) -> Path | None:
+    candidates = [data / name, *(data / f"{name}{suffix}" for suffix in TABLES)]
+    return next((p for p in candidates if p.exists()), None)
+
+
+def _is_divided(data: Path, found: dict[str, Path]) -> bool:
+    """Whether folders such as train/ and test/ are splits: they may be classes too, as in bus/ car/ train/."""
+    train = found.get("train")
+    if train is not None and (train.is_file() or _folders_in(train)):
+        return True
+    return bool(found) and _folders_in(data) <= found.keys()
+
+
+def _folders_in(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+
+
+def _read_one(path: Path, options: DataOptions) -> Source:
+    if path.is_dir():
+        return read_folder(path)
+    sources = read_table(path, options)
+    if len(sources) > 1:
+        raise UsageError(f"{path} has rows of {', '.join(sorted(sources))}, but its name says that it is one split")
+    return next(iter(sources.values()))
+
+
+def _by_usual_names(path: Path, sources: dict[str, Source]) -> dict[str, Source]:
+    usual = {name.strip().lower(): source for name, source in sources.items()}
+    for word, source in sources.items():
+        if word and word.strip().lower() not in SPLIT_NAMES:
+            raise UsageError(f'{path}: the split of {source.names[0]} is "{word}". Allowed: {", ".join(SPLIT_NAMES)}')
+    if len(usual) < len(sources):
+        raise UsageError(f"{path}: one split has several spellings ({', '.join(sorted(sources))})")
+    return usual
+
+
+def val_name(sources: Mapping[str, Source]) -> str | None:
+    """The split to validate on, if there is one."""
+    return next((name for name in VAL_NAMES if name in sources), None)
+
+
+def _set_aside(data: Path, sources: dict[str, Source], name: str) -> list[str]:
+    others = [other for other in VAL_NAMES if other in sources and other != name]
+    return [f"{data}: {', '.join(others)} is not used, {name} is"] if others else []
+
+
+def _split(where: str, source: Source, class_ids: tuple[str, ...] | None = None) -> Split:
+    """The source with its classes as numbers: places in `class_ids`, by default in the sorted names of its own."""
+    class_ids = tuple(sorted(source.class_ids)) if class_ids is None else class_ids
+    _refuse_unknown(where, source.class_ids, class_ids)
+    place = {class_id: i for i, class_id in enumerate(class_ids)}
+    targets_N = np.array([place[label] for label in source.labels], np.int64)
+    split = Split(source.photos, targets_N, class_ids, source.names)
+    return replace(split, notes=(*source.notes, *_without_photos(where, split)))
+
+
+def _divided(data: Path, whole: Split, options: DataOptions, seed: int) -> Splits:
+    keys = relative_names(data, whole.names)
+    train, val = (whole.take(rows) for rows in divide(whole.targets_N, keys, options.val_share, seed))
+    if not len(val):
+        raise UsageError(f"{data}: no class has two photos, so none can be kept for validation")
+    how = f"{options.val_share:.0%} of each class kept for validation, by seed {seed}"
+    return Splits(train, val, how, (*whole.notes, *_without_photos("the part kept for validation", val)))
+
+
+def relative_names(data: Path, names: Sequence[str]) -> list[str]:
+    """Names without the place where the data lies, so that they stay the same when it moves."""
+    base = os.path.join(data if data.is_dir() else data.parent, "")
+    return [name.removeprefix(base) for name in names]
+
+
+def _refuse_unknown(where: str, found: set[str], known: tuple[str, ...]) -> None:
+    unknown = sorted(found - set(known))
+    if not unknown:
+        return
+    near = nearest(unknown[0], known)
+    hint = f" Nearest: {', '.join(near)}." if near else ""
+    more = f" (and {len(unknown) - 1:,} more)" if len(unknown) > 1 else ""
+    flat = f" If it is a folder with photos of several, {REMEDY}" if len(found) == 1 else ""
+    raise UsageError(f'{where}: the class "{unknown[0]}"{more} is none of the {len(known):,} known ones.{hint}{flat}')
+
+
+def _without_photos(where: str, split: Split) -> list[str]:
+    missing = [c for c, count in zip(split.class_ids, split.class_counts(), strict=True) if count == 0]
+    if not missing:
+        return []
+    some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return [f"{where}: {len(missing):,} of {len(split.class_ids):,} classes have no photos ({some})"]
+
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Photos (paths or encoded bytes) and their classes: `targets_N` index `class_ids`.
+
+    `names` are what messages and records call the photos: a path, or `val.parquet#17` for a row, counted from 0.
+    `notes` are sentences about the set that the user should hear.
+    """
+
+    photos: Sequence[str | bytes]
+    targets_N: Rows
+    class_ids: tuple[str, ...]
+    names: Sequence[str]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def take(self, rows: Sequence[int] | Rows) -> Split:
+        """The photos of these rows, in their order."""
+        rows = np.asarray(rows, np.int64)
+        photos, names = [self.photos[i] for i in rows], [self.names[i] for i in rows]
+        return Split(photos, self.targets_N[rows], self.class_ids, names)
+
+    def class_counts(self) -> Rows:
+        """How many photos each class has."""
+        return np.bincount(self.targets_N, minlength=len(self.class_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A photo that cannot be read: a code of docs/errors.md, and a message for people."""
+
+    name: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What a run learns from and what it is validated on, with the same classes.
+
+    `how` says in a few words where the division comes from; `notes` are sentences that the user should hear.
+    `left_out` are the photos that are in neither because they cannot be read.
+    """
+
+    train: Split
+    val: Split
+    how: str
+    notes: tuple[str, ...] = ()
+    left_out: tuple[Unreadable, ...] = ()
+
+
+def divide(targets_N: Rows, keys: Sequence[str], val_share: float, seed: int) -> tuple[Rows, Rows]:
+    """Rows for training and for validation, stratified: the same share of every class, rounded half up.
+
+    A class with at least two photos has at least one on each side; a single photo is for training. Which photos are
+    taken depends on `seed` and on each photo's key alone: neither on their order nor, but for the last few, on the
+    other photos, so that a set that grows keeps nearly all of its division.
+    """
+    ranks = [hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogateescape")).digest() for key in keys]
+    by_class: dict[int, list[int]] = {}
+    for row, target in enumerate(targets_N.tolist()):
+        by_class.setdefault(target, []).append(row)
+    val = sorted(
+        row
+        for rows in by_class.values()
+        for row in sorted(rows, key=lambda row: (ranks[row], row))[: _val_count(len(rows), val_share)]
+    )
+    train = np.setdiff1d(np.arange(len(targets_N), dtype=np.int64), val)
+    return train, np.array(val, np.int64)
+
+
+def _val_count(count: int, share: float) -> int:
+    return min(max(math.floor(count * share + 0.5), 1), count - 1)

@@ -1,0 +1,66 @@
+"""What a run looks at before it starts: can every photo's header be read? The whole check is in check.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dla.data.dataset import Split, Splits, Unreadable
+from dla.data.prefetch import run_ahead
+from dla.errors import CheckError, ImageError
+from dla.images.decode import read_header, read_photo
+
+__all__ = ["quick_check", "without_unreadable"]
+
+
+def quick_check(split: Split, workers: int = 2) -> dict[int, Unreadable]:
+    """The photos whose file is missing, empty, no photo, cut off or has a broken header, by their row.
+
+    Pixels are decoded only where a file does not end like a whole one.
+    """
+
+    def look(row: int) -> Unreadable | None:
+        photo, name = split.photos[row], split.names[row]
+        try:
+            if not read_header(photo, name=name).ends:
+                read_photo(photo, name=name)
+        except ImageError as error:
+            return Unreadable(name, error.code, str(error))
+        return None
+
+    found = enumerate(run_ahead(look, range(len(split)), workers, 64))
+    return {row: fault for row, fault in found if fault is not None}
+
+
+def without_unreadable(splits: Splits, max_unreadable: float = 0.01, workers: int = 2) -> Splits:
+    """The splits without the photos that `quick_check` finds; these are in `left_out`, and told in `notes`.
+
+    Raises:
+        CheckError: they are more than `max_unreadable` of a split (0 to 1), or all of it.
+    """
+    train, train_faults = _without(splits.train, max_unreadable, workers)
+    val, val_faults = _without(splits.val, max_unreadable, workers)
+    left_out = (*train_faults, *val_faults)
+    notes = splits.notes
+    if left_out:
+        notes = (*notes, f"photos that cannot be read are left out ({len(left_out):,}): {_some(left_out)}")
+    return replace(splits, train=train, val=val, notes=notes, left_out=left_out)
+
+
+def _without(split: Split, max_unreadable: float, workers: int) -> tuple[Split, tuple[Unreadable, ...]]:
+    found = quick_check(split, workers)
+    if not found:
+        return split, ()
+    faults, share = tuple(found.values()), len(found) / len(split)
+    if share > max_unreadable or len(faults) == len(split):
+        raise CheckError(
+            f"{len(faults):,} of {len(split):,} photos cannot be read ({share:.1%}; up to {max_unreadable:.1%} are "
+            f"left out): {_some(faults)}. dla data check lists them; --data.max_unreadable allows more"
+        )
+    return split.take(np.setdiff1d(np.arange(len(split)), list(found))), faults
+
+
+def _some(faults: tuple[Unreadable, ...]) -> str:
+    named = ", ".join(f"{fault.name} ({fault.code})" for fault in faults[:3])
+    return named + (", ..." if len(faults) > 3 else "")

@@ -1,0 +1,102 @@
+"""One look at a photo: decoded once, and what there is to know of it kept in a few hundred bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dla.data.prefetch import run_ahead
+from dla.errors import DlaError, ImageError, InputError, UnavailableError
+from dla.images.decode import Header, read_header, read_photo
+
+__all__ = ["SMALL", "Look", "looks"]
+
+
+SMALL = 16  # side of the small pictures that near duplicates are verified on
+_CHUNK = 64
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one photo is, or why it cannot be read.
+
+    `digest` is of its upright RGB pixels and their size, `phash` imagehash's 64 bits, `small` its pixels squashed to
+    `SMALL` x `SMALL` x 3.
+    """
+
+    error: InputError | None = None
+    header: Header | None = None
+    digest: bytes = b""
+    phash: int = 0
+    small: bytes = b""
+
+
+def looks(photos: Sequence[str | bytes], names: Sequence[str], workers: int) -> Iterator[Look]:
+    """A look at each photo, in their order.
+
+    With several workers these are processes where they can be forked: of small photos most of the time is Python's.
+
+    Raises:
+        DlaError: one of the processes was killed.
+        UnavailableError: imagehash is not installed.
+    """
+    try:
+        import imagehash  # noqa: F401  (before the processes fork)
+    except ImportError:
+        raise UnavailableError("looking for near duplicates needs imagehash: pip install 'dla[train]'") from None
+    starts = range(0, len(photos), _CHUNK)
+    parts = ((photos[i : i + _CHUNK], names[i : i + _CHUNK]) for i in starts)
+    if workers < 2 or len(starts) < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        for part in run_ahead(_look_at_each, parts, workers, 2 * workers):
+            yield from part
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_stopping_to_the_parent) as pool:
+        try:
+            # A signal while processes fork would be lost, in a hook of fork, or end one that has no handler yet.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+            try:
+                results = pool.map(_look_at_each, parts)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for part in results:
+                yield from part
+        except BrokenProcessPool:
+            raise DlaError(
+                "a process that decoded photos was killed, perhaps for its memory. Try --workers 1"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_stopping_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
+def _look_at_each(part: tuple[Sequence[str | bytes], Sequence[str]]) -> list[Look]:
+    return [_look_at(photo, name) for photo, name in zip(*part, strict=True)]
+
+
+def _look_at(photo: str | bytes, name: str) -> Look:
+    import imagehash
+
+    try:
+        header, image = read_header(photo, name=name), read_photo(photo, name=name).image
+    except ImageError as error:
+        return Look(InputError(error.code, str(error)))
+    digest = hashlib.blake2b(f"{image.width}x{image.height}\n".encode() + image.tobytes(), digest_size=16).digest()
+    box = Image.Resampling.BOX
+    bits = imagehash.phash(image.resize((4 * SMALL, 4 * SMALL), box)).hash
+    small = image.resize((SMALL, SMALL), box).tobytes()
+    return Look(None, header, digest, int.from_bytes(np.packbits(bits).tobytes(), "big"), small)

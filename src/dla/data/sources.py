@@ -1,0 +1,216 @@
+"""Photos with their classes as they lie on a disk: a folder a class, a CSV or TSV, a parquet file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.images.find import PHOTO_SUFFIXES, PhotoFinder
+
+__all__ = ["REMEDY", "TABLES", "DataOptions", "Source", "read_folder", "read_table"]
+
+
+REMEDY = "sort the photos into a folder a class, or list them in a CSV with the columns path and label"
+TABLES = (".parquet", ".csv", ".tsv")
+
+
+@dataclass
+class Source:
+    """Labelled photos in the order they lie. `class_ids` also has the classes that have no photos."""
+
+    photos: list[str | bytes] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    class_ids: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, photo: str | bytes, label: str, name: str) -> None:
+        """One more photo."""
+        self.photos.append(photo)
+        self.labels.append(label)
+        self.names.append(name)
+        self.class_ids.add(label)
+
+
+def read_folder(folder: Path) -> Source:
+    """A folder with a folder a class. What is deeper belongs to its class; hidden files and folders do not count.
+
+    Raises:
+        UsageError: there are no folders, so no classes.
+    """
+    source, entries = Source(), [e for e in os.scandir(folder) if not e.name.startswith(".")]
+    stray = sum(1 for e in entries if not e.is_dir() and Path(e.name).suffix.lower() in PHOTO_SUFFIXES)
+    classes = sorted(e.name for e in entries if e.is_dir())
+    if not classes:
+        found = f"{stray:,} photos lie directly in it" if stray else "it holds no photos"
+        raise UsageError(f"{folder} has no folder a class, so no classes are known ({found}). To name them, {REMEDY}")
+    if stray:
+        source.notes.append(f"{folder}: photos outside the class folders are not used ({stray:,})")
+    for name in classes:
+        if name.encode(errors="replace").decode() != name:
+            raise UsageError(f"{folder} has a class whose name is not UTF-8 text: {name!a}. Rename its folder")
+    finder = PhotoFinder([os.path.join(folder, name) for name in classes])
+    for class_id in classes:
+        source.class_ids.add(class_id)
+        finder.inputs = [os.path.join(folder, class_id)]
+        for path in finder:
+            source.add(path, class_id, path)
+    if finder.others:
+        kinds = ", ".join(f"{kind or 'no ending'} {count:,}" for kind, count in finder.others.most_common(4))
+        source.notes.append(f"{folder}: files that are not named like photos are not used ({kinds})")
+    return source
+
+
+def read_table(path: Path, options: DataOptions) -> dict[str, Source]:
+    """The rows of a CSV, TSV or parquet file, by the word in their split column; all under "" where there is none.
+
+    Raises:
+        UnavailableError: the file is damaged (DamagedError), or pyarrow is not there.
+        UsageError: it does not have the columns.
+    """
+    rows = _parquet_rows(path, options) if path.suffix.lower() == ".parquet" else _csv_rows(path, options)
+    sources: dict[str, Source] = {}
+    for photo, label, split, name in rows:
+        sources.setdefault(split, Source()).add(photo, label, name)
+    if not sources:
+        raise UsageError(f"{path} has no rows, so no photos")
+    return sources
+
+
+Row = tuple[str | bytes, str, str, str]  # photo, label, split, name
+
+
+def _csv_rows(path: Path, options: DataOptions) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, "excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
+            header = next(reader, [])
+            columns = [
+                _column(path, header, options.image_column, ("path",), "image_column"),
+                _column(path, header, options.label_column, ("label",), "label_column"),
+                *_split_column(path, header, options),
+            ]
+            places = [header.index(name) for name in columns]
+            for row in reader:
+                if row:  # an empty line is none
+                    yield _csv_row(path, reader.line_num, header, row, places)
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{path} is not UTF-8 text (byte {error.start:,}). Save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise DamagedError(f"{path}, line {reader.line_num}: this is no CSV ({error})") from error
+
+
+def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: list[int]) -> Row:
+    if len(row) != len(header):
+        raise DamagedError(f"{path}, line {line}: {len(row)} cells, but the first line names {len(header)} columns")
+    for place in places:
+        if not row[place].strip():
+            raise DamagedError(f"{path}, line {line}: the {header[place]} is empty")
+    photo, label, *split = (row[place] for place in places)
+    file = os.path.join(path.parent, photo)
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+        # reading a pipe would wait for ever
+        raise DamagedError(f"{path}, line {line}: {photo} is a pipe or a device. Name a file")
+    return file, label, split[0].strip() if split else "", file
+
+
+def _parquet_rows(path: Path, options: DataOptions) -> Iterator[Row]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UnavailableError("parquet files need pyarrow: pip install 'dla[train]'") from None
+    try:
+        schema = pq.read_schema(path)
+        columns = [
+            _column(path, schema.names, options.image_column, ("image",), "image_column"),
+            _column(path, schema.names, options.label_column, ("synset", "label"), "label_column"),
+            *_split_column(path, schema.names, options),
+        ]
+        table = pq.read_table(path, columns=columns)
+    except pa.ArrowException as error:
+        raise DamagedError(f"{path} is no whole parquet file ({str(error).splitlines()[0]})") from error
+    cells = [table[name].to_pylist() for name in columns]
+    readable = _label_names(schema.metadata or {}, columns[1])
+    for i, (photo, label, *split) in enumerate(zip(*cells, strict=True)):
+        name = f"{path.name}#{i}"
+        if isinstance(photo, dict):  # the Hugging Face datasets' way
+            photo = photo.get("bytes")
+        if not isinstance(photo, bytes):
+            raise UsageError(f"{name}: the column {columns[0]} holds {type(photo).__name__}, not an encoded photo")
+        label, *split = (_text(name, column, cell) for column, cell in zip(columns[1:], (label, *split), strict=True))
+        if readable and not (isinstance(label, int) and 0 <= label < len(readable)):
+            unknown = (
+                "it has no label" if label == -1 else f"{len(readable)} labels have names, and this is none of them"
+            )
+            raise DamagedError(f"{name}: the {columns[1]} is {label}: {unknown}. Leave such rows out")
+        yield photo, readable[label] if readable else str(label), str(split[0]) if split else "", name
+
+
+def _text(name: str, column: str, cell: Any) -> Any:
+    """A cell that says something; bytes as the text that they are."""
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            raise DamagedError(f"{name}: the {column} is {cell!r}, which is not UTF-8 text. Give a name") from None
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise DamagedError(f"{name}: the {column} is empty")
+    return cell
+
+
+def _label_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
+    """Names for numbers, as a parquet file of Hugging Face's `datasets` carries them."""
+    with suppress(KeyError, TypeError, ValueError):
+        features: Any = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features[column]["names"]]
+    return []
+
+
+def _column(path: Path, header: Sequence[str], wanted: str | None, usual: Sequence[str], option: str) -> str:
+    """The column that was asked for, or else the first of the usual ones that is there."""
+    names = [wanted] if wanted is not None else usual
+    found = next((name for name in names if name in header), None)
+    if found is None:
+        raise UsageError(
+            f'{path} has no column "{names[-1]}". It has: {", ".join(header) or "nothing"}. Name one with {option}'
+        )
+    return found
+
+
+def _split_column(path: Path, header: Sequence[str], options: DataOptions) -> list[str]:
+    if options.split_column is None and "split" not in header:
+        return []
+    return [_column(path, header, options.split_column, ("split",), "split_column")]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How the photos lie (docs/data.md).
+
+    Args:
+        val_share: share of each class that is kept for validation where the data has no split of its own.
+        image_column: of a table: file names in CSV and TSV (path), encoded photos in parquet (image).
+        label_column: of a table: the classes' names (label; in parquet synset where there is one).
+        split_column: of a table: train or val for each row (split, where there is one).
+        max_unreadable: share of the photos that a run may leave out because they cannot be read.
+    """
+
+    val_share: float = 0.2
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    max_unreadable: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_share < 1:
+            raise UsageError(f"val_share is {self.val_share}: it takes a share between 0 and 1, such as 0.2")
+        if not 0 <= self.max_unreadable <= 1:
+            raise UsageError(f"max_unreadable is {self.max_unreadable}: it takes a share from 0 to 1, such as 0.01")

@@ -1,0 +1,91 @@
+"""The splits of a run as its data.json has them, so that the same run goes on with the same photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dla.data.dataset import Split, Splits, Unreadable, find_sources, relative_names, val_name
+from dla.data.sources import DataOptions, Source
+from dla.errors import UnavailableError, UsageError
+
+__all__ = ["DATA_SCHEMA", "restore_splits", "splits_to_dict"]
+
+
+DATA_SCHEMA = "dla.data/1"
+
+
+def splits_to_dict(splits: Splits, data: str | Path) -> dict[str, Any]:
+    """Plain values for JSON: which photos are in which split, in their order, and their classes (docs/formats.md)."""
+    record: dict[str, Any] = {"schema": DATA_SCHEMA, "how": splits.how, "class_ids": list(splits.train.class_ids)}
+    for name, split in (("train", splits.train), ("val", splits.val)):
+        photos = relative_names(Path(data), split.names)
+        record[name] = {"count": len(split), "photos": photos, "targets": split.targets_N.tolist()}
+    return record | {"left_out": [asdict(fault) for fault in splits.left_out], "notes": list(splits.notes)}
+
+
+def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOptions = DataOptions()) -> Splits:
+    """The splits that `splits_to_dict` told of, from the same data, wherever it lies now.
+
+    Raises:
+        UnavailableError: photos of the run are gone.
+        UsageError: photos have another class than then, or what was told is not whole.
+    """
+    _check(saved)
+    data = Path(data)
+    sources = find_sources(data, options)
+    whole, name = sources.get(""), val_name(sources)
+    learned, val_source = whole or sources.get("train"), whole or (sources[name] if name else None)
+    if learned is None or val_source is None:
+        gone = "train" if learned is None else "val"
+        raise UnavailableError(f"{data} has no {gone} any more, with which this run began")
+    class_ids = tuple(saved["class_ids"])
+    train, new = _restored(data, learned, saved["train"], class_ids)
+    val, new_val = _restored(data, val_source, saved["val"], class_ids)
+    known = len(saved["left_out"])
+    new = new - len(val) - known if whole else new + new_val - known
+    notes = [f"{data}: photos that have come since this run began are not used ({new:,})"] if new > 0 else []
+    left_out = tuple(Unreadable(**fault) for fault in saved["left_out"])
+    return Splits(train, val, saved["how"], (*saved["notes"], *notes), left_out)
+
+
+def _check(saved: Mapping[str, Any]) -> None:
+    try:
+        classes = len(saved["class_ids"])
+        for split in (saved["train"], saved["val"]):
+            whole = len(split["photos"]) == len(split["targets"]) and all(0 <= i < classes for i in split["targets"])
+            if not whole:
+                raise ValueError
+        for fault in saved["left_out"]:
+            Unreadable(**fault)
+        if saved["schema"] != DATA_SCHEMA:
+            raise ValueError
+        len(saved["how"]), len(saved["notes"])
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(
+            "data.json in the run's folder was altered: it does not have the photos of a run any more. Begin another "
+            "run with another --output"
+        ) from None
+
+
+def _restored(data: Path, source: Source, saved: Mapping[str, Any], class_ids: Sequence[str]) -> tuple[Split, int]:
+    """One split, and how many other photos its source has."""
+    names = relative_names(data, source.names)
+    rows = {key: row for row, key in enumerate(zip(names, source.labels, strict=True))}
+    wanted = [(name, class_ids[i]) for name, i in zip(saved["photos"], saved["targets"], strict=True)]
+    lost = [key for key in wanted if key not in rows]
+    if gone := sorted({name for name, _ in lost} - set(names)):
+        raise UnavailableError(f"{data}: {len(gone):,} photos of this run are gone, such as {gone[0]}")
+    if lost:
+        raise UsageError(
+            f'{data}: {lost[0][0]} was of the class "{lost[0][1]}" when this run began, and is of another now '
+            f"({len(lost):,} such photos). Put them back, or begin another run with another --output"
+        )
+    chosen = [rows[key] for key in wanted]
+    photos, split_names = [source.photos[i] for i in chosen], [source.names[i] for i in chosen]
+    split = Split(photos, np.array(saved["targets"], np.int64), tuple(class_ids), split_names)
+    return split, len(names) - len(split)

@@ -1,0 +1,1 @@
+"""SVG and PNG drawings, and the drawing of a network."""

@@ -1,0 +1,221 @@
+"""Shapes on a page, and the page as SVG or PNG: the same shapes, and the same bytes each time.
+
+Lengths are pixels of the SVG at its own size; y grows downwards.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import starmap
+from pathlib import Path
+from typing import Literal
+from xml.sax.saxutils import escape, quoteattr
+
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from dla.errors import UsageError
+
+__all__ = [
+    "Circle",
+    "Line",
+    "Page",
+    "Point",
+    "Rect",
+    "Shape",
+    "Style",
+    "Text",
+    "text_width",
+    "to_png",
+    "to_svg",
+    "writer_of",
+]
+
+
+# Whatever sans-serif the system's own pages are set in.
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+PNG_SCALE = 2
+SMOOTH = 3  # times that size the PNG is drawn, then reduced
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a group of shapes looks; the fields are SVG's attributes, of which None is not written."""
+
+    fill: str = "none"
+    fill_opacity: float | None = None
+    stroke: str | None = None
+    stroke_width: float | None = None
+    font_size: float | None = None
+    font_weight: Literal["bold"] | None = None
+    text_anchor: Literal["start", "middle", "end"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rect:
+    style: str
+    x: float
+    y: float
+    width: float
+    height: float
+    radius: float = 0
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Circle:
+    style: str
+    x: float
+    y: float
+    radius: float
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Through `points`; filled, where the style fills."""
+
+    style: str
+    points: tuple[Point, ...]
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """`y` is the line that the letters stand on."""
+
+    style: str
+    x: float
+    y: float
+    text: str
+
+
+Shape = Rect | Circle | Line | Text
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Shapes by style; the styles are drawn one after the other, the first one lowest. `hint`s are seen by pointing."""
+
+    name: str
+    width: float
+    height: float
+    styles: Mapping[str, Style]
+    shapes: Sequence[Shape]
+
+    def layers(self) -> Iterable[tuple[Style, list[Shape]]]:
+        """Each style that is used, with its shapes."""
+        for name, style in self.styles.items():
+            if shapes := [shape for shape in self.shapes if shape.style == name]:
+                yield style, shapes
+
+
+def text_width(text: str, style: Style) -> float:
+    """What a text takes at most, in the widest of the usual fonts."""
+    assert style.font_size
+    return (0.7 if style.font_weight else 0.58) * style.font_size * len(text)
+
+
+def to_svg(page: Page) -> str:
+    """The page as a file of its own, which also scales where it is shown in a frame."""
+    size = f'width="{_n(page.width)}" height="{_n(page.height)}" viewBox="0 0 {_n(page.width)} {_n(page.height)}"'
+    about = f'role="img" aria-label={quoteattr(page.name)} font-family="{FONTS}" stroke-linejoin="round"'
+    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} {about}>']
+    for style, shapes in page.layers():
+        look = ((name.replace("_", "-"), getattr(style, name)) for name in Style.__slots__)
+        lines.append(f"<g{''.join(starmap(_attribute, look))}>")
+        lines += map(_element, shapes)
+        lines.append("</g>")
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def _attribute(name: str, value: str | float | None) -> str:
+    return "" if value is None else f' {name}="{value if isinstance(value, str) else _n(value)}"'
+
+
+def _n(value: float) -> str:
+    return f"{round(value, 2):g}"
+
+
+def _element(shape: Shape) -> str:
+    match shape:
+        case Rect():
+            tag, numbers = "rect", {"x": shape.x, "y": shape.y, "width": shape.width, "height": shape.height,
+                                    "rx": shape.radius or None}  # fmt: skip
+        case Circle():
+            tag, numbers = "circle", {"cx": shape.x, "cy": shape.y, "r": shape.radius}
+        case Line():
+            points = " ".join(f"{_n(x)},{_n(y)}" for x, y in shape.points)
+            return _closed(f'polyline points="{points}"', shape.hint)
+        case Text():
+            return f'<text x="{_n(shape.x)}" y="{_n(shape.y)}">{escape(shape.text)}</text>'
+    return _closed(tag + "".join(starmap(_attribute, numbers.items())), shape.hint)
+
+
+def _closed(tag: str, hint: str) -> str:
+    return f"<{tag}><title>{escape(hint)}</title></{tag.split()[0]}>" if hint else f"<{tag}/>"
+
+
+def to_png(page: Page) -> bytes:
+    """The page at twice its size, for places that show no SVG."""
+    scale = PNG_SCALE * SMOOTH
+    size = round(page.width * PNG_SCALE), round(page.height * PNG_SCALE)
+    image = Image.new("RGB", (size[0] * SMOOTH, size[1] * SMOOTH), "white")
+    draw = ImageDraw.Draw(image, "RGBA")
+    for style, shapes in page.layers():
+        for shape in shapes:
+            _paint(draw, style, shape, scale)
+    data = io.BytesIO()
+    image.resize(size, Image.Resampling.BOX).save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
+def _paint(draw: ImageDraw.ImageDraw, style: Style, shape: Shape, scale: int) -> None:
+    """One shape. Pillow draws outlines inside the shape, SVG along its edge: half a stroke is added around it."""
+    fill, stroke = _colour(style.fill, style.fill_opacity), _colour(style.stroke)
+    width = round((style.stroke_width or 1) * scale) if stroke else 0
+    edge = width / 2
+    match shape:
+        case Rect():
+            x, y = shape.x * scale, shape.y * scale
+            box = (x - edge, y - edge, x + shape.width * scale + edge - 1, y + shape.height * scale + edge - 1)
+            draw.rounded_rectangle(box, shape.radius * scale + edge, fill, stroke, width)
+        case Circle():
+            draw.circle((shape.x * scale, shape.y * scale), shape.radius * scale + edge, fill, stroke, width)
+        case Line():
+            points = [(x * scale, y * scale) for x, y in shape.points]
+            if fill:
+                draw.polygon(points, fill)
+            if stroke:
+                draw.line(points, stroke, width, joint="curve")
+        case Text():
+            size = style.font_size or 12
+            font = ImageFont.load_default(size * scale)
+            bold = size * scale / 45 if style.font_weight else 0  # the font that comes along has one weight only
+            anchor = {"start": "ls", "middle": "ms", "end": "rs"}[style.text_anchor or "start"]
+            at = (shape.x * scale, shape.y * scale)
+            draw.text(at, shape.text, fill, font, anchor=anchor, stroke_width=bold, stroke_fill=fill)
+
+
+def _colour(colour: str | None, opacity: float | None = None) -> tuple[int, ...] | None:
+    if colour is None or colour == "none":
+        return None
+    return (*ImageColor.getrgb(colour)[:3], round(255 * (1 if opacity is None else opacity)))
+
+
+def writer_of(output: str | os.PathLike[str], flag: str = "--output") -> Callable[[Page], bytes]:
+    """What makes a file of this name, which `flag` gave, from a page.
+
+    Raises:
+        UsageError: neither .svg nor .png.
+    """
+    ending = Path(output).suffix.lower()
+    if ending == ".svg":
+        return lambda page: to_svg(page).encode()
+    if ending == ".png":
+        return to_png
+    raise UsageError(f"{flag} is {os.fspath(output)}. Allowed: a file that ends in .svg or .png")

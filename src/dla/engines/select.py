@@ -1,0 +1,124 @@
+"""Which engine is the fastest here, for one network: a measurement that is remembered."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import numpy as np
+
+from dla.engines.base import Engine
+from dla.engines.cpu import machine
+from dla.engines.graph import Network
+from dla.errors import UnavailableError, UnknownNameError
+from dla.storage import cache
+from dla.types import Array
+
+__all__ = ["ENGINES", "TITLES", "EngineTiming", "Stopwatch", "check_engine", "fastest", "installed", "pip_line"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTiming:
+    """One engine with one network here, in seconds: until its first answer, for one photo, for each of many."""
+
+    engine: str
+    first_s: float
+    one_s: float
+    each_s: float
+
+
+# In the order in which they are taken where nothing was measured, with the packages that each needs.
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    "openvino": ("openvino",),
+    "onnx": ("onnxruntime", "onnx"),
+    "torch": ("torch",),
+}
+
+TITLES = {"openvino": "OpenVINO", "onnx": "ONNX Runtime", "torch": "PyTorch"}  # how their names begin
+
+KIND = "timings"
+BATCH, ROUNDS, ROUND_S = 8, 3, 0.15
+
+
+def installed() -> tuple[str, ...]:
+    """The engines whose packages are here."""
+    return tuple(name for name, packages in ENGINES.items() if all(map(find_spec, packages)))
+
+
+def check_engine(name: str) -> None:
+    """Raise for an engine that is not known, or whose packages are not here."""
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ("auto", *ENGINES), see=f"auto, {', '.join(ENGINES)}")
+    if name not in installed():
+        raise UnavailableError(f"the engine {name} is not installed: {pip_line(name)}")
+
+
+def pip_line(name: str) -> str:
+    """What installs an engine."""
+    return f"pip install {' '.join(ENGINES[name])}"
+
+
+def fastest(timings: Sequence[EngineTiming], photos: int | None) -> EngineTiming:
+    """The one that is done first with so many photos; None are many. For one photo PyTorch is not worth importing."""
+    if photos == 1:
+        return min((t for t in timings if t.engine != "torch"), key=lambda t: t.first_s, default=timings[0])
+    return min(timings, key=lambda t: t.each_s)
+
+
+class Stopwatch:
+    """Times the engines that are here with one network, and remembers it for this machine and these versions.
+
+    Args:
+        make: makes the engine of that name.
+        size: height and width of the network's photos.
+    """
+
+    def __init__(self, make: Callable[[str], Engine], network: Network, size: tuple[int, int], threads: int) -> None:
+        self.make, self.names = make, installed()
+        self.pixels_NHW3 = np.full((BATCH, *size, 3), 128, np.uint8)
+        versions = (f"{package} {version(package)}" for name in self.names for package in ENGINES[name])
+        self.key = cache.key_of(network.key, str(size), str(threads), machine(), *versions)
+
+    def recall(self) -> tuple[EngineTiming, ...]:
+        """What was measured before; nothing if nothing was."""
+        data = cache.recall(KIND, self.key)
+        return () if data is None else tuple(EngineTiming(**timing) for timing in json.loads(data))
+
+    def seconds_each(self, engine: Engine) -> float:
+        """About how long one engine takes for each of many photos."""
+        engine.probabilities(self.pixels_NHW3)
+        return _seconds(engine, self.pixels_NHW3) / BATCH
+
+    def run(self) -> tuple[EngineTiming, ...]:
+        """Measure: a second or two for each engine, in turns."""
+        first, engines = {}, {}
+        for name in self.names:
+            began = time.perf_counter()
+            engines[name] = self.make(name)
+            engines[name].probabilities(self.pixels_NHW3[:1])
+            first[name] = time.perf_counter() - began
+        one = self._rounds(engines, self.pixels_NHW3[:1])
+        each = self._rounds(engines, self.pixels_NHW3)
+        timings = tuple(EngineTiming(name, first[name], one[name], each[name] / BATCH) for name in self.names)
+        cache.remember(KIND, self.key, json.dumps([asdict(timing) for timing in timings]).encode())
+        return timings
+
+    def _rounds(self, engines: Mapping[str, Engine], pixels_NHW3: Array) -> dict[str, float]:
+        """Seconds for a batch, by engine: the median of several rounds, in which every engine has its turn."""
+        for engine in engines.values():
+            engine.probabilities(pixels_NHW3)
+        turns = [{name: _seconds(engine, pixels_NHW3) for name, engine in engines.items()} for _ in range(ROUNDS)]
+        return {name: statistics.median(turn[name] for turn in turns) for name in engines}
+
+
+def _seconds(engine: Engine, pixels_NHW3: Array) -> float:
+    began, count = time.perf_counter(), 0
+    while (passed := time.perf_counter() - began) < ROUND_S:
+        engine.probabilities(pixels_NHW3)
+        count += 1
+    return passed / count

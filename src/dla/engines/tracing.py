@@ -1,0 +1,176 @@
+"""From a network in PyTorch to its list of steps: the one place that knows both."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from dla.engines.graph import Graph, Step
+from dla.models.blocks import DropPath
+from dla.models.nodes import POOLED, places, trace
+
+__all__ = ["trace_steps"]
+
+
+_NOTHING = (nn.Identity, nn.Dropout, DropPath)  # in evaluation mode
+
+
+def trace_steps(model: nn.Module) -> Graph:
+    """The steps to the logits (N, K) of a network of the table, in evaluation mode; to its map where it does not pool.
+
+    Raises:
+        NotImplementedError: it has other parts than those of the table.
+    """
+    whole = trace(model)
+    walk = _Walk(model)
+    for node in whole.nodes:
+        walk.take(node)
+    found = {name: walk.numbers[node] for name, node in places(model, whole).items()}
+    if POOLED in found:
+        found[POOLED] = walk.add("flatten", found[POOLED])
+    return Graph(tuple(walk.steps), walk.output, dict(sorted(found.items())))
+
+
+class _Walk:
+    """Takes the operations of a traced network in their order, and makes steps of them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = dict(model.named_modules())
+        self.steps: list[Step] = []
+        self.output = 0
+        self.numbers: dict[fx.Node, int] = {}
+        self.channels: dict[int, int] = {}  # that a convolution gives, as far as something may ask
+        self.norms: set[fx.Node] = set()  # that went into the convolution before them
+
+    def add(self, op: str, *inputs: int, **settings: Any) -> int:
+        self.steps.append(Step(op, inputs, settings))
+        return len(self.steps)
+
+    def take(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self.numbers[node] = 0
+        elif node.op == "output":
+            self.output = self._given(node)[0]
+        elif node.op == "call_module":
+            self.numbers[node] = self._module(node, self.modules[str(node.target)])
+        elif node.target in _OPERATIONS:
+            _OPERATIONS[node.target](self, node)
+        else:
+            raise _unknown(node)
+
+    def _given(self, node: fx.Node) -> list[int]:
+        return [self.numbers[x] for x in node.all_input_nodes]
+
+    def _module(self, node: fx.Node, module: nn.Module) -> int:
+        (x,) = self._given(node)
+        if isinstance(module, _NOTHING) or node in self.norms:
+            return x
+        if isinstance(module, nn.Conv2d):
+            return self._conv(node, module, x)
+        if isinstance(module, nn.ReLU):
+            done = self.add("relu", x)
+            self.channels[done] = self.channels.get(x, 0)
+            return done
+        if isinstance(module, nn.Flatten):
+            return self.add("flatten", x)
+        raise _unknown(node)
+
+    def _conv(self, node: fx.Node, conv: nn.Conv2d, x: int) -> int:
+        after = next(iter(node.users))
+        norm = self.modules.get(str(after.target)) if after.op == "call_module" and len(node.users) == 1 else None
+        folds: dict[str, Any] = {"norm": None, "eps": 0.0}
+        if isinstance(norm, nn.BatchNorm2d):
+            self.norms.add(after)
+            folds = {"norm": after.target, "eps": norm.eps}
+        done = self.add("conv", x, layer=node.target, **folds, stride=conv.stride[0], padding=conv.padding[0],
+                        dilation=conv.dilation[0], groups=conv.groups)  # fmt: skip
+        self.channels[done] = conv.out_channels
+        return done
+
+    def sum(self, node: fx.Node) -> None:
+        args: Any = node.args
+        self.numbers[node] = self.add("add", *(self.numbers[x] for x in args))
+
+    def concat(self, node: fx.Node) -> None:
+        args: Any = node.args[0]
+        self.numbers[node] = self.add("concat", *(self.numbers[x] for x in args))
+
+    def scale(self, node: fx.Node) -> None:
+        factor, _ = node.args
+        self.numbers[node] = self.add("scale", *self._given(node), factor=factor)
+
+    def reduce(self, node: fx.Node) -> None:
+        op = {"mean": "mean", "amax": "max"}[str(node.target)]
+        if node.args[1] != (2, 3) or node.kwargs != {"keepdim": True}:
+            raise _unknown(node)
+        self.numbers[node] = self.add(op, *self._given(node))
+
+    def pad(self, node: fx.Node) -> None:
+        """-inf below and right of a map, for the pooling that follows."""
+        if node.kwargs.get("value") != float("-inf") or any(user.target is not F.max_pool2d for user in node.users):
+            raise _unknown(node)
+        (self.numbers[node],) = self._given(node)
+
+    def max_pool(self, node: fx.Node) -> None:
+        (x, size), settings = node.args, dict[str, Any](node.kwargs)
+        pad: Any = x.args if isinstance(x, fx.Node) and x.target is F.pad else None
+        # "ceil_mode" is one row and column more, which count where the size is odd
+        after = int(settings["ceil_mode"]) if pad is None else pad[1][1]
+        if size != 2 or settings["padding"] or not after:
+            raise _unknown(node)
+        self.numbers[node] = self.add("max_pool", *self._given(node), stride=settings["stride"],
+                                      dilation=settings["dilation"], after=after)  # fmt: skip
+
+    def mean_3x3(self, node: fx.Node) -> None:
+        if node.args[1] != 3 or node.kwargs != {"padding": 1}:
+            raise _unknown(node)
+        self.numbers[node] = self.add("mean_3x3", *self._given(node), stride=node.args[2])
+
+    def mean_3x3_dilated(self, node: fx.Node) -> None:
+        x, weight = node.all_input_nodes
+        if weight.target != "new_full" or weight.args[2] != 1 / 9:
+            raise _unknown(node)
+        self.numbers[node] = self.add("mean_3x3_dilated", self.numbers[x], dilation=node.kwargs["dilation"],
+                                      channels=node.kwargs["groups"])  # fmt: skip
+
+    def chunk(self, node: fx.Node) -> None:
+        (self.numbers[node],) = self._given(node)
+
+    def part(self, node: fx.Node) -> None:
+        """One of the equal parts that a map's channels were split into."""
+        whole, index = tuple[Any, ...](node.args)
+        _, count, dim = whole.args
+        (x,) = self._given(node)
+        width = self.channels[x] // count
+        if dim != 1 or width * count != self.channels[x] or not width:
+            raise _unknown(node)
+        start = index % count * width
+        self.numbers[node] = self.add("slice", x, start=start, stop=start + width)
+
+    def constant(self, node: fx.Node) -> None:
+        """The weight of a mean, which knows it by itself."""
+
+
+_OPERATIONS: dict[Any, Callable[[_Walk, fx.Node], None]] = {
+    operator.add: _Walk.sum,
+    operator.mul: _Walk.scale,
+    operator.getitem: _Walk.part,
+    torch.cat: _Walk.concat,
+    F.pad: _Walk.pad,
+    F.max_pool2d: _Walk.max_pool,
+    F.avg_pool2d: _Walk.mean_3x3,
+    F.conv2d: _Walk.mean_3x3_dilated,
+    "chunk": _Walk.chunk,
+    "mean": _Walk.reduce,
+    "amax": _Walk.reduce,
+    "new_full": _Walk.constant,
+}
+
+
+def _unknown(node: fx.Node) -> NotImplementedError:
+    return NotImplementedError(f"{node.format_node()} has no step")

@@ -1,0 +1,188 @@
+"""`dla validate` from Python: `validate(data, model)`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from dla.data.dataset import Split, open_split
+from dla.data.sources import DataOptions
+from dla.engines.torch import pick_device
+from dla.errors import DlaError, UsageError
+from dla.evaluation.html import write_report
+from dla.evaluation.result import Calibrated, Validation, Validations
+from dla.evaluation.scores import Preset, Reading, TestTime, Watch, log_probabilities, unwatched
+from dla.images.decode import ReadOptions
+from dla.inference.classifier import Classifier, check_classifies, load
+from dla.metrics.calibration import fit_temperature
+from dla.metrics.classification import compare, evaluate
+from dla.training.distributed import Ranks, joined
+from dla.types import DEFAULT_MODEL, Array
+from dla.weights.model_folder import CONFIG, write_temperature
+
+__all__ = ["validate"]
+
+
+Model = str | Classifier
+DIGITS = 4  # of a temperature
+
+
+@overload
+def validate(data: str | os.PathLike[str], model: Model = DEFAULT_MODEL, **options: Any) -> Validation: ...
+@overload
+def validate(data: str | os.PathLike[str], model: Sequence[Model], **options: Any) -> Validations: ...
+def validate(  # type: ignore[misc]  # the overloads leave the options to this signature
+    data: str | os.PathLike[str],
+    model: Model | Sequence[Model] = DEFAULT_MODEL,
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    device: str = "auto",
+    preset: Preset = "model",
+    tta: TestTime = "none",
+    calibrate: bool = False,
+    report: str | os.PathLike[str] | None = None,
+    allow_truncated: bool = False,
+    max_pixels: int = ReadOptions().max_pixels,
+    columns: DataOptions = DataOptions(),
+    seed: int = 0,
+    watch: Watch = unwatched,
+) -> Validation | Validations:
+    """How good one model is on photos whose classes are known; or several on the same photos, and how sure it is that
+    one is better.
+
+    The figures are those of what `dla predict` says of the same files. Photos that cannot be read are in
+    `Validation.unreadable` and in no figure. Under torchrun each process takes its part of the photos, and all return
+    the same.
+
+    Args:
+        data: photos in a folder a class, or a table of them (docs/data.md); of several splits, val. Its classes are
+            matched with the model's by name: `class_id`, or `label` where all are such.
+        model: as `dla.load` takes it, or a `Classifier`; several make a `Validations`.
+        batch_size: photos that a network takes at once.
+        workers: threads that read and resize; 0 does it in this thread.
+        device: "auto", "cpu", "cuda", ...; of models that are named.
+        preset: "imagenet" is timm's protocol: photos as stored, whatever their EXIF orientation.
+        tta: "flips" adds each photo's mirror image, "scales" looks at it at three sizes, "both" does both; the
+            probabilities are the means.
+        calibrate: fit the temperature and save it into the model's folder.
+        report: an HTML file to be written.
+        allow_truncated: take what is there of files that end early.
+        max_pixels: refuse larger photos by their header.
+        columns: the columns of a table.
+        seed: of the intervals' resampling.
+        watch: is given the iterator over the photos and their number and returns it, for a progress bar.
+
+    Raises:
+        UsageError: classes that the model does not know, or a model whose temperature cannot be fitted or saved.
+        UnavailableError, DamagedError: the data or the model cannot be had; or jinja2, for a report.
+        DlaError: not one photo can be read, or a file cannot be written.
+    """
+    several = not isinstance(model, str | Classifier)
+    named: Sequence[Model] = model if not isinstance(model, str | Classifier) else [model]
+    reading = Reading(batch_size, workers, allow_truncated, max_pixels, preset, tta)
+    _check(named, reading, calibrate, report)
+    on = pick_device(device)
+    with joined(device) as ranks:
+        opened = [_opened(m, str(ranks.device(on))) for m in named]
+        where = _folder_of(opened[0]) if calibrate else None
+        done = [_one(_name(m), c, os.fspath(data), columns, reading, seed, ranks, watch)
+                for m, c in zip(named, opened, strict=True)]  # fmt: skip
+        found = [v for v, _ in done]
+        if where is not None:
+            found = [_calibrated(found[0], done[0][1], where, seed, ranks)]
+        pairs = itertools.combinations(found, 2)
+        compared = tuple((a.model, b.model, compare(a.evaluation, b.evaluation, seed=seed)) for a, b in pairs)
+        result = Validations(tuple(found), compared) if several else found[0]
+        if report is not None and ranks.is_main:
+            write_report(report, result)
+    return result
+
+
+def _check(named: Sequence[Model], reading: Reading, calibrate: bool, report: object) -> None:
+    if not named:
+        raise UsageError("no model is named. Leave model out for the network that comes along")
+    if calibrate and len(named) > 1:
+        raise UsageError(f"calibrate fits one model at a time, and {len(named)} are named")
+    if calibrate and (reading.tta, reading.preset) != ("none", "model"):
+        raise UsageError("calibrate fits what dla predict says of photos, so it goes without tta and preset")
+    if report is not None:
+        from dla.html_report.page import check_can_write
+
+        check_can_write()
+
+
+def _name(model: Model) -> str:
+    return model.origin if isinstance(model, Classifier) else model
+
+
+def _opened(model: Model, device: str) -> Classifier:
+    classifier = model if isinstance(model, Classifier) else load(model, device=device)
+    check_classifies(classifier.config, classifier.origin)
+    return classifier
+
+
+def _folder_of(classifier: Classifier) -> Path:
+    """Where the model's temperature is to be saved."""
+    folder = Path(classifier.origin)
+    if (folder / CONFIG).is_file():
+        return folder
+    what = "is a file without a config" if folder.is_file() else "is not yours to change"
+    raise UsageError(
+        f"{classifier.origin} {what}, so a temperature cannot be saved in it. Make a folder of your own of it: "
+        f"dla convert {classifier.origin.partition('@')[0]} mine --to folder"
+    )
+
+
+def _one(
+    name: str, classifier: Classifier, data: str, columns: DataOptions, reading: Reading, seed: int, ranks: Ranks,
+    watch: Watch,
+) -> tuple[Validation, Array]:  # fmt: skip
+    """One model's figures, and the logarithms of its probabilities (N, K)."""
+    split = _with_classes_of(classifier, data, columns)
+    logs_NK, unreadable = log_probabilities(split, classifier, reading, ranks, watch if ranks.is_main else unwatched)
+    read = np.flatnonzero(~np.isnan(logs_NK[:, 0]))
+    if not len(read):
+        raise DlaError(f"none of the {len(split):,} photos of {data} can be read. The first: {unreadable[0].message}")
+    if len(read) < len(split):
+        logs_NK = logs_NK[read]
+    kept = replace(split.take(read), notes=split.notes)
+    labels = tuple(c.label for c in classifier.classes)
+    evaluation = evaluate(logs_NK, kept.targets_N, kept.class_ids, seed=seed)
+    return Validation(
+        name, classifier.origin, classifier.sha256, data, reading.preset, reading.tta, classifier.config.temperature,
+        labels, evaluation, kept, unreadable, notes=(*classifier.notes, *split.notes),
+    ), logs_NK  # fmt: skip
+
+
+def _with_classes_of(classifier: Classifier, data: str, columns: DataOptions) -> Split:
+    """The photos, with their classes as the model's outputs: by its ids, else by its readable names."""
+    class_ids = tuple(c.class_id for c in classifier.classes)
+    labels = tuple(c.label for c in classifier.classes)
+    try:
+        return open_split(data, columns, class_ids)
+    except UsageError:
+        if len(set(labels)) < len(labels) or labels == class_ids:
+            raise
+        try:
+            return replace(open_split(data, columns, labels), class_ids=class_ids)
+        except UsageError:
+            pass  # what is wrong with the ids is told
+        raise
+
+
+def _calibrated(found: Validation, logs_NK: Array, folder: Path, seed: int, ranks: Ranks) -> Validation:
+    """Fit the temperature and save it. What is there already is in the scores, so that the two multiply."""
+    targets_N, class_ids = found.split.targets_N, found.split.class_ids
+    temperature = round(found.temperature * fit_temperature(logs_NK, targets_N), DIGITS)
+    after = evaluate(logs_NK * (found.temperature / temperature), targets_N, class_ids, seed=seed)
+    if ranks.is_main:
+        write_temperature(folder, temperature)
+    ranks.barrier()
+    return replace(found, calibrated=Calibrated(temperature, after.log_loss, after.calibration.error))

@@ -1,0 +1,272 @@
+"""A network as one file for other programs, kept only if it answers as PyTorch does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dla.catalog import ModelInfo
+from dla.engines.base import Engine
+from dla.engines.cpu import cores
+from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
+from dla.exporting.readme import card, script
+from dla.exporting.targets import FORMS, Form, Name, Run, Source
+from dla.exporting.verify import (
+    AGREEMENT,
+    BATCHES,
+    DIFFERENCE,
+    LEVEL,
+    Comparison,
+    ExportReport,
+    Picture,
+    Pictures,
+    compare,
+)
+from dla.images.decode import ReadOptions
+from dla.inference.classifier import check_classifies
+from dla.metrics.calibration import tempered
+from dla.types import Array
+from dla.version import __version__
+
+if TYPE_CHECKING:
+    from dla.engines.quantized import Form as Int8Form
+
+__all__ = ["Exported", "export"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export wrote: its folder, the file in it that is the network, and how that was checked."""
+
+    folder: Path
+    file: Path
+    report: ExportReport
+
+
+Say = Callable[[str], None]
+Watch = Callable[[Iterator[Picture], int], Iterator[Picture]]
+REPORT, SCRIPT, CARD = "report.json", "use.py", "README.md"
+
+
+def export(
+    model: str,
+    out: str | os.PathLike[str],
+    to: Name,
+    *,
+    preprocessing: bool = True,
+    precision: Literal["fp32", "int8"] = "fp32",
+    calibrate: str | os.PathLike[str] | None = None,
+    photos: str | os.PathLike[str] | None = None,
+    watch: Watch = lambda pictures, total: pictures,
+    say: Say = lambda sentence: None,
+) -> Exported:
+    """Write a network as one file, with `use.py`, which uses it, `README.md` and `report.json`.
+
+    The file is compared with PyTorch before it is kept: on the same pixels every first class is the same, and no
+    probability differs by more than 1e-4; of photos, pixels differ by at most 1 level and 99.5 % of the first classes
+    are the same. `out` is written whole or not at all.
+
+    Args:
+        model: as in `dla.load`.
+        out: a new or empty folder.
+        to: "onnx", "openvino" or "pt2", what `torch.export` writes.
+        preprocessing: have the file take photos, uint8 (N, H, W, 3) of any size. A "pt2" file never does: like one
+            without this, it takes pixels as the network sees them.
+        precision: "int8" is for "openvino": the network's int8 form, which answers a little differently. What is
+            compared with the file then is that form in dla; how good it is beside fp32 its gate says.
+        calibrate: photos to make the int8 form from, and to put it through its gate 
+            (`dla.inference.calibrate_int8.make_form`); it is kept for `load(precision="int8")` too. Without it the form that is kept is exported.
+        photos: a folder of photos to compare with, at best as it will be used on; by default some that come along.
+            Where there are fewer than 60, parts of them make up the number.
+        watch: is given the iterator over the pictures and their number and returns it, for a progress bar.
+        say: is given sentences about what takes long.
+
+    Raises:
+        UsageError: int8 in another form than "openvino", or too few photos to calibrate; `out` is there and not empty,
+            the network gives no probabilities, or it has a part that only PyTorch runs.
+        CheckError: the file does not answer as PyTorch does: it is gone, and the report lies beside `out`. Or the int8
+            form did not pass its gate.
+        UnknownNameError, UnavailableError, DamagedError: as `dla.load`; or a package is not installed.
+        DlaError: `out` cannot be written.
+    """
+    folder, form = Path(os.path.expanduser(out)), _form(to)
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
+    _check_precision(to, precision, calibrate)
+    _check_out(folder)
+    source, info = _open(model, preprocessing and form.takes_photos, precision == "int8" and calibrate is None)
+    pictures = Pictures(photos, ReadOptions(source.preprocessing.exif))
+    if calibrate is not None:
+        source = replace(source, in_int8=_made_int8(model, calibrate, say))
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        aside.mkdir(parents=True)
+        form.write(source, aside / form.file)
+        report = _compared(form, aside / form.file, source, info, pictures, watch)
+        text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
+        if not report.passed:
+            kept = folder.with_name(f"{folder.name}.{REPORT}")
+            kept.write_text(text, encoding="utf-8")
+            raise CheckError(_failed(report, kept))
+        (aside / REPORT).write_text(text, encoding="utf-8")
+        (aside / SCRIPT).write_text(script(to, source.preprocessing, source.takes_photos), encoding="utf-8")
+        (aside / CARD).write_text(card(to, source, info, report), encoding="utf-8")
+        _take_place(aside, folder)
+    except OSError as error:
+        raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Exported(folder, folder / form.file, report)
+
+
+def _form(name: Name) -> Form:
+    if name not in FORMS:
+        raise UnknownNameError("form", name, FORMS, see=", ".join(FORMS))
+    form = FORMS[name]
+    missing = [package for package in form.packages if find_spec(package) is None]
+    if missing:
+        raise UnavailableError(f"--to {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    return form
+
+
+def _check_precision(to: Name, precision: str, calibrate: object) -> None:
+    if precision not in ("fp32", "int8"):
+        raise UsageError(f"precision is {precision!r}. Allowed: fp32, int8")
+    if precision == "int8" and to != "openvino":
+        raise UsageError(f"int8 is exported for OpenVINO, not as {to}. Try --to openvino")
+    if precision == "fp32" and calibrate is not None:
+        raise UsageError("--calibrate is for int8. Give --precision int8 too")
+
+
+def _made_int8(model: str, calibrate: str | os.PathLike[str], say: Say) -> Int8Form:
+    from dla.inference.calibrate_int8 import make_form
+
+    made = make_form(model, calibrate, workers=cores(), say=say)
+    say(f"int8: {made.gate.sentence()}")
+    kept = (
+        f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"
+    )
+    say(f"int8: passed, and {kept} for --precision int8")
+    return made.form
+
+
+def _check_out(folder: Path) -> None:
+    _check_empty(folder)
+    above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise UsageError(f"{above} is a file, so that nothing can be written to {folder}. Give a new or empty folder")
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is there and not empty, so it is left alone. Give a new or empty folder")
+
+
+def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[Source, ModelInfo]:
+    """The network and what is known about it; with `kept_int8` the int8 form that is kept of it, too."""
+    from dla.catalog import info
+    from dla.inference.int8_store import find_form, no_form
+    from dla.inference.traced_model import open_by_torch, open_network
+
+    net, opened = open_by_torch(model)
+    config = opened.config
+    check_classifies(config, opened.origin)
+    try:
+        network, _ = open_network(model)
+    except OnlyTorchError as error:
+        raise UsageError(f"{opened.origin} has a part that only PyTorch runs, so it cannot be exported") from error
+    known = info(model)
+    about = {
+        "architecture": config.architecture,
+        "weights": opened.origin,
+        "weights_sha256": opened.digest,
+        "class_ids": [class_id for class_id, _ in known.classes],
+        "labels": [label for _, label in known.classes],
+        "preprocessing": {
+            **opened.preprocessing.to_config(),
+            "exif": opened.preprocessing.exif,
+            "inside": takes_photos,
+        },
+        "temperature": config.temperature,
+        "licence": known.licence or "",
+        "dataset": known.dataset or "",
+        "dla": __version__,
+    }
+    form = find_form(network, opened) if kept_int8 else None
+    if kept_int8 and form is None:
+        raise no_form(model)
+    network = network.at_temperature(config.temperature)
+    return Source(network, net, config.temperature, opened.preprocessing, takes_photos, about, form), known
+
+
+def _compared(
+    form: Form, file: Path, source: Source, info: ModelInfo, pictures: Pictures, watch: Watch
+) -> ExportReport:
+    engine, against = _rival(source)
+
+    def expect(pixels_NHW3: Array) -> Array:
+        return tempered(engine.probabilities(pixels_NHW3), source.temperature)
+
+    found = Comparison(source.about["class_ids"], source.takes_photos)
+    run: Run = form.open(file, source.takes_photos)
+    seen = watch(iter(pictures), len(pictures))
+    compare(run, expect, source.preprocessing, seen, found, other_size=form.any_size or source.above_stride)
+    inside: dict[str, Any] = {"largest_level": None, "photo_flips": None}
+    if source.takes_photos:
+        inside = {"largest_level": max(found.levels), "photo_flips": tuple(found.photo_flips)}
+    return ExportReport(
+        model=info.origin or info.model, sha256=source.about["weights_sha256"], form=form.title, file=form.file,
+        runtime=form.runtime, against=against, photos=len(pictures.read),
+        unreadable=pictures.unreadable, pictures=found.pictures, batches=BATCHES,
+        largest_difference=max(found.differences), same_flips=tuple(found.same_flips), **inside, passed=found.passed,
+        precision="fp32" if source.in_int8 is None else "int8",
+        gates=() if source.in_int8 is None else tuple(gate.sentence() for gate in source.in_int8.gates),
+    )  # fmt: skip
+
+
+def _rival(source: Source) -> tuple[Engine, str]:
+    """What the file is compared with: PyTorch, or the int8 form as dla runs it."""
+    if source.in_int8 is not None:
+        from dla.engines.openvino import OpenvinoEngine
+
+        return OpenvinoEngine(source.network, "int8", form=source.in_int8.model()), f"dla {__version__} in int8"
+    import torch
+
+    from dla.engines.torch import TorchEngine
+
+    return TorchEngine(source.model, *source.preprocessing.scale_shift(), "cpu"), f"torch {torch.__version__}"
+
+
+def _failed(report: ExportReport, kept: Path) -> str:
+    count, same = report.pictures, report.pictures - len(report.same_flips)
+    found = f"on the same pixels first class {same} of {count}, probabilities within {report.largest_difference:.1e}"
+    allowed = f"all, {DIFFERENCE:g}"
+    if report.photo_flips is not None:
+        found += f", from photos first class {count - len(report.photo_flips)} of {count}, pixels within "
+        found += str(report.largest_level)
+        allowed += f", {100 * AGREEMENT:g} %, {LEVEL}"
+    rival = "PyTorch" if report.precision == "fp32" else "the int8 form"
+    what = f"the {report.form} file does not answer as {rival} does, so it was not kept"
+    return f"{what}: {found} (allowed: {allowed}). Report: {kept}"
+
+
+def _take_place(aside: Path, folder: Path) -> None:
+    """Flush what is in `aside` to the disk, and give it the place of `folder`, which is empty or not there.
+
+    Into a folder that is there the report comes last.
+    """
+    for path in aside.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    if not folder.exists():
+        aside.rename(folder)
+        return
+    _check_empty(folder)  # minutes have passed since it was looked at
+    # a link, a place where a disk is mounted, or where the user stands: the folder itself stays
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == REPORT):
+        shutil.move(path, folder / path.name)

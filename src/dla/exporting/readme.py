@@ -1,0 +1,176 @@
+"""The exported folder's README.md: what the file is, what goes in and comes out, how it was checked."""
+
+from __future__ import annotations
+
+from dla.catalog import ModelInfo
+from dla.exporting.targets import FORMS, Name, Source
+from dla.exporting.verify import AGREEMENT, DIFFERENCE, LEVEL, ExportReport
+from dla.images.preprocessing import Preprocessing
+from dla.version import __version__
+
+__all__ = ["card", "script"]
+
+
+def card(name: Name, source: Source, info: ModelInfo, report: ExportReport) -> str:
+    """Its text."""
+    form, p = FORMS[name], source.preprocessing
+    size = f"{p.size[0]}x{p.size[1]}"
+    if source.takes_photos:
+        takes = "`pixels`, uint8 (N, H, W, 3): RGB photos of one size, any. They are resized and cropped inside"
+    else:
+        free = " N, H and W are free" if form.any_size else " N is free"
+        free += ", so are H and W above the network's stride." if source.above_stride and not form.any_size else "."
+        takes = f"`pixels`, uint8 (N, {p.size[0]}, {p.size[1]}, 3): RGB, resized and cropped as `use.py` does.{free}"
+    facts = {
+        "network": f"{info.architecture}, {info.params / 1e6:.1f} M parameters, {info.macs / 1e9:.2f} GMACs",
+        "weights": f"{report.model}, SHA-256 `{report.sha256}`",
+        "licence": info.licence or "not stated",
+        "restrictions": info.restrictions,
+        "trained on": info.dataset,
+        "takes": takes,
+        "gives": f"`probabilities`, float32 (N, {info.num_classes}), each row summing to 1",
+        "preprocessing": f"{size}, {p.crop_mode} crop of {p.crop_pct:g}, {p.interpolation}, EXIF orientation: {p.exif}",
+        "precision": _precision(source),
+        "temperature": f"{source.temperature:g}" if source.temperature != 1 else None,
+        "needs": f"`{form.packages[0]}`; `use.py` also numpy and pillow",
+    }
+    lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value)
+    return f"""\
+# {info.model} for {form.title}
+
+Written by dla {__version__}. `python use.py PHOTO` prints the five likeliest classes of a photo. Labels, class ids and
+most of this are in `{report.file}` too.
+
+| | |
+| --- | --- |
+{lines}
+
+## Checked
+
+{_checked(report)}{_gates(report)}
+"""
+
+
+def _gates(report: ExportReport) -> str:
+    """How good an int8 form is beside fp32."""
+    return "".join(f"\n\nBeside fp32: {gate}." for gate in report.gates)
+
+
+def _checked(report: ExportReport) -> str:
+    count, same = report.pictures, report.pictures - len(report.same_flips)
+    text = f"""\
+With {report.runtime}, beside {report.against}: {count} pictures made of {report.photos} photos,
+{", ".join(map(str, report.batches))} at a time.
+
+| | found | allowed |
+| --- | --- | --- |
+| same first class on the same pixels | {same} of {count} | all |
+| largest difference of a probability on the same pixels | {report.largest_difference:.1e} | {DIFFERENCE:g} |"""
+    if report.largest_level is None or report.photo_flips is None:
+        return text
+    flips = "".join(
+        f"\n\n{flip.picture}: {flip.found} where it was {flip.expected}, more probable by {flip.margin:.1e}."
+        for flip in report.photo_flips
+    )
+    return f"""{text}
+| largest difference of a pixel made of a photo | {report.largest_level} of 255 | {LEVEL} |
+| same first class from the photo | {count - len(report.photo_flips)} of {count} | {100 * AGREEMENT:g} % |{flips}"""
+
+
+def _precision(source: Source) -> str | None:
+    if source.in_int8 is None:
+        return None
+    care = source.in_int8.how["with_care"]
+    exact = "the first layer, the last and those that int8 would hurt" if care else "the first layer and the last"
+    return f"int8; {exact} in fp32"
+
+
+_IMPORTS = {
+    "onnx": "import onnxruntime\nfrom PIL import Image, ImageOps",
+    "openvino": "from PIL import Image, ImageOps\n\n"
+    'sys.modules["openvino.tools.ovc"] = None  # a converter: it would tell its makers, and nothing here needs it\n'
+    "import openvino",
+    "pt2": "import torch\nfrom PIL import Image, ImageOps",
+}
+
+_OPEN = {
+    "onnx": """\
+network = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])
+labels = json.loads(network.get_modelmeta().custom_metadata_map["labels"])""",
+    "openvino": """\
+model = openvino.Core().read_model(Path(__file__).with_name("model.xml"))
+labels = json.loads(model.get_rt_info(["dla", "labels"]).value)
+network = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})""",
+    "pt2": """\
+about = {"about.json": ""}
+network = torch.export.load(Path(__file__).with_name("model.pt2"), extra_files=about).module()
+labels = json.loads(about["about.json"])["labels"]""",
+}
+
+_RUN = {
+    "onnx": 'network.run(None, {"pixels": pixels_1HW3})[0][0]',
+    "openvino": "network(pixels_1HW3)[0][0]",
+    "pt2": "network(torch.from_numpy(pixels_1HW3))[0].detach().numpy()",
+}
+
+
+def script(form: Name, preprocessing: Preprocessing, takes_photos: bool) -> str:
+    """The text of `use.py` beside a file of that form."""
+    opened = "Image.open(sys.argv[1])"
+    if preprocessing.exif == "apply":
+        opened = f"ImageOps.exif_transpose({opened})"
+    imports = _IMPORTS[form] if preprocessing.exif == "apply" else _IMPORTS[form].replace("Image, ImageOps", "Image")
+    prepare = "" if takes_photos else f"{_prepare(preprocessing)}\n"
+    return f'''\
+"""The five likeliest classes of a photo: python use.py PHOTO"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+{imports}
+
+{_OPEN[form]}
+photo = {opened}
+if photo.mode.startswith("I;16"):
+    photo = Image.fromarray(((np.asarray(photo, np.uint32) + 128) // 257).astype(np.uint8))
+if photo.has_transparency_data:
+    photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
+photo = photo.convert("RGB")
+{prepare}pixels_1HW3 = np.array(photo)[None]
+probabilities_K = {_RUN[form]}
+for k in np.argsort(-probabilities_K, kind="stable")[:5]:
+    print(f"{{100 * probabilities_K[k]:6.1f}} %  {{labels[k]}}")
+'''
+
+
+def _prepare(p: Preprocessing) -> str:
+    """`Preprocessing.pixels` in Pillow's words, for this preprocessing alone."""
+    (to_height, to_width), (height, width) = p.target, p.size
+    filter_ = f"Image.Resampling.{p.interpolation.upper()}"
+    if p.crop_mode == "squash":
+        lines = [f"photo = photo.resize(({to_width}, {to_height}), {filter_})"]
+    elif p.crop_mode == "center" and to_height == to_width:
+        sides = f"[{to_height} * side // min(photo.size) for side in photo.size]"
+        lines = [f"photo = photo.resize({sides}, {filter_})"]
+    else:
+        take = "max" if p.crop_mode == "border" else "min"
+        lines = [
+            f"ratio = {take}(photo.width / {to_width}, photo.height / {to_height})",
+            f"photo = photo.resize([max(1, round(side / ratio)) for side in photo.size], {filter_})",
+        ]
+    if not p.may_be_short:
+        return "\n".join([
+            *lines,
+            f"left, top = round((photo.width - {width}) / 2), round((photo.height - {height}) / 2)",
+            f"photo = photo.crop((left, top, left + {width}, top + {height}))",
+        ])  # fmt: skip
+    return "\n".join([
+        *lines,
+        f"spare = photo.width - {width}, photo.height - {height}",
+        "place = [-round(s / 2) if s >= 0 else -s // 2 for s in spare]",
+        f'whole = Image.new("RGB", ({width}, {height}), {p.fill})',
+        "whole.paste(photo, place)",
+        "photo = whole",
+    ])  # fmt: skip

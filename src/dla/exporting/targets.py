@@ -1,0 +1,210 @@
+"""The forms that a network is exported in: what each writes, and how what was written is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+
+from dla.engines.cpu import cores
+from dla.engines.graph import Network
+from dla.images.preprocessing import Preprocessing
+from dla.models.fuse import fold_batch_norm
+from dla.types import Array
+
+if TYPE_CHECKING:
+    from dla.engines.quantized import Form as Int8Form
+    from dla.models.dla import DLA
+
+__all__ = ["FORMS", "Form", "Name", "Run", "Source", "to_program"]
+
+
+Name = Literal["onnx", "openvino", "pt2"]
+# uint8 (N, H, W, 3) -> the pixels that the network saw, uint8 (N, H, W, 3), and its probabilities (N, K)
+Run = Callable[[Array], tuple[Array, Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is exported: a network as steps and in PyTorch, and its preprocessing; `about` is what the file tells of it.
+
+    `network` is at its temperature, `model` is not. `takes_photos` says that the preprocessing is to be inside.
+    `in_int8` is what is written in place of the network, where its int8 form is exported.
+    """
+
+    network: Network
+    model: DLA
+    temperature: float
+    preprocessing: Preprocessing
+    takes_photos: bool
+    about: Mapping[str, Any]
+    in_int8: Int8Form | None = None
+
+    @property
+    def above_stride(self) -> bool:
+        """Whether the network's own size is larger than its output stride."""
+        stride: int = self.model.feature_info[-1]["reduction"]
+        return min(self.preprocessing.size) > stride
+
+    @property
+    def inside(self) -> Preprocessing | None:
+        """The preprocessing that is to be in the file."""
+        return self.preprocessing if self.takes_photos else None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form. `file` is what is opened, in the folder that `write` fills; `packages` are needed for both.
+
+    `takes_photos` says whether the preprocessing can be inside, `any_size` whether H and W are free however small.
+    """
+
+    title: str
+    file: str
+    packages: tuple[str, ...]
+    takes_photos: bool
+    any_size: bool
+    write: Callable[[Source, Path], None]
+    open: Callable[[Path, bool], Run]
+
+    @property
+    def runtime(self) -> str:
+        """The package that runs it, and its version here."""
+        return f"{self.packages[0]} {version(self.packages[0])}"
+
+
+def _write_onnx(source: Source, path: Path) -> None:
+    from onnx import helper
+
+    from dla.engines.onnx import to_onnx
+
+    model = to_onnx(source.network, preprocessing=source.inside)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(source.about["class_ids"])
+    helper.set_model_props(model, _texts(source.about))
+    path.write_bytes(model.SerializeToString())
+
+
+def _open_onnx(path: Path, takes_photos: bool) -> Run:
+    import onnx
+    import onnxruntime
+
+    from dla.engines.onnx import PREPARED
+
+    model = onnx.load(path)
+    if takes_photos:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(PREPARED, onnx.TensorProto.UINT8, None))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = cores(), 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(pixels_NHW3: Array) -> tuple[Array, Array]:
+        probabilities_NK, *prepared = session.run(None, {"pixels": pixels_NHW3})
+        return (prepared[0] if takes_photos else pixels_NHW3), probabilities_NK
+
+    return run
+
+
+def _write_openvino(source: Source, path: Path) -> None:
+    from dla.engines.openvino import import_openvino, to_openvino
+
+    size = source.preprocessing.size if source.takes_photos else None
+    if source.in_int8 is None:
+        model = to_openvino(source.network, size)
+    else:
+        model = source.in_int8.model(source.temperature)
+        model.reshape([-1, *(size or (-1, -1)), 3])
+    if source.inside is not None:
+        from dla.engines.onnx import PREPARED
+        from dla.engines.openvino import with_preparation
+
+        model = with_preparation(model, source.inside, PREPARED)
+    for key, text in _texts(source.about).items():
+        model.set_rt_info(text, ["dla", key])
+    try:
+        import_openvino().save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def _open_openvino(path: Path, takes_photos: bool) -> Run:
+    from dla.engines.onnx import PREPARED
+    from dla.engines.openvino import core
+
+    model = core().read_model(path)
+    if takes_photos:
+        model.add_outputs(PREPARED)
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(pixels_NHW3: Array) -> tuple[Array, Array]:
+        found = compiled([pixels_NHW3])
+        return (found[PREPARED] if takes_photos else pixels_NHW3), found["probabilities"]
+
+    return run
+
+
+def _write_pt2(source: Source, path: Path) -> None:
+    import io
+
+    import torch
+
+    scale_shift = source.network.scale_3, source.network.shift_3
+    program = to_program(source.model, *scale_shift, source.temperature, source.preprocessing.size)
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={"about.json": json.dumps(source.about)})
+    path.write_bytes(file.getvalue())
+
+
+def _open_pt2(path: Path, takes_photos: bool) -> Run:
+    import torch
+
+    module = torch.export.load(path).module()
+
+    def run(pixels_NHW3: Array) -> tuple[Array, Array]:
+        with torch.inference_mode():
+            return pixels_NHW3, module(torch.from_numpy(pixels_NHW3)).numpy()
+
+    return run
+
+
+def _texts(about: Mapping[str, Any]) -> dict[str, str]:
+    """Each value as a text: what is none as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+FORMS: Mapping[Name, Form] = {
+    "onnx": Form("ONNX", "model.onnx", ("onnxruntime", "onnx"), True, True, _write_onnx, _open_onnx),
+    "openvino": Form("OpenVINO", "model.xml", ("openvino",), True, True, _write_openvino, _open_openvino),
+    "pt2": Form("PyTorch", "model.pt2", ("torch",), False, False, _write_pt2, _open_pt2),
+}
+assert set(FORMS) == set(get_args(Name))
+
+
+class _Answer(nn.Module):
+    def __init__(self, network: nn.Module, scale_3: Array, shift_3: Array, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+        self.scale_311 = nn.Buffer(torch.from_numpy(scale_3)[:, None, None])
+        self.shift_311 = nn.Buffer(torch.from_numpy(shift_3)[:, None, None])
+
+    def forward(self, pixels_NHW3: Tensor) -> Tensor:
+        x_N3HW = pixels_NHW3.permute(0, 3, 1, 2).float() * self.scale_311 + self.shift_311
+        probabilities_NK: Tensor = (self.network(x_N3HW) / self.temperature).softmax(1)
+        return probabilities_NK
+
+
+def to_program(model: nn.Module, scale_3: Array, shift_3: Array, temperature: float, size: tuple[int, int]) -> Any:
+    """A `torch.export.ExportedProgram` from pixels that a network sees, uint8 (N, H, W, 3), to probabilities (N, K).
+
+    N is free, and so are H and W above the network's stride; where `size`, (height, width), is not above it, they are
+    those.
+    """
+    answer = _Answer(fold_batch_norm(model), scale_3, shift_3, temperature).eval()
+    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    return export(answer, (example,), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},))

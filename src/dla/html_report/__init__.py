@@ -1,0 +1,1 @@
+"""Pages of the HTML reports, and what stands on them."""

@@ -1,0 +1,240 @@
+"""One HTML file that needs nothing else: no network, no script. Light or dark as the reader's screen is.
+
+A page is sections, a section is parts: plain values, which `page.html` lays out. Every text is escaped there; only the
+`svg` of a chart is taken as it is (`dla.html_report.charts` escapes what it writes).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from dla.errors import UnavailableError
+from dla.storage.files import write_file
+from dla.types import Array
+from dla.version import __version__
+
+__all__ = [
+    "Chart",
+    "Charts",
+    "Code",
+    "Facts",
+    "Figure",
+    "Figures",
+    "Matrix",
+    "Picture",
+    "Pictures",
+    "Section",
+    "Share",
+    "Table",
+    "check_can_write",
+    "embedded",
+    "heat_map",
+    "mosaic_png",
+    "thumbnail",
+    "write_page",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure in large letters: what it is, its value, what to know about it."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Figures side by side."""
+
+    kind: ClassVar[str] = "figures"
+    items: tuple[Figure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing with a title above and a note below."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """Charts side by side where there is room."""
+
+    kind: ClassVar[str] = "charts"
+    items: tuple[Chart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A cell with a share from 0 to 1 and a bar as long as that; None is a dash."""
+
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows beneath their heads; the first `texts` columns are text, the others numbers. `folded` hides it behind
+    those words."""
+
+    kind: ClassVar[str] = "table"
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str | Share, ...], ...]
+    texts: int = 1
+    folded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Counts of few classes: a row is the true class, a column what it was called, a cell (count, share of row)."""
+
+    kind: ClassVar[str] = "matrix"
+    names: tuple[str, ...]
+    rows: tuple[tuple[tuple[int, float], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as a data: URI, and lines of text beneath. A `pixelated` one shows its pixels as squares."""
+
+    uri: str
+    lines: tuple[str, ...] = ()
+    alt: str = ""
+    pixelated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures side by side, or one as wide as the page (`wide`)."""
+
+    kind: ClassVar[str] = "pictures"
+    items: tuple[Picture, ...]
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known, by name."""
+
+    kind: ClassVar[str] = "facts"
+    items: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Text as it was written. `folded` hides it behind those words."""
+
+    kind: ClassVar[str] = "code"
+    text: str
+    folded: str = ""
+
+
+Part = Figures | Charts | Table | Matrix | Pictures | Facts | Code
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Parts beneath a title and a sentence or two."""
+
+    title: str
+    parts: tuple[Part, ...]
+    note: str = ""
+
+
+def check_can_write() -> None:
+    """See that pages can be written, before anything long.
+
+    Raises:
+        UnavailableError: jinja2 is missing.
+    """
+    _environment()
+
+
+def write_page(path: str | os.PathLike[str], title: str, subtitle: str, sections: tuple[Section, ...]) -> None:
+    """Write a page whole, or leave what is there.
+
+    Raises:
+        UnavailableError: jinja2 is missing.
+        OSError: of the disk, naming `path`.
+    """
+    values: Mapping[str, Any] = {"title": title, "subtitle": subtitle, "sections": sections, "version": __version__}
+    text = _environment().get_template("page.html").render(values)
+    write_file(path, text.encode(errors="replace"))  # a name from the disk may hold bytes that are no text
+
+
+@cache
+def _environment() -> Any:
+    try:
+        from jinja2 import DictLoader, Environment, StrictUndefined
+    except ImportError:
+        raise UnavailableError("a report needs jinja2: pip install 'dla[train]'") from None
+    template = files("dla.html_report").joinpath("page.html").read_text(encoding="utf-8")
+    return Environment(loader=DictLoader({"page.html": template}), autoescape=True, undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+
+
+THUMBNAIL = 160
+RIGHT, WRONG = (47, 129, 247), (235, 72, 66)  # seen on white and on black
+
+
+def thumbnail(photo: Image.Image) -> str:
+    """The middle square of a photo, `THUMBNAIL` pixels a side at most."""
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    square = photo.convert("RGB").crop((left, top, left + side, top + side))
+    square.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return embedded(square)
+
+
+def embedded(picture: Image.Image, most: int = 1000, **options: Any) -> str:
+    """A picture as WebP, at most `most` pixels wide."""
+    if picture.width > most:
+        picture = picture.resize((most, max(1, round(picture.height * most / picture.width))), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", **{"quality": 72, "method": 4, **options})
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def heat_map(shares_KK: Array) -> str:
+    """A pixel a cell, the stronger the larger its share of 0 to 1; the diagonal in another colour. Nothing is clear
+    through, so that it suits light and dark."""
+    rgba = np.zeros((*shares_KK.shape, 4), np.uint8)
+    rgba[..., :3] = WRONG
+    diagonal = np.arange(min(shares_KK.shape))
+    rgba[diagonal, diagonal, :3] = RIGHT
+    # the root lifts the many small cells, which are what the picture is for
+    rgba[..., 3] = np.round(255 * np.sqrt(np.clip(shares_KK, 0, 1)))
+    return embedded(Image.fromarray(rgba, "RGBA"), most=10_000, lossless=True)
+
+
+GAP, WHITE = 2, 255
+MOST = 64
+
+
+def mosaic_png(pixels_NHW3: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """Up to 64 pictures of one size as one PNG, row by row, in the shape nearest to a square."""
+    n, (height, width) = min(len(pixels_NHW3), MOST), pixels_NHW3.shape[1:3]
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), WHITE, np.uint8)
+    for i, picture in enumerate(pixels_NHW3[:n]):
+        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = picture
+    data = io.BytesIO()
+    Image.fromarray(sheet).save(data, "PNG")
+    return data.getvalue()

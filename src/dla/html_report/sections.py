@@ -1,0 +1,154 @@
+"""What a page says of a classifier: figures, confusions, classes, calibration, its surest errors.
+
+`names` are the readable names of the classes, in the order of the network's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+
+import numpy as np
+from PIL import Image
+
+from dla.errors import ImageError
+from dla.html_report.charts import reliability_diagram
+from dla.html_report.page import (
+    Chart,
+    Charts,
+    Figure,
+    Figures,
+    Matrix,
+    Part,
+    Picture,
+    Pictures,
+    Section,
+    Share,
+    Table,
+    heat_map,
+    thumbnail,
+)
+from dla.metrics.classification import Evaluation
+from dla.metrics.intervals import Interval
+from dla.types import Array
+
+__all__ = ["evaluation_sections", "headline", "shown_names", "surest_errors"]
+
+
+FEW = 20  # classes whose counts can all be read
+WORST = 20
+PICTURES = 24
+
+
+def evaluation_sections(found: Evaluation, names: Sequence[str]) -> tuple[Section, ...]:
+    """Confusions, classes and calibration."""
+    kept = _classes_to_show(found)
+    return (
+        _confusion(found, names, kept),
+        _classes(found, names, kept),
+        Section(
+            "Can its probabilities be believed?",
+            (Charts((Chart("", reliability_diagram(found.calibration)),)),),
+            "Bars at the dashed line are right as often as they promise. On average they are "
+            f"{100 * found.calibration.error:.1f} points off it (expected calibration error).",
+        ),
+    )
+
+
+def headline(found: Evaluation) -> Figures:
+    """The figures that matter most, with their intervals."""
+    top5 = (Figure("top-5", _percent(found.top5), _between(found.top5_interval)),) if len(found.classes) > 5 else ()
+    return Figures((
+        Figure("top-1", _percent(found.top1), _between(found.top1_interval)),
+        *top5,
+        Figure("photos", f"{found.count:,}", f"{sum(c.support > 0 for c in found.classes)} classes with photos"),
+        Figure("mean recall", _percent(found.balanced_accuracy), "each class counts the same"),
+        Figure("log loss", f"{found.log_loss:.3f}", "nats; lower is better"),
+        Figure("calibration error", _percent(found.calibration.error), "probabilities against what came true"),
+    ))  # fmt: skip
+
+
+def _between(interval: Interval) -> str:
+    """An interval of shares in words."""
+    return f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def surest_errors(
+    found: Evaluation, targets_N: Array, names: Sequence[str], photo: Callable[[int], Image.Image],
+    photo_names: Sequence[str],
+) -> Section | None:  # fmt: skip
+    """The photos that it is surest about and wrong; `photo(i)` reads photo i. None where all are right."""
+    wrong = np.flatnonzero(~found.outcomes.right(1))
+    surest = wrong[np.argsort(-found.outcomes.confidence_N[wrong], kind="stable")][:PICTURES]
+    pictures = []
+    for i in surest.tolist():
+        try:
+            uri = thumbnail(photo(i))
+        except ImageError:  # gone since it was measured
+            continue
+        called, probability = names[found.outcomes.predicted_N[i]], _percent(found.outcomes.confidence_N[i])
+        where = "/".join(PurePath(photo_names[i]).parts[-2:])
+        pictures.append(Picture(uri, (f"called {called}, {probability}", f"is {names[targets_N[i]]}", where), called))
+    if not pictures:
+        return None
+    note = f"Of {len(wrong):,} errors, those with the highest probability. Some may be wrong labels."
+    return Section("Its surest errors", (Pictures(tuple(pictures)),), note)
+
+
+def shown_names(class_ids: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes' labels; where two have the same, the id tells them apart."""
+    twice = {name for name in labels if labels.count(name) > 1} if len(set(labels)) < len(labels) else set()
+    return tuple(f"{n} ({c})" if n in twice else n for c, n in zip(class_ids, labels, strict=True))
+
+
+def _classes_to_show(found: Evaluation) -> list[int]:
+    """Those that have photos or were named: the others say nothing."""
+    return [k for k, c in enumerate(found.classes) if c.support or c.predicted]
+
+
+def _confusion(found: Evaluation, names: Sequence[str], kept: list[int]) -> Section:
+    counts_KK = found.confusion_KK[np.ix_(kept, kept)]
+    shares_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    if len(kept) <= FEW:
+        rows = tuple(
+            tuple(zip(*pair, strict=True)) for pair in zip(counts_KK.tolist(), shares_KK.tolist(), strict=True)
+        )
+        matrix = Matrix(tuple(names[k] for k in kept), rows)
+        return Section("What is taken for what", (matrix,), "A row is what a photo is, a column what it was called.")
+    picture = Picture(heat_map(shares_KK), (), "confusion matrix", pixelated=True)
+    parts: tuple[Part, ...] = (_worst(shares_KK, counts_KK, [names[k] for k in kept]), Pictures((picture,), wide=True))
+    return Section("What is taken for what", parts, "The commonest errors; beneath them all as a picture, a dot a pair "
+                   "of classes in the order of the outputs: from left to right what a photo was called, from top to "
+                   "bottom what it is.")  # fmt: skip
+
+
+def _worst(shares_KK: Array, counts_KK: Array, names: Sequence[str]) -> Table:
+    wrong_KK = np.where(np.eye(len(names), dtype=bool), 0, counts_KK)
+    order = np.lexsort((-shares_KK.ravel(), -wrong_KK.ravel()))[:WORST]
+    pairs = [divmod(int(place), len(names)) for place in order]
+    rows = tuple(
+        (names[i], names[j], str(counts_KK[i, j]), Share(float(shares_KK[i, j]))) for i, j in pairs if wrong_KK[i, j]
+    )
+    return Table(("is", "was called", "photos", "of its class"), rows, texts=2)
+
+
+def _classes(found: Evaluation, names: Sequence[str], kept: list[int]) -> Section:
+    def weakness(k: int) -> tuple[float, str]:
+        f1 = found.classes[k].f1
+        return (2.0 if f1 is None else f1, names[k])
+
+    rows = []
+    for k in sorted(kept, key=weakness):
+        c = found.classes[k]
+        name = names[k] if c.class_id in names[k] else f"{names[k]} ({c.class_id})"
+        rows.append((name, str(c.support), Share(c.recall), Share(c.precision), Share(c.f1)))
+    heads = ("class", "photos", "recall", "precision", "F1")
+    note = "Recall: how many of its photos are found. Precision: how many of those called it are it. Weakest first."
+    if len(rows) <= FEW:
+        return Section("Class by class", (Table(heads, tuple(rows)),), note)
+    first, rest = tuple(rows[:10]), tuple(rows[10:])
+    return Section("Class by class", (Table(heads, first), Table(heads, rest, folded=f"The other {len(rest)}")), note)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

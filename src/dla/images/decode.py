@@ -1,0 +1,304 @@
+"""The only decoder: from files, encoded bytes, PIL images, arrays and tensors to 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
+
+from dla.errors import ImageError, UsageError
+from dla.images.formats import FORMATS, HEADER_BYTES, Format, format_of, turned_by_loading, webp_size
+from dla.images.rgb import image_from_array, to_rgb
+from dla.images.truncated import is_cut, what_is_there
+
+__all__ = ["ERROR_CODES", "Header", "Photo", "ReadOptions", "read_header", "read_photo", "to_photo"]
+
+
+ERROR_CODES = {
+    "not_found": "there is no file of that name",
+    "is_a_directory": "the name is a folder's",
+    "permission_denied": "the file may not be read by this user",
+    "read_error": "the disk or the network failed while the file was read",
+    "empty_file": "the file has no bytes",
+    "not_an_image": "the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF, whatever its name says",
+    "too_large": "the photo has more pixels than is allowed; its header says so, and nothing was decoded",
+    "truncated": "the file ends before the picture does",
+    "decode_error": "the file is damaged, or of a variety that cannot be read",
+}
+
+# Formats whose end mark is in the last bytes, and how many of these are looked at.
+_MARKED_AT_THE_END = ("JPEG", "PNG", "GIF")
+_TAIL_BYTES = 4096
+
+# What turns a photo with that EXIF orientation upright. All but 6 and 8 undo themselves.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How photos are read.
+
+    exif: turn photos upright as their EXIF block says, or leave them as stored.
+    max_pixels: larger photos are refused by their header, before memory is taken.
+    allow_truncated: give what is there of a file that ends early.
+    """
+
+    exif: Literal["apply", "ignore"] = "apply"
+    max_pixels: int = 179_000_000
+    allow_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """An RGB image of 8 bits; `truncated` if its file ended early."""
+
+    image: Image.Image
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of its picture before anything is decoded.
+
+    `size` is (width, height) as stored, `mode` Pillow's word, `orientation` EXIF's number from 1 (upright) to 8.
+    `ends` is whether the file ends as those of its format do. If not, it may be cut, have something else behind the
+    picture, or be of a format that marks no end.
+    """
+
+    format: str
+    size: tuple[int, int]
+    mode: str
+    orientation: int
+    ends: bool
+
+
+def to_photo(value: Any, options: ReadOptions = ReadOptions(), name: str | None = None) -> Photo:
+    """A photo from anything that holds one.
+
+    Args:
+        value: a path, encoded bytes, an open binary file; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or
+            (H, W, 4), or a tensor with the channels first, (H, W), (1, H, W), (3, H, W) or (4, H, W), of uint8, uint16
+            or floats from 0 to 1.
+        name: what error messages call it.
+
+    Raises:
+        ImageError: it cannot be read; see `ERROR_CODES`.
+        UsageError: it is none of these.
+    """
+    if isinstance(value, Image.Image):
+        return _from_pil(value, options, name or "the PIL image")
+    if hasattr(value, "detach") and hasattr(value, "numpy"):
+        return Photo(image_from_array(_from_tensor(value)))
+    if isinstance(value, np.ndarray):
+        return Photo(image_from_array(value))
+    if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(value, "read"):
+        return read_photo(value, options, name)
+    raise UsageError(
+        f"an image was given as {type(value).__name__}. "
+        "It takes a path, encoded bytes, a PIL image, a NumPy array (H, W, 3) or a tensor (3, H, W)"
+    )
+
+
+def read_photo(
+    source: str | os.PathLike[str] | bytes | BinaryIO, options: ReadOptions = ReadOptions(), name: str | None = None
+) -> Photo:
+    """The photo in a file, in encoded bytes or in the rest of an open binary file; of several frames, the first.
+
+    Its colours are as stored: colour profiles are not applied.
+
+    Args:
+        name: what error messages call it; a path's own name by default.
+
+    Raises:
+        ImageError: it cannot be read; see `ERROR_CODES`.
+    """
+    with _told(source, name), _open(source) as file:
+        return _read(file, options)
+
+
+def read_header(
+    source: str | os.PathLike[str] | bytes, options: ReadOptions = ReadOptions(), name: str | None = None
+) -> Header:
+    """What the file or the encoded bytes say of their picture; its pixels are not decoded.
+
+    Raises:
+        ImageError: already this much cannot be read; `read_photo` would raise the same.
+    """
+    with _told(source, name), _open(source) as file:
+        format_ = _format_of(file)
+        try:
+            return _header(format_, file, options)
+        except ImageError:
+            raise
+        except Exception:  # whatever a damaged file makes Pillow raise: decoding says what is wrong with it
+            image = _read(file, options).image
+            return Header(format_.name, image.size, image.mode, 1, False)
+
+
+def _header(format_: Format, file: BinaryIO, options: ReadOptions) -> Header:
+    image = _opened(format_, file, options)
+    size, mode, orientation = image.size, image.mode, _orientation(image)
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+    ends = format_.name in _MARKED_AT_THE_END and not is_cut(format_, file.read())
+    return Header(format_.name, size, mode, orientation, ends)
+
+
+@contextmanager
+def _told(source: object, name: str | None) -> Iterator[None]:
+    """Errors with the name of what could not be read."""
+    label = name or (os.fsdecode(source) if isinstance(source, str | os.PathLike) else "the given bytes")
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(error.code, f"{label}: {error}") from error.__cause__
+    except OSError as error:
+        raise ImageError("read_error", f"{label}: it could not be read ({error.strerror or error})") from error
+
+
+def _open(source: Any) -> BinaryIO:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source)
+    if not isinstance(source, str | os.PathLike):
+        data = "" if isinstance(source, io.TextIOBase) else source.read()  # photos are no text to decode
+        if isinstance(data, str):
+            raise UsageError("the image file is open in text mode. Open it with mode 'rb'")
+        return io.BytesIO(data)
+    try:
+        return open(source, "rb")
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ImageError("not_found", "there is no such file") from error
+    except IsADirectoryError as error:
+        raise ImageError("is_a_directory", "this is a folder, not a photo") from error
+    except PermissionError as error:
+        raise ImageError("permission_denied", "no permission to read this file") from error
+
+
+def _read(file: BinaryIO, options: ReadOptions) -> Photo:
+    format_ = _format_of(file)
+    try:
+        image = _opened(format_, file, options)
+        turned = turned_by_loading(image)
+        image.load()
+        return Photo(_upright(image, turned, options))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"{error} That limit is PIL.Image.MAX_IMAGE_PIXELS, doubled") from error
+    except Exception as error:  # whatever a damaged file makes Pillow raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        file.seek(0)
+        return _rescue(format_, file.read(), error, options)
+
+
+def _format_of(file: BinaryIO) -> Format:
+    file.seek(0)
+    header = file.read(HEADER_BYTES)
+    if not header:
+        raise ImageError("empty_file", "the file is empty (zero bytes)")
+    format_ = format_of(header)
+    if format_ is None:
+        known = ", ".join(f.name for f in FORMATS[:-1])
+        raise ImageError("not_an_image", f"this is no photo: neither {known} nor {FORMATS[-1].name}")
+    return format_
+
+
+def _opened(format_: Format, file: BinaryIO, options: ReadOptions) -> ImageFile:
+    """The picture with its header read and its size checked; nothing is decoded yet."""
+    file.seek(0)
+    if format_.name == "WebP":
+        _check_size(webp_size(file.read(HEADER_BYTES)), options)
+        file.seek(0)
+    image = format_.open(file)
+    _check_size(image.size, options)
+    return image
+
+
+def _check_size(size: tuple[int, int] | None, options: ReadOptions) -> None:
+    if size is not None and size[0] * size[1] > options.max_pixels:
+        raise ImageError(
+            "too_large",
+            f"{size[0]} x {size[1]} is {size[0] * size[1] / 1e6:,.1f} megapixels, "
+            f"more than the {options.max_pixels / 1e6:,.1f} allowed. Raise --max-megapixels to read it",
+        )
+
+
+def _upright(image: Image.Image, turned: int, options: ReadOptions) -> Image.Image:
+    """A loaded image as RGB, turned as the options say; `turned` is the orientation already taken care of."""
+    rgb = to_rgb(image)
+    turn = _orientation(image) if options.exif == "apply" else {6: 8, 8: 6}.get(turned, turned)
+    return rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a broken EXIF block: the photo as it is stored
+        return 1
+
+
+def _from_pil(image: Image.Image, options: ReadOptions, name: str) -> Photo:
+    try:
+        _check_size(image.size, options)
+        turned = turned_by_loading(image)
+        image.load()
+        return Photo(_upright(image, turned, options))
+    except ImageError as error:
+        raise ImageError(error.code, f"{name}: {error}") from None
+    except Exception as error:
+        code = "truncated" if "truncated" in str(error).lower() else "decode_error"
+        raise ImageError(code, f"{name}: it cannot be decoded ({error})") from error
+
+
+def _from_tensor(tensor: Any) -> Any:
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point():
+        tensor = tensor.float()  # NumPy has no bfloat16
+    array = tensor.numpy()
+    if array.ndim == 3 and array.shape[0] not in (1, 3, 4):
+        raise UsageError(
+            f"an image tensor of shape {array.shape}: it takes (height, width) or (1, 3 or 4, height, width)"
+        )
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+
+
+def _rescue(format_: Format, data: bytes, error: Exception, options: ReadOptions) -> Photo:
+    """What is there of a photo that could not be decoded, if its file ends early and that is allowed."""
+    if isinstance(error, MemoryError):
+        raise ImageError("decode_error", "there is not enough memory to decode it") from error
+    if "truncated" not in str(error).lower() and not is_cut(format_, data):
+        raise ImageError("decode_error", f"this {format_.name} file cannot be decoded ({_reason(error)})") from error
+    about = f"{_file_size(len(data))} of {format_.name}"
+    rest = what_is_there(format_, data)
+    if rest is None:
+        raise ImageError("truncated", f"the file ends early, and nothing of its picture is there ({about})") from error
+    if not options.allow_truncated:
+        about += f", last {rest.rows_missing} rows missing" if rest.rows_missing else ""
+        raise ImageError(
+            "truncated",
+            f"the file ends in the middle of the picture ({about}). Use --allow-truncated to classify what is there",
+        ) from error
+    return Photo(_upright(rest.image, rest.turned, options), truncated=True)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _file_size(count: int) -> str:
+    return f"{count} bytes" if count < 1000 else f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

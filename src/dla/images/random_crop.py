@@ -1,0 +1,68 @@
+"""Random crops and flips: which part of each photo a training step sees."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["crop_generator", "mirrored", "order_generator", "random_crop"]
+
+
+Box = tuple[float, float, float, float]
+
+
+def order_generator(seed: int, epoch: int) -> np.random.Generator:
+    """The randomness of an epoch's order."""
+    return _generator(seed, epoch)
+
+
+def crop_generator(seed: int, epoch: int, step: int, place: int) -> np.random.Generator:
+    """The randomness of one photo in one step, by its place in the step's batch.
+
+    It depends on nothing else, so that a run can go on from any step, with any number of workers and processes.
+    """
+    return _generator(seed, epoch, step, place)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def random_crop(
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: np.random.Generator,
+    ratio_rule: Literal["log", "swap"] = "log",
+) -> Box:
+    """A box (left, top, right, bottom) in pixels of a photo of `size` (width, height).
+
+    Its share of the area is uniform in `scale`. Its aspect ratio is log-uniform in `ratio` (Szegedy et al. 2015), or by
+    the rule "swap" uniform, and then half of the boxes have width and height swapped. After ten tries that do not fit,
+    the largest central square.
+    """
+    width, height = size
+    for _ in range(10):
+        area = width * height * generator.uniform(*scale)
+        if ratio_rule == "log":
+            aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        else:
+            aspect = generator.uniform(*ratio) ** generator.choice((-1.0, 1.0))
+        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if w <= width and h <= height:
+            left, top = generator.uniform(0, width - w), generator.uniform(0, height - h)
+            return left, top, left + w, top + h
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def mirrored(image: Image.Image, margin: float) -> Image.Image:
+    """The photo with its mirror image around it, `margin` of its width and height on each side."""
+    if margin == 0:
+        return image
+    x, y = round(image.width * margin), round(image.height * margin)
+    return Image.fromarray(np.pad(np.asarray(image), ((y, y), (x, x), (0, 0)), "symmetric"))

@@ -1,0 +1,153 @@
+"""Files that end early: how they are told from damaged ones, and what is there of their pictures.
+
+Pillow's own switch for it, `ImageFile.LOAD_TRUNCATED_IMAGES`, would change what other threads read meanwhile.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from dla.images.formats import Format, turned_by_loading, webp_size
+
+__all__ = ["Rest", "is_cut", "what_is_there"]
+
+
+_END_OF_JPEG = b"\xff\xd9"
+_LAST_JPEG_MARKER = re.compile(rb".*(\xff[\xc0-\xcf\xda-\xfe])", re.DOTALL)
+_MOST_COUNTED_PIXELS = 20_000_000  # counting takes two decodings
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A loaded image with what a cut file has of its picture.
+
+    `turned` is the orientation that loading has applied; `rows_missing` are at the bottom, None if not known.
+    """
+
+    image: ImageFile
+    turned: int
+    rows_missing: int | None
+
+
+def is_cut(format_: Format, data: bytes) -> bool:
+    """Whether a file that cannot be read ends before its own end mark, or before the size that it states."""
+    match format_.name:
+        case "JPEG":
+            return _END_OF_JPEG not in data[-4096:]
+        case "PNG":
+            return b"IEND" not in data[-4096:]
+        case "GIF":
+            return not data.endswith(b";")
+        case "WebP":
+            return _webp_length(data) > len(data)
+        case "BMP":
+            return int.from_bytes(data[2:6], "little") > len(data)
+        case "TIFF":
+            return _tiff_is_cut(data)
+        case _:
+            return _boxes_are_cut(data)
+
+
+def what_is_there(format_: Format, data: bytes) -> Rest | None:
+    """The part of the picture that a cut file has; None if there is none. The rest of it is grey or black."""
+    if format_.name == "WebP":
+        return _decode_completed(format_, data + bytes(_webp_padding(data)))
+    rest = _decode_onto(format_, data, 0)
+    if rest is None:
+        return None
+    missing = _rows_missing(format_, data, rest.image)
+    nothing = missing == rest.image.height
+    if format_.name == "JPEG":  # with an end mark, the decoder also gives the blocks and passes that it had begun
+        completed = _decode_completed(format_, data + _END_OF_JPEG)
+        if completed is None and (marker := _LAST_JPEG_MARKER.match(data)):  # cut in the tables between two passes
+            completed = _decode_completed(format_, data[: marker.start(1)] + _END_OF_JPEG)
+        return completed and replace(completed, rows_missing=None if nothing else missing)
+    return None if nothing else replace(rest, rows_missing=missing)
+
+
+def _decode_completed(format_: Format, data: bytes) -> Rest | None:
+    try:
+        image = format_.open(io.BytesIO(data))
+        image.load()
+    except Exception:
+        return None
+    return Rest(image, 1, None)
+
+
+def _decode_onto(format_: Format, data: bytes, fill: int) -> Rest | None:
+    """What can be decoded before an error; the other pixels have the value `fill`."""
+    try:
+        image = format_.open(io.BytesIO(data))
+        turned = turned_by_loading(image)
+        size = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
+        image.im = Image.new(image.mode, size, fill).im
+    except Exception:
+        return None
+    with suppress(Exception):
+        image.load()
+    image.tile = []
+    if isinstance(image, TiffImageFile):
+        with suppress(Exception):
+            image.load_end()  # applies the orientation, unless that is done
+    return Rest(image, turned, None)
+
+
+def _rows_missing(format_: Format, data: bytes, zeros: ImageFile) -> int | None:
+    """How many rows at the bottom the decoder does not touch; `zeros` is what it made of a canvas of zeros."""
+    if zeros.width * zeros.height > _MOST_COUNTED_PIXELS:
+        return None
+    other = _decode_onto(format_, data, 255)
+    if other is None or other.image.size != zeros.size:
+        return None
+    same = np.asarray(other.image) == np.asarray(zeros)
+    touched = same.reshape(*same.shape[:2], -1).all(2).any(1)
+    return int(touched[::-1].argmax()) if touched.any() else len(touched)
+
+
+def _webp_length(data: bytes) -> int:
+    return int.from_bytes(data[4:8], "little") + 8
+
+
+def _webp_padding(data: bytes) -> int:
+    """Zero bytes up to the length that the header states, within what its picture could need."""
+    width, height = webp_size(data) or (0, 0)
+    return min(max(0, _webp_length(data) - len(data)), 4 * width * height)
+
+
+def _tiff_is_cut(data: bytes) -> bool:
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (directory,) = struct.unpack_from(order + "I", data, 4)
+        (entries,) = struct.unpack_from(order + "H", data, directory)
+        if directory + 2 + 12 * entries + 4 > len(data):
+            return True
+        tags: Any = TiffImageFile(io.BytesIO(data)).tag_v2
+        starts, sizes = tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ())
+        return any(start + size > len(data) for start, size in zip(starts, sizes, strict=False))
+    except struct.error:
+        return True
+    except Exception:
+        return False
+
+
+def _boxes_are_cut(data: bytes) -> bool:
+    """Whether the last of the boxes that an AVIF file is made of sticks out of it."""
+    at = 0
+    while at + 16 <= len(data):
+        (size,) = struct.unpack_from(">I", data, at)
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+        if size < 8:
+            return False  # 0 means: up to the end of the file
+        at += size
+    return at != len(data)

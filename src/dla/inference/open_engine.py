@@ -1,0 +1,173 @@
+"""From the name of a model to an engine that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+from dla.engines.base import Engine
+from dla.engines.cpu import Precision, PrecisionChoice, cores, has_gpu
+from dla.engines.graph import Network
+from dla.engines.select import ENGINES, EngineTiming, Stopwatch, check_engine, fastest, installed
+from dla.errors import DamagedError, OnlyTorchError, UsageError
+from dla.inference.int8_store import find_form, no_form
+from dla.inference.traced_model import Model, open_by_torch, open_network
+
+if TYPE_CHECKING:
+    from dla.engines.quantized import Form
+
+__all__ = ["EngineChoice", "EngineOptions", "open_engine", "time_engines"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What was timed, and which engine `auto` takes for one photo and for many. `missing` are not installed."""
+
+    timings: tuple[EngineTiming, ...]
+    for_one: str
+    for_many: str
+    missing: tuple[str, ...] = ()
+
+
+MOST_THREADS = 1024
+PRECISIONS = get_args(PrecisionChoice)
+
+WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second or two go into the choice
+FEW = 16  # photos, which do not take so long: not even an estimate is worth its time
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How a network is to run. The fields are `dla.load`'s arguments.
+
+    Raises:
+        UsageError, UnavailableError: values that do not go together, or what is not here.
+    """
+
+    device: str = "auto"
+    cache_dir: str | None = None
+    engine: str = "auto"
+    precision: PrecisionChoice = "fp32"
+    threads: int | None = None
+    photos: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine != "auto":
+            check_engine(self.engine)
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision is {self.precision!r}. Allowed: {', '.join(PRECISIONS)}")
+        if self.precision == "int8" and (self.engine not in ("auto", "openvino") or self.device not in ("auto", "cpu")):
+            where = self.engine if self.engine != "auto" else self.device
+            raise UsageError(f"int8 runs in the engine openvino on the CPU, not in {where}. Try --engine openvino")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"threads is {self.threads}. Allowed: 1 to {MOST_THREADS:,}")
+        if self.device not in ("auto", "cpu") and self.engine not in ("auto", "torch"):
+            raise UsageError(f"the engine {self.engine} runs on the CPU, not on {self.device}. Try --engine torch")
+
+    @property
+    def computed(self) -> Precision:
+        """What engines compute in that have no form of reduced precision."""
+        return "fp32" if self.precision == "auto" else self.precision
+
+    @property
+    def by_torch(self) -> bool:
+        """Whether it has to be PyTorch: it or a GPU was asked for, or there is one, and more to do than one photo."""
+        if self.precision == "int8":
+            return False
+        if self.engine != "auto" or self.device not in ("auto", "cpu"):
+            return self.engine in ("auto", "torch")
+        return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
+
+
+def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
+    """The engine that the options mean, with the network that `source` names.
+
+    Raises:
+        UsageError: bf16 where there is no instruction for it; and as `dla.load`.
+        UnavailableError: int8, and the network has no such form.
+    """
+    if options.by_torch:
+        return _by_torch(source, options)
+    try:
+        network, model = open_network(source, options.cache_dir)
+    except OnlyTorchError:
+        if options.engine != "auto" or options.precision == "int8":
+            raise
+        return _by_torch(source, options)
+    if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
+        form = _form(network, model, options)
+        if options.precision == "int8" and form is None:
+            raise no_form(source)
+        if form is not None and (options.precision == "int8" or form.passed_here):
+            return _openvino(network, options, form.model()), model
+    if options.engine != "auto":
+        return _make(options.engine, source, network, options), model
+    if options.computed != "fp32":
+        return _make(installed()[0], source, network, options), model
+    return _fastest(source, network, model, options), model
+
+
+def _form(network: Network, model: Model, options: EngineOptions) -> Form | None:
+    try:
+        return find_form(network, model)
+    except DamagedError:
+        if options.precision == "int8":
+            raise
+        return None  # as where none passed
+
+
+def time_engines(source: str) -> EngineChoice:
+    """Every engine with the network that `source` names, timed anew; the outcome is what `auto` goes by from now on."""
+    one, many = EngineOptions(photos=1), EngineOptions()
+    network, model = open_network(source)
+    timings = _stopwatch(source, network, model, many).run()
+    for_one, for_many = (
+        "torch" if options.by_torch else fastest(timings, options.photos).engine for options in (one, many)
+    )
+    return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
+
+
+def _stopwatch(source: str, network: Network, model: Model, options: EngineOptions) -> Stopwatch:
+    threads = options.threads or cores()
+    return Stopwatch(lambda name: _make(name, source, network, options), network, model.preprocessing.size, threads)
+
+
+def _fastest(source: str, network: Network, model: Model, options: EngineOptions) -> Engine:
+    """By what was measured before; else the first one, unless there is so much to do that measuring pays."""
+    stopwatch = _stopwatch(source, network, model, options)
+    timings = stopwatch.recall()
+    if not timings:
+        usual = _make(installed()[0], source, network, options)
+        if (
+            options.photos is None
+            or options.photos < FEW
+            or options.photos * stopwatch.seconds_each(usual) < WORTH_MEASURING_S
+        ):
+            return usual
+        timings = stopwatch.run()
+    return _make(fastest(timings, options.photos).engine, source, network, options)
+
+
+def _make(name: str, source: str, network: Network, options: EngineOptions) -> Engine:
+    if name == "torch":
+        return _by_torch(source, options)[0]
+    if name == "onnx":
+        from dla.engines.onnx import OnnxEngine
+
+        return OnnxEngine(network, options.computed, options.threads)
+    return _openvino(network, options)
+
+
+def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Engine:
+    from dla.engines.openvino import OpenvinoEngine
+
+    exact = options.precision == "auto"  # features, which no form has
+    return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form, exact)
+
+
+def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, Model]:
+    from dla.engines.torch import TorchEngine
+
+    net, model = open_by_torch(source, options.cache_dir)
+    scale_shift = model.preprocessing.scale_shift()
+    return TorchEngine(net, *scale_shift, options.device, options.computed, options.threads, options.photos), model

@@ -1,0 +1,209 @@
+"""How often a classifier is right, where it errs, and how far its figures can be believed.
+
+N photos, K classes; `targets_N` are the places of the right classes among the K. `logits_NK` are scores whose softmax
+gives the probabilities, so logarithms of probabilities too. Of equal scores the earlier class counts as the higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dla.errors import UsageError
+from dla.metrics.calibration import CHUNK, Calibration, reliability
+from dla.metrics.intervals import Interval, paired_interval, share_interval
+from dla.types import Array
+
+__all__ = ["ClassFigures", "Comparison", "Evaluation", "Outcomes", "compare", "evaluate", "outcomes"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """One class: photos of it (`support`), photos called it (`predicted`), and what that comes to (0 to 1).
+
+    `precision` is None where nothing was called it, `recall` where there are no photos of it, `f1` where both.
+    """
+
+    class_id: str
+    support: int
+    predicted: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """What each photo came to: the first class, the place of the right one in the order (from 0), the probability of
+    the first class and the log loss (nats)."""
+
+    predicted_N: Array
+    rank_N: Array
+    confidence_N: Array
+    loss_N: Array
+
+    def right(self, k: int) -> Array:
+        """Which photos have the right class among the first `k`, (N,)."""
+        return self.rank_N < k
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """A classifier's figures on a set of photos. Shares are from 0 to 1, `log_loss` is in nats.
+
+    `top5` is 1 with fewer than six classes. `balanced_accuracy` and `macro_f1` are means over the classes that have
+    photos. `confusion_KK[i, j]` counts the photos of class i that were called j.
+    """
+
+    count: int
+    top1: float
+    top5: float
+    top1_interval: Interval
+    top5_interval: Interval
+    log_loss: float
+    balanced_accuracy: float
+    macro_f1: float
+    calibration: Calibration
+    classes: tuple[ClassFigures, ...]
+    confusion_KK: Array
+    outcomes: Outcomes
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it (docs/formats.md); what each photo came to is not in it."""
+        return {
+            "count": self.count,
+            "top1": self.top1,
+            "top5": self.top5,
+            "top1_interval": self.top1_interval.to_list(),
+            "top5_interval": self.top5_interval.to_list(),
+            "log_loss": self.log_loss,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "calibration": self.calibration.to_dict(),
+            "classes": [asdict(c) for c in self.classes],
+            "confusion": self.confusion_KK.tolist(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How much better the one is than the other on the same photos: differences of shares, with paired intervals.
+
+    `only_one` and `only_other` count the photos whose first class only that one gets right.
+    """
+
+    top1: float
+    top5: float
+    top1_interval: Interval
+    top5_interval: Interval
+    only_one: int
+    only_other: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it (docs/formats.md)."""
+        intervals = {f"{k}_interval": getattr(self, f"{k}_interval").to_list() for k in ("top1", "top5")}
+        return asdict(self) | intervals
+
+
+def evaluate(logits_NK: Array, targets_N: Array, class_ids: Sequence[str], *, seed: int = 0) -> Evaluation:
+    """All figures of a classifier. `seed` is that of the intervals' resampling.
+
+    Raises:
+        UsageError: no photos, arrays that do not fit together, or a score that is not finite.
+    """
+    outcome, count = outcomes(logits_NK, targets_N), len(targets_N)
+    if logits_NK.shape[1] != len(class_ids):
+        raise UsageError(f"the scores have {logits_NK.shape[1]} columns for {len(class_ids)} classes")
+    confusion_KK = np.zeros((len(class_ids), len(class_ids)), np.int64)
+    np.add.at(confusion_KK, (targets_N, outcome.predicted_N), 1)
+    classes = _of_classes(confusion_KK, class_ids)
+    seen = [c for c in classes if c.support]
+    top1, top5 = outcome.right(1), outcome.right(5)
+    return Evaluation(
+        count=count,
+        top1=float(top1.mean()),
+        top5=float(top5.mean()),
+        top1_interval=share_interval(top1, seed),
+        top5_interval=share_interval(top5, seed),
+        log_loss=float(outcome.loss_N.mean()),
+        balanced_accuracy=float(np.mean([c.recall for c in seen])),
+        macro_f1=float(np.mean([c.f1 for c in seen])),
+        calibration=reliability(outcome.confidence_N, top1),
+        classes=classes,
+        confusion_KK=confusion_KK,
+        outcomes=outcome,
+    )
+
+
+def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> Comparison:
+    """The difference between two classifiers on the same photos in the same order: `one` less `other`.
+
+    Raises:
+        UsageError: they were measured on different numbers of photos.
+    """
+    if one.count != other.count:
+        raise UsageError(f"{one.count:,} and {other.count:,} photos cannot be compared pair by pair")
+    (a1, b1), (a5, b5) = ((one.outcomes.right(k), other.outcomes.right(k)) for k in (1, 5))
+    return Comparison(
+        top1=one.top1 - other.top1,
+        top5=one.top5 - other.top5,
+        top1_interval=paired_interval(a1, b1, seed),
+        top5_interval=paired_interval(a5, b5, seed),
+        only_one=int((a1 & ~b1).sum()),
+        only_other=int((b1 & ~a1).sum()),
+    )
+
+
+def outcomes(logits_NK: Array, targets_N: Array) -> Outcomes:
+    """What each photo came to. A few hundred rows at a time are held in double precision.
+
+    Raises:
+        UsageError: no photos, arrays that do not fit together, or a score that is not finite.
+    """
+    _check(logits_NK, targets_N)
+    starts = range(0, len(targets_N), CHUNK)
+    parts = [_outcomes(logits_NK[s : s + CHUNK].astype(np.float64), targets_N[s : s + CHUNK]) for s in starts]
+    return Outcomes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _outcomes(z_NK: Array, targets_N: Array) -> tuple[Array, Array, Array, Array]:
+    highest_N, own_N = z_NK.max(1), np.take_along_axis(z_NK, targets_N[:, None], 1)[:, 0]
+    log_sum_N = np.log(np.exp(z_NK - highest_N[:, None]).sum(1))  # above the highest score
+    return z_NK.argmax(1), _ranks(z_NK, targets_N), np.exp(-log_sum_N), highest_N - own_N + log_sum_N
+
+
+def _ranks(scores_NK: Array, targets_N: Array) -> Array:
+    """How many classes come before the right one."""
+    own_N1 = np.take_along_axis(scores_NK, targets_N[:, None], 1)
+    higher_N = (scores_NK > own_N1).sum(1)
+    earlier_N = ((scores_NK == own_N1) & (np.arange(scores_NK.shape[1]) < targets_N[:, None])).sum(1)
+    return higher_N + earlier_N  # type: ignore[no-any-return]
+
+
+def _check(logits_NK: Array, targets_N: Array) -> None:
+    if logits_NK.ndim != 2 or logits_NK.shape[0] != len(targets_N):
+        raise UsageError(f"scores of shape {logits_NK.shape} do not fit {len(targets_N)} right classes")
+    if not len(targets_N):
+        raise UsageError("there are no photos to measure anything on")
+    if targets_N.min() < 0 or targets_N.max() >= logits_NK.shape[1]:
+        raise UsageError(f"right classes are from 0 to {logits_NK.shape[1] - 1}, not {targets_N.min()} to "
+                         f"{targets_N.max()}")  # fmt: skip
+    broken = np.flatnonzero(~np.isfinite(logits_NK).all(1))
+    if len(broken):
+        which = f"{len(broken):,} of {len(targets_N):,} photos, first number {broken[0]} (from 0)"
+        raise UsageError(f"{which}, have a score that is no finite number. The network's weights are no good")
+
+
+def _of_classes(confusion_KK: Array, class_ids: Sequence[str]) -> tuple[ClassFigures, ...]:
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    hits, support, predicted = confusion_KK.diagonal(), confusion_KK.sum(1), confusion_KK.sum(0)
+    columns = zip(class_ids, *(a.tolist() for a in (hits, support, predicted)), strict=True)
+    return tuple(
+        ClassFigures(name, photos, called, share(hit, called), share(hit, photos), share(2 * hit, photos + called))
+        for name, hit, photos, called in columns
+    )

@@ -1,0 +1,1 @@
+"""The networks: torch alone, no photos, no weights."""

@@ -1,0 +1,196 @@
+"""The four blocks that the networks are made of.
+
+Shapes: x is (N, c_in, H, W); the result is (N, c_out, ceil(H/stride), ceil(W/stride)); `shortcut`, when it is
+given, has the shape of the result. Attribute names are a file format: published checkpoints spell them this way.
+
+Dilation: a stage that keeps its resolution where the plain network halves it has `stride` 1, the dilation of the
+maps it is given (`dilation_in`) and twice that for its own (`dilation`), so that every second position holds
+exactly what the plain network would have computed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dla.errors import UsageError
+
+__all__ = ["BLOCKS", "RELU", "Basic", "BlockOptions", "Bottle2neck", "Bottleneck", "DropPath", "Reduction", "conv_bn"]
+
+
+NormLayer = Callable[[int], nn.Module]
+ActLayer = Callable[[], nn.Module]
+
+RELU: ActLayer = partial(nn.ReLU, inplace=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How a block or tree changes resolution: by striding, or by dilating what a stride would have dropped."""
+
+    stride: int = 1
+    dilation_in: int = 1
+    dilation: int = 1
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the plain network would halve the resolution here."""
+        return self.stride > 1 or self.dilation != self.dilation_in
+
+    def after(self) -> Reduction:
+        """The same for what follows at the new resolution."""
+        return Reduction(1, self.dilation, self.dilation)
+
+
+@dataclass(slots=True)
+class BlockOptions:
+    """What every block of one network shares. `drop_path` gives each next block its rate."""
+
+    cardinality: int = 1
+    base_width: int = 64
+    norm_layer: NormLayer = nn.BatchNorm2d
+    act_layer: ActLayer = RELU
+    drop_path: Iterator[float] = field(default_factory=lambda: iter(()))
+
+    def next_drop_path(self) -> nn.Module:
+        rate = next(self.drop_path, 0.0)
+        return DropPath(rate) if rate else nn.Identity()
+
+    def width(self, c_out: int) -> int:
+        """Channels of a 3x3 convolution inside a bottleneck; the 2 is DLA's expansion, a divisor here."""
+        width = c_out * self.base_width // 64 * self.cardinality // 2
+        if width < 1 or width % self.cardinality:
+            raise UsageError(
+                f"{c_out} channels with base_width {self.base_width} and cardinality {self.cardinality} make blocks "
+                f"{width} channels wide inside. Allowed: a positive multiple of the cardinality"
+            )
+        return width
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, drop a residual branch per sample with this probability."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept_N111 = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(1 - self.rate)
+        return x * kept_N111 / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+def conv3x3(c_in: int, c_out: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False)
+
+
+def conv1x1(c_in: int, c_out: int) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, 1, bias=False)
+
+
+def conv_bn(c_in: int, c_out: int, norm_layer: NormLayer) -> nn.Sequential:
+    """A projection: 1x1 convolution and norm, no activation."""
+    return nn.Sequential(conv1x1(c_in, c_out), norm_layer(c_out))
+
+
+class Basic(nn.Module):
+    """Two 3x3 convolutions (He et al. 2016). It has no groups: cardinality and base width do not apply."""
+
+    def __init__(self, c_in: int, c_out: int, reduction: Reduction, options: BlockOptions) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(c_in, c_out, reduction.stride, reduction.dilation_in)
+        self.bn1 = options.norm_layer(c_out)
+        self.act = options.act_layer()
+        self.conv2 = conv3x3(c_out, c_out, 1, reduction.dilation)
+        self.bn2 = options.norm_layer(c_out)
+        self.drop_path = options.next_drop_path()
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        y = self.act(self.bn1(self.conv1(x)))
+        y = self.drop_path(self.bn2(self.conv2(y)))
+        y = y + (x if shortcut is None else shortcut)
+        return self.act(y)  # type: ignore[no-any-return]
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (in groups), 1x1. With cardinality > 1 it is ResNeXt's block (Xie et al. 2017)."""
+
+    def __init__(self, c_in: int, c_out: int, reduction: Reduction, options: BlockOptions) -> None:
+        super().__init__()
+        mid = options.width(c_out)
+        self.conv1 = conv1x1(c_in, mid)
+        self.bn1 = options.norm_layer(mid)
+        self.conv2 = conv3x3(mid, mid, reduction.stride, reduction.dilation_in, options.cardinality)
+        self.bn2 = options.norm_layer(mid)
+        self.conv3 = conv1x1(mid, c_out)
+        self.bn3 = options.norm_layer(c_out)
+        self.act = options.act_layer()
+        self.drop_path = options.next_drop_path()
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        y = self.act(self.bn1(self.conv1(x)))
+        y = self.act(self.bn2(self.conv2(y)))
+        y = self.drop_path(self.bn3(self.conv3(y)))
+        y = y + (x if shortcut is None else shortcut)
+        return self.act(y)  # type: ignore[no-any-return]
+
+
+class Bottle2neck(nn.Module):
+    """Res2Net's block (Gao et al. 2021): the 3x3 convolution becomes a ladder over `SCALE` chunks of the channels.
+
+    Where the resolution falls, the chunks go through their convolutions apart from each other and the last one is
+    averaged (zero padding counted, as in the published weights); elsewhere each chunk adds the one before it and
+    the last one passes through.
+    """
+
+    SCALE = 4
+
+    def __init__(self, c_in: int, c_out: int, reduction: Reduction, options: BlockOptions) -> None:
+        super().__init__()
+        groups, width = options.cardinality, options.width(c_out)
+        self.reduction, self.width = reduction, width
+        self.conv1 = conv1x1(c_in, width * self.SCALE)
+        self.bn1 = options.norm_layer(width * self.SCALE)
+        self.convs = nn.ModuleList(
+            conv3x3(width, width, reduction.stride, reduction.dilation_in, groups) for _ in range(self.SCALE - 1)
+        )
+        self.bns = nn.ModuleList(options.norm_layer(width) for _ in range(self.SCALE - 1))
+        self.conv3 = conv1x1(width * self.SCALE, c_out)
+        self.bn3 = options.norm_layer(c_out)
+        self.act = options.act_layer()
+        self.drop_path = options.next_drop_path()
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        chunks = self.act(self.bn1(self.conv1(x))).chunk(self.SCALE, 1)
+        done: list[Tensor] = []
+        for i, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):  # symbolic tracing: no loop over chunks
+            joined = chunks[i] if self.reduction.reduces or not done else done[-1] + chunks[i]
+            done.append(self.act(bn(conv(joined))))
+        done.append(self._mean3x3(chunks[-1]) if self.reduction.reduces else chunks[-1])
+        y = self.drop_path(self.bn3(self.conv3(torch.cat(done, 1))))
+        y = y + (x if shortcut is None else shortcut)
+        return self.act(y)  # type: ignore[no-any-return]
+
+    def _mean3x3(self, x: Tensor) -> Tensor:
+        if self.reduction.dilation_in == 1:
+            return F.avg_pool2d(x, 3, self.reduction.stride, padding=1)
+        # Average pooling knows no dilation: the same mean as a depthwise convolution.
+        d, c = self.reduction.dilation_in, self.width
+        return F.conv2d(x, x.new_full((c, 1, 3, 3), 1 / 9), padding=d, dilation=d, groups=c)
+
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    "basic": Basic,
+    "bottleneck": Bottleneck,
+    "bottleneck_x": Bottleneck,
+    "bottle2neck": Bottle2neck,
+}

@@ -1,0 +1,342 @@
+"""DLA: a stem, two levels of convolutions, four of trees, and a classifier.
+
+Shapes: images x_N3HW; the map of level l is (N, channels[l], ceil(H/2^l), ceil(W/2^l)) for every H, W >= 1;
+logits_NK. With `output_stride` 8 or 16 the levels that would be coarser keep that stride and dilate.
+Module names and constructor arguments are timm's: they are a file format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dla.errors import UsageError
+from dla.models.blocks import BLOCKS, RELU, ActLayer, BlockOptions, Bottle2neck, NormLayer, Reduction
+from dla.models.registry import GLOBAL_POOLS
+from dla.models.tree import Tree, run_part
+
+__all__ = ["DLA", "GlobalPool", "check_format", "init_weights", "run_stage", "take_indices"]
+
+
+class GlobalPool(nn.Module):
+    """(N, C, H, W) -> (N, C, 1, 1), or (N, 2C, 1, 1) for 'catavgmax'; '' leaves the map as it is.
+
+    timm's names 'fast' (or 'fastavg'), 'fastmax', 'fastavgmax' and 'fastcatavgmax' are the same poolings.
+    """
+
+    def __init__(self, pool_type: str) -> None:
+        super().__init__()
+        if pool_type not in GLOBAL_POOLS:
+            allowed = ", ".join(repr(p) for p in GLOBAL_POOLS)
+            raise UsageError(f"global_pool is {pool_type!r}. Allowed: {allowed}")
+        self.pool_type = pool_type
+        self.kind = "avg" if pool_type == "fast" else pool_type.removeprefix("fast")
+
+    def feat_mult(self) -> int:
+        return 2 if self.kind == "catavgmax" else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.kind:
+            return x
+        if self.kind == "avg":
+            return x.mean((2, 3), keepdim=True)
+        if self.kind == "max":
+            return x.amax((2, 3), keepdim=True)
+        mean, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        return 0.5 * (mean + peak) if self.kind == "avgmax" else torch.cat((mean, peak), 1)
+
+    def extra_repr(self) -> str:
+        return f"pool_type={self.pool_type!r}"
+
+
+class DLA(nn.Module):
+    """Deep Layer Aggregation (Yu et al., CVPR 2018).
+
+    `torch.export` takes any batch, and any height and width from output_stride + 1 up: below that level 5 is one
+    pixel wide, and the exporter makes a special case of it.
+
+    Args:
+        levels: aggregation depths of the six levels (convolutions in levels 0 and 1, tree depth from level 2 on).
+        channels: widths of the six levels.
+        output_stride: 32, or 16 or 8 by dilation.
+        num_classes: K; 0 leaves the classifier out.
+        in_chans: channels of the input.
+        global_pool: 'avg', 'max', 'avgmax', 'catavgmax' or '' (none).
+        cardinality, base_width: groups and width of the 3x3 convolutions of bottleneck blocks.
+        block: 'basic', 'bottleneck', 'bottleneck_x', 'bottle2neck', or a callable (c_in, c_out, reduction, options)
+            that makes any module from map to map (see `Reduction`, `BlockOptions`). If its forward has an argument
+            `shortcut`, that is what to add; else it brings its own. It keeps the weights that it is made with.
+        shortcut_root: add the newest input of each aggregation node to its output.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
+        norm_layer: called with the number of channels.
+        act_layer: called without arguments.
+        device, dtype: where the parameters live and of which type.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[int],
+        channels: Sequence[int],
+        output_stride: int = 32,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        cardinality: int = 1,
+        base_width: int = 64,
+        block: str | Callable[..., nn.Module] = Bottle2neck,
+        shortcut_root: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = RELU,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_six(levels=levels, channels=channels)
+        _check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+        reductions = _reductions(output_stride)
+        self.channels = list(channels)
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.cardinality = cardinality
+        self.base_width = base_width
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.pretrained_cfg: dict[str, Any] = {}
+        self.default_cfg: dict[str, Any] = {}
+
+        self.base_layer = nn.Sequential(
+            nn.Conv2d(in_chans, channels[0], 7, padding=3, bias=False), norm_layer(channels[0]), act_layer()
+        )
+        self.level0 = _conv_level(channels[0], channels[0], levels[0], 1, norm_layer, act_layer)
+        self.level1 = _conv_level(channels[0], channels[1], levels[1], 2, norm_layer, act_layer)
+
+        blocks = sum(2**n for n in levels[2:])
+        rates = (drop_path_rate * i / (blocks - 1) for i in range(blocks))
+        options = BlockOptions(cardinality, base_width, norm_layer, act_layer, rates)
+        make_block = partial(_make_block, _block_class(block), options)
+        strides = [1, 2]
+        for level, reduction in enumerate(reductions, start=2):
+            tree = Tree(
+                levels[level], make_block, channels[level - 1], channels[level], reduction,
+                norm_layer=norm_layer, act_layer=act_layer, keep_input=level > 2, shortcut=shortcut_root,
+            )  # fmt: skip
+            self.add_module(f"level{level}", tree)
+            strides.append(strides[-1] * reduction.stride)
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": c, "reduction": stride, "module": f"level{level}"}
+            for level, (c, stride) in enumerate(zip(channels, strides, strict=True))
+        ]
+
+        self.num_features = channels[-1]
+        self.global_pool = GlobalPool(global_pool)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.fc, self.flatten = self._classifier(num_classes)
+        theirs = _inside_other_blocks(self)
+        self.apply(lambda module: None if module in theirs else init_weights(module))
+        if device is not None or dtype is not None:
+            self.to(device=device, dtype=dtype)
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels that reach the classifier."""
+        return self.num_features * self.global_pool.feat_mult()
+
+    def _classifier(self, num_classes: int) -> tuple[nn.Module, nn.Module]:
+        fc = nn.Conv2d(self.head_hidden_size, num_classes, 1) if num_classes > 0 else nn.Identity()
+        return fc, nn.Flatten(1) if self.global_pool.pool_type else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier: a 1x1 convolution, or Identity without classes."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> DLA:
+        """Replace the classifier by a fresh one (PyTorch's default initialisation); None keeps the pooling.
+
+        The new layers have the device, dtype and train/eval mode of the network. Returns the network.
+        """
+        if global_pool is not None:
+            self.global_pool = GlobalPool(global_pool)
+        like = next(self.parameters())
+        self.num_classes = num_classes
+        self.fc, self.flatten = self._classifier(num_classes)
+        self.fc.to(device=like.device, dtype=like.dtype)
+        for module in (self.global_pool, self.fc, self.flatten):
+            module.train(self.training)
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only what the stem, levels 0 and 1, the blocks and the nodes give, and compute the rest again."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of the parameters' names that sort them from the stem on, for learning rates that rise by layer.
+
+        They are for timm's `group_parameters`; `coarse` makes each level one group. What they leave is the classifier.
+        """
+        trees_before_nodes = [(r"^level(\d+)\.tree(\d+)", None), (r"^level(\d+)\.root", (2,)), (r"^level(\d+)", (1,))]
+        return {"stem": r"^base_layer", "blocks": r"^level(\d+)" if coarse else trees_before_nodes}
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The stem and the six levels, in the order they run."""
+        return self.base_layer, self.level0, self.level1, self.level2, self.level3, self.level4, self.level5  # type: ignore[return-value]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """x_N3HW -> level 5's map, (N, channels[5], ceil(H/32), ceil(W/32))."""
+        for stage in self.stages():
+            x = run_stage(stage, x, self.grad_checkpointing)
+        return x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """x_N3HW -> level 5's map and the maps of some levels, in the order of the levels.
+
+        Args:
+            indices: levels 0 to 5, negative ones from the end; one number n: the last n; None: all.
+            norm: changes nothing: no norm comes after the levels.
+            stop_early: compute no level after the last one of `indices`, and give its map in place of level 5's.
+            output_fmt: "NCHW".
+            intermediates_only: give the list alone.
+
+        Raises:
+            UsageError: no such level, or another format.
+        """
+        check_format(output_fmt)
+        taken = take_indices(indices)
+        stem, *levels = self.stages()
+        x = run_stage(stem, x, self.grad_checkpointing)
+        maps = []
+        for level, stage in enumerate(levels[: max(taken) + 1] if stop_early else levels):
+            x = run_stage(stage, x, self.grad_checkpointing)
+            if level in taken:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Leave out the levels after the last one of `indices`, for good. Returns the levels of `indices`.
+
+        Args:
+            indices: as in `forward_intermediates`.
+            prune_norm: changes nothing: no norm comes after the levels.
+            prune_head: also leave out the classifier and its pooling, which goes anyway if a level does.
+
+        Raises:
+            UsageError: no such level.
+        """
+        taken = take_indices(indices)
+        last = max(taken)
+        for info in self.feature_info[last + 1 :]:
+            self.set_submodule(info["module"], nn.Identity())
+        self.num_features = self.feature_info[last]["num_chs"]
+        if prune_head or last < 5:
+            self.reset_classifier(0, "")
+        return taken
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Level 5's map -> logits_NK, or with `pre_logits` the pooled features (N, head_hidden_size)."""
+        x = self.head_drop(self.global_pool(x))
+        return self.flatten(x if pre_logits else self.fc(x))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x_N3HW -> logits_NK."""
+        return self.forward_head(self.forward_features(x))
+
+
+def take_indices(indices: int | Sequence[int] | None) -> list[int]:
+    """The levels, from 0 to 5, that `indices` means: all for None, the last n for a number n, -1 for the last one.
+
+    Raises:
+        UsageError: none, or one that is not there.
+    """
+    if isinstance(indices, int):
+        indices = range(-indices, 0)
+    taken = list(range(6) if indices is None else indices)
+    if not taken or not all(-6 <= i < 6 for i in taken):
+        raise UsageError(
+            f"indices are {taken}. Allowed: levels 0 to 5 or -6 to -1, at least one, or how many from 1 to 6"
+        )
+    return [i % 6 for i in taken]
+
+
+def check_format(output_fmt: str) -> None:
+    """Raise a UsageError for another layout of maps than this network's."""
+    if output_fmt != "NCHW":
+        raise UsageError(f"output_fmt is {output_fmt!r}. Allowed: 'NCHW'")
+
+
+def run_stage(stage: nn.Module, x: Tensor, saving: bool) -> Tensor:
+    """`stage(x)`; in training, `saving` keeps x for the backward pass, and of a tree what its blocks and nodes give."""
+    return stage(x, saving=True) if saving and isinstance(stage, Tree) else run_part(stage, x, saving=saving)
+
+
+def _check_six(**shape: Sequence[int]) -> None:
+    for name, six in shape.items():
+        if len(six) != 6 or min(six) < 1:
+            raise UsageError(f"{name} is {tuple(six)}. Allowed: six numbers from 1 up, one a level")
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise UsageError(f"{name} is {rate}. Allowed: from 0 to below 1")
+
+
+def _block_class(block: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    if not isinstance(block, str):
+        return block
+    if block not in BLOCKS:
+        raise UsageError(f"block is {block!r}. Allowed: {', '.join(map(repr, BLOCKS))}, or a class")
+    return BLOCKS[block]
+
+
+def _reductions(output_stride: int) -> tuple[Reduction, ...]:
+    """How each of levels 2 to 5 gets its resolution from the level before."""
+    halved, kept, kept_again = Reduction(2), Reduction(1, 1, 2), Reduction(1, 2, 4)
+    by_stride = {32: (halved,) * 4, 16: (halved,) * 3 + (kept,), 8: (halved, halved, kept, kept_again)}
+    if output_stride not in by_stride:
+        raise UsageError(f"output_stride is {output_stride}. Allowed: 8, 16, 32")
+    return by_stride[output_stride]
+
+
+def _conv_level(c_in: int, c_out: int, n: int, stride: int, norm: NormLayer, act: ActLayer) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in range(n):
+        conv = nn.Conv2d(c_in if i == 0 else c_out, c_out, 3, stride if i == 0 else 1, padding=1, bias=False)
+        layers += [conv, norm(c_out), act()]
+    return nn.Sequential(*layers)
+
+
+def _make_block(
+    block: Callable[..., nn.Module], options: BlockOptions, c_in: int, c_out: int, reduction: Reduction
+) -> nn.Module:
+    return block(c_in, c_out, reduction, options)
+
+
+def _inside_other_blocks(net: nn.Module) -> set[nn.Module]:
+    """The parts of blocks that are not of `BLOCKS`: how they begin is their own affair."""
+    leaves = (tree for tree in net.modules() if isinstance(tree, Tree) and tree.n == 1)
+    blocks = (block for tree in leaves for block in (tree.tree1, tree.tree2))
+    return {part for block in blocks if not isinstance(block, tuple(BLOCKS.values())) for part in block.modules()}
+
+
+def init_weights(module: nn.Module) -> None:
+    """Normal by fan-out without regard to groups, as the published networks were begun."""
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on meta a file's weights take their place
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))

@@ -1,0 +1,44 @@
+"""Size and work of a network, from the names and shapes of its tensors: no torch, so that listing is instant."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+__all__ = ["macs", "parameters"]
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_LEVEL = re.compile(r"level([0-5])\.")
+_FIRST_BLOCK = re.compile(r"(level[2-5](?:\.tree1)+)\.conv1\.weight")
+
+
+def parameters(shapes: Shapes) -> int:
+    """Numbers that training changes: everything but the statistics of batch-norm."""
+    return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_STATISTICS))
+
+
+def macs(shapes: Shapes, size: tuple[int, int], output_stride: int = 32) -> int:
+    """Multiplications of all convolutions for one image of `size` (height, width); the classifier after the pooling.
+
+    `shapes` are those of a `DLA`'s state dict.
+    """
+    total = 0
+    for name, shape in shapes.items():
+        if len(shape) == 4:
+            stride = min(2 ** _level(name, shapes), output_stride)
+            positions = 1 if name.startswith("fc.") else math.ceil(size[0] / stride) * math.ceil(size[1] / stride)
+            total += positions * math.prod(shape)
+    return total
+
+
+def _level(name: str, shapes: Shapes) -> int:
+    """The level whose resolution a convolution's result has."""
+    level = _LEVEL.match(name)
+    number = int(level[1]) if level else 0
+    # A bottleneck narrows its input before its second convolution halves the resolution.
+    first = _FIRST_BLOCK.fullmatch(name)
+    return number - 1 if first and f"{first[1]}.conv3.weight" in shapes else number

@@ -1,0 +1,324 @@
+"""Which networks there are, and what is known about their released weights, under timm's names. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Any, Literal
+
+from dla.errors import UnknownNameError
+from dla.types import IMAGENET_MEAN, IMAGENET_STD
+
+__all__ = [
+    "GLOBAL_POOLS",
+    "TABLE",
+    "BlockName",
+    "PretrainedCfg",
+    "Row",
+    "get_pretrained_cfg",
+    "get_pretrained_cfg_value",
+    "is_model",
+    "is_model_pretrained",
+    "list_models",
+    "list_modules",
+    "list_pretrained",
+    "row",
+]
+
+
+MODULE = "dla"  # timm sorts its networks into modules; all of these are in that one
+
+_PLACES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source")
+_KEPT_EMPTY = ("pool_size", "first_conv", "classifier")
+
+Patterns = str | Iterable[str]
+
+
+@dataclass
+class PretrainedCfg:
+    """timm's record of one set of weights, by its names and with its defaults.
+
+    Where they are (`state_dict` goes before `file`, and that before `hf_hub_id`), how photos are prepared for them,
+    what their classes are, whose they are.
+    """
+
+    url: str | None = None
+    file: str | None = None
+    state_dict: Mapping[str, Any] | None = None
+    hf_hub_id: str | None = None
+    hf_hub_filename: str | None = None
+    source: str | None = None
+    architecture: str | None = None
+    tag: str | None = None
+    custom_load: bool = False
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    test_input_size: tuple[int, int, int] | None = None
+    min_input_size: tuple[int, int, int] | None = None
+    fixed_input_size: bool = False
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    test_crop_pct: float | None = None
+    crop_mode: str = "center"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    num_classes: int = 1000
+    label_offset: int | None = None
+    label_names: tuple[str, ...] | None = None
+    label_descriptions: Mapping[str, str] | None = None
+    pool_size: tuple[int, ...] | None = None
+    test_pool_size: tuple[int, ...] | None = None
+    first_conv: str | None = None
+    classifier: str | None = None
+    license: str | None = None
+    description: str | None = None
+    origin_url: str | None = None
+    paper_name: str | None = None
+    paper_ids: str | tuple[str, ...] | None = None
+    notes: tuple[str, ...] | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it names a place where weights are."""
+        return bool(self.url or self.file or self.hf_hub_id)
+
+    def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> dict[str, Any]:
+        """The fields by name, without those that are None and, if asked, without the places of the weights."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        dropped = {name for name, value in values.items() if value is None and name not in _KEPT_EMPTY and remove_null}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in dropped and not (remove_source and name in _PLACES)
+        }
+
+
+def list_models(
+    filter: Patterns = "",
+    module: Patterns = "",
+    pretrained: bool = False,
+    exclude_filters: Patterns = "",
+    name_matches_cfg: bool = False,
+    include_tags: bool | None = None,
+) -> list[str]:
+    """The networks' names, sorted with their numbers as numbers.
+
+    Args:
+        filter: one pattern such as "dla60*" or several; a name has to match one of them.
+        module: "dla", or nothing; no network is in another one.
+        pretrained: those with released weights only.
+        exclude_filters: patterns of names that are left out again.
+        name_matches_cfg: changes nothing: each network has a record under its own name.
+        include_tags: `dla60.in1k` in place of `dla60`; without a value, as `pretrained`.
+    """
+    tagged = pretrained if include_tags is None else include_tags
+    modules = _several(module)
+    rows = [] if modules and MODULE not in modules else [r for r in TABLE.values() if r.tag or not pretrained]
+    wanted, unwanted = _patterns(filter, tagged), _patterns(exclude_filters, tagged)
+    names = [_tagged(r) if tagged else r.name for r in rows]
+    kept = [name for name in names if (not wanted or _matches(name, wanted)) and not _matches(name, unwanted)]
+    return sorted(kept, key=lambda name: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)])
+
+
+def list_pretrained(filter: Patterns = "", exclude_filters: Patterns = "") -> list[str]:
+    """The names of the released sets of weights (`dla60.in1k`); patterns as in `list_models`."""
+    return list_models(filter, pretrained=True, exclude_filters=exclude_filters)
+
+
+def list_modules() -> list[str]:
+    """timm's modules that networks are in: one."""
+    return [MODULE]
+
+
+def is_model(model_name: str) -> bool:
+    """Whether there is a network of that name, whatever the tag after a dot."""
+    return model_name.partition(".")[0] in TABLE
+
+
+def is_model_pretrained(model_name: str) -> bool:
+    """Whether a name, with a tag or without, has released weights."""
+    return any(model_name in (r.name, _tagged(r)) for r in TABLE.values() if r.tag)
+
+
+def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> PretrainedCfg | None:
+    """The record of `dla60`'s or `dla60.in1k`'s weights; None for a network of another table.
+
+    Raises:
+        UnknownNameError: the network has no weights of that tag, or, without `allow_unregistered`, there is none.
+    """
+    name, _, tag = model_name.partition(".")
+    r = TABLE.get(name)
+    if r is None:
+        if allow_unregistered:
+            return None
+        raise UnknownNameError("network", name, TABLE, see="dla models")
+    if tag and tag != r.tag:
+        raise UnknownNameError("released set of weights", model_name, [_tagged(r)] if r.tag else [])
+    return PretrainedCfg(**r.pretrained_cfg())
+
+
+def get_pretrained_cfg_value(model_name: str, cfg_key: str) -> Any:
+    """One field of `get_pretrained_cfg`, None if it has no such field.
+
+    Raises:
+        UnknownNameError: no such network, or it has no weights of that tag.
+    """
+    return getattr(get_pretrained_cfg(model_name, allow_unregistered=False), cfg_key, None)
+
+
+def _tagged(r: Row) -> str:
+    return f"{r.name}.{r.tag}" if r.tag else r.name
+
+
+def _several(value: Patterns) -> list[str]:
+    return [value] if isinstance(value, str) and value else list(value)
+
+
+def _patterns(value: Patterns, tagged: bool) -> list[str]:
+    """With tags, a pattern without one is for every tag."""
+    given = _several(value)
+    return given + [f"{pattern}.*" for pattern in given if tagged and "." not in pattern]
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+BlockName = Literal["basic", "bottleneck", "bottleneck_x", "bottle2neck"]
+
+# "fast..." is timm's word for another way to compute the same
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One network.
+
+    `depths` are the aggregation depths of the six levels: convolutions in levels 0 and 1, the depth n of the
+    tree (2^n blocks, 2^(n-1) aggregation nodes) in levels 2 to 5. `channels` are the widths of their maps.
+    `shortcut` adds the newest input of an aggregation node to its output.
+    """
+
+    name: str
+    depths: tuple[int, int, int, int, int, int]
+    channels: tuple[int, int, int, int, int, int]
+    block: BlockName
+    cardinality: int = 1
+    base_width: int = 64
+    shortcut: bool = False
+    params: int = 0
+    macs: int = 0
+    top1: float | None = None
+    top5: float | None = None
+    tag: str | None = None
+    licence: str = ""
+    origin: str = ""
+
+    @property
+    def hub_id(self) -> str | None:
+        """The hub repository of the released weights, or None where there are none."""
+        return f"timm/{self.name}.{self.tag}" if self.tag else None
+
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """timm's record of the released weights and of the preprocessing they were trained with."""
+        return {
+            "url": "",
+            "hf_hub_id": self.hub_id,
+            "architecture": self.name,
+            "tag": self.tag or "",
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
+            "crop_pct": 0.875,
+            "crop_mode": "center",
+            "interpolation": "bilinear",
+            "fixed_input_size": False,
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "first_conv": "base_layer.0",
+            "classifier": "fc",
+            "license": self.licence,
+            "origin_url": self.origin,
+            "paper_name": "Deep Layer Aggregation",
+            "paper_ids": "arXiv:1707.06484",
+        }
+
+
+def _released(
+    name: str,
+    depths: tuple[int, int, int, int, int, int],
+    channels: tuple[int, int, int, int, int, int],
+    block: BlockName,
+    *,
+    cardinality: int = 1,
+    base_width: int = 64,
+    shortcut: bool = False,
+    size: tuple[int, int],
+    accuracy: tuple[float, float],
+) -> Row:
+    res2 = block == "bottle2neck"
+    return Row(
+        name,
+        depths,
+        channels,
+        block,
+        cardinality,
+        base_width,
+        shortcut,
+        *size,
+        *accuracy,
+        tag="in1k",
+        licence="unknown" if res2 else "bsd-3-clause",
+        origin="https://github.com/gasvn/Res2Net" if res2 else "https://github.com/ucbdrive/dla",
+    )
+
+
+_COMPACT = (16, 32, 64, 64, 128, 256)
+_WIDE = (16, 32, 128, 256, 512, 1024)
+
+# fmt: off
+_ROWS = (
+    _released("dla34", (1, 1, 1, 2, 2, 1), (16, 32, 64, 128, 256, 512), "basic",
+              size=(15_742_104, 3_060_043_776), accuracy=(74.632, 92.052)),
+    _released("dla46_c", (1, 1, 1, 2, 2, 1), _COMPACT, "bottleneck",
+              size=(1_301_400, 574_269_440), accuracy=(64.880, 86.330)),
+    _released("dla46x_c", (1, 1, 1, 2, 2, 1), _COMPACT, "bottleneck_x", cardinality=32, base_width=4,
+              size=(1_068_440, 532_723_712), accuracy=(66.008, 86.946)),
+    _released("dla60x_c", (1, 1, 1, 2, 3, 1), _COMPACT, "bottleneck_x", cardinality=32, base_width=4,
+              size=(1_319_832, 581_294_080), accuracy=(67.928, 88.426)),
+    _released("dla60", (1, 1, 1, 2, 3, 1), _WIDE, "bottleneck",
+              size=(22_036_632, 4_235_878_400), accuracy=(77.036, 93.316)),
+    _released("dla60x", (1, 1, 1, 2, 3, 1), _WIDE, "bottleneck_x", cardinality=32, base_width=4,
+              size=(17_352_344, 3_516_555_264), accuracy=(78.234, 94.022)),
+    _released("dla102", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck", shortcut=True,
+              size=(33_268_888, 7_164_551_168), accuracy=(78.016, 93.952)),
+    _released("dla102x", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck_x", cardinality=32, base_width=4, shortcut=True,
+              size=(26_309_272, 5_847_932_928), accuracy=(78.516, 94.226)),
+    _released("dla102x2", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck_x", cardinality=64, base_width=4, shortcut=True,
+              size=(41_282_200, 9_283_985_408), accuracy=(79.448, 94.654)),
+    _released("dla169", (1, 1, 2, 3, 5, 1), _WIDE, "bottleneck", shortcut=True,
+              size=(53_389_720, 11_557_560_320), accuracy=(78.702, 94.334)),
+    _released("dla60_res2net", (1, 1, 1, 2, 3, 1), _WIDE, "bottle2neck", cardinality=1, base_width=28,
+              size=(20_848_072, 4_122_681_344), accuracy=(78.480, 94.204)),
+    _released("dla60_res2next", (1, 1, 1, 2, 3, 1), _WIDE, "bottle2neck", cardinality=8, base_width=4,
+              size=(17_032_984, 3_458_752_512), accuracy=(78.488, 94.144)),
+    # Ours: dla34 at half its width, for small photos and small machines.
+    Row("dla34_half", (1, 1, 1, 2, 2, 1), (8, 16, 32, 64, 128, 256), "basic", params=4_068_736, macs=794_642_432),
+)
+
+# fmt: on
+TABLE: MappingProxyType[str, Row] = MappingProxyType({r.name: r for r in _ROWS})
+
+
+def row(name: str) -> Row:
+    """The row of the network called `name`.
+
+    Raises:
+        UnknownNameError: no network has this name; the message carries the nearest names.
+    """
+    try:
+        return TABLE[name]
+    except KeyError:
+        raise UnknownNameError("network", name, TABLE, see="dla models") from None

@@ -1,0 +1,210 @@
+"""Hierarchical deep aggregation, after section 3.2 of "Deep Layer Aggregation".
+
+    T_n(x)  = N(R_{n-1}, ..., R_1, L_1, L_2)
+    R_{n-1} = T_{n-1}(x);   R_m = T_m(R_{m+1})     the sub-trees, deepest first
+    L_1     = B(R_1);       L_2 = B(L_1)           two last blocks (R_1 is x when n = 1)
+
+x is (N, c_in, H, W); every R, L and T is (N, c_out, ceil(H/stride), ceil(W/stride)).
+Attribute names are a file format: published checkpoints spell them this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dla.errors import UsageError
+from dla.models.blocks import RELU, ActLayer, NormLayer, Reduction, conv_bn
+
+__all__ = ["Node", "Tree", "run_part", "sum_nodes"]
+
+
+MakeBlock = Callable[[int, int, Reduction], nn.Module]
+
+
+class Node(nn.Module):
+    """N: concatenate, mix with one convolution, normalise, optionally add the newest input, activate.
+
+    Takes a tuple of maps (N, c_i, H, W), the newest first, whose channels sum to c_in; gives (N, c_out, H, W).
+
+    Args:
+        c_in: channels of all inputs together, however they are spread.
+        c_out: channels of the result; with `shortcut` the newest input must have as many.
+        kernel_size: side of the convolution, odd; 1 in the classifiers, 3 in decoders.
+        shortcut: add the newest input before the activation.
+        norm_layer: called with c_out.
+        act_layer: called without arguments.
+
+    Raises:
+        UsageError: an even `kernel_size`.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        kernel_size: int = 1,
+        shortcut: bool = False,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        act_layer: ActLayer = RELU,
+    ) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise UsageError(f"kernel_size is {kernel_size}. Allowed: odd numbers, such as 1 and 3")
+        self.conv = nn.Conv2d(c_in, c_out, kernel_size, padding=kernel_size // 2, bias=False)
+        self.bn = norm_layer(c_out)
+        self.act = act_layer()
+        self.shortcut = shortcut
+        self.summed = False
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        y = self._sum(inputs) if self.summed and self.training else self.conv(torch.cat(inputs, 1))
+        y = self.bn(y)
+        return self.act(y + inputs[0] if self.shortcut else y)  # type: ignore[no-any-return]
+
+    def _sum(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """conv(cat(inputs)), as the sum over the inputs with the slice of the weight that each of them meets."""
+        slices, around = torch.split(self.conv.weight, [x.shape[1] for x in inputs], 1), self.conv.kernel_size[0] // 2
+        y = F.conv2d(inputs[0], slices[0], padding=around)
+        for x, weight in zip(inputs[1:], slices[1:], strict=True):
+            y += F.conv2d(x, weight, padding=around)
+        return y
+
+
+def sum_nodes(model: nn.Module, enable: bool = True) -> None:
+    """Let each node of `model` sum over slices of its weight in training, in place of concatenating its inputs.
+
+    The concatenation is then not kept for the backward pass: a tenth to a sixth of what a network keeps
+    (`benchmarks/node.py`). Weights and names are the same, results differ in the last digits. Evaluation, which keeps
+    nothing, always concatenates.
+    """
+    for module in model.modules():
+        if isinstance(module, Node):
+            module.summed = enable
+
+
+class Pool(nn.Module):
+    """The maximum of 2x2 neighbours, on the grid of the strided convolutions beside it.
+
+    The last row and column of an odd size count with the neighbours they have, so that the result is
+    ceil(H/2) x ceil(W/2), like the convolution's, at every size. Where a stage dilates instead of striding, each
+    position takes the neighbours that the strided pooling would have taken from there.
+    """
+
+    def __init__(self, reduction: Reduction) -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, x: Tensor) -> Tensor:
+        s, d = self.reduction.stride, self.reduction.dilation_in
+        if s > 1 and not _exports_any_size(x):
+            return F.max_pool2d(x, 2, s, ceil_mode=True)
+        return F.max_pool2d(F.pad(x, (0, d, 0, d), value=float("-inf")), 2, s, dilation=d)
+
+
+def _exports_any_size(x: Tensor) -> bool:
+    """Whether an exporter must prove sizes for every H and W: it can for padding, but not for ceil_mode."""
+    if not torch.compiler.is_exporting():
+        return False
+    # The strict exporter shows every size as an int, so there is no telling.
+    return torch.compiler.is_dynamo_compiling() or not all(isinstance(n, int) for n in x.shape[2:])
+
+
+class Tree(nn.Module):
+    """T_n. `kept`: results waiting for N, in the order made; c_kept channels in all.
+
+    `keep_input` hands the pooled input to the last node, which joins one stage to the next.
+
+    A block whose forward has an argument `shortcut` is given what to add: the first one its pooled and projected
+    input, the others nothing, which means their own input. A block without it adds what it likes.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        make_block: MakeBlock,
+        c_in: int,
+        c_out: int,
+        reduction: Reduction,
+        *,
+        norm_layer: NormLayer,
+        act_layer: ActLayer,
+        keep_input: bool = False,
+        shortcut: bool = False,
+        c_kept: int = 0,
+    ) -> None:
+        super().__init__()
+        c_kept += c_in if keep_input else 0
+        self.n, self.keep_input = n, keep_input
+        self.downsample = Pool(reduction) if reduction.reduces else nn.Identity()
+        if n > 1:
+            self.tree1: nn.Module = Tree(
+                n - 1, make_block, c_in, c_out, reduction,
+                norm_layer=norm_layer, act_layer=act_layer, shortcut=shortcut,
+            )  # fmt: skip
+            self.tree2: nn.Module = Tree(
+                n - 1, make_block, c_out, c_out, reduction.after(),
+                norm_layer=norm_layer, act_layer=act_layer, shortcut=shortcut, c_kept=c_kept + c_out,
+            )  # fmt: skip
+        else:
+            first, second = make_block(c_in, c_out, reduction), make_block(c_out, c_out, reduction.after())
+            self.gives_shortcut = "shortcut" in signature(first.forward).parameters
+            projects = self.gives_shortcut and c_in != c_out
+            # project comes first: the order of the published files
+            self.project = conv_bn(c_in, c_out, norm_layer) if projects else nn.Identity()
+            self.tree1, self.tree2 = first, second
+            self.root = Node(2 * c_out + c_kept, c_out, shortcut=shortcut, norm_layer=norm_layer, act_layer=act_layer)
+
+    def forward(self, x: Tensor, kept: tuple[Tensor, ...] = (), saving: bool = False) -> Tensor:
+        """`saving`: the backward pass gets the maps of the blocks and nodes, and computes what is inside them again."""
+        pools = self.keep_input or (self.n == 1 and self.gives_shortcut)
+        pooled = run_part(self.downsample, x, saving=saving) if pools else x
+        if self.keep_input:
+            kept = (*kept, pooled)
+        if self.n > 1:
+            r = self.tree1(x, saving=saving)  # R_m = T_m(R_{m+1})
+            return self.tree2(r, (*kept, r), saving=saving)  # type: ignore[no-any-return]  # R_{m-1}, ..., then L and N
+        added = (run_part(self.project, pooled, saving=saving),) if self.gives_shortcut else ()
+        l1 = run_part(self.tree1, x, *added, saving=saving)  # L_1 = B(R_1)
+        l2 = run_part(self.tree2, l1, saving=saving)  # L_2 = B(L_1)
+        return run_part(self.root, (l2, l1, *kept), saving=saving)  # T_n = N(...), in the files' order
+
+
+def run_part(part: nn.Module, *inputs: Tensor | tuple[Tensor, ...], saving: bool) -> Tensor:
+    """`part(*inputs)`; in training, `saving` keeps nothing of it for the backward pass but its inputs."""
+    if not (saving and part.training and torch.is_grad_enabled()) or isinstance(part, nn.Identity):
+        return part(*inputs)  # type: ignore[no-any-return]
+    if torch.compiler.is_compiling():  # a compiled backward pass changes no statistics, and takes no context
+        return checkpoint(part, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+    return checkpoint(part, *inputs, use_reentrant=False, context_fn=partial(_twice, part))  # type: ignore[no-any-return]
+
+
+def _twice(part: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """For checkpointing: the second computation of a part must not count in its running statistics again."""
+    return nullcontext(), _StatisticsUntouched(part)
+
+
+class _StatisticsUntouched:
+    """Norms compute as in training, but remember nothing. Entered once a backward pass: twice if the graph is kept."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self.norms = [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+
+    def __enter__(self) -> None:
+        self.kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            # Without statistics the norm would save fewer tensors, and the checkpoint counts them.
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, count) in zip(self.norms, self.kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

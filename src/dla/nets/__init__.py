@@ -1,1 +1,0 @@
-"""The networks: torch only; no files, no images, no YAML."""

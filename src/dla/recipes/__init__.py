@@ -1,1 +1,0 @@
-"""Training recipes: YAML files and their one schema."""

@@ -1,1 +1,0 @@
-"""How results look: tables, files, pictures."""

@@ -1,0 +1,1 @@
+"""Files, the cache and locks: everything written to disk goes through here."""

@@ -1,0 +1,98 @@
+"""Files that save time and can be made again, and int8 forms: our cache folder, by content.
+
+A file is called KIND/KEY, for what it was made from, and begins with the SHA-256 of the rest: a damaged one is seen,
+and what is made again takes its place. Each is written aside and renamed, so that processes at once do each other no
+harm. Where the folder cannot be written, nothing is kept and nothing fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["FORMS", "PHOTOS", "Entry", "clear", "entries", "folder", "key_of", "recall", "remember"]
+
+
+PHOTOS = "photos"  # what training has decoded: dla.data.photo_cache keeps it there, by content too
+FORMS = "int8"  # networks in int8: made from photos of the user's, so that no clearing takes them
+_OURS = re.compile(r"[0-9a-f]{32}|\.part-\w+")
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_DECODED = re.compile(r"[0-9a-f]{40}\.(rgb|\d+-\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of the cache: its kind, its path, its size in bytes."""
+
+    kind: str
+    path: Path
+    size: int
+
+
+def folder() -> Path:
+    """`DLA_CACHE`, else `dla` in the user's cache folder."""
+    if chosen := os.environ.get("DLA_CACHE"):
+        return Path(os.path.expanduser(chosen))
+    from platformdirs import user_cache_path
+
+    return user_cache_path("dla", appauthor=False)
+
+
+def key_of(*parts: str) -> str:
+    """One word for what something is made from: other parts, or others' order, give another."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(f"{len(part.encode())}:".encode() + part.encode())
+    return whole.hexdigest()[:32]
+
+
+def recall(kind: str, key: str) -> bytes | None:
+    """What was remembered, whole, or None."""
+    with suppress(OSError), open(folder() / kind / key, "rb") as file:
+        digest, data = file.read(_DIGEST_BYTES), file.read()
+        if hashlib.sha256(data).digest() == digest:
+            return data
+    return None
+
+
+def remember(kind: str, key: str, data: bytes) -> bool:
+    """Keep `data` for `recall` in place of what was there, if the disk lets us; whether it did."""
+    with suppress(OSError):
+        place = folder() / kind
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor, aside = tempfile.mkstemp(dir=place, prefix=".part-")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(hashlib.sha256(data).digest())
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, place / key)
+        except BaseException:
+            os.unlink(aside)
+            raise
+        return True
+    return False
+
+
+def entries() -> Iterator[Entry]:
+    """Every file that `remember` wrote, and every photo that training keeps, half written ones too; nobody else's."""
+    ours = [path for path in folder().glob("*/*") if _OURS.fullmatch(path.name)]
+    photos = [path for path in (folder() / PHOTOS).glob("*/*") if _DECODED.fullmatch(path.name)]
+    for path in sorted(ours + photos):
+        with suppress(OSError):
+            yield Entry(path.relative_to(folder()).parts[0], path, path.stat().st_size)
+
+
+def clear() -> list[Entry]:
+    """Remove them but for `FORMS`, and give what was removed."""
+    removed = [entry for entry in entries() if entry.kind != FORMS]
+    for entry in removed:
+        entry.path.unlink(missing_ok=True)
+    return removed

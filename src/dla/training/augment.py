@@ -1,0 +1,85 @@
+"""What a training step changes about a whole batch, by kornia on the network's device.
+
+x_N3HW holds pixels from 0 to 1. Randomness is PyTorch's, which the loop seeds for each step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dla.errors import UnavailableError
+from dla.training.recipe import Augment
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["BatchAugment", "Mix"]
+
+
+GREY = 0.5
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Photo n is 1 - shares_N[n] of itself and shares_N[n] of photo partners_N[n] of the batch."""
+
+    partners_N: Tensor
+    shares_N: Tensor
+
+
+class BatchAugment:
+    """Colour, RandAugment, erasing and mixing as a recipe has them; `acts` is False where it has none of them."""
+
+    def __init__(self, augment: Augment) -> None:
+        self.augment = augment
+        self.steps: list[nn.Module] = []
+        self.mixers: list[Any] = []
+        colour = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+        self.acts = any([*colour, augment.rand_operations, augment.erase, augment.mixup, augment.cutmix])
+        if not self.acts:
+            return
+        kornia = _kornia()
+        if any(colour):
+            self.steps.append(kornia.ColorJitter(*colour))
+        if augment.rand_operations:
+            self.steps.append(kornia.auto.RandAugment(augment.rand_operations, augment.rand_magnitude))
+        if augment.erase:
+            self.steps.append(kornia.RandomErasing(p=augment.erase, value=GREY))
+        keys = ["input", "class"]
+        if augment.mixup:
+            self.mixers.append(kornia.RandomMixUpV2(data_keys=keys))
+        if augment.cutmix:
+            beta = torch.tensor(augment.cutmix)
+            self.mixers.append(kornia.RandomCutMixV2(beta=beta, data_keys=keys, use_correct_lambda=True))
+
+    def __call__(self, x_N3HW: Tensor) -> tuple[Tensor, Mix | None]:
+        """The batch changed, and how its photos were mixed, if they were."""
+        for step in self.steps:
+            x_N3HW = step(x_N3HW)
+        if not self.mixers or torch.rand(()) >= self.augment.mix_probability:
+            return x_N3HW, None
+        mixer = self.mixers[int(torch.randint(len(self.mixers), ()))]
+        rows_N = torch.arange(len(x_N3HW), device=x_N3HW.device)
+        params: dict[str, Any] = mixer.forward_parameters(x_N3HW.shape)
+        is_mixup = "mixup_lambdas" in params
+        if is_mixup:  # kornia draws them evenly
+            beta = torch.distributions.Beta(self.augment.mixup, self.augment.mixup)
+            params["mixup_lambdas"] = beta.sample((len(x_N3HW),))
+        x_N3HW, mixed = mixer(x_N3HW, rows_N, params=params)
+        # its labels are (own, other, share), the share of the other photo in mixup and of the own one in CutMix
+        _, partners_N, share_N = mixed.reshape(-1, 3).unbind(1)
+        return x_N3HW, Mix(partners_N.long(), share_N if is_mixup else 1 - share_N)
+
+
+def _kornia() -> ModuleType:
+    try:
+        import kornia.augmentation
+    except ImportError:
+        raise UnavailableError(
+            "colour, RandAugment, erasing, mixup and CutMix need kornia: pip install 'dla[train]'"
+        ) from None
+    return kornia.augmentation

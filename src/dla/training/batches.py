@@ -1,0 +1,103 @@
+"""From photos to batches: cropped and resized ahead of the network.
+
+Batches are uint8 (N, H, W, 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from dla.data.prefetch import run_ahead
+from dla.errors import UsageError
+from dla.images.preprocessing import Preprocessing, crop_resize
+from dla.images.random_crop import crop_generator, mirrored, order_generator, random_crop
+from dla.training.distributed import Ranks
+from dla.training.recipe import Recipe
+from dla.types import Array
+
+__all__ = ["Batch", "Images", "TrainBatches", "val_batches"]
+
+
+class Images(Protocol):
+    """RGB images by their row of a split; several threads may ask at once."""
+
+    def __getitem__(self, row: int, /) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`rows_N` are the photos' places in the split."""
+
+    pixels_NHW3: Array
+    targets_N: Array
+    rows_N: Array
+
+
+class TrainBatches:
+    """The batches that this rank learns from, by epoch and step; nothing else decides what is in them."""
+
+    def __init__(
+        self, images: Images, targets_N: Array, recipe: Recipe, preprocessing: Preprocessing, workers: int, ranks: Ranks
+    ) -> None:
+        self.images, self.targets_N, self.recipe, self.preprocessing = images, targets_N, recipe, preprocessing
+        self.workers, self.ranks = workers, ranks
+        self.steps = len(targets_N) // recipe.batch_size
+        if self.steps == 0:
+            raise UsageError(
+                f"batch_size is {recipe.batch_size}, but there are only {len(targets_N):,} photos to train with. "
+                f"Try: --batch-size {max(1, len(targets_N) // 2)}"
+            )
+        if recipe.batch_size % (ranks.world * recipe.optimizer.accumulate):
+            raise UsageError(
+                f"batch_size is {recipe.batch_size}; {ranks.world} processes with optimizer.accumulate "
+                f"{recipe.optimizer.accumulate} need a multiple of {ranks.world * recipe.optimizer.accumulate}"
+            )
+
+    def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """The epoch's batches from `first_step` on. The photos of the last, incomplete one wait for another epoch."""
+        order = self._order(epoch)
+        return run_ahead(
+            lambda step: self._make(order, epoch, step),
+            range(first_step, self.steps),
+            self.workers,
+            2 * max(self.workers, 1),
+        )
+
+    def _order(self, epoch: int) -> Array:
+        generator, count = order_generator(self.recipe.seed, epoch), len(self.targets_N)
+        if self.recipe.loss.sampling == "natural":
+            return generator.permutation(count)
+        share_N = 1.0 / np.bincount(self.targets_N)[self.targets_N]
+        return generator.choice(count, count, p=share_N / share_N.sum())
+
+    def _make(self, order: Array, epoch: int, step: int) -> Batch:
+        size, augment = self.recipe.batch_size, self.recipe.augment
+        places = self.ranks.share(np.arange(size))
+        rows = order[step * size + places]
+        side = self.recipe.input.size_at(epoch, step, min(self.preprocessing.size))
+        of_canvas = (1 + 2 * augment.margin) ** -2
+        scale = augment.scale[0] * of_canvas, augment.scale[1] * of_canvas
+        pixels = np.empty((len(rows), side, side, 3), np.uint8)
+        for i, (row, place) in enumerate(zip(rows, places, strict=True)):
+            generator = crop_generator(self.recipe.seed, epoch, step, int(place))
+            canvas = mirrored(self.images[int(row)], augment.margin)
+            box = random_crop(canvas.size, scale, augment.ratio, generator, augment.ratio_rule)
+            crop = crop_resize(canvas, box, (side, side), self.preprocessing.interpolation)
+            pixels[i] = crop[:, ::-1] if generator.random() < augment.flip else crop
+        return Batch(pixels, self.targets_N[rows], rows)
+
+
+def val_batches(
+    images: Images, rows: Array, preprocessing: Preprocessing, batch_size: int, workers: int
+) -> Iterator[Array]:
+    """Pixels (N, H, W, 3) of the rows, in order, as `dla predict` would see them."""
+
+    def make(start: int) -> Array:
+        return np.stack([preprocessing.pixels(images[int(r)]) for r in rows[start : start + batch_size]])
+
+    return run_ahead(make, range(0, len(rows), batch_size), workers, 2 * max(workers, 1))

@@ -1,0 +1,237 @@
+"""What a run would take: `dla train --dry-run`. Nothing is written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+
+import torch
+
+from dla.data.photo_cache import Cache
+from dla.engines.cpu import peak_memory
+from dla.errors import DlaError, UnavailableError
+from dla.storage.files import naming
+from dla.training.batches import Batch, TrainBatches
+from dla.training.memory import enough_memory
+from dla.training.recipe import Recipe
+from dla.training.run import open_photos
+from dla.training.setup import Means, Setup, check_apart, set_up, with_photos
+
+__all__ = ["Plan", "RateCurve", "check_can_draw", "draw_rates", "find_rate", "plan"]
+
+
+STEPS, VAL_BATCHES = 3, 2
+GENTLY = 1e-3  # of the learning rate: the steps are for their time, and should not run into numbers without end
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would take, by a few real steps of each size of crop.
+
+    `step_seconds` is by the side of the crops in pixels; `peak_bytes` is the process's, or on a GPU PyTorch's
+    there, and None where the system does not say.
+    """
+
+    parameters: int
+    learning: int
+    train: int
+    val: int
+    classes: int
+    steps_per_epoch: int
+    epochs: int
+    step_seconds: dict[int, float]
+    val_seconds: float
+    total_seconds: float
+    peak_bytes: int | None
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    workers: int = 2,
+    device: str = "auto",
+    cache: Cache = "none",
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Measure a few steps of the recipe on its photos. Arguments and errors are those of `train`."""
+    recipe = with_photos(recipe, None)
+    means = Means.named(workers, device, cache, say)
+    splits = open_photos(recipe, means)
+    with torch.random.fork_rng([]), enough_memory(recipe):
+        setup = set_up(recipe, splits, means)
+        sides = _sides(recipe, setup)
+        seconds = {side: _step_seconds(setup, recipe, *first) for side, (first, _) in sides.items()}
+        val_seconds = _val_seconds(setup)
+    parameters = list(setup.fit.network.parameters())
+    return Plan(
+        parameters=sum(p.numel() for p in parameters),
+        learning=sum(p.numel() for p in parameters if p.requires_grad),
+        train=len(splits.train),
+        val=len(splits.val),
+        classes=len(splits.train.class_ids),
+        steps_per_epoch=setup.batches.steps,
+        epochs=recipe.epochs,
+        step_seconds=seconds,
+        val_seconds=val_seconds,
+        total_seconds=sum(seconds[side] * count for side, (_, count) in sides.items()) + recipe.epochs * val_seconds,
+        peak_bytes=_peak(means.device),
+    )
+
+
+def _sides(recipe: Recipe, setup: Setup) -> dict[int, tuple[tuple[int, int], int]]:
+    """For each side of the crops the first epoch and step that have it, and how many steps do."""
+    own = min(setup.start.preprocessing.size)
+    found: dict[int, tuple[tuple[int, int], int]] = {}
+    for epoch in range(recipe.epochs):
+        for step in range(setup.batches.steps):
+            side = recipe.input.size_at(epoch, step, own)
+            first, count = found.get(side, ((epoch, step), 0))
+            found[side] = first, count + 1
+    return found
+
+
+def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int) -> float:
+    """The median of some steps on this batch, after one that is not counted. Its making is not in it."""
+    batch = next(setup.batches.epoch(epoch, step))
+    times = []
+    for _ in range(STEPS + 1):
+        began = time.monotonic()
+        setup.fit.step(batch, recipe.lr * GENTLY)
+        times.append(time.monotonic() - began)
+    return sorted(times[1:])[STEPS // 2]
+
+
+def _val_seconds(setup: Setup) -> float:
+    """An epoch's validation, from a part of it."""
+    whole = setup.validation
+    count = len(whole.targets_N)
+    some = min(count, VAL_BATCHES * whole.batch_size)
+    network = setup.fit.stored()
+    began = time.monotonic()
+    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.fit, lambda: None)
+    return (time.monotonic() - began) * count / some
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+
+
+SWEEP_STEPS, LOWEST, HIGHEST = 100, 1e-6, 10.0
+MEMORY = 0.9  # of the running mean of the losses
+TOO_MUCH = 4.0  # times the best loss: what comes after says nothing
+BELOW_THE_BEST = 0.1  # of the rate at which the loss was lowest, beyond which it would soon grow
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """Smoothed losses at rising learning rates, and the proposed one."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    proposed: float
+
+
+def find_rate(
+    recipe: Recipe,
+    picture: Path,
+    *,
+    workers: int = 2,
+    device: str = "auto",
+    cache: Cache = "none",
+    say: Callable[[str], None] = lambda text: None,
+) -> RateCurve:
+    """Let the learning rate rise from step to step until the loss grows; draw the curve into a PNG.
+
+    The other arguments and errors are those of `train`; and
+
+    Raises:
+        DlaError: the loss grew at once.
+        UnavailableError: matplotlib is missing.
+    """
+    check_can_draw()
+    recipe = with_photos(recipe, None)
+    check_apart(picture.parent, recipe)
+    means = Means.named(workers, device, cache, say)
+    splits = open_photos(recipe, means)
+    with torch.random.fork_rng([]), enough_memory(recipe):
+        setup = set_up(recipe, splits, means)
+        rates, losses = [], []
+        for i, batch in enumerate(islice(_batches(setup.batches), SWEEP_STEPS)):
+            rate = LOWEST * (HIGHEST / LOWEST) ** (i / (SWEEP_STEPS - 1))
+            try:
+                loss, _ = setup.fit.step(batch, rate)
+            except DlaError:  # not finite any more
+                break
+            setup.fit.at.step += 1
+            rates.append(rate)
+            losses.append(loss)
+            if smoothed(losses)[-1] > TOO_MUCH * min(smoothed(losses)):
+                break
+    curve = RateCurve(tuple(rates), tuple(smoothed(losses)), proposal(rates, smoothed(losses)))
+    draw_rates(curve.rates, curve.losses, curve.proposed, picture)
+    return curve
+
+
+def _batches(batches: TrainBatches) -> Iterator[Batch]:
+    """An epoch after another."""
+    for epoch in count():
+        yield from batches.epoch(epoch, 0)
+
+
+def smoothed(losses: list[float]) -> list[float]:
+    """The running mean of the losses, without the pull of its beginning at zero."""
+    means, mean = [], 0.0
+    for i, loss in enumerate(losses, 1):
+        mean = MEMORY * mean + (1 - MEMORY) * loss
+        means.append(mean / (1 - MEMORY**i))
+    return means
+
+
+def proposal(rates: list[float], losses: list[float]) -> float:
+    """A tenth of the rate at which the loss was lowest, to two digits.
+
+    Raises:
+        DlaError: it was lowest at the lowest rate.
+    """
+    best = min(range(len(losses)), key=losses.__getitem__, default=0)
+    if best == 0:
+        raise DlaError(f"the loss only grows from a learning rate of {LOWEST:g} on. Is something wrong with the data?")
+    rate = BELOW_THE_BEST * rates[best]
+    digits = 1 - math.floor(math.log10(rate))
+    return round(rate, digits)
+
+
+def check_can_draw() -> None:
+    """See that curves can be drawn, before anything long.
+
+    Raises:
+        UnavailableError: matplotlib is missing.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UnavailableError("the curve is drawn by matplotlib, which is missing: pip install 'dla[train]'") from None
+
+
+def draw_rates(rates: Sequence[float], losses: Sequence[float], proposed: float, path: Path) -> None:
+    """Losses over learning rates (logarithmic), with a line at the proposed one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(rates, losses, color="#1f5fa8")
+    axes.axvline(proposed, color="#c8501e", linestyle="--", label=f"proposed: {proposed:g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss, running mean")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        figure.savefig(path)

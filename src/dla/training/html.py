@@ -1,0 +1,132 @@
+"""The report of a run: `report.html`, from what lies in the run's folder and the scores of its best weights."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dla.data.dataset import Split
+from dla.html_report.charts import Series, lines, percent
+from dla.html_report.page import (
+    Chart,
+    Charts,
+    Code,
+    Facts,
+    Figure,
+    Figures,
+    Picture,
+    Pictures,
+    Section,
+    embedded,
+    write_page,
+)
+from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
+from dla.images.decode import read_photo
+from dla.metrics.classification import evaluate
+from dla.training.run_folder import read_epochs
+from dla.types import Array
+
+__all__ = ["write_report"]
+
+
+def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str]) -> Path:
+    """Write `run`/report.html and return its path.
+
+    It takes config.yaml, run.json, metrics.jsonl and mosaic.png from the run's folder; what is not there yet is left
+    out.
+
+    Args:
+        split: the validation photos.
+        logits_NK: the best weights' scores of them, in their order.
+        labels: the classes' readable names, in the order of the outputs.
+
+    Raises:
+        UnavailableError: jinja2 is missing.
+        OSError: of the disk.
+    """
+    found = evaluate(logits_NK, split.targets_N, split.class_ids)
+    names = shown_names(split.class_ids, list(labels))
+    epochs, facts = read_epochs(run / "metrics.jsonl"), _json(run / "run.json")
+    errors = surest_errors(found, split.targets_N, names, lambda i: read_photo(split.photos[i]).image, split.names)
+    sections = (
+        Section("What came out", (Figures((*headline(found).items, *_of_run(epochs))),), "On the validation photos, "
+                "with the weights in best/. Intervals are bootstraps over photos."),
+        *_curves(epochs, len(split.class_ids)),
+        *evaluation_sections(found, names),
+        *((errors,) if errors else ()),
+        *_mosaic(run / "mosaic.png"),
+        *_made(run, facts),
+    )  # fmt: skip
+    path = run / "report.html"
+    counts = f"{found.count:,} validation photos, {len(split.class_ids)} classes"
+    write_page(path, f"Training run {run.resolve().name}", counts, sections)
+    return path
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _of_run(epochs: list[dict[str, Any]]) -> tuple[Figure, ...]:
+    if not epochs:
+        return ()
+    minutes = sum(e["seconds"] for e in epochs) / 60
+    rate = sum(e["photos_per_second"] for e in epochs) / len(epochs)
+    return (Figure("training", f"{minutes:.1f} min", f"{len(epochs)} epochs, {rate:.0f} photos/s"),)
+
+
+def _curves(epochs: list[dict[str, Any]], class_count: int) -> tuple[Section, ...]:
+    xs = [e["epoch"] for e in epochs]
+
+    def of(name: str, key: str) -> Series:
+        return Series(name, xs, [e.get(key) for e in epochs])
+
+    accuracies = [of("top-1", "top1"), *([of("top-5", "top5")] if class_count > 5 else [])]
+    charts = (
+        Chart("Loss", lines([of("training", "loss"), of("validation", "val_loss")], "epoch")),
+        Chart("Accuracy on validation", lines(accuracies, "epoch", percent)),
+        Chart("Learning rate", lines([of("learning rate", "lr")], "epoch")),
+        Chart("Speed", lines([of("photos a second", "photos_per_second")], "epoch")),
+        Chart("Waiting for photos", lines([of("share of the time", "waiting")], "epoch", percent)),
+    )
+    drawn = tuple(c for c in charts if c.svg)
+    return (Section("How it went", (Charts(drawn),)),) if drawn else ()
+
+
+def _mosaic(path: Path) -> tuple[Section, ...]:
+    if not path.exists():
+        return ()
+    with Image.open(path) as picture:
+        uri = embedded(picture.convert("RGB"))
+    note = "The first batch, cropped, resized, turned and coloured, before its numbers are scaled."
+    return (
+        Section("What the network was shown", (Pictures((Picture(uri, (), "training photos"),), wide=True),), note),
+    )
+
+
+def _made(run: Path, facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """How it was made: command, versions, machine, data and the whole recipe."""
+    parts: list[Code | Facts] = []
+    if command := facts.get("command"):
+        parts.append(Code(command if isinstance(command, str) else shlex.join(command)))
+    known = [pair for key in ("data", "versions", "machine") for pair in _flat(facts.get(key) or {}, f"{key}: ")]
+    if known:
+        parts.append(Facts(tuple(known)))
+    config = run / "config.yaml"
+    if config.exists():
+        parts.append(Code(config.read_text(encoding="utf-8"), "config.yaml, the whole recipe"))
+    return (Section("How it was made", tuple(parts)),) if parts else ()
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+            yield f"{prefix}{name}", shown

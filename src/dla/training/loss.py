@@ -1,0 +1,147 @@
+"""What is made small: cross-entropy with the labels, mixed where photos were mixed, and with a teacher.
+
+N photos, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dla.errors import UnavailableError, UsageError
+from dla.images.preprocessing import Preprocessing
+from dla.models.fuse import fold_batch_norm
+from dla.training.recipe import Distill, Loss
+from dla.types import Array
+from dla.weights.load import open_model
+
+__all__ = ["Criterion", "Labels", "NetworkTeacher", "ScoresTeacher", "Teacher", "balanced_weights", "find_teacher"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a batch should be called.
+
+    Photo n is of class targets_N[n]; where photos were mixed, shares_N[n] of it is of class others_N[n].
+    `teacher_NK` are a teacher's probabilities, softened by the temperature.
+    """
+
+    targets_N: Tensor
+    others_N: Tensor | None = None
+    shares_N: Tensor | None = None
+    teacher_NK: Tensor | None = None
+
+    def part(self, start: int, stop: int) -> Labels:
+        """Those of photos `start` to `stop`."""
+        fields = (self.targets_N, self.others_N, self.shares_N, self.teacher_NK)
+        return Labels(*(None if f is None else f[start:stop] for f in fields))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The loss of a recipe; `weights_K` weigh the classes."""
+
+    loss: Loss
+    distill: Distill
+    weights_K: Tensor | None = None
+
+    def __call__(self, logits_NK: Tensor, labels: Labels) -> Tensor:
+        """The mean over the photos."""
+        loss = self._of_labels(logits_NK, labels)
+        if labels.teacher_NK is None:
+            return loss
+        share, t = self.distill.weight, self.distill.temperature
+        divergence = F.kl_div((logits_NK / t).log_softmax(1), labels.teacher_NK, reduction="batchmean")
+        return (1 - share) * loss + share * t * t * divergence
+
+    def _of_labels(self, logits_NK: Tensor, labels: Labels) -> Tensor:
+        """Both classes of a mixed photo count by their shares, which is the cross-entropy with its mixed label."""
+        smoothing, weights_K = self.loss.label_smoothing, self.weights_K
+        own_N, other_N, share_N = labels.targets_N, labels.others_N, labels.shares_N
+        if other_N is None or share_N is None:
+            return F.cross_entropy(logits_NK, own_N, weights_K, label_smoothing=smoothing)
+        of_own_N, of_other_N = (
+            F.cross_entropy(logits_NK, t, weights_K, label_smoothing=smoothing, reduction="none")
+            for t in (own_N, other_N)
+        )
+        total = of_own_N.lerp(of_other_N, share_N).sum()
+        if weights_K is None:
+            return total / len(own_N)
+        return total / weights_K[own_N].lerp(weights_K[other_N], share_N).sum()
+
+
+def balanced_weights(targets_N: Tensor, classes: int) -> Tensor:
+    """Weights (K,) by which all classes weigh the same: photos / (classes * photos of the class)."""
+    counts_K = torch.bincount(targets_N, minlength=classes)
+    return len(targets_N) / (classes * counts_K.clamp(min=1)).float()
+
+
+class Teacher(Protocol):
+    """Gives logits (N, K) for a batch: its pixels as the student sees them, 0 to 255, and its rows of the split."""
+
+    sees_mixed: bool
+
+    def __call__(self, pixels_N3HW: Tensor, rows_N: Array) -> Tensor: ...
+
+
+def find_teacher(distill: Distill, class_ids: tuple[str, ...], photos: int, device: torch.device) -> Teacher | None:
+    """The recipe's teacher, if it has one.
+
+    Raises:
+        UsageError: it does not know all the classes, or there are not as many scores as photos.
+        UnavailableError: it cannot be had.
+    """
+    if distill.model:
+        return NetworkTeacher(distill.model, class_ids, device)
+    return ScoresTeacher(distill.scores, (photos, len(class_ids)), device) if distill.scores else None
+
+
+class NetworkTeacher:
+    """A trained network, in evaluation form; its classes are matched by name."""
+
+    sees_mixed = True
+
+    def __init__(self, source: str, class_ids: tuple[str, ...], device: torch.device) -> None:
+        opened = open_model(source)
+        known = {name: k for k, name in enumerate(opened.config.label_names or ())}
+        if missing := [c for c in class_ids if c not in known]:
+            raise UsageError(f"the teacher {opened.origin} does not know the class {missing[0]!r}. Try another teacher")
+        network: Any = fold_batch_norm(opened.model).requires_grad_(False)
+        self.network = network.to(device=device, memory_format=torch.channels_last)
+        self.columns = torch.tensor([known[c] for c in class_ids], device=device)
+        own = Preprocessing.from_config(opened.config.pretrained_cfg, opened.config.exif)
+        self.scale, self.shift = (torch.from_numpy(a).to(device)[:, None, None] for a in own.scale_shift())
+
+    def __call__(self, pixels_N3HW: Tensor, rows_N: Array) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.network(pixels_N3HW * self.scale + self.shift)
+            return logits[:, self.columns]
+
+
+class ScoresTeacher:
+    """Logits in a file, one row a photo in the order of the data."""
+
+    sees_mixed = False
+
+    def __init__(self, path: str, shape: tuple[int, int], device: torch.device) -> None:
+        try:
+            self.scores_NK = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UnavailableError(f"the scores {path} cannot be read: {error}") from error
+        if not isinstance(self.scores_NK, np.ndarray) or self.scores_NK.dtype.kind not in "fiu":
+            raise UsageError(f"the scores {path} are no array of numbers. Save one by numpy.save, as .npy")
+        if self.scores_NK.shape != shape:
+            raise UsageError(
+                f"{Path(path).name} holds scores of shape {self.scores_NK.shape}; {shape[0]:,} training photos in "
+                f"{shape[1]:,} classes take {shape}"
+            )
+        self.device = device
+
+    def __call__(self, pixels_N3HW: Tensor, rows_N: Array) -> Tensor:
+        return torch.from_numpy(self.scores_NK[rows_N].astype(np.float32)).to(self.device)

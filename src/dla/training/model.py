@@ -1,0 +1,119 @@
+"""The network that a run begins with: fresh or trained, its classifier fitted to the classes, parts of it frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from dla.images.labels import imagenet_classes
+from dla.images.preprocessing import Preprocessing
+from dla.models.dla import DLA
+from dla.training.recipe import Recipe
+from dla.weights.create import create_model
+from dla.weights.load import open_model
+from dla.weights.model_folder import ModelConfig
+
+__all__ = ["Start", "begin", "freeze", "train_mode"]
+
+
+STAGES = ("stem", "level0", "level1", "level2", "level3", "level4", "level5")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network before its first step, how photos are prepared for it, what a model folder says of it, and notes."""
+
+    network: DLA
+    preprocessing: Preprocessing
+    config: ModelConfig
+    notes: tuple[str, ...]
+
+
+def begin(recipe: Recipe, class_ids: tuple[str, ...]) -> Start:
+    """The network of a recipe for these classes.
+
+    Raises:
+        UnknownNameError, UnavailableError, DamagedError: as `dla.load`.
+    """
+    options: dict[str, Any] = {
+        "drop_rate": recipe.regular.drop_rate,
+        "drop_path_rate": recipe.regular.drop_path_rate,
+    }
+    if recipe.pretrained:
+        network, config, notes = _trained(recipe.model, class_ids, options)
+    else:
+        # The classifier starts small: the published rule gives it a spread of sqrt(2 / classes), far too much for a few
+        network = create_model(recipe.model, num_classes=0, **options).reset_classifier(len(class_ids))
+        cfg = dict(network.pretrained_cfg)
+        config = ModelConfig(str(cfg["architecture"]), len(class_ids), pretrained_cfg=cfg)
+        notes = (f"afresh, {config.architecture} for {len(class_ids)} classes",)
+    preprocessing = _preprocessing(recipe, config)
+    freeze(network, recipe.freeze)
+    if recipe.compute.checkpointing:
+        network.set_grad_checkpointing()
+    return Start(network, preprocessing, _described(config, recipe, class_ids, preprocessing), notes)
+
+
+def _trained(
+    source: str, class_ids: tuple[str, ...], options: dict[str, Any]
+) -> tuple[DLA, ModelConfig, tuple[str, ...]]:
+    opened = open_model(source, **options)
+    if opened.config.label_names == class_ids:
+        return opened.model, opened.config, (f"{opened.origin}, which knows these classes",)
+    opened.model.reset_classifier(len(class_ids))
+    note = f"{opened.origin}, its classifier replaced for {len(class_ids)} classes"
+    return opened.model, opened.config, (*opened.report.notes, note)
+
+
+def _preprocessing(recipe: Recipe, config: ModelConfig) -> Preprocessing:
+    """The network's own, with what the recipe says of it."""
+    own = Preprocessing.from_config(config.pretrained_cfg, config.exif)
+    asked: dict[str, Any] = {
+        "size": recipe.input.val_size and (recipe.input.val_size, recipe.input.val_size),
+        "crop_pct": recipe.input.crop_pct,
+        "crop_mode": recipe.input.crop_mode,
+        "interpolation": recipe.input.interpolation,
+    }
+    return replace(own, **{k: v for k, v in asked.items() if v is not None})
+
+
+def _described(
+    config: ModelConfig, recipe: Recipe, class_ids: tuple[str, ...], preprocessing: Preprocessing
+) -> ModelConfig:
+    """What the model folder will say, but for the results. WordNet ids get WordNet's names."""
+    names = {c.class_id: c.label for c in imagenet_classes()}
+    licence = recipe.licence or (str(config.dla.get("licence") or "") if recipe.pretrained else "")
+    ours: dict[str, Any] = {"task": "classify", "preprocessing": {"exif": preprocessing.exif}}
+    ours |= {"dataset": recipe.dataset} | ({"licence": licence} if licence else {})
+    if recipe.pretrained:
+        ours["starts_from"] = recipe.model
+    kept = {k: v for k, v in config.model_args.items() if k in ("output_stride", "global_pool", "in_chans")}
+    return ModelConfig(
+        architecture=config.architecture,
+        num_classes=len(class_ids),
+        label_names=class_ids,
+        label_descriptions={c: names.get(c, c) for c in class_ids},
+        model_args=kept,
+        pretrained_cfg={**preprocessing.to_config(), "num_classes": len(class_ids)},
+        dla=ours,
+    )
+
+
+def freeze(network: DLA, through: str) -> None:
+    """The stem and the levels up to `through` learn no more."""
+    for stage in frozen_stages(network, through):
+        stage.requires_grad_(False)
+
+
+def frozen_stages(network: DLA, through: str) -> tuple[nn.Module, ...]:
+    """The stem and the levels up to `through`."""
+    return () if through == "none" else network.stages()[: STAGES.index(through) + 1]
+
+
+def train_mode(network: DLA, frozen: str) -> None:
+    """Training mode; what is frozen keeps its batch-norm statistics too."""
+    network.train()
+    for stage in frozen_stages(network, frozen):
+        stage.eval()

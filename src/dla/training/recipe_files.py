@@ -1,0 +1,137 @@
+"""Recipes from files and names: read, checked, written again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from dla.errors import UnavailableError, UnknownNameError, UsageError, in_words
+from dla.training.recipe import Recipe
+
+__all__ = ["default_output", "differing", "find_recipe", "read_recipe", "recipe_from", "shipped_recipes", "to_yaml"]
+
+_RECIPES = files("dla.training").joinpath("recipes")
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come along."""
+    return sorted(f.name.removesuffix(".yaml") for f in _RECIPES.iterdir() if f.name.endswith(".yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: one's own by its path, or one that comes along by its name.
+
+    Raises:
+        UnknownNameError: neither.
+    """
+    own = Path(name)
+    if own.is_file():
+        return own
+    if name in shipped_recipes():
+        return Path(str(_RECIPES)) / f"{name}.yaml"
+    if own.suffix in (".yaml", ".yml"):
+        raise UnavailableError(
+            f"{name} does not exist. A recipe is a YAML file, or one of {', '.join(shipped_recipes())}"
+        )
+    raise UnknownNameError("recipe", name, shipped_recipes(), see=", ".join(shipped_recipes()))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """What the recipe `name` says, as it stands in its file.
+
+    Raises:
+        UnknownNameError: there is no such recipe, or no such field in a recipe.
+        UsageError: the file is no YAML of fields and values.
+    """
+    path = find_recipe(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is no recipe: it holds no fields such as `epochs: 20`")
+    _check_fields(values, str(path))
+    return values
+
+
+def _field_names(schema: type = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every field's dotted name, groups after their fields."""
+    types = get_type_hints(schema)
+    for f in fields(schema):
+        if is_dataclass(types[f.name]):
+            yield from _field_names(types[f.name], f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}"
+
+
+def _check_fields(values: Mapping[str, Any], where: str, schema: type = Recipe, prefix: str = "") -> None:
+    """Raise an UnknownNameError for a field that no recipe has, a UsageError for a group that is a value."""
+    types = get_type_hints(schema)
+    for name, value in values.items():
+        if name not in types:
+            raise UnknownNameError(f"field of a recipe ({where})", f"{prefix}{name}", [*_field_names(), *types])
+        if is_dataclass(types[name]):
+            if not isinstance(value, Mapping):
+                held = "empty" if value is None else repr(value)
+                raise UsageError(f"{where}: {prefix}{name} is {held}. Put fields under it, or leave it out")
+            _check_fields(value, where, types[name], f"{prefix}{name}.")
+
+
+def recipe_from(name: str | None, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe `name` (without one: every default) with some fields set by their dotted names.
+
+    Raises:
+        UnknownNameError: there is no such recipe, or no such field.
+        UsageError: a value of another type than its field's, or out of its range.
+    """
+    values = read_recipe(name) if name else {}
+    for dotted, value in settings.items():
+        *groups, last = dotted.split(".")
+        inner = values
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    _check_fields(values, "settings")
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, None)
+    try:
+        found = parser.instantiate(parser.parse_object(values)).as_dict()
+    except ArgumentError as error:
+        raise UsageError(in_words(str(error))) from error
+    return Recipe(**found)
+
+
+def default_output(recipe: str | None, data: str) -> Path:
+    """`runs/<recipe>-<data>`; a run's own config.yaml is called like its folder."""
+    name = "train" if recipe is None else Path(recipe).stem
+    if recipe is not None and Path(recipe).name == "config.yaml":
+        name = Path(recipe).resolve().parent.name
+    return Path("runs") / f"{name}-{Path(data).resolve().stem}"
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The text that `--recipe` reads to the same recipe."""
+    return yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted names of the fields in which two recipes (as dicts) differ, with both values."""
+    for name in [*a, *(n for n in b if n not in a)]:
+        one, other = a.get(name), b.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping) and name != "sizes":
+            yield from differing(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield f"{prefix}{name}", one, other

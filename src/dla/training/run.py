@@ -1,0 +1,274 @@
+"""`dla train` from Python: `train("flowers/", "finetune-small")`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dla.data.dataset import Splits, open_splits
+from dla.data.header_check import without_unreadable
+from dla.data.photo_cache import Cache
+from dla.data.split_file import restore_splits, splits_to_dict
+from dla.errors import UsageError
+from dla.html_report.page import check_can_write, mosaic_png
+from dla.metrics.classification import evaluate
+from dla.storage.files import write_files
+from dla.training.checkpoints import Checkpoints
+from dla.training.distributed import Ranks, Stop, joined
+from dla.training.events import Epoch, Listener, Step
+from dla.training.html import write_report
+from dla.training.memory import enough_memory
+from dla.training.recipe import Recipe
+from dla.training.recipe_files import default_output, recipe_from
+from dla.training.run_folder import RunFolder, change, circumstances, run_lock
+from dla.training.setup import Means, Setup, check_apart, set_up, with_photos
+from dla.training.trainer import Watcher
+from dla.weights.load import open_model
+from dla.weights.model_folder import half_precision, write_folder
+
+__all__ = ["chosen", "open_photos", "train"]
+
+
+def train(
+    data: str | Path | None = None,
+    recipe: str | Recipe | None = None,
+    *,
+    output: str | Path | None = None,
+    workers: int = 2,
+    device: str = "auto",
+    cache: Cache = "none",
+    save_every: float = 120.0,
+    settings: Mapping[str, Any] | None = None,
+    listener: Listener | None = None,
+) -> Path:
+    """Train a network on photos. Returns the run's folder, in which `best` is a model folder that `dla.load` takes.
+
+    A run that was stopped goes on from its newest checkpoint when it is called again with the same arguments; with one
+    that is finished nothing is done.
+
+    Args:
+        data: a folder with a folder a class, or tables (docs/data.md); None: what the recipe says.
+        recipe: the name of one that comes along, a YAML file, or a `Recipe`; None: every default.
+        output: the run's folder; None: runs/<recipe>-<data>.
+        workers: threads that decode, crop and resize; 0 does it between the steps.
+        device: "auto", "cpu", "cuda", ...
+        cache: "ram" keeps decoded photos in memory, up to half of it; "disk" in the user's cache folder.
+        save_every: seconds between two checkpoints; there is one after each epoch too.
+        settings: fields of the recipe by their dotted names, {"epochs": 3, "optimizer.momentum": 0.8}.
+        listener: who hears how it goes.
+
+    Raises:
+        UnknownNameError: no such recipe, field or network.
+        UsageError: a value that cannot be, or `output` holds a run with other settings, or one in progress.
+        UnavailableError: the data, the weights or a package cannot be had.
+        CheckError: too many photos cannot be read.
+        DlaError: the loss is not finite, or the folder cannot be written.
+    """
+    with joined(device) as ranks:
+        heard = listener if listener and ranks.is_main else Listener()
+        whole = with_photos(chosen(recipe, settings), data)
+        means = Means.named(workers, device, cache, heard.said, ranks)
+        check_can_write()
+        folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
+        check_apart(folder, whole)
+        with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):
+            _Run(whole, RunFolder(folder), means, save_every, heard).go()
+    return folder
+
+
+def chosen(recipe: str | Recipe | None, settings: Mapping[str, Any] | None) -> Recipe:
+    """The recipe that is meant, with single fields set."""
+    if not isinstance(recipe, Recipe):
+        return recipe_from(recipe, settings or {})
+    if settings:
+        raise UsageError("settings are for a recipe by its name or file. A Recipe has its own: dataclasses.replace")
+    return recipe
+
+
+def open_photos(recipe: Recipe, means: Means) -> Splits:
+    """The photos of a recipe that can be read.
+
+    Raises:
+        CheckError: too many cannot.
+    """
+    splits = open_splits(recipe.photos, recipe.data, recipe.seed)
+    return without_unreadable(splits, recipe.data.max_unreadable, means.workers)
+
+
+@dataclass(frozen=True)
+class _Run:
+    recipe: Recipe
+    folder: RunFolder
+    means: Means
+    save_every: float
+    listener: Listener
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.means.ranks
+
+    def go(self) -> None:
+        facts = self.ranks.from_main(self._facts)
+        if facts.get("finished"):
+            if self.ranks.is_main:
+                self.listener.said(f"{self.folder.path} is finished: {self._outcome()}")
+            return
+        splits = self._photos()
+        # what happens to PyTorch's randomness here stays here
+        with torch.random.fork_rng(_gpus(self.means.device)):
+            setup = set_up(self.recipe, splits, self.means)
+            if self.ranks.is_main:
+                self._claim(splits, facts)
+            self._train(setup)
+            self._finish(splits, setup)
+
+    def _facts(self) -> dict[str, Any]:
+        self.folder.check(self.recipe)
+        return self.folder.facts()
+
+    def _photos(self) -> Splits:
+        """The photos of the run: those it began with, or all that can be read at its beginning."""
+        say, photos, options = self.listener.said, self.recipe.photos, self.recipe.data
+        splits = self._opened() if self.ranks.is_main else None
+        told = self.ranks.from_main(lambda: splits and splits_to_dict(splits, photos))
+        if splits is None:
+            return restore_splits(told or {}, photos, options)
+        for note in splits.notes:
+            say(note)
+        counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
+        left = f"; {len(splits.left_out):,} left out ({self.folder.path}/data.json)" if splits.left_out else ""
+        say(f"data    {counts}{left}")
+        return splits
+
+    def _opened(self) -> Splits:
+        saved = self.folder.data()
+        if saved is None:
+            return open_photos(self.recipe, self.means)
+        return restore_splits(saved, self.recipe.photos, self.recipe.data)
+
+    def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
+        """Only what could begin has the folder: a slip in a name does not."""
+        now = circumstances(self.means.device, self.ranks)
+        self.folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
+        if changed := change(before, now):
+            self.listener.said(changed)
+        self.folder.tell(**now, data=_summary(splits))
+
+    def _train(self, setup: Setup) -> None:
+        fit, batches = setup.fit, setup.batches
+        checkpoints = Checkpoints(self.folder.checkpoints)
+        found = self.ranks.from_main(lambda: checkpoints.load_newest(self.listener.said))
+        if found is not None:
+            fit.load_state(*found)
+            self.listener.said(f"goes on at epoch {fit.at.epoch + 1}, step {fit.at.step}")
+        if self.ranks.is_main:
+            self.folder.keep_epochs(fit.at.epoch)
+            if not self.folder.mosaic.exists():
+                x_N3HW, _ = fit.prepare(next(batches.epoch(0, 0)))
+                write_files({self.folder.mosaic: mosaic_png(fit.pixels(x_N3HW))})
+        with Stop(self.ranks) as stop:
+            keeper = _Keeper(self, setup, checkpoints, stop)
+            fit.run(batches, setup.validation, Watcher(keeper.after_step, keeper.leave_if_asked, keeper.after_epoch))
+
+    def _finish(self, splits: Splits, setup: Setup) -> None:
+        """Measure the best weights as they are stored, and write the report."""
+        best = self.ranks.from_main(lambda: open_model(str(self.folder.best)))
+        logits_NK = setup.validation.logits(best.model, setup.fit, lambda: None)
+        if not self.ranks.is_main:
+            return
+        names = best.config.label_descriptions or {}
+        write_report(self.folder.path, splits.val, logits_NK, [names[c] for c in splits.val.class_ids])
+        found = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
+        figures = {"top1_interval": found.top1_interval.to_list()}
+        self.folder.tell(best=self.folder.facts()["best"] | figures, finished=True)
+        self.listener.said(self._outcome())
+
+    def _outcome(self) -> str:
+        best = self.folder.facts()["best"]
+        low, high = best["top1_interval"]
+        return (
+            f"best {best['top1']:.1%} (95 % interval {low:.1%} to {high:.1%}), epoch {best['epoch']}.  "
+            f"Report: {self.folder.report}   Model: {self.folder.best}"
+        )
+
+
+class _Keeper:
+    """Writes down what a run comes to while it goes on, on the main rank; stops all ranks together."""
+
+    def __init__(self, run: _Run, setup: Setup, checkpoints: Checkpoints, stop: Stop) -> None:
+        self.run, self.fit, self.config, self.checkpoints = run, setup.fit, setup.start.config, checkpoints
+        self.steps, self.stop = setup.batches.steps, stop
+        self.saved = time.monotonic()
+
+    def after_step(self, step: Step) -> None:
+        self.run.listener.step(step)
+        self.leave_if_asked()
+        if time.monotonic() - self.saved > self.run.save_every:
+            self.checkpoint()
+
+    def after_epoch(self, epoch: Epoch, is_best: bool) -> None:
+        if not self.run.ranks.is_main:
+            return
+        # the checkpoint comes last: without it the epoch is run again, to the same bits
+        if is_best:
+            self.write_best(epoch)
+        self.run.folder.add_epoch(epoch)
+        self.checkpoint(is_best)
+        self.run.listener.epoch(epoch, is_best)
+
+    def leave_if_asked(self) -> None:
+        """End with a checkpoint where a signal asked for it."""
+        if not self.stop.wanted():
+            return
+        self.checkpoint()
+        at = self.fit.at
+        self.run.listener.said(f"Saved at step {at.epoch * self.steps + at.step}. The same command goes on from here.")
+        self.stop.leave()
+
+    def checkpoint(self, is_best: bool = False) -> None:
+        at = self.fit.at
+        if self.run.ranks.is_main:
+            self.checkpoints.save(at.epoch * self.steps + at.step, *self.fit.state(), best=is_best)
+        self.saved = time.monotonic()
+
+    def write_best(self, epoch: Epoch) -> None:
+        recipe = self.run.recipe
+        results = {"top1": epoch.top1, "top5": epoch.top5}
+        dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")
+        ours = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
+        weights = half_precision(self.fit.stored().state_dict())
+        write_folder(self.run.folder.best, weights, replace(self.config, dla=ours))
+        self.run.folder.tell(best={"epoch": epoch.epoch, **results})
+
+
+def _shareable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as it may go into a model folder: where files lay is nobody else's business."""
+    settings = asdict(recipe)
+    del settings["photos"]
+    for key in ("model", "scores"):
+        if settings["distill"][key]:
+            settings["distill"][key] = Path(settings["distill"][key]).name
+    if Path(recipe.model).exists():
+        settings["model"] = Path(recipe.model).name
+    return settings
+
+
+def _summary(splits: Splits) -> dict[str, Any]:
+    return {
+        "train": len(splits.train),
+        "val": len(splits.val),
+        "classes": len(splits.train.class_ids),
+        "how": splits.how,
+        "left_out": len(splits.left_out),
+    }
+
+
+def _gpus(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type == "cuda" else []

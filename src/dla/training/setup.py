@@ -1,0 +1,129 @@
+"""Everything that a run works with, from its recipe and its photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from dla.data.dataset import Split, Splits, walked
+from dla.data.photo_cache import Budget, Cache, PhotoStore, half_of_memory
+from dla.engines.torch import pick_device
+from dla.errors import UnavailableError, UsageError
+from dla.storage import cache
+from dla.training.batches import TrainBatches
+from dla.training.distributed import Ranks
+from dla.training.loss import find_teacher
+from dla.training.memory import give_memory_back
+from dla.training.model import Start, begin
+from dla.training.recipe import Recipe
+from dla.training.trainer import Fit, Validation
+
+__all__ = ["Means", "Setup", "check_apart", "set_up", "with_photos"]
+
+
+STRIDE = 32  # of the coarsest map
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run is computed with; none of it changes what comes out, but for the device in the last digits."""
+
+    workers: int
+    device: torch.device
+    cache: Cache
+    say: Callable[[str], None]
+    ranks: Ranks
+
+    @classmethod
+    def named(
+        cls, workers: int, device: str, cache: Cache, say: Callable[[str], None], ranks: Ranks = Ranks()
+    ) -> Means:
+        """Checked, from what a user says.
+
+        Raises:
+            UsageError: no such device, or fewer than no workers.
+        """
+        if workers < 0:
+            raise UsageError(f"workers is {workers}: at least 0")
+        return cls(workers, ranks.device(pick_device(device)), cache, say, ranks)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run before its first step."""
+
+    start: Start
+    fit: Fit
+    batches: TrainBatches
+    validation: Validation
+
+
+def with_photos(recipe: Recipe, data: str | Path | None) -> Recipe:
+    """The recipe with the place of its photos, in full; `data` goes before its own.
+
+    Raises:
+        UsageError: neither names any.
+        UnavailableError: nothing is there.
+    """
+    photos = str(data) if data is not None else recipe.photos
+    if not photos:
+        raise UsageError("no photos are named. Give their folder, as in dla train photos/")
+    if not Path(photos).exists():
+        raise UnavailableError(f"{photos} is not there. DATA is a folder with a folder a class, or a table")
+    place = Path(photos)
+    # a table is read under its own name and beside its own place, a link too, as by every other verb
+    whole = place.parent.resolve() / place.name if place.is_file() else place.resolve()
+    return replace(recipe, photos=str(whole))
+
+
+def check_apart(folder: Path, recipe: Recipe) -> None:
+    """See that what a run writes does not become photos of the next one.
+
+    Raises:
+        UsageError: it would.
+    """
+    for photos in walked(Path(recipe.photos)):
+        if folder.resolve().is_relative_to(photos.resolve()):
+            raise UsageError(
+                f"{folder} lies within the photos in {photos}, where it would be taken for a class. Give --output "
+                "another place, or start from another folder"
+            )
+
+
+def set_up(recipe: Recipe, splits: Splits, means: Means) -> Setup:
+    """The network of the recipe and what trains it on these photos. Sets PyTorch's randomness."""
+    train, val, ranks = splits.train, splits.val, means.ranks
+    torch.manual_seed(recipe.seed)
+    if recipe.compute.checkpointing and means.device.type == "cpu":
+        give_memory_back()
+    start = begin(recipe, train.class_ids)
+    _check_batch(recipe, min(start.preprocessing.size), ranks)
+    for note in start.notes:
+        means.say(f"start   {note}")
+    teacher = find_teacher(recipe.distill, train.class_ids, len(train), means.device)
+    fit = Fit(start, recipe, train.targets_N, means.device, teacher, ranks)
+    budget = Budget(half_of_memory() // ranks.local_world)
+    batches = TrainBatches(
+        _store(train, means, budget), train.targets_N, recipe, start.preprocessing, means.workers, ranks
+    )
+    validation = Validation(_store(val, means, budget), val.targets_N, recipe.batch_size, means.workers)
+    return Setup(start, fit, batches, validation)
+
+
+def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
+    """A batch norm in training needs two numbers at least of each channel."""
+    sides = recipe.input.all_sizes() or [own]
+    photos = recipe.batch_size // recipe.optimizer.accumulate // ranks.world
+    if recipe.freeze != "level5" and photos == 1 and min(sides) <= STRIDE:
+        raise UsageError(
+            f"batch_size is {recipe.batch_size}, so that one photo at a time goes through the network, which at "
+            f"{min(sides)} pixels is too little for its batch norms. Give two photos at least, or larger crops"
+        )
+
+
+def _store(split: Split, means: Means, budget: Budget) -> PhotoStore:
+    place = cache.folder() / cache.PHOTOS if means.cache == "disk" else None
+    return PhotoStore(split, means.cache, place, budget=budget, say=means.say)

@@ -1,0 +1,316 @@
+"""The loop: one step after another, from wherever it stands."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dla.errors import DlaError, UsageError
+from dla.metrics.classification import outcomes
+from dla.models.dla import DLA
+from dla.models.fuse import fold_batch_norm
+from dla.training.augment import BatchAugment
+from dla.training.batches import Batch, Images, TrainBatches, val_batches
+from dla.training.distributed import Ranks
+from dla.training.events import Epoch, Step
+from dla.training.loss import Criterion, Labels, Teacher, balanced_weights
+from dla.training.model import Start, train_mode
+from dla.training.optim import (
+    Precision,
+    averaged,
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_rate,
+)
+from dla.training.recipe import Recipe
+from dla.types import Array
+from dla.weights.load import load_state
+from dla.weights.model_folder import half_precision
+
+__all__ = ["Fit", "Validation", "Watcher"]
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who hears of each step, and of each epoch and whether it is the best so far.
+
+    All are called between two steps, `pause` while an epoch is validated: the state of a run can then be saved.
+    """
+
+    step: Callable[[Step], None]
+    pause: Callable[[], None]
+    epoch: Callable[[Epoch, bool], None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The photos that a network is measured on."""
+
+    images: Images
+    targets_N: Array
+    batch_size: int
+    workers: int
+
+    @torch.inference_mode()
+    def logits(self, network: nn.Module, fit: Fit, pause: Callable[[], None]) -> Array:
+        """(N, K) on photos as `dla predict` would see them, from all ranks together; `pause` is called in between."""
+        device, ranks = fit.device, fit.ranks
+        folded: nn.Module = fold_batch_norm(network)
+        folded = folded.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        rows = ranks.share(np.arange(len(self.targets_N)))
+        batches = val_batches(self.images, rows, fit.preprocessing, self.batch_size, self.workers)
+        parts = [np.empty((0, 0), np.float32)]
+        for _ in range(0, math.ceil(len(self.targets_N) / ranks.world), self.batch_size):
+            pause()  # on every rank, though one may have no batch left
+            pixels = next(batches, None)
+            if pixels is not None:
+                x_N3HW = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().mul_(fit.scale).add_(fit.shift)
+                parts.append(folded(x_N3HW).cpu().numpy())
+        return ranks.gather_rows(np.concatenate(parts[1:] or parts), rows, len(self.targets_N))
+
+
+@dataclass
+class Position:
+    """Where a run stands: `step` steps into epoch `epoch` (both from 0), whose losses so far sum to `loss_sum`.
+
+    `best` are top-1 and the negative loss on the validation photos of the best epoch so far, `since_best` counts the
+    epochs after it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best: tuple[float, float] | None = None
+    since_best: int = 0
+
+
+class Fit:
+    """A run in progress: network, average, optimizer and position. It knows no files.
+
+    `state` and `load_state` carry everything that the next step depends on.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        recipe: Recipe,
+        targets_N: Array,
+        device: torch.device,
+        teacher: Teacher | None,
+        ranks: Ranks,
+    ) -> None:
+        self.recipe, self.device, self.teacher, self.ranks = recipe, device, teacher, ranks
+        self.preprocessing = start.preprocessing
+        layout = torch.channels_last if recipe.compute.channels_last else torch.contiguous_format
+        network = _synchronised(start.network, device) if recipe.compute.sync_batch_norm else start.network
+        self.network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.layout = layout
+        self.average = averaged(self.network, recipe.average)
+        self.optimizer = make_optimizer(self.network, recipe)
+        self.precision = Precision(recipe.compute.autocast, device)
+        self.augment = BatchAugment(recipe.augment)
+        weights_K = balanced_weights(torch.from_numpy(targets_N), start.config.num_classes).to(device)
+        balanced = recipe.loss.class_weights == "balanced"
+        self.criterion = Criterion(recipe.loss, recipe.distill, weights_K if balanced else None)
+        self.scale, self.shift = (
+            torch.from_numpy(a).to(device)[:, None, None] for a in self.preprocessing.scale_shift()
+        )
+        train_mode(self.network, recipe.freeze)
+        self.parallel = DistributedDataParallel(self.network) if ranks.world > 1 else None
+        self.forward: Callable[[Tensor], Tensor] = self.parallel or self.network
+        if recipe.compute.compile:
+            self.forward = torch.compile(self.forward)
+        self.at = Position()
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch is over, or too many went by without a better one."""
+        patience = self.recipe.stop.patience
+        return self.at.epoch >= self.recipe.epochs or 0 < patience <= self.at.since_best
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next step depends on: tensors by name, and plain facts."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in optimizer_state(self.optimizer, self.network).items()}
+        return tensors, {**asdict(self.at), "scaler": self.precision.state()}
+
+    def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Go on where `state` was asked."""
+        self.network.load_state_dict(_part(tensors, "network."))
+        if self.average is not None:
+            self.average.load_state_dict(_part(tensors, "average."))
+        load_optimizer_state(self.optimizer, self.network, _part(tensors, "optimizer."))
+        at = {key: value for key, value in facts.items() if key in vars(self.at)}
+        self.at = Position(**at | {"best": at["best"] and tuple(at["best"])})
+        self.precision.load_state(facts["scaler"])
+
+    def run(self, batches: TrainBatches, val: Validation, watcher: Watcher) -> None:
+        """Train to the last epoch, or until the recipe says stop.
+
+        Raises:
+            DlaError: the loss is not finite.
+        """
+        while not self.done:
+            began, first, clock = time.monotonic(), self.at.step, _Clock()
+            for batch in clock.timing(batches.epoch(self.at.epoch, first)):
+                rate = learning_rate(self.recipe, self.at.epoch + self.at.step / batches.steps)
+                loss, top1 = self.step(batch, rate)
+                self.at.step += 1
+                self.at.loss_sum += loss
+                place = self.at.epoch + 1, self.recipe.epochs, self.at.step, batches.steps
+                watcher.step(Step(*place, loss, top1, rate, self.recipe.batch_size))
+            seconds = max(time.monotonic() - began, 1e-9)
+            photos = (self.at.step - first) * self.recipe.batch_size
+            self.ranks.spread(list(self.kept.buffers()))  # each rank has normalised photos of its own
+            logits_NK = val.logits(self.stored(), self, watcher.pause)
+            outcome = outcomes(logits_NK, val.targets_N)
+            epoch = Epoch(
+                epoch=self.at.epoch + 1,
+                step=(self.at.epoch + 1) * batches.steps,
+                loss=self.at.loss_sum / batches.steps,
+                lr=learning_rate(self.recipe, self.at.epoch + 1 - 1 / batches.steps),
+                top1=float(outcome.right(1).mean()),
+                top5=float(outcome.right(5).mean()),
+                val_loss=float(outcome.loss_N.mean()),
+                seconds=seconds,
+                photos_per_second=photos / seconds,
+                waiting=clock.waited / seconds,
+            )
+            is_best = self._count(epoch)
+            watcher.epoch(epoch, is_best)
+
+    def _count(self, epoch: Epoch) -> bool:
+        """Go on to the next epoch; whether this one was the best."""
+        figures = epoch.top1, -epoch.val_loss
+        is_best = self.at.best is None or figures > self.at.best
+        best = figures if is_best else self.at.best
+        self.at = Position(epoch.epoch, best=best, since_best=0 if is_best else self.at.since_best + 1)
+        return is_best
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is measured and kept: the average, where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def stored(self) -> nn.Module:
+        """The network as its folder would hold it: averaged, in half precision.
+
+        Raises:
+            DlaError: a weight is too large for that.
+        """
+        network = copy.deepcopy(self.kept)
+        try:
+            load_state(network, half_precision(self.kept.state_dict()))
+        except UsageError as error:
+            raise DlaError(f"{error} The run diverged by epoch {self.at.epoch + 1}. {self._way_out}") from error
+        return network
+
+    def step(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """One step at this learning rate; the loss, and the accuracy on the batch (nan where photos were mixed).
+
+        Raises:
+            DlaError: the loss or the gradient is not finite; the weights are as they were.
+        """
+        set_rate(self.optimizer, rate)
+        x_N3HW, labels = self.prepare(batch)
+        self.optimizer.zero_grad()
+        parts = self.recipe.optimizer.accumulate
+        size = len(x_N3HW) // parts
+        loss, right = 0.0, 0
+        for start in range(0, len(x_N3HW), size):
+            part = labels.part(start, start + size)
+            with self._exchange(start + size == len(x_N3HW)):
+                with self.precision.autocast():
+                    logits_NK = self.forward(x_N3HW[start : start + size])
+                of_part = self.criterion(logits_NK.float(), part) / parts
+                self.precision.backward(of_part)
+            loss += of_part.item()
+            right += int((logits_NK.argmax(1) == part.targets_N).sum())
+        if not math.isfinite(loss):
+            raise self._broken("loss", loss)
+        norm = self.precision.step(self.optimizer, self.recipe.optimizer.clip_norm)
+        if not math.isfinite(norm):
+            raise self._broken("length of the gradient", norm)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        loss, share = self.ranks.mean(loss, right / len(x_N3HW))
+        return loss, share if labels.others_N is None else math.nan
+
+    def _exchange(self, now: bool) -> AbstractContextManager[None]:
+        """Where the ranks add up their gradients in the backward pass, or not yet."""
+        return nullcontext() if now or self.parallel is None else self.parallel.no_sync()
+
+    def prepare(self, batch: Batch) -> tuple[Tensor, Labels]:
+        """What the network sees of a batch, and what it should say. Sets the randomness of the step."""
+        key = (self.recipe.seed, self.at.epoch, self.at.step, self.ranks.rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        pixels = torch.from_numpy(batch.pixels_NHW3).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        targets_N = torch.from_numpy(batch.targets_N).to(self.device)
+        mix = None
+        if self.augment.acts:
+            pixels, mix = self.augment(pixels.div_(255))
+            pixels = pixels.mul(255)
+        teacher_NK = None
+        if self.teacher is not None:
+            teacher_NK = (self.teacher(pixels, batch.rows_N) / self.recipe.distill.temperature).softmax(1)
+        x_N3HW = pixels.mul_(self.scale).add_(self.shift).contiguous(memory_format=self.layout)
+        if mix is None:
+            return x_N3HW, Labels(targets_N, teacher_NK=teacher_NK)
+        if teacher_NK is not None and not self.teacher.sees_mixed:  # type: ignore[union-attr]
+            teacher_NK = teacher_NK.lerp(teacher_NK[mix.partners_N], mix.shares_N[:, None])
+        return x_N3HW, Labels(targets_N, targets_N[mix.partners_N], mix.shares_N, teacher_NK)
+
+    def pixels(self, x_N3HW: Tensor) -> Array:
+        """What `prepare` made, as uint8 pictures (N, H, W, 3)."""
+        pixels = x_N3HW.sub(self.shift).div(self.scale).round().clamp(0, 255).byte()
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+    def _broken(self, what: str, value: float) -> DlaError:
+        return DlaError(f"the {what} is {value} at epoch {self.at.epoch + 1}, step {self.at.step + 1}. {self._way_out}")
+
+    @property
+    def _way_out(self) -> str:
+        return f"Try a lower --lr (it is {self.recipe.lr:g})"
+
+
+class _Clock:
+    """How long the loop waited for its batches."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+
+    def timing(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
+
+
+def _synchronised(network: DLA, device: torch.device) -> DLA:
+    """Batch norms that take the photos of all ranks together."""
+    if device.type != "cuda":
+        raise UsageError(
+            f"compute.sync_batch_norm is for GPUs alone, as PyTorch has it; this run is on {device.type}. Leave it out"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,1 +1,0 @@
-"""`export`: a network as one file for other programs, with the report that it answers the same."""

@@ -1,1 +1,0 @@
-"""`dla train`: a recipe and a set of photos become a model folder."""

@@ -1,0 +1,139 @@
+"""One model's weights in another form: a model folder, timm's bare file, or the file that the authors' code loads."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import safetensors.torch
+import torch
+
+from dla.errors import DlaError, UsageError
+from dla.models.dla import DLA
+from dla.models.registry import TABLE
+from dla.storage.files import write_files
+from dla.weights.keys import authors_state
+from dla.weights.load import Opened, open_model
+from dla.weights.model_folder import WEIGHTS, write_folder
+
+__all__ = ["FORMS", "Converted", "convert"]
+
+
+Form = Literal["folder", "timm", "authors"]
+FORMS: tuple[Form, ...] = get_args(Form)
+_ENDINGS: dict[Form, tuple[str, ...]] = {"timm": (".safetensors", ".pth"), "authors": (".pth",)}
+_AUTHORS = "https://github.com/ucbdrive/dla"
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was written: the file, or the folder, whose weights have this size and SHA-256, and what to know of it."""
+
+    path: Path
+    form: Form
+    architecture: str
+    size_bytes: int
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    source: str,
+    out: str | os.PathLike[str],
+    *,
+    architecture: str | None = None,
+    to: Form | None = None,
+    force: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Converted:
+    """Write a model's weights, float32, whole or not at all.
+
+    Args:
+        source: as in `dla.load`.
+        out: a folder, or a file that ends with .safetensors or .pth.
+        architecture: the network in a bare file, where several could have written it.
+        to: "folder", a model folder; "timm", the bare state dict; "authors", a .pth file for the strict loading of
+            the authors' code and what is built on it. Without it, "timm" where `out` has such an ending, else
+            "folder".
+        force: replace what is at `out`; of a model folder, its config and weights.
+
+    Raises:
+        UsageError: something is at `out` already, its ending is another, or the authors' code has no such network.
+        UnavailableError, DamagedError: the weights cannot be had, or are not what they should be.
+        DlaError: `out` cannot be written.
+    """
+    path = Path(os.path.expanduser(out))
+    form = to or _form_of(path)
+    _check_out(path, form, force)
+    opened = open_model(source, architecture=architecture, cache_dir=cache_dir)
+    notes = opened.report.notes
+    if form == "folder":
+        write_folder(path, opened.model.state_dict(), opened.config)
+        weights = path / WEIGHTS
+    else:
+        data = _authors_file(opened) if form == "authors" else _bare_file(opened.model, path.suffix)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_files({path: data})
+        except OSError as error:
+            raise DlaError(f"{path} cannot be written: {error.strerror or error}.") from error
+        weights = path
+        if opened.config.label_names is not None:
+            notes += (f"{path} holds weights only; class names, preprocessing and licence need --to folder.",)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Converted(path, form, opened.config.architecture, weights.stat().st_size, digest, notes)
+
+
+def _form_of(path: Path) -> Form:
+    if path.suffix in _ENDINGS["timm"] and not path.is_dir():
+        return "timm"
+    if path.suffix and not path.is_dir():
+        raise UsageError(f"{path} ends with {path.suffix}. Allowed: .safetensors, .pth, or --to folder")
+    return "folder"
+
+
+def _check_out(path: Path, form: Form, force: bool) -> None:
+    if form not in FORMS:
+        raise UsageError(f"to is {form!r}. Allowed: {', '.join(FORMS)}")
+    if form != "folder" and path.suffix not in _ENDINGS[form]:
+        raise UsageError(f"{path} must be a file that ends with {' or '.join(_ENDINGS[form])}, for --to {form}")
+    if form != "folder" and path.is_dir():
+        raise UsageError(f"{path} is a folder; --to {form} writes a file")
+    above = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
+    if os.path.lexists(above) and not above.is_dir():
+        raise UsageError(f"{above} is a file, so that nothing can be written to {path}")
+    empty = path.is_dir() and not any(path.iterdir())
+    if os.path.lexists(path) and not force and not empty:
+        raise UsageError(f"{path} exists already. Try: another name, or --force to replace it")
+
+
+def _bare_file(model: DLA, ending: str) -> bytes:
+    state = model.state_dict()
+    if ending == ".safetensors":
+        return safetensors.torch.save(state, metadata={"format": "pt"})
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def _authors_file(opened: Opened) -> bytes:
+    model, name = opened.model, opened.config.architecture
+    if TABLE[name].origin != _AUTHORS:
+        known = ", ".join(r.name for r in TABLE.values() if r.origin == _AUTHORS)
+        raise UsageError(f"the authors' code has no {name}. Allowed: {known}")
+    stride, pool = model.feature_info[-1]["reduction"], model.global_pool.pool_type
+    if (model.in_chans, stride, pool) != (3, 32, "avg") or not model.num_classes:
+        raise UsageError(
+            "the authors' code has 3 channels, output stride 32, average pooling and a classifier, but "
+            f"{opened.origin} has {model.in_chans}, {stride}, {pool!r} and {model.num_classes} classes"
+        )
+    buffer = io.BytesIO()
+    # the older format: code of that age runs on a PyTorch that reads no other
+    torch.save(OrderedDict(authors_state(model)), buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()

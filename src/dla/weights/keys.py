@@ -1,0 +1,185 @@
+"""Whose weights these are: tensors compared with a network's, by name and shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dla.errors import DamagedError
+from dla.models.build import build
+from dla.models.registry import TABLE
+from dla.models.tree import Tree
+
+__all__ = [
+    "CONTAINERS",
+    "COUNTER",
+    "FIRST_CONV",
+    "HEAD",
+    "Shapes",
+    "authors_state",
+    "check_match",
+    "dead_projections",
+    "fitting",
+    "plain_names",
+    "shapes_of",
+    "unwrap",
+]
+
+
+FIRST_CONV, HEAD = "base_layer.0.weight", "fc."
+COUNTER = "num_batches_tracked"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_match(model: nn.Module, wanted: Shapes, given: Shapes, where: str) -> None:
+    """Raise a readable difference unless names and shapes are the same.
+
+    Raises:
+        DamagedError: what is missing, unknown or of another shape, and what it is instead if that can be told.
+    """
+    missing = [name for name in wanted if name not in given]
+    unknown = sorted(name for name in given if name not in wanted)
+    other = [name for name in wanted if name in given and given[name] != wanted[name]]
+    if not (missing or unknown or other):
+        return
+    shapes = [f"{name}: {_size(given[name])} in the file, {_size(wanted[name])} in the network" for name in other]
+    kinds = ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
+    parts = [f"{len(names)} tensors {kind} ({_few(names)})" for names, kind in kinds if names]
+    name = getattr(model, "pretrained_cfg", {}).get("architecture", "this network")
+    hint = _hint(given, missing + unknown + other, name)
+    raise DamagedError(f"{where} does not hold the weights of {name}: {'; '.join(parts)}.{hint}")
+
+
+def _hint(given: Shapes, differing: Sequence[str], name: str) -> str:
+    fits = [fit for fit in fitting(given) if fit != name]
+    if fits:
+        return f" These are the weights of {' or '.join(fits)}."
+    head = given.get(f"{HEAD}weight")
+    if head and all(n.startswith(HEAD) for n in differing):
+        return f" num_classes={head[0]} loads its classifier, new_head=True replaces it."
+    return ""
+
+
+def _few(items: Sequence[str], most: int = 3) -> str:
+    return ", ".join(items[:most]) + (", ..." if len(items) > most else "")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "one number"
+
+
+def fitting(shapes: Shapes) -> list[str]:
+    """The networks of the table that these tensors are exactly, whatever the classes and the input's channels.
+
+    The authors' dead projections and missing batch-norm counters are no difference.
+    """
+    first = shapes.get(FIRST_CONV, ())
+    if len(first) != 4:
+        return []
+    fits = []
+    for name, row in TABLE.items():
+        if first[0] != row.channels[0] or shapes.get("level5.root.bn.weight") != (row.channels[5],):
+            continue  # cheap, and leaves few to compare
+        body, dead = _skeleton(name)
+        body = body | {FIRST_CONV: (first[0], first[1], *body[FIRST_CONV][2:])}
+        given = {n: shape for n, shape in shapes.items() if not n.endswith(COUNTER) and not n.startswith(HEAD)}
+        if {n: shape for n, shape in given.items() if dead.get(n) != shape} == body:
+            fits.append(name)
+    return fits
+
+
+@cache
+def _skeleton(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Names and shapes of a network without its classifier, and of the authors' dead projections in it."""
+    with torch.device("meta"):
+        model = build(architecture, num_classes=0)
+    body = {name: shape for name, shape in shapes_of(model.state_dict()).items() if not name.endswith(COUNTER)}
+    return body, {name: tuple(shape) for name, shape in dead_projections(model).items()}
+
+
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averaged weights first, as timm does
+PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and of compiled networks
+
+
+def unwrap(loaded: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], str]:
+    """The state dict inside a training checkpoint, and the key it was under ('' when it was not wrapped)."""
+    for key in CONTAINERS:
+        if isinstance(loaded.get(key), Mapping):
+            return loaded[key], key
+    return loaded, ""
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the prefixes that wrappers put before every name, however often.
+
+    Raises:
+        DamagedError: two names become one.
+    """
+    plain: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        short = name
+        while short.startswith(PREFIXES):
+            short = short.split(".", 1)[1]
+        if short in plain:
+            raise DamagedError(f'"{short}" is there twice, with and without a prefix ({", ".join(PREFIXES)}).')
+        plain[short] = tensor
+    return plain
+
+
+def dead_projections(model: nn.Module) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors that the authors' files have and no output depends on.
+
+    There every tree that changes the number of channels owns a projection, but only the innermost one, whose
+    first block adds it, uses its own.
+    """
+    dead: dict[str, torch.Size] = {}
+    for path, tree in model.named_modules():
+        if isinstance(tree, Tree) and tree.n > 1:
+            innermost: nn.Module = tree
+            while isinstance(innermost, Tree) and innermost.n > 1:
+                innermost = innermost.tree1
+            project = innermost.project
+            assert isinstance(project, nn.Module)
+            dead.update({f"{path}.project.{name}": tensor.shape for name, tensor in project.state_dict().items()})
+    return dead
+
+
+def authors_state(model: nn.Module) -> dict[str, Tensor]:
+    """The network's state dict as the authors' code names and orders it, for its strict loading.
+
+    There the projection comes last in each tree, and the projections that no output depends on are present too: they
+    get the values that a network begins with, the same ones each time.
+    """
+    dead = dead_projections(model)
+    random = torch.Generator().manual_seed(0)
+    state = model.state_dict() | {name: _begun(name, shape, random) for name, shape in dead.items()}
+    return {name: state[name] for path, child in model.named_children() for name in _authors_order(child, path, dead)}
+
+
+def _authors_order(module: nn.Module, path: str, dead: Mapping[str, torch.Size]) -> Iterator[str]:
+    if not isinstance(module, Tree):
+        yield from (f"{path}.{name}" for name in module.state_dict())
+        return
+    for name, child in sorted(module.named_children(), key=lambda named: named[0] == "project"):
+        yield from _authors_order(child, f"{path}.{name}", dead)
+    if module.n > 1:
+        yield from (name for name in dead if name.startswith(f"{path}.project."))
+
+
+def _begun(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
+    """What a tensor of a projection (a 1x1 convolution and its batch-norm) is before any training."""
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.long)
+    if len(shape) == 4:
+        return torch.empty(shape).normal_(0, math.sqrt(2 / shape[0]), generator=random)
+    return torch.ones(shape) if name.endswith(("weight", "running_var")) else torch.zeros(shape)

@@ -1,0 +1,162 @@
+"""Weight files as tensors: safetensors, and PyTorch's own format without running anything that is in it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.weights.keys import unwrap
+from dla.weights.spec import PICKLED, SAFE, is_weight_file
+
+__all__ = ["WeightFile", "parse_weights", "read_state", "read_weights"]
+
+
+# The authors' and PyTorch's file names end with the beginning of the file's SHA-256.
+_NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|pth\.tar|safetensors)$")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """What was in a file: its tensors, the SHA-256 of its bytes, and what there is to say about it."""
+
+    state: dict[str, Tensor]
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth, .pt, .bin or .pth.tar file, by their names in the file.
+
+    Raises:
+        UnavailableError: no such file, or it holds more than tensors (nothing of it was executed).
+        DamagedError: empty, truncated, altered, or no weights at all.
+        UsageError: another file name extension.
+    """
+    return read_weights(Path(path)).state
+
+
+def read_weights(path: Path) -> WeightFile:
+    """The same with the file's digest and notes."""
+    _check_extension(str(path), str(path))  # before a film is read into memory
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UnavailableError(f"{path} does not exist.") from error
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return parse_weights(data, str(path))
+
+
+def _check_extension(name: str, where: str) -> None:
+    if not is_weight_file(name):
+        raise UsageError(f"{where} is no weight file. Allowed: {', '.join(SAFE + PICKLED)}")
+
+
+def parse_weights(data: bytes, name: str, where: str = "") -> WeightFile:
+    """The tensors in the bytes of a weight file called `name`, whose extension tells the format.
+
+    `where` is what messages call the file, else its name.
+
+    Raises:
+        UnavailableError, DamagedError, UsageError: as `read_state`.
+    """
+    where = where or name
+    _check_extension(name, where)
+    if not data:
+        raise DamagedError(f"{where} is empty (0 bytes). Try: download or copy it again.")
+    digest = hashlib.sha256(data).hexdigest()
+    notes = _name_note(name, digest)
+    if name.lower().endswith(SAFE):
+        return WeightFile(_parse_safetensors(data, where), digest, notes)
+    inner, container = unwrap(_parse_pickled(data, where))
+    if container in ("state_dict_ema", "model_ema"):
+        notes += (f"{where} is a training checkpoint; its averaged weights ({container}) are used.",)
+    return WeightFile(_tensors_only(inner, where), digest, notes)
+
+
+def _name_note(name: str, digest: str) -> tuple[str, ...]:
+    named = _NAMED_DIGEST.search(name)
+    if named is None or digest.startswith(named[1]):
+        return ()
+    found = digest[: len(named[1])]
+    return (f"{name} promises a SHA-256 that begins with {named[1]}; it begins with {found}: not the published file.",)
+
+
+def _parse_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        if data.startswith((b"PK\x03\x04", b"\x80\x02")):
+            raise DamagedError(f"{where} is a PyTorch file, not safetensors. Try: name it .pth.") from error
+        raise DamagedError(f"{where} {_instead(data) or f'is truncated or damaged ({error})'}.") from error
+
+
+def _parse_pickled(data: bytes, where: str) -> Mapping[Any, Any]:
+    if data[8:10] == b'{"':
+        raise DamagedError(f"{where} is a safetensors file, not PyTorch's. Try: name it .safetensors.")
+    _refuse_zip_bomb(data, where)
+    try:
+        # timm's checkpoints carry the command line's Namespace, which is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the outcome says it better
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a forged or cut file makes the parser raise
+        if refused := _refused(error, data):
+            raise UnavailableError(
+                f"{where} holds more than tensors ({refused}); it was not loaded and nothing in it was executed. "
+                "Try: convert it to .safetensors where you trust it."
+            ) from error
+        raise DamagedError(f"{where} {_instead(data) or 'is truncated, damaged or no PyTorch file'}.") from error
+    if not isinstance(loaded, Mapping):
+        raise DamagedError(f"{where} holds a {type(loaded).__name__}, not tensors by name.")
+    return loaded
+
+
+def _refused(error: Exception, data: bytes) -> str:
+    """What PyTorch's restricted reader would not construct; '' where the error is of another kind."""
+    refused = re.search(r"GLOBAL ((?:\w+\.)*(\w+)) ", str(error))
+    # In a file that is cut within an allowed name the reader sees its beginning, without the last byte.
+    cut = refused and data.rpartition(b"\n")[2][:-1] == refused[2].encode()
+    return refused[1] if refused and not cut else ""
+
+
+def _refuse_zip_bomb(data: bytes, where: str) -> None:
+    """PyTorch never compresses its archives, and a forged one could unfold to any size."""
+    try:
+        entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # the older format, or not a whole file: PyTorch's reader says so
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise DamagedError(f"{where} is a compressed archive, which PyTorch does not write. Try: unpack it first.")
+
+
+def _instead(data: bytes) -> str:
+    """What a file without weights is, as the end of a sentence; '' when nobody can say."""
+    head = data[:512].lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the weights themselves. Try: git lfs pull"
+    if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "is a web page, not weights. Try: download it again and look at what the address answers"
+    return "is a text file, not weights" if re.fullmatch(rb"[\t\n\r\x20-\x7e]*", head) else ""
+
+
+def _tensors_only(state: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise DamagedError(f"{where}: {str(name)[:60]} is a {type(value).__name__}, not a tensor by name.")
+    return dict(state)

@@ -1,0 +1,208 @@
+"""Pages: one file, whole, nothing from elsewhere, every text escaped, and the figures that were measured."""
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dla
+from dla.html_report.charts import Series, intervals, lines, reliability_diagram
+from dla.html_report.page import Picture, Pictures, Section, embedded, heat_map, write_page
+from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
+from dla.metrics.classification import evaluate
+from dla.metrics.intervals import Interval
+
+EVIL = '<script>alert("1")</script>&\'"'
+VOID = {"meta", "img", "br", "line", "circle", "rect", "polyline", "i"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags close in order; keeps tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID - {"i"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def written(folder: Path, *sections: Section) -> Reader:
+    write_page(folder / "page.html", "A title", "and more", sections)
+    assert [p.name for p in folder.iterdir()] == ["page.html"]
+    return Reader((folder / "page.html").read_text(encoding="utf-8"))
+
+
+def evaluation(classes: int, names: list[str] | None = None) -> tuple[dla.Evaluation, np.ndarray, tuple[str, ...]]:
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, classes, 40 * classes)
+    logits = generator.normal(size=(len(targets), classes)) * 2
+    logits[np.arange(len(targets)), targets] += 3
+    ids = names or [f"class{k:03d}" for k in range(classes)]
+    return evaluate(logits, targets, ids), targets, tuple(ids)
+
+
+def test_nothing_comes_from_elsewhere_and_everything_is_escaped(tmp_path: Path) -> None:
+    found, targets, names = evaluation(4, [EVIL, "b", "c\n", "é"])
+    errors = surest_errors(found, targets, names, lambda i: Image.new("RGB", (30, 20)), [EVIL] * found.count)
+    page = written(tmp_path, *evaluation_sections(found, names), *([errors] if errors else []))
+    assert errors is not None
+    assert not {"script", "link", "iframe", "object", "form"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert not {"href", "srcset", "onload", "onerror", "onclick"} & set(attributes)
+        assert (attributes.get("src") or "data:image/webp").startswith("data:image/webp")
+    assert "http" not in re.sub(r"data:[^\"]*", "", (tmp_path / "page.html").read_text()).replace("http-equiv", "")
+    assert page.text.count('<script>alert("1")</script>&\'"') > 3
+
+
+@pytest.mark.parametrize("classes", [2, 5, 20, 21, 200])
+def test_every_class_has_its_figures(tmp_path: Path, classes: int) -> None:
+    found, _, names = evaluation(classes)
+    page = written(tmp_path, Section("x", (headline(found),)), *evaluation_sections(found, names))
+    assert f"{100 * found.top1:.1f} %" in page.text
+    assert ("top-5" in page.text) == (classes > 5)
+    for c in found.classes:
+        assert c.recall is not None
+        assert c.precision is not None
+        figures = f"{c.class_id} {c.support} {100 * c.recall:.1f} % {100 * c.precision:.1f} %"
+        assert figures in page.text
+    matrix = [a for tag, a in page.tags if tag == "td" and "called" in (a.get("title") or "")]
+    assert len(matrix) == (classes**2 if classes <= 20 else 0)
+    assert any("pixelated" in (a.get("class") or "") for _, a in page.tags) == (classes > 20)
+    assert (tmp_path / "page.html").stat().st_size < 300_000
+
+
+def test_the_worst_confusions_come_first(tmp_path: Path) -> None:
+    answers = np.array([[0] * 10, [2] * 7 + [1] * 3, [2] * 10, [0] * 4 + [3] * 6]).ravel()
+    logits, targets = np.eye(30)[answers], np.repeat(np.arange(4), 10)
+    targets, logits = np.append(targets, np.arange(4, 30)), np.vstack([logits, np.eye(30)[4:]])
+    names = [f"n{k}" for k in range(30)]
+    page = written(tmp_path, evaluation_sections(evaluate(logits, targets, names), names)[0])
+    assert "n1 n2 7 70.0 % n3 n0 4 40.0 %" in page.text
+    assert page.text.count("0 %") == 2
+
+
+def test_the_surest_errors_are_those(tmp_path: Path) -> None:
+    logits = np.array([[9.0, 0], [0, 1], [4, 0], [0, 8], [2, 0]])
+    targets = np.array([0, 0, 1, 0, 1])
+    found = evaluate(logits, targets, ["cat", "dog"])
+    order: list[int] = []
+
+    def photo(i: int) -> Image.Image:
+        order.append(i)
+        if i == 2:
+            raise dla.ImageError("not_found", "gone")
+        return Image.new("RGB", (8, 9))
+
+    section = surest_errors(found, targets, ["cat", "dog"], photo, [f"/home/me/val/{i}.jpg" for i in range(5)])
+    assert section is not None
+    assert order == [3, 2, 4, 1]
+    text = written(tmp_path, section).text
+    assert "called dog, 100.0 % is cat val/3.jpg" in text
+    assert "Of 4 errors" in text
+    right = evaluate(np.eye(2), np.array([0, 1]), ["cat", "dog"])
+    assert surest_errors(right, np.array([0, 1]), ["cat", "dog"], photo, ["", ""]) is None
+
+
+def test_equal_labels_are_told_apart() -> None:
+    assert shown_names(["n1", "n2", "n3"], ["crane", "crane", "maillot"]) == ("crane (n1)", "crane (n2)", "maillot")
+
+
+def test_lines_go_through_their_points_and_skip_what_is_missing() -> None:
+    svg = lines([Series("a<", [1, 2, 3], [0.0, None, 1.0]), Series("b", [1, 2, 3], [float("nan")] * 3)], "epoch")
+    points = re.findall(r'points="([^"]*)"', svg)
+    assert len(points) == 1
+    (left, bottom), (right, top) = (map(float, p.split(",")) for p in points[0].split())
+    assert left < right
+    assert top < bottom
+    assert "a&lt;" in svg
+    assert lines([Series("a", [1], [None])], "epoch") == ""
+    assert "circle" in lines([Series("a", [1], [0.5])], "epoch")
+
+
+def test_the_diagram_has_a_bar_for_each_bin_with_photos() -> None:
+    found, *_ = evaluation(5)
+    filled = sum(b.count > 0 for b in found.calibration.bins)
+    assert reliability_diagram(found.calibration).count('fill="var(--one)"') == filled
+
+
+def test_intervals_stand_where_their_values_are() -> None:
+    rows = [("a<", 0.5, Interval(0.4, 0.6)), ("b", 0.6, Interval(0.5, 0.7)), ("x" * 90, 0.3, Interval(0.3, 0.3))]
+    svg = intervals(rows, zero=True)
+    dots = [float(x) for x in re.findall(r'circle cx="([\d.]+)"', svg)]
+    bars = re.findall(r'<line x1="([\d.]+)" y1="\d+" x2="([\d.]+)" y2="\d+" stroke="var\(--one', svg)
+    ends = [tuple(map(float, bar)) for bar in bars]
+    assert dots[0] - dots[2] == pytest.approx(2 * (dots[1] - dots[0]), abs=0.2)
+    assert ends[0] == pytest.approx((dots[0] - dots[1] + dots[0], dots[1]), abs=0.2)
+    assert ends[2] == (dots[2], dots[2])
+    assert "a&lt;" in svg
+    assert f"...{'x' * 53}<" in svg
+
+
+def test_the_heat_map_has_a_pixel_a_cell() -> None:
+    import base64
+    import io
+
+    shares = np.array([[1, 0, 0], [0.25, 0.75, 0], [0, 1, 0]])
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(heat_map(shares).split(",")[1]))).convert("RGBA"))
+    np.testing.assert_allclose(picture[..., 3], 255 * np.sqrt(shares), atol=0.51)
+    assert picture[0, 0, 2] > picture[0, 0, 0]
+    assert picture[1, 0, 0] > picture[1, 0, 2]
+
+
+def test_a_large_picture_is_reduced_and_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 2400, 3), np.uint8))
+    page = written(tmp_path, Section("", (Pictures((Picture(embedded(photo)),), wide=True),)))
+    assert len(page.words) > 3
+    assert (tmp_path / "page.html").stat().st_size < 900_000
+    with pytest.raises(OSError, match=r"page\.html") as caught:
+        write_page(tmp_path / "gone" / "page.html", "", "", ())
+    assert caught.value.filename == str(tmp_path / "gone" / "page.html")
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['jinja2'] = None\nfrom dla.html_report.page import check_can_write\ncheck_can_write()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "UnavailableError: a report needs jinja2: pip install 'dla[train]'" in done.stderr
+
+
+def test_a_link_stays_and_a_pipe_is_written_into(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "r.html", tmp_path / "link.html", tmp_path / "pipe"
+    link.symlink_to(target)
+    write_page(link, "one", "", ())
+    assert link.is_symlink()
+    assert "one" in target.read_text()
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        write_page(pipe, "two", "", ())
+        assert "two" in read.result(timeout=60)
+    assert pipe.is_fifo()

@@ -1,0 +1,106 @@
+"""The report of a run, from what lies in its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dla.data.dataset import Split
+from dla.training.html import write_report
+from support.photos import crops, jpeg
+
+
+def evil_split(folder: Path) -> tuple[Split, np.ndarray]:
+    """24 photos of three classes with markup in their names, eight of them taken for the next class."""
+    photos = []
+    for i, photo in enumerate(crops(24)):
+        path = folder / f"<i>{i:02d}&.jpg"
+        path.write_bytes(jpeg(photo))
+        photos.append(str(path))
+    targets = np.arange(24) % 3
+    answers = np.where(np.arange(24) < 8, (targets + 1) % 3, targets)
+    return Split(photos, targets, ("<b>", "b", "c"), photos), np.eye(3, dtype=np.float32)[answers] * 4
+
+
+def test_it_shows_what_lies_in_the_run_s_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    split, logits = evil_split(tmp_path)
+    epochs = [
+        {"epoch": e, "step": 10 * e, "loss": 2.0 / e, "lr": 0.1 / e, "top1": 0.2 * e, "top5": 1.0, "seconds": 30.0,
+         "val_loss": None if e == 2 else 2.5 / e, "photos_per_second": 100.0, "waiting": 0.02}
+        for e in (1, 2, 3)
+    ]  # fmt: skip
+    torn = '{"epoch": 4, "st'
+    (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in epochs) + torn)
+    facts = {"command": ["dla", "train", "my photos/<u>"], "versions": {"torch": "2.13.0"}, "data": {"train": 1200}}
+    (run / "run.json").write_text(json.dumps(facts))
+    (run / "config.yaml").write_text("model: <s>dla34\n")
+    Image.new("RGB", (400, 200), "red").save(run / "mosaic.png")
+    text = write_report(run, split, logits, ["<b>", "b", "c"]).read_text(encoding="utf-8")
+    assert "66.7 %" in text
+    assert "1.5 min" in text
+    assert "3 epochs, 100 photos/s" in text
+    for title in ("Loss", "Accuracy on validation", "Learning rate", "Speed", "Waiting for photos"):
+        assert f"<h3>{title}</h3>" in text
+    assert text.count("<polyline") == 6
+    assert "top-5" not in text  # of three classes every one is among the first five
+    assert "dla train &#39;my photos/&lt;u&gt;&#39;" in text
+    assert "model: &lt;s&gt;dla34" in text
+    assert "data: train</dt><dd>1,200" in text
+    assert "What the network was shown" in text
+    assert "Of 8 errors" in text
+    for markup in ("<b>", "<i>0", "<u>", "<s>"):
+        assert markup not in text
+
+
+def test_what_is_not_there_yet_is_left_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    split, logits = evil_split(tmp_path)
+    text = write_report(run, split, logits, ["a", "b", "c"]).read_text(encoding="utf-8")
+    assert "What came out" in text
+    for title in ("How it went", "How it was made", "What the network was shown"):
+        assert title not in text
+
+
+def test_top_5_is_drawn_where_it_says_something(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    epochs = [{"epoch": e, "top1": 0.2 * e, "top5": 0.3 * e, "seconds": 1.0, "photos_per_second": 9.0} for e in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in epochs))
+    split, logits = evil_split(tmp_path)
+    six = Split(split.photos, split.targets_N, tuple("abcdef"), split.names)
+    text = write_report(run, six, np.pad(logits, ((0, 0), (0, 3))), list("abcdef")).read_text(encoding="utf-8")
+    assert text.count("<polyline") == 3
+    assert ">top-5<" in text
+
+
+def test_a_photo_that_is_gone_leaves_its_place(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    split, logits = evil_split(tmp_path)
+    whole = write_report(run, split, logits, ["a", "b", "c"]).read_text().count("<img")
+    Path(str(split.photos[3])).unlink()
+    assert write_report(run, split, logits, ["a", "b", "c"]).read_text().count("<img") == whole - 1
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    split, logits = evil_split(tmp_path)
+    before = write_report(run, split, logits, ["a", "b", "c"]).read_bytes()
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_report(run, split, logits, ["a", "c", "b"])
+    assert caught.value.filename == str(run / "report.html")
+    assert (run / "report.html").read_bytes() == before
+    assert not (run / "report.html.part").exists()

@@ -1,0 +1,81 @@
+"""The rules for foreign names, against published facts about the authors' networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dla.errors import DamagedError
+from dla.models.build import build
+from dla.weights.keys import CONTAINERS, dead_projections, plain_names, unwrap
+
+# Paths of the projections that get no gradient in the authors' code, and how many parameters they hold there.
+DEAD = {
+    "dla34": ("level3 level4", 41_728),
+    "dla46_c": ("level4", 8_448),
+    "dla46x_c": ("level4", 8_448),
+    "dla60x_c": ("level4 level4.tree1", 16_896),
+    "dla60": ("level3 level4 level4.tree1", 297_472),
+    "dla60x": ("level3 level4 level4.tree1", 297_472),
+    "dla102": ("level3 level3.tree1 level4 level4.tree1 level4.tree1.tree1", 462_848),
+    "dla102x": ("level3 level3.tree1 level4 level4.tree1 level4.tree1.tree1", 462_848),
+    "dla102x2": ("level3 level3.tree1 level4 level4.tree1 level4.tree1.tree1", 462_848),
+    "dla169": (
+        "level2 level3 level3.tree1 level4 level4.tree1 level4.tree1.tree1 level4.tree1.tree1.tree1",
+        599_296,
+    ),
+}
+KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_dead_projections_as_the_authors_have_them(name: str) -> None:
+    with torch.device("meta"):
+        dead = dead_projections(build(name))
+    paths, parameters = DEAD[name]
+    layers = ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked")
+    assert set(dead) == {f"{path}.project.{layer}" for path in paths.split() for layer in layers}
+    assert sum(shape.numel() for key, shape in dead.items() if key.endswith(("weight", "bias"))) == parameters
+
+
+@pytest.mark.parametrize("name", ["dla34", "dla60", "dla102", "dla169"])
+def test_dead_projections_and_a_network_are_the_authors_file(name: str) -> None:
+    file = KEYS / f"ucbdrive-{name}up.json"
+    if not file.exists():
+        pytest.skip(f"{file.name}, the names in the authors' files, is not here")
+    authors = {
+        key.removeprefix("base."): shape for key, shape in json.loads(file.read_text()).items() if "base." in key
+    }
+    with torch.device("meta"):
+        model = build(name)
+    ours = {key: tensor.shape for key, tensor in model.state_dict().items()} | dead_projections(model)
+    assert {key: list(shape) for key, shape in ours.items()} == authors
+
+
+WRAPPED = st.lists(st.sampled_from(["module.", "_orig_mod."]), max_size=4).map("".join)
+
+
+@given(st.dictionaries(st.sampled_from(["fc.bias", "fc.weight", "level0.0.weight"]), WRAPPED, min_size=1))
+def test_prefixes_are_taken_off(prefixes: dict[str, str]) -> None:
+    tensors = {name: torch.zeros(()) for name in prefixes}
+    plain = plain_names({prefix + name: tensors[name] for name, prefix in prefixes.items()})
+    assert list(plain) == list(tensors)
+    assert all(plain[name] is tensors[name] for name in tensors)
+
+
+def test_a_name_that_is_there_twice() -> None:
+    with pytest.raises(DamagedError, match='"fc.bias" is there twice, with and without a prefix'):
+        plain_names({"fc.bias": torch.zeros(1), "module.fc.bias": torch.zeros(1)})
+
+
+def test_containers_in_order() -> None:
+    inside = {key: {"of": key} for key in reversed(CONTAINERS)}
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        assert unwrap(inside) == ({"of": key}, key)
+        del inside[key]
+    assert unwrap({"epoch": 3, "model": "dla34"}) == ({"epoch": 3, "model": "dla34"}, "")

@@ -1,0 +1,110 @@
+"""Every way to name a model, and every way to get it wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dla.errors import UnavailableError, UnknownNameError, UsageError
+from dla.models.registry import TABLE
+from dla.weights import spec
+from dla.weights.spec import Source, find_source
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a model folder, files, and names that could mislead."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("model", "dla60", "hf-hub", "a b"):
+        (tmp_path / folder).mkdir()
+    for file in ("w.safetensors", "w.pth", "dla34.pth", "notes.txt"):
+        (tmp_path / file).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("dla60", Source("hub", "timm/dla60.in1k", architecture="dla60")),
+        ("dla60.in1k", Source("hub", "timm/dla60.in1k", architecture="dla60")),
+        ("./dla60", Source("folder", "dla60")),
+        ("hf-hub:me/mine", Source("hub", "me/mine")),
+        ("hf_hub:me/mine", Source("hub", "me/mine")),
+        ("HF-Hub:Me/Mine-1.0@refs/pr/1", Source("hub", "Me/Mine-1.0", "refs/pr/1")),
+        ("local-dir:model", Source("folder", "model")),
+        ("Local-Dir:a b", Source("folder", "a b")),
+        ("model", Source("folder", "model")),
+        ("model/", Source("folder", "model")),
+        ("w.safetensors", Source("file", "w.safetensors")),
+        ("./w.pth", Source("file", "w.pth")),
+        ("dla34.pth", Source("file", "dla34.pth")),
+        ("notes.txt", Source("file", "notes.txt")),  # reading it says what is wrong with it
+    ],
+)
+def test_sources(text: str, source: Source) -> None:
+    assert find_source(text) == source
+
+
+def test_every_released_network_has_its_repository() -> None:
+    released = [name for name, row in TABLE.items() if row.tag]
+    assert len(released) == 12
+    assert [find_source(name).where for name in released] == [f"timm/{name}.in1k" for name in released]
+
+
+def test_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    assert find_source("~/model") == find_source("local-dir:~/model") == Source("folder", str(here / "model"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("dla61", UnknownNameError, 'no network is called "dla61". Nearest: dla60, '),
+        ("dla61.in1k", UnknownNameError, 'no network is called "dla61". Nearest: dla60, '),
+        ("", UnknownNameError, 'no network is called "". All: dla models'),
+        ("dla60.in21k", UnknownNameError, 'is called "dla60.in21k". Nearest: dla60.in1k.'),
+        ("dla34_half", UsageError, "dla34_half has no released weights. Try: the path of a folder or file with some."),
+        (
+            "me/mine",
+            UsageError,
+            '"me/mine" is no path that exists. On the hub: hf-hub:me/mine; a folder: local-dir:me/mine',
+        ),
+        ("hub:mine", UsageError, "On the hub: hf-hub:hub:mine; a folder: local-dir:hub:mine"),
+        ("C:\\mine", UsageError, '"C:\\mine" is no path that exists. '),
+        ("gone/w.pth", UnavailableError, "gone/w.pth does not exist."),
+        ("dla60.safetensors", UnavailableError, "dla60.safetensors does not exist."),
+        ("local-dir:gone", UnavailableError, "gone is no folder. A model folder holds config.json and "),
+        ("local-dir:w.pth", UnavailableError, "w.pth is no folder."),
+        ("local-dir:", UsageError, '"local-dir:" names no folder. Allowed: local-dir:PATH'),
+        ("~nosuch/x.pth", UnavailableError, "~nosuch/x.pth does not exist."),
+        ("~nosuch/x", UsageError, '"~nosuch/x" is no path that exists.'),
+        ("local-dir:~nosuch/x", UnavailableError, "~nosuch/x is no folder."),
+        ("d" * 300, UnknownNameError, f'no network is called "{"d" * 300}".'),
+        (f"local-dir:{'d' * 300}", UnavailableError, "is no folder."),
+        ("hf-hub:mine", UsageError, 'names no repository. Allowed: hf-hub:owner/name or hf-hub:owner/name@revision'),
+        ("hf-hub:", UsageError, '"hf-hub:" names no repository.'),
+        ("hf-hub:a/b/c", UsageError, '"hf-hub:a/b/c" names no repository.'),
+        ("hf-hub:a/b@", UsageError, '"hf-hub:a/b@" names no repository.'),
+        ("hf-hub:a/b@../../x", UsageError, '"hf-hub:a/b@../../x" names no repository.'),
+        ("hf-hub:../b", UsageError, '"hf-hub:../b" names no repository.'),
+        ("shipped:..", UnknownNameError, 'no shipped network is called "..".'),
+        ("shipped:", UnknownNameError, 'no shipped network is called "".'),
+    ],
+)  # fmt: skip
+def test_wrong_sources(text: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error) as raised:
+        find_source(text)
+    assert said in str(raised.value)
+
+
+def test_shipped(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "shipped" / "tiny").mkdir(parents=True)
+    (here / "shipped" / "tiny" / "config.json").touch()
+    (here / "shipped" / "empty").mkdir()
+    monkeypatch.setattr(spec, "files", lambda package: here)
+    assert find_source("shipped:tiny") == Source("folder", str(here / "shipped" / "tiny"), name="shipped:tiny")
+    with pytest.raises(UnknownNameError, match='no shipped network is called "tinny". Nearest: tiny.'):
+        find_source("shipped:tinny")
+    with pytest.raises(UnknownNameError, match='is called "empty"'):
+        find_source("shipped:empty")
