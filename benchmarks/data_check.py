@@ -20,7 +20,7 @@ from PIL import Image
 import dla
 from dla.data.dataset import find_sources
 from dla.data.duplicates import near_groups
-from dla.data.scan import looks
+from dla.data.scan import scan_photos
 from dla.images.decode import read_photo
 
 
@@ -72,7 +72,7 @@ def again(data: Path, count: int) -> None:
     images = [read_photo(photo).image for photo in photos]
     for way, store in WAYS.items():
         both = photos + [store(image) for image in images]
-        seen = list(looks(both, [way] * len(both), 2))
+        seen = list(scan_photos(both, [way] * len(both), 2))
         small = np.array([np.frombuffer(look.small, np.uint8) for look in seen])
         groups = near_groups(np.array([look.phash for look in seen], np.uint64), small)
         pairs = {(i, i + len(images)) for i in range(len(images))}

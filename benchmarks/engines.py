@@ -236,9 +236,9 @@ def main() -> None:
             if ":" not in name:
                 make_model(name, photos, work / name)
             if args.what != "parity":
-                from dla.benchmarking.bench import add_int8
+                from dla.benchmarking.bench import add_random_int8
 
-                add_int8(work / name)
+                add_random_int8(work / name)
             if args.what == "parity":
                 parity(name if ":" in name else str(work / name), photos)
             elif args.what == "one":

@@ -31,18 +31,18 @@ def step_seconds(model: str, batch: int, size: int, steps: int) -> float | None:
     import torch
 
     from dla.training.batches import Batch
-    from dla.training.distributed import joined
-    from dla.training.model import begin
+    from dla.training.distributed import process_group
+    from dla.training.model import build_initial
     from dla.training.recipe_files import recipe_from
-    from dla.training.trainer import Fit
+    from dla.training.trainer import Trainer
 
     torch.set_num_threads(1)
     recipe = recipe_from(None, {"model": model, "batch_size": batch, "lr": 0.01, "average.decay": 0.99})
     classes = tuple(map(str, range(10)))
-    with joined() as ranks:
+    with process_group() as ranks:
         torch.manual_seed(0)
         targets_N = np.arange(batch // ranks.world) % 10
-        fit = Fit(begin(recipe, classes), recipe, targets_N, torch.device("cpu"), None, ranks)
+        fit = Trainer(build_initial(recipe, classes), recipe, targets_N, torch.device("cpu"), None, ranks)
         pixels = np.random.default_rng(ranks.rank).integers(0, 255, (len(targets_N), size, size, 3), np.uint8)
         ready, times = Batch(pixels, targets_N, np.arange(len(targets_N))), []
         for _ in range(steps + 3):

@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 import dla
-from dla.cli import VERBS, main
+from dla.cli import COMMANDS, main
 from dla.images.decode import ERROR_CODES
-from dla.inference.classifier import with_bars
+from dla.inference.classifier import draw_prediction
 from dla.inference.result_files import PredictionWriter
 
 SUBVERBS = {"data": ("check",)}
@@ -33,7 +33,7 @@ command line goes before a file of options, and that before the variables. No ot
 def commands() -> str:
     """docs/commands.md: every --help."""
     pages = [f"# Commands\n\nMade from `--help` by `python docs/generate.py`.\n\n{VARIABLES}"]
-    for words in ([], *(w for verb in VERBS for w in ([verb], *([verb, sub] for sub in SUBVERBS.get(verb, ()))))):
+    for words in ([], *(w for verb in COMMANDS for w in ([verb], *([verb, sub] for sub in SUBVERBS.get(verb, ()))))):
         page = io.StringIO()
         with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
             main([*words, "--help"])
@@ -55,7 +55,9 @@ def example() -> tuple[str, Image.Image]:
     table = io.StringIO()
     with PredictionWriter(table, "table", 5) as writer:
         writer.write(prediction)
-    return f"```\ncoffee.png\n{table.getvalue().split(chr(10), 1)[1]}```\n", with_bars(Image.open(COFFEE), prediction)
+    return f"```\ncoffee.png\n{table.getvalue().split(chr(10), 1)[1]}```\n", draw_prediction(
+        Image.open(COFFEE), prediction
+    )
 
 
 def run(check: bool) -> int:

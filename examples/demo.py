@@ -12,7 +12,7 @@ from PIL import Image
 
 import dla
 from dla.engines.cpu import cores
-from dla.inference.classifier import with_bars
+from dla.inference.classifier import draw_prediction
 
 PHOTOS = {
     "skimage.data": ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"),
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     for path, prediction in zip(paths, predictions, strict=True):
         best = [f"{c.label:<18}{100 * c.probability:3.0f} %" for c in prediction.classes[:3]]
         print(f"{path.name:<18}" + "   ".join(f"{b:<24}" for b in best).rstrip())
-        with_bars(Image.open(path), prediction).save(folder / f"{path.stem}.png")
+        draw_prediction(Image.open(path), prediction).save(folder / f"{path.stem}.png")
     print(
         f"{len(paths)} photos in {seconds:.1f} s ({classifier.origin}, {classifier.engine.name}, "
         f"{cores()} threads). Pictures: {folder}/*.png"

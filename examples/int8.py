@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 from dla.engines.cpu import instructions
-from dla.engines.quantized import parse_form
-from dla.inference.calibrate_int8 import make_form, try_form
+from dla.engines.quantized import parse_quantized
+from dla.inference.calibrate_int8 import make_quantized, try_quantized
 from dla.inference.int8_store import FILE
 from dla.types import DEFAULT_MODEL
 from dla.weights.spec import shipped
@@ -27,11 +27,11 @@ parser.add_argument("--try", action="store_true", dest="again")
 args = parser.parse_args()
 path = shipped(DEFAULT_MODEL.partition(":")[2]) / FILE
 if args.again:
-    form = parse_form(path.read_bytes(), str(path))
-    gate = try_form(form, DEFAULT_MODEL, args.data)
+    form = parse_quantized(path.read_bytes(), str(path))
+    gate = try_quantized(form, DEFAULT_MODEL, args.data)
     form = form.with_gate(gate)
 else:
-    made = make_form(DEFAULT_MODEL, args.data, say=print)
+    made = make_quantized(DEFAULT_MODEL, args.data, say=print)
     form, gate = made.form, made.gate
 path.write_bytes(form.to_bytes())
 print(gate.sentence(), flush=True)

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from dla.evaluation.result import Validations as Validations
     from dla.exporting.export import Exported as Exported
     from dla.exporting.export import export as export
+    from dla.exporting.verify import Disagreement as Disagreement
     from dla.exporting.verify import ExportReport as ExportReport
-    from dla.exporting.verify import Flip as Flip
     from dla.images.labels import imagenet_classes as imagenet_classes
     from dla.images.preprocessing import Preprocessing as Preprocessing
     from dla.images.timm_transform import create_transform as create_transform
     from dla.images.timm_transform import resolve_data_config as resolve_data_config
     from dla.images.timm_transform import resolve_model_data_config as resolve_model_data_config
-    from dla.inference.classifier import Class as Class
     from dla.inference.classifier import Classifier as Classifier
+    from dla.inference.classifier import ClassScore as ClassScore
     from dla.inference.classifier import Features as Features
     from dla.inference.classifier import Prediction as Prediction
     from dla.inference.classifier import load as load
@@ -74,7 +74,7 @@ _HOME = {
     "BenchReport": "dla.benchmarking.rows",
     "BenchRow": "dla.benchmarking.rows",
     "CheckError": "dla.errors",
-    "Class": "dla.inference.classifier",
+    "ClassScore": "dla.inference.classifier",
     "Classifier": "dla.inference.classifier",
     "Comparison": "dla.metrics.classification",
     "DamagedError": "dla.errors",
@@ -86,7 +86,7 @@ _HOME = {
     "ExportReport": "dla.exporting.verify",
     "Exported": "dla.exporting.export",
     "Features": "dla.inference.classifier",
-    "Flip": "dla.exporting.verify",
+    "Disagreement": "dla.exporting.verify",
     "ImageError": "dla.errors",
     "InputError": "dla.errors",
     "ModelInfo": "dla.catalog",

@@ -23,9 +23,9 @@ from dla.models.registry import TABLE, Row
 from dla.types import DEFAULT_MODEL
 from dla.weights import hub
 from dla.weights.keys import shapes_of
-from dla.weights.load import Opened, open_model
+from dla.weights.load import LoadedModel, load_model
 from dla.weights.model_folder import ModelConfig
-from dla.weights.spec import Source, find_source, shipped, shipped_names
+from dla.weights.spec import ModelSource, resolve_source, shipped, shipped_names
 
 __all__ = ["INFO_SCHEMA", "MODELS_SCHEMA", "ModelInfo", "ModelRow", "StoredWeights", "info", "models", "stored_of_row"]
 
@@ -140,10 +140,10 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
     """
     if source in TABLE and TABLE[source].tag is None and not engines:
         return _not_here(TABLE[source], nodes)
-    found = find_source(source)
+    found = resolve_source(source)
     r = next((r for r in TABLE.values() if r.hub_id == found.where), None) if found.kind == "hub" else None
     if found.kind != "hub" or hub.locate(found.where, found.revision):
-        known = _here(open_model(source), found, r, nodes)
+        known = _here(load_model(source), found, r, nodes)
         return replace(known, engines=time_engines(source)) if engines else known
     if r is None:
         raise UnavailableError(
@@ -165,7 +165,7 @@ def _not_here(r: Row, nodes: bool) -> ModelInfo:
     return _info(name, model, config, r, stored_of_row(r), nodes)
 
 
-def _here(opened: Opened, found: Source, r: Row | None, nodes: bool) -> ModelInfo:
+def _here(opened: LoadedModel, found: ModelSource, r: Row | None, nodes: bool) -> ModelInfo:
     path = os.path.abspath(opened.weights_path)
     size = os.path.getsize(path)
     if found.kind == "hub":
@@ -185,7 +185,7 @@ def _info(
     r: Row | None,
     weights: StoredWeights,
     nodes: bool,
-    opened: Opened | None = None,
+    opened: LoadedModel | None = None,
 ) -> ModelInfo:
     """`r` is the row whose released weights these are, if they are any's."""
     cfg, said = config.pretrained_cfg, config.dla

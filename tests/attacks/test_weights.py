@@ -15,7 +15,7 @@ import torch
 
 from dla.errors import DamagedError, UnavailableError
 from dla.models.build import build
-from dla.weights.load import open_model
+from dla.weights.load import load_model
 from dla.weights.model_folder import ModelConfig, write_folder
 from dla.weights.state_files import parse_weights, read_state
 
@@ -46,7 +46,7 @@ def test_a_pickle_bomb(tmp_path: Path, name: str, zipped: bool) -> None:
     )
     check_bomb_is_live((tmp_path / name).read_bytes(), marker)
     with pytest.raises(UnavailableError) as raised:
-        open_model(str(tmp_path / name))
+        load_model(str(tmp_path / name))
     assert not marker.exists()
     assert str(raised.value) == (
         f"{tmp_path / name} holds more than tensors (getattr); it was not loaded and nothing in it was executed. "
@@ -73,7 +73,7 @@ def test_a_bomb_beside_good_weights(tmp_path: Path) -> None:
     model = build("dla46_c", num_classes=2)
     write_folder(tmp_path / "m", model.state_dict(), ModelConfig("dla46_c", 2))
     torch.save(Bomb(marker), tmp_path / "m" / "pytorch_model.bin")
-    assert open_model(str(tmp_path / "m")).report.notes == ()
+    assert load_model(str(tmp_path / "m")).report.notes == ()
     assert not marker.exists()
 
 
@@ -104,7 +104,7 @@ def test_a_tensor_larger_than_its_file(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pth")
     assert (tmp_path / "w.pth").stat().st_size < 10_000_000
     with pytest.raises(DamagedError, match="fc.bias: 1099511627776 in the file, 2 in the network"):
-        open_model(str(tmp_path / "w.pth"), architecture="dla46_c")
+        load_model(str(tmp_path / "w.pth"), architecture="dla46_c")
 
 
 def tensor(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict[str, Any]:
@@ -166,7 +166,7 @@ def test_paths_in_a_config_lead_nowhere(tmp_path: Path, path: str) -> None:
 
     def opened(**changes: Any) -> Any:
         (folder / "config.json").write_text(json.dumps(good | changes))
-        return open_model(str(folder))
+        return load_model(str(folder))
 
     for field in ({"architecture": path}, {"model_args": {"block": path}}, {"model_args": {"global_pool": path}}):
         with pytest.raises(DamagedError, match=r"m.config\.json: "):
@@ -190,4 +190,4 @@ def test_a_config_that_asks_for_memory(tmp_path: Path, root: dict[str, Any]) -> 
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | root))
     with pytest.raises(DamagedError, match="tensors of another shape"):
-        open_model(str(tmp_path))
+        load_model(str(tmp_path))

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 import dla
 from dla.benchmarking import baseline
-from dla.benchmarking.bench import Plan, add_int8, write_drawn
+from dla.benchmarking.bench import BenchmarkPlan, add_random_int8, write_random_model
 from dla.benchmarking.rows import peak_flops, rows_of
-from dla.benchmarking.worker import CALLS, PEAK, PEAK_SIDE, TURN_S, Arm, Running, Turn
+from dla.benchmarking.worker import CALLS, PEAK, PEAK_SIDE, ROUND_S, BenchmarkCase, Round, Worker
 from dla.catalog import ModelInfo
 from support.small_models import SIDE, write_small
 
 USUAL = {"models": ("dla34",), "engine": "all", "precision": "fp32", "batches": (1, 8), "against": None,
          "threads": None, "rounds": 7}  # fmt: skip
 SECONDS = st.floats(1e-3, 10)
-TURNS = st.lists(st.lists(SECONDS, min_size=4, max_size=9).map(lambda s: Turn(tuple(s), 5)), min_size=3, max_size=3)
+TURNS = st.lists(st.lists(SECONDS, min_size=4, max_size=9).map(lambda s: Round(tuple(s), 5)), min_size=3, max_size=3)
 
 
 @pytest.mark.parametrize(
@@ -44,21 +44,21 @@ TURNS = st.lists(st.lists(SECONDS, min_size=4, max_size=9).map(lambda s: Turn(tu
 )
 def test_what_cannot_be_planned(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(dla.UsageError, match=said.replace("(", r"\(")):
-        Plan(**USUAL | wrong)  # type: ignore[arg-type]
+        BenchmarkPlan(**USUAL | wrong)  # type: ignore[arg-type]
 
 
 def test_what_is_planned() -> None:
-    plan = Plan(**USUAL | {"precision": "all", "against": "timm"})  # type: ignore[arg-type]
+    plan = BenchmarkPlan(**USUAL | {"precision": "all", "against": "timm"})  # type: ignore[arg-type]
     assert plan.arms[0] == ("timm", "fp32")
     assert plan.arms[1:4] == (("openvino", "fp32"), ("onnx", "fp32"), ("torch", "fp32"))
     assert {("openvino", "bf16"), ("torch", "bf16")} < set(plan.arms[4:])
-    assert Plan(**USUAL | {"engine": "torch"}).arms == (("torch", "fp32"),)  # type: ignore[arg-type]
+    assert BenchmarkPlan(**USUAL | {"engine": "torch"}).arms == (("torch", "fp32"),)  # type: ignore[arg-type]
 
 
 def test_timm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baseline, "find_spec", lambda name: None)
     with pytest.raises(dla.UnavailableError, match="timm is not installed, .*: pip install timm"):
-        Plan(**USUAL | {"against": "timm"})  # type: ignore[arg-type]
+        BenchmarkPlan(**USUAL | {"against": "timm"})  # type: ignore[arg-type]
 
 
 def test_timm_computes_the_same_network(tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_timm_lacks_an_option(tmp_path: Path) -> None:
 
 
 def test_drawn_weights_keep_numbers_alive(tmp_path: Path) -> None:
-    write_drawn("dla46_c", tmp_path / "m")
-    write_drawn("dla46_c", tmp_path / "again")
+    write_random_model("dla46_c", tmp_path / "m")
+    write_random_model("dla46_c", tmp_path / "again")
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("m", "again")]
     assert files[0] == files[1]
     classifier = dla.load(str(tmp_path / "m"), engine="torch")
@@ -95,11 +95,11 @@ def test_drawn_weights_keep_numbers_alive(tmp_path: Path) -> None:
 
 
 def test_a_process_has_its_turns_and_its_own_memory() -> None:
-    with Running(Arm(PEAK)) as running:
+    with Worker(BenchmarkCase(PEAK)) as running:
         running.wait()
         first, second = running.turn(), running.turn()
         assert min(len(first.seconds), len(second.seconds)) >= CALLS
-        assert sum(second.seconds) >= TURN_S
+        assert sum(second.seconds) >= ROUND_S
         assert second.memory is not None
         matrices = 3 * 4 * PEAK_SIDE**2
         assert matrices < second.memory < matrices + 150e6  # NumPy, and nothing of this process, which has torch
@@ -109,7 +109,7 @@ def test_a_process_has_its_turns_and_its_own_memory() -> None:
 
 
 def test_a_process_that_dies() -> None:
-    with Running(Arm(PEAK)) as running:
+    with Worker(BenchmarkCase(PEAK)) as running:
         running.wait()
         os.kill(running.process.pid, signal.SIGKILL)
         with pytest.raises(dla.DlaError, match="the process that ran peak was ended by signal 9"):
@@ -119,7 +119,7 @@ def test_a_process_that_dies() -> None:
 def test_a_process_that_cannot_run() -> None:
     said = "the engine onnx computes in fp32, not in bf16"
     with (
-        Running(Arm("onnx", "shipped:tiny200", "bf16", 1, (64, 64))) as running,
+        Worker(BenchmarkCase("onnx", "shipped:tiny200", "bf16", 1, (64, 64))) as running,
         pytest.raises(dla.UsageError, match=said),
     ):
         running.wait()
@@ -131,8 +131,8 @@ def found() -> ModelInfo:
 
 
 @given(first=TURNS, second=TURNS)
-def test_figures_by_another_road(found: ModelInfo, first: list[Turn], second: list[Turn]) -> None:
-    arms = {Arm("timm", batch=4): first, Arm("onnx", batch=4): second}
+def test_figures_by_another_road(found: ModelInfo, first: list[Round], second: list[Round]) -> None:
+    arms = {BenchmarkCase("timm", batch=4): first, BenchmarkCase("onnx", batch=4): second}
     base, row = rows_of("shipped:tiny200", found, False, arms, 1e12)
     every = np.concatenate([turn.seconds for turn in second])
     assert row.calls == len(every)
@@ -149,27 +149,27 @@ def test_figures_by_another_road(found: ModelInfo, first: list[Turn], second: li
 
 
 def test_drawn_weights_have_an_int8_form_that_passed_no_gate(tmp_path: Path) -> None:
-    write_drawn("dla46_c", tmp_path)
+    write_random_model("dla46_c", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["pretrained_cfg"]["input_size"] = [3, SIDE, SIDE]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    add_int8(tmp_path)
+    add_random_int8(tmp_path)
     assert dla.load(str(tmp_path), precision="int8").engine.name == "OpenVINO on cpu in int8"
     assert dla.load(str(tmp_path), precision="auto").engine.name != "OpenVINO on cpu in int8"
 
 
 def test_timm_in_a_process_of_its_own(tmp_path: Path) -> None:
     folder = write_small(tmp_path / "m", ["a", "b", "c"])
-    with Running(Arm("timm", str(folder), batch=2, size=(SIDE, SIDE), threads=1)) as running:
+    with Worker(BenchmarkCase("timm", str(folder), batch=2, size=(SIDE, SIDE), threads=1)) as running:
         running.wait()
         assert len(running.turn().seconds) >= CALLS
 
 
 ABANDON = """
 import os, signal
-from dla.benchmarking.worker import PEAK, Arm
-from dla.benchmarking.worker import Running
-running = Running(Arm(PEAK))
+from dla.benchmarking.worker import PEAK, BenchmarkCase
+from dla.benchmarking.worker import Worker
+running = Worker(BenchmarkCase(PEAK))
 running.wait()
 print(running.process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -193,7 +193,7 @@ def test_another_name_for_timm_that_does_not_load(tmp_path: Path) -> None:
     (tmp_path / "timm" / "__init__.py").write_text("import no_such_part_of_timm\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-        with Running(Arm("timm", "shipped:tiny200", size=(64, 64))) as running:
+        with Worker(BenchmarkCase("timm", "shipped:tiny200", size=(64, 64))) as running:
             said = "timm is here but does not load .No module named 'no_such_part_of_timm'"
             with pytest.raises(dla.UnavailableError, match=said):
                 running.wait()

@@ -16,7 +16,7 @@ from PIL import Image
 import dla
 from dla.benchmarking import bench
 from dla.benchmarking import bench as bench_run
-from dla.benchmarking.worker import PEAK, Arm, Turn
+from dla.benchmarking.worker import PEAK, BenchmarkCase, Round
 from dla.cli import main
 from dla.engines.cpu import cores, machine
 from dla.errors import DlaError, UnavailableError, UsageError
@@ -34,7 +34,7 @@ class Fake:
     order: ClassVar[list[str]] = []
     refused: ClassVar[dict[tuple[str, str], DlaError]] = {}
 
-    def __init__(self, arm: Arm, cache: str | None = None) -> None:
+    def __init__(self, arm: BenchmarkCase, cache: str | None = None) -> None:
         self.arm, self.cache, self.turns = arm, cache, 0
 
     def __enter__(self) -> Fake:
@@ -47,21 +47,21 @@ class Fake:
         if error := self.refused.get((self.arm.engine, self.arm.precision)):
             raise error
 
-    def turn(self) -> Turn:
+    def turn(self) -> Round:
         self.order.append(f"{self.arm.engine} {self.arm.precision}")
         self.turns += 1
         seconds = MS[self.arm.engine] / 1000 * self.arm.batch * (1 if self.arm.engine == "timm" else self.turns)
-        return Turn((seconds,) * 4, 10**8 * self.arm.batch)
+        return Round((seconds,) * 4, 10**8 * self.arm.batch)
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
-    monkeypatch.setattr(bench_run, "Running", Fake)
+    monkeypatch.setattr(bench_run, "Worker", Fake)
     for name in ("PAUSE_S", "LOOK_S"):
         monkeypatch.setattr(bench_run, name, 0.01)
-    monkeypatch.setattr(bench_run.OthersWork, "cores", lambda self: 0.25)
-    monkeypatch.setattr(bench, "write_drawn", lambda architecture, folder: None)
-    monkeypatch.setattr(bench, "add_int8", lambda folder: None)
+    monkeypatch.setattr(bench_run.BackgroundLoad, "cores", lambda self: 0.25)
+    monkeypatch.setattr(bench, "write_random_model", lambda architecture, folder: None)
+    monkeypatch.setattr(bench, "add_random_int8", lambda folder: None)
     monkeypatch.setattr(Fake, "order", [])
     monkeypatch.setattr(Fake, "refused", {})
     return Fake
@@ -154,10 +154,10 @@ def test_timm_that_lacks_an_option_is_left_out(
 
 
 def test_ctrl_c_keeps_what_was_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def turn(self: Fake) -> Turn:
+    def turn(self: Fake) -> Round:
         if self.arm.batch == 8:
             raise KeyboardInterrupt
-        return Turn((0.01,) * 4, None)
+        return Round((0.01,) * 4, None)
 
     monkeypatch.setattr(Fake, "turn", turn)
     assert main(["bench", "--engine", "onnx"]) == 130
@@ -165,7 +165,7 @@ def test_ctrl_c_keeps_what_was_measured(capsys: pytest.CaptureFixture[str], monk
 
 
 def test_a_busy_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_run.OthersWork, "cores", lambda self: 1.25)
+    monkeypatch.setattr(bench_run.BackgroundLoad, "cores", lambda self: 1.25)
     words = ["bench", "--engine", "onnx", "--batch", "1", "--rounds", "3"]
     assert main(words) == 0
     assert "dla: this machine is busy: other processes keep 1.2 of " in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import constants
 
 from dla.cli import main
-from dla.weights.convert import FORMS
+from dla.weights.convert import CONVERT_FORMATS
 from support.authors import AuthorsDLA
 from support.released import put_in_cache
 
@@ -108,5 +108,5 @@ def test_help_names_each_form(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["convert", "--help"])
     out = capsys.readouterr().out
-    assert all(f"  {form} " in out for form in FORMS)
+    assert all(f"  {form} " in out for form in CONVERT_FORMATS)
     assert max(map(len, out.splitlines())) <= 100

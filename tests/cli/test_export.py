@@ -11,12 +11,12 @@ import pytest
 
 from dla.cli import export, main
 from dla.exporting import verify
-from dla.exporting.targets import FORMS
+from dla.exporting.targets import TARGETS
 
 
 @pytest.fixture(autouse=True)
 def _few_pictures_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "PICTURES", 6)
+    monkeypatch.setattr(verify, "TEST_IMAGES", 6)
     monkeypatch.chdir(tmp_path)
 
 
@@ -57,7 +57,7 @@ def test_refusals(words: list[str], code: int, said: str, capsys: pytest.Capture
 
 
 def test_the_forms_are_those_that_there_are() -> None:
-    assert tuple(FORMS) == export.TO
+    assert tuple(TARGETS) == export.TO
 
 
 def test_onnx_is_needed_for_preprocessing_alone(

@@ -19,7 +19,7 @@ from dla.models.build import build
 from dla.models.registry import TABLE
 from dla.types import DEFAULT_MODEL
 from dla.weights.convert import convert
-from dla.weights.spec import find_source, shipped
+from dla.weights.spec import resolve_source, shipped
 from support.oracle import timm
 from support.released import put_in_cache, released
 
@@ -150,7 +150,7 @@ def test_a_model_of_ones_own(
         found = record(capsys, given)
         assert found["model"] == str(path)
         assert found["weights"]["state"] == "here"
-        assert find_source(found["model"]).where == str(path)
+        assert resolve_source(found["model"]).where == str(path)
         assert dla.load(found["model"]).config.architecture == "dla34_half"
     out = table(capsys, "bare.pth")
     assert "none is stated in its files" in out
@@ -161,7 +161,7 @@ def test_every_model_key_is_a_name_that_works(capsys: pytest.CaptureFixture[str]
     for name in (DEFAULT_MODEL, "dla60", "dla60.in1k"):
         found = record(capsys, name)
         assert record(capsys, found["model"]) == found
-        find_source(found["model"])
+        resolve_source(found["model"])
 
 
 def test_a_network_that_takes_no_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

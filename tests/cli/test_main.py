@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dla.cli import VERBS, main
+from dla.cli import COMMANDS, main
 from support.photos import CHELSEA
 
 
@@ -16,7 +16,7 @@ def dla(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "dla", *words], capture_output=True, text=True, **options)
 
 
-@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)])
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in COMMANDS)])
 def test_help_is_quick_shows_an_example_and_loads_no_torch(words: list[str]) -> None:
     code = f"""
 import sys

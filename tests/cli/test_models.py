@@ -13,8 +13,8 @@ from huggingface_hub import constants
 
 from dla.cli import main
 from dla.models.registry import TABLE
-from dla.weights.load import open_model
-from dla.weights.spec import find_source, shipped_names
+from dla.weights.load import load_model
+from dla.weights.spec import resolve_source, shipped_names
 from support.released import put_in_cache, released
 
 STATES = {"to download", "cached", "shipped", "none"}
@@ -71,12 +71,12 @@ def test_json_says_what_the_networks_say(capsys: pytest.CaptureFixture[str]) -> 
         assert record["schema"] == "dla.models/1"
         assert record["weights"]["state"] in STATES
         if record["weights"]["state"] == "to download":
-            assert find_source(name).kind == "hub"
+            assert resolve_source(name).kind == "hub"
             assert (record["num_classes"], record["params"]) == (1000, TABLE[name].params)
             assert record["weights"]["size_bytes"] == 4 * record["params"]
             assert record["weights"]["estimated"] is True
         if record["weights"]["state"] == "shipped":
-            opened = open_model(name)
+            opened = load_model(name)
             assert record["architecture"] == opened.config.architecture
             assert record["params"] == sum(p.numel() for p in opened.model.parameters())
             assert record["num_classes"] == opened.model.num_classes

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dla.cli import main
-from dla.training.trainer import Fit
+from dla.training.trainer import Trainer
 from support import flat_photos
 
 SMALL = [
@@ -134,7 +134,7 @@ def test_too_little_memory(
     def step(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Fit, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     found = said([str(data), *SMALL, *words, "--output", str(tmp_path / "run")], 1, capsys)
     assert found.startswith("dla: there is not enough memory for steps of 8 photos. Try --optimizer.accumulate 2")
 
@@ -143,7 +143,7 @@ def test_another_runtime_error_is_not_about_memory(data: Path, tmp_path: Path, m
     def step(*_: object) -> None:
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(Fit, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         main(["train", str(data), *SMALL, "--output", str(tmp_path / "run")])
 

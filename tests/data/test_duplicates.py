@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dla.data.duplicates import are_alike, identical, near_groups, pairs_within
-from dla.data.scan import looks
+from dla.data.scan import scan_photos
 from support.photos import crops, jpeg
 
 hashes = st.lists(st.integers(0, 2**64 - 1), max_size=30)
@@ -89,7 +89,7 @@ def test_pictures_stored_again_are_found_and_other_pictures_are_not(way: str) ->
     """
     pictures = [crop for i, crop in enumerate(crops(54)) if i % 4 != 2][:40]
     photos = [jpeg(p, quality=95) for p in pictures] + [jpeg(WAYS[way](p), quality=95) for p in pictures]
-    seen = list(looks(photos, ["x"] * 80, 0))
+    seen = list(scan_photos(photos, ["x"] * 80, 0))
     phashes_N = np.array([look.phash for look in seen], np.uint64)
     small = np.array([list(look.small) for look in seen], np.uint8)
     assert sorted(near_groups(phashes_N, small)) == [[i, i + 40] for i in range(40)]

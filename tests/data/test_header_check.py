@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dla.data.dataset import Splits, open_split, open_splits
-from dla.data.header_check import quick_check, without_unreadable
+from dla.data.header_check import check_headers, without_unreadable
 from dla.data.split_file import restore_splits, splits_to_dict
 from dla.errors import CheckError, UnavailableError, UsageError
 from support.photos import CHELSEA, ROCKET, crops, jpeg, troubled_folder
@@ -34,7 +34,7 @@ def test_exactly_what_cannot_be_read_is_found(tmp_path: Path, workers: int) -> N
     wrong = {name: code for name, code in codes.items() if code}
     wrong |= {"link.jpg": "not_found", "cut.png": "truncated", "cut.bmp": "truncated", "half a header.jpg": "truncated"}
     split = open_split(tmp_path)
-    found = quick_check(split, workers)
+    found = check_headers(split, workers)
     assert {Path(fault.name).name: fault.code for fault in found.values()} == wrong
     assert all(split.names[row] == fault.name for row, fault in found.items())
 
@@ -43,7 +43,7 @@ def test_something_behind_the_picture_is_no_fault(tmp_path: Path) -> None:
     """Phones put a film behind the photo."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "film.jpg").write_bytes(jpeg(crops(1)[0]) + b"\0" * 9000)
-    assert quick_check(open_split(tmp_path)) == {}
+    assert check_headers(open_split(tmp_path)) == {}
 
 
 def test_a_few_are_left_out_and_told(tmp_path: Path) -> None:

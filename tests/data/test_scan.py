@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dla.data.scan import looks
+from dla.data.scan import scan_photos
 from dla.errors import UnavailableError
 from support.photos import CHELSEA, crops, jpeg
 
@@ -29,15 +29,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str | bytes]:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_however_many_work_the_looks_are_the_same(photos: list[str | bytes], workers: int) -> None:
     names = [f"photo {i}" for i in range(len(photos))]
-    alone = list(looks(photos, names, 0))
-    assert list(looks(photos, names, workers)) == alone
+    alone = list(scan_photos(photos, names, 0))
+    assert list(scan_photos(photos, names, workers)) == alone
     assert [i for i, look in enumerate(alone) if look.error] == [1, len(photos) - 1]
     assert [look.error.code for look in alone if look.error] == ["empty_file", "not_found"]
     assert alone[1].error.message.startswith("photo 1: ")
 
 
 def test_looks_may_be_given_up(photos: list[str | bytes]) -> None:
-    running = looks(photos, ["x"] * len(photos), 2)
+    running = scan_photos(photos, ["x"] * len(photos), 2)
     assert next(running).header.format == "PNG"
     running.close()
 
@@ -50,7 +50,7 @@ def test_the_digest_is_of_the_upright_pixels() -> None:
     picture.rotate(90, expand=True).save(turned, "PNG", exif=exif)
     wide = Image.frombytes("RGB", (picture.height, picture.width), picture.tobytes())
     photos = [encoded(picture, "PNG"), encoded(picture, "BMP"), turned.getvalue(), encoded(wide, "PNG"), jpeg(picture)]
-    seen = list(looks(photos, ["x"] * 5, 0))
+    seen = list(scan_photos(photos, ["x"] * 5, 0))
     digests = [look.digest for look in seen]
     assert digests[0] == digests[1] == digests[2]
     assert len(set(digests)) == 3
@@ -59,7 +59,7 @@ def test_the_digest_is_of_the_upright_pixels() -> None:
 
 def test_bits_are_imagehashs(photos: list[str | bytes]) -> None:
     """Their distance is that of imagehash's own objects."""
-    seen = [look for look in looks(photos, ["x"] * len(photos), 0) if look.error is None]
+    seen = [look for look in scan_photos(photos, ["x"] * len(photos), 0) if look.error is None]
     images = [Image.open(io.BytesIO(p)).convert("RGB").resize((64, 64), Image.Resampling.BOX) for p in photos[2:12]]
     theirs = [imagehash.phash(image) for image in images]
     for i in range(10):
@@ -68,7 +68,7 @@ def test_bits_are_imagehashs(photos: list[str | bytes]) -> None:
 
 
 def test_small_pictures_are_of_the_whole(photos: list[str | bytes]) -> None:
-    small = np.frombuffer(next(looks(photos[:1], ["x"], 0)).small, np.uint8).reshape(16, 16, 3)
+    small = np.frombuffer(next(scan_photos(photos[:1], ["x"], 0)).small, np.uint8).reshape(16, 16, 3)
     whole = np.asarray(Image.open(CHELSEA).convert("RGB"), np.float64)
     for c in range(3):  # the mean of equal parts is the mean
         assert abs(small[..., c].mean() - whole[..., c].mean()) < 1
@@ -77,4 +77,4 @@ def test_small_pictures_are_of_the_whole(photos: list[str | bytes]) -> None:
 def test_a_missing_package_is_named_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(UnavailableError, match=r"imagehash: pip install 'dla\[train\]'"):
-        next(looks([], [], 0))
+        next(scan_photos([], [], 0))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from dla.engines.onnx_builder import Maker
-from dla.engines.onnx_resize import add_preparation
+from dla.engines.onnx_builder import OnnxBuilder
+from dla.engines.onnx_resize import add_preprocessing
 from dla.engines.openvino import import_openvino
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
@@ -39,8 +39,8 @@ sides = st.one_of(st.integers(1, 70), st.integers(70, 400))
 
 
 def graph_of(preprocessing: Preprocessing) -> Any:
-    made = Maker()
-    add_preparation(made, "pixels", preprocessing, "prepared")
+    made = OnnxBuilder()
+    add_preprocessing(made, "pixels", preprocessing, "prepared")
     photos = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", "h", "w", 3])
     seen = helper.make_tensor_value_info("prepared", TensorProto.UINT8, ["n", *preprocessing.size, 3])
     return made.model([photos], [seen])
@@ -135,4 +135,4 @@ def test_what_jumps_is_refused(interpolation: Any) -> None:
     with pytest.raises(
         UsageError, match=f"interpolation {interpolation} cannot .* Allowed: bilinear, bicubic, hamming"
     ):
-        add_preparation(Maker(), "pixels", Preprocessing(interpolation=interpolation), "prepared")
+        add_preprocessing(OnnxBuilder(), "pixels", Preprocessing(interpolation=interpolation), "prepared")

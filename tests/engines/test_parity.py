@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from dla.engines.base import Engine
-from dla.engines.graph import Graph, Network
+from dla.engines.graph import Network, OpGraph
 from dla.engines.onnx import OnnxEngine
 from dla.engines.openvino import OpenvinoEngine
 from dla.engines.torch import TorchEngine
-from dla.engines.tracing import trace_steps
+from dla.engines.tracing import trace_ops
 from dla.errors import UnknownNameError
 from dla.images.preprocessing import Preprocessing
 from dla.models.build import build
@@ -69,7 +69,7 @@ def real_pixels(height: int, width: int, count: int) -> Array:
 def network_of(model: DLA) -> Network:
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     digest = hashlib.sha256(b"".join(array.tobytes() for array in state.values())).hexdigest()
-    return Network(trace_steps(model), state, *SCALE_SHIFT, digest)
+    return Network(trace_ops(model), state, *SCALE_SHIFT, digest)
 
 
 def others(model: DLA) -> Iterator[Engine]:
@@ -135,5 +135,5 @@ def test_a_place_that_is_not_there() -> None:
 
 
 def test_steps_as_text() -> None:
-    graph = trace_steps(tiny("bottle2neck", output_stride=8).eval())
-    assert Graph.from_json(graph.to_json()) == graph
+    graph = trace_ops(tiny("bottle2neck", output_stride=8).eval())
+    assert OpGraph.from_json(graph.to_json()) == graph

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 import dla
 from dla.cli import main
 from dla.engines import cpu, select
-from dla.engines.select import ENGINES, TITLES, EngineTiming, fastest
+from dla.engines.select import ENGINES, TITLES, EngineTiming, select_fastest
 from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.photos import COFFEE
@@ -54,10 +54,10 @@ def test_every_engine_by_its_name(model: str) -> None:
 
 
 def test_the_fastest() -> None:
-    assert fastest(TIMINGS, None) == TORCH
-    assert fastest(TIMINGS, 2) == TORCH
-    assert fastest(TIMINGS, 1) == ONNX  # PyTorch would have to be imported
-    assert fastest((TORCH,), 1) == TORCH
+    assert select_fastest(TIMINGS, None) == TORCH
+    assert select_fastest(TIMINGS, 2) == TORCH
+    assert select_fastest(TIMINGS, 1) == ONNX  # PyTorch would have to be imported
+    assert select_fastest((TORCH,), 1) == TORCH
 
 
 @pytest.mark.parametrize("photos", [None, 1, 15, 20])
@@ -222,7 +222,7 @@ def test_a_network_that_only_pytorch_runs(
     def no_steps(net: object) -> None:
         raise NotImplementedError("%gelu : call_module has no step")
 
-    monkeypatch.setattr("dla.engines.tracing.trace_steps", no_steps)
+    monkeypatch.setattr("dla.engines.tracing.trace_ops", no_steps)
     assert dla.load(model).engine.name == "PyTorch on cpu"
     assert main(["predict", str(COFFEE), "--model", model]) == 0
     for words in (["predict", str(COFFEE), "--engine", "onnx", "--model", model], ["info", model, "--engines"]):

@@ -11,7 +11,7 @@ import pytest
 
 import dla
 from dla.cli import main
-from dla.inference.traced_model import STEPS, steps_of_shipped
+from dla.inference.traced_model import OPS, shipped_ops
 from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder
 from dla.weights.spec import shipped, shipped_names
@@ -51,8 +51,9 @@ def test_the_watch_sees_a_socket(tmp_path: Path) -> None:
 
 
 def test_making_an_int8_form_tells_nobody(tmp_path: Path) -> None:
-    make = ("import numpy as np; from dla.engines.quantized import quantise; from dla.inference.traced_model import open_network; "
-            "quantise(open_network('shipped:tiny200')[0], [np.zeros((32, 32, 3), np.uint8)] * 2)")  # fmt: skip
+    make = ("import numpy as np; from dla.engines.quantized import quantize; "
+            "from dla.inference.traced_model import open_traced; "
+            "quantize(open_traced('shipped:tiny200')[0], [np.zeros((32, 32, 3), np.uint8)] * 2)")  # fmt: skip
     assert not [line for line in watched(tmp_path, "-c", make).splitlines() if line.startswith("socket.")]
 
 
@@ -108,10 +109,8 @@ def test_what_was_opened_before_is_told_alike(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("name", shipped_names())
 def test_the_steps_that_come_along_are_those_of_the_weights(name: str) -> None:
     """Stale? Run: python examples/steps.py"""
-    path = shipped(name) / STEPS
-    assert path.read_text(encoding="utf-8") == steps_of_shipped(f"shipped:{name}"), (
-        "stale: run python examples/steps.py"
-    )
+    path = shipped(name) / OPS
+    assert path.read_text(encoding="utf-8") == shipped_ops(f"shipped:{name}"), "stale: run python examples/steps.py"
     assert path.stat().st_size < 30_000  # the wheel grows by no more
 
 

@@ -23,7 +23,7 @@ from sklearn import metrics
 import dla
 from dla.cli import main
 from dla.data.sources import DataOptions
-from dla.evaluation.scores import seen_as
+from dla.evaluation.scores import tta_views
 from support.photos import crops, jpeg
 from support.small_models import write_small
 from support.torchrun import torchrun
@@ -83,7 +83,7 @@ def test_the_figures_are_those_of_what_predict_says(desk: Path) -> None:
     assert found.evaluation.log_loss == pytest.approx(metrics.log_loss(targets, probabilities, labels=labels), abs=1e-6)
     expected = metrics.confusion_matrix(targets, probabilities.argmax(1), labels=labels)
     np.testing.assert_array_equal(found.evaluation.confusion_KK, expected)
-    np.testing.assert_allclose(found.evaluation.outcomes.confidence_N, probabilities.max(1), atol=1e-6)
+    np.testing.assert_allclose(found.evaluation.sample_results.confidence_N, probabilities.max(1), atol=1e-6)
     assert list(found.split.names) == list(map(str, photos_of(desk / "val")))
 
 
@@ -270,7 +270,7 @@ def test_the_imagenet_preset_leaves_photos_as_stored(desk: Path, tmp_path: Path)
     ("side", "sides"), [(32, [32, 64]), (64, [32, 64, 96]), (96, [64, 96, 128]), (224, [160, 224, 288]), (20, [32, 20])]
 )
 def test_scales_suit_the_network(side: int, sides: list[int]) -> None:
-    sizes = [p.size for p in seen_as(dla.Preprocessing((side, side)), "scales")]
+    sizes = [p.size for p in tta_views(dla.Preprocessing((side, side)), "scales")]
     assert sizes == [(s, s) for s in sides]
 
 
@@ -286,8 +286,8 @@ def test_views_are_averaged(desk: Path, tta: str, count: int) -> None:
         views += [view[:, :, ::-1].copy() for view in views]
     assert len(views) == count
     mean_8K = np.mean([classifier.engine.probabilities(view) for view in views], 0)
-    np.testing.assert_array_equal(found.evaluation.outcomes.predicted_N[:8], mean_8K.argmax(1))
-    np.testing.assert_allclose(found.evaluation.outcomes.confidence_N[:8], mean_8K.max(1), atol=1e-6)
+    np.testing.assert_array_equal(found.evaluation.sample_results.predicted_N[:8], mean_8K.argmax(1))
+    np.testing.assert_allclose(found.evaluation.sample_results.confidence_N[:8], mean_8K.max(1), atol=1e-6)
 
 
 def test_two_processes_have_the_figures_of_one(desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

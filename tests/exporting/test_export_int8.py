@@ -15,11 +15,11 @@ from PIL import Image
 import dla
 from dla.cli import main
 from dla.engines.openvino import import_openvino
-from dla.engines.quantized import Gate, quantise
+from dla.engines.quantized import Gate, quantize
 from dla.exporting import verify
 from dla.images.decode import read_photo
-from dla.inference.calibrate_int8 import Made
-from dla.inference.traced_model import open_network
+from dla.inference.calibrate_int8 import CalibrationResult
+from dla.inference.traced_model import open_traced
 from dla.weights.model_folder import write_temperature
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE
@@ -34,16 +34,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     for path in shipped("tiny200").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     write_temperature(folder, 1.7)
-    network, opened = open_network(str(folder))
+    network, opened = open_traced(str(folder))
     photo = Image.open(CHELSEA).convert("RGB")
     parts = [opened.preprocessing.pixels(photo.crop((x, 0, x + 200, 200))) for x in range(0, 200, 20)]
-    (folder / "int8.zip").write_bytes(quantise(network, parts).with_gate(GATE).to_bytes())
+    (folder / "int8.zip").write_bytes(quantize(network, parts).with_gate(GATE).to_bytes())
     return str(folder)
 
 
 @pytest.fixture
 def _few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "PICTURES", 6)
+    monkeypatch.setattr(verify, "TEST_IMAGES", 6)
 
 
 @pytest.mark.usefixtures("_few_pictures")
@@ -79,15 +79,15 @@ def test_its_script_says_what_predict_says(model: str, tmp_path: Path) -> None:
 def test_a_form_that_was_just_made_is_what_is_exported(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network, _ = open_network(model)
-    form = quantise(network, [np.zeros((32, 32, 3), np.uint8)] * 2).with_gate(GATE)
+    network, _ = open_traced(model)
+    form = quantize(network, [np.zeros((32, 32, 3), np.uint8)] * 2).with_gate(GATE)
     given: list[str] = []
 
-    def make(source: str, photos: str, **options: object) -> Made:
+    def make(source: str, photos: str, **options: object) -> CalibrationResult:
         given.append(photos)
-        return Made(form, GATE, "here")
+        return CalibrationResult(form, GATE, "here")
 
-    monkeypatch.setattr("dla.inference.calibrate_int8.make_form", make)
+    monkeypatch.setattr("dla.inference.calibrate_int8.make_quantized", make)
     words = ["export", model, "-o", str(tmp_path / "out"), "--to", "openvino", "--precision", "int8"]
     assert main([*words, "--calibrate", "photos", "--no-preprocessing"]) == 0
     assert given == ["photos"]

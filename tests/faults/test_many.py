@@ -15,7 +15,7 @@ from PIL import Image
 from dla.images.preprocessing import Preprocessing
 from dla.training.batches import Batch, TrainBatches
 from dla.training.distributed import Ranks
-from dla.training.events import Listener
+from dla.training.events import RunListener
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import recipe_from
 from dla.training.run import train
@@ -101,7 +101,7 @@ def test_one_process_goes_on_alone_and_says_so(photos: Path, whole: Path, tmp_pa
     (run / "run.json").write_text(json.dumps(facts | {"finished": False}))
     shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])
     recipe = recipe_from(None, SETTINGS)
-    train(photos, recipe, output=run, workers=0, device="cpu", listener=Listener(said=said.append))
+    train(photos, recipe, output=run, workers=0, device="cpu", listener=RunListener(said=said.append))
     assert any("processes were 2, now 1" in text and "the last bits may differ" in text for text in said)
     assert any(text == "goes on at epoch 2, step 0" for text in said)
     assert json.loads((run / "run.json").read_text())["finished"]

@@ -13,8 +13,8 @@ import dla
 from dla.data.dataset import Split, Splits
 from dla.training.distributed import Ranks
 from dla.training.recipe_files import recipe_from
-from dla.training.run_folder import change, circumstances
-from dla.training.setup import Means, set_up
+from dla.training.run_folder import environment, environment_difference
+from dla.training.setup import Runtime, set_up
 
 SETTINGS = {
     "model": "dla46x_c", "batch_size": 4, "lr": 0.01, "input.sizes": {0: 32}, "augment.mixup": 0.5,
@@ -26,7 +26,7 @@ def after_two_steps(folder: Path, **settings: object) -> dict[str, torch.Tensor]
     photos = sorted(map(str, folder.iterdir()))
     split = Split(photos, np.arange(len(photos)) % 2, ("a", "b"), photos)
     recipe = recipe_from(None, SETTINGS | settings)
-    setup = set_up(recipe, Splits(split, split, ""), Means.named(0, "cpu", "none", lambda text: None))
+    setup = set_up(recipe, Splits(split, split, ""), Runtime.named(0, "cpu", "none", lambda text: None))
     for batch in setup.batches.epoch(0, 0):
         setup.fit.step(batch, 0.01)
         setup.fit.at.step += 1
@@ -46,21 +46,21 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path:
 
 
 def test_nothing_is_said_where_nothing_changed() -> None:
-    now = circumstances(torch.device("cpu"), Ranks())
+    now = environment(torch.device("cpu"), Ranks())
     assert now["versions"]["torch"] == torch.__version__
     assert now["machine"]["threads"] == torch.get_num_threads()
-    assert change(now, now) is None
-    assert change({}, now) is None
+    assert environment_difference(now, now) is None
+    assert environment_difference({}, now) is None
 
 
 def test_other_versions_threads_and_processes_are_said() -> None:
-    now = circumstances(torch.device("cpu"), Ranks())
+    now = environment(torch.device("cpu"), Ranks())
     before = {
         "versions": now["versions"] | {"torch": "2.12.0"},
         "machine": now["machine"] | {"instructions": "none", "threads": 7, "processes": 2},
     }
     instructions = now["machine"]["instructions"]
-    assert change(before, now) == (
+    assert environment_difference(before, now) == (
         f"torch was 2.12.0, now {torch.__version__}; instructions were none, now {instructions}; "
         "threads were 7, now 1; processes were 2, now 1: "
         "the last bits may differ from those of a run that nothing interrupted"

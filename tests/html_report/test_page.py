@@ -14,7 +14,7 @@ from PIL import Image
 
 import dla
 from dla.html_report.charts import Series, intervals, lines, reliability_diagram
-from dla.html_report.page import Picture, Pictures, Section, embedded, heat_map, write_page
+from dla.html_report.page import ImageGrid, PageImage, Section, embedded, heat_map, write_page
 from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
 from dla.metrics.classification import evaluate
 from dla.metrics.intervals import Interval
@@ -178,7 +178,7 @@ def test_the_heat_map_has_a_pixel_a_cell() -> None:
 
 def test_a_large_picture_is_reduced_and_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 2400, 3), np.uint8))
-    page = written(tmp_path, Section("", (Pictures((Picture(embedded(photo)),), wide=True),)))
+    page = written(tmp_path, Section("", (ImageGrid((PageImage(embedded(photo)),), wide=True),)))
     assert len(page.words) > 3
     assert (tmp_path / "page.html").stat().st_size < 900_000
     with pytest.raises(OSError, match=r"page\.html") as caught:

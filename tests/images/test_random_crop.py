@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dla.images.random_crop import crop_generator, mirrored, random_crop
+from dla.images.random_crop import crop_generator, random_crop, reflect_pad
 
 sides = st.integers(1, 3000)
 
@@ -46,7 +46,7 @@ def test_steps_are_independent_and_repeatable() -> None:
 @given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.0, 0.125, 0.5, 1.0]))
 def test_a_margin_mirrors_what_is_at_the_edge(width: int, height: int, margin: float) -> None:
     pixels = np.random.default_rng(width * 41 + height).integers(0, 256, (height, width, 3), np.uint8)
-    canvas = np.asarray(mirrored(Image.fromarray(pixels), margin))
+    canvas = np.asarray(reflect_pad(Image.fromarray(pixels), margin))
     x, y = round(width * margin), round(height * margin)
     assert canvas.shape == (height + 2 * y, width + 2 * x, 3)
     for i in range(canvas.shape[0]):

@@ -12,6 +12,7 @@ import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,11 @@ import dla
 from dla.cli import main
 from dla.engines import quantized
 from dla.engines.cpu import instructions
-from dla.engines.quantized import Form, parse_form, quantise_with_care
+from dla.engines.quantized import QuantizedModel, parse_quantized, quantize_with_accuracy_control
 from dla.errors import CheckError, DamagedError, UnavailableError, UsageError
 from dla.inference import int8_store
-from dla.inference.calibrate_int8 import AGREEMENT, GATE_PHOTOS, Made, make_form, try_form
-from dla.inference.traced_model import open_network
+from dla.inference.calibrate_int8 import AGREEMENT, GATE_PHOTOS, CalibrationResult, make_quantized, try_quantized
+from dla.inference.traced_model import open_traced
 from dla.weights.model_folder import ModelConfig, write_folder
 
 SIDE, EACH = 32, {"train": 40, "val": 250}
@@ -69,8 +70,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(model: str, photos: Path) -> Made:
-    return make_form(model, photos)
+def made(model: str, photos: Path) -> CalibrationResult:
+    return make_quantized(model, photos)
 
 
 def top1(model: str, photos: Path, precision: str) -> float:
@@ -80,7 +81,7 @@ def top1(model: str, photos: Path, precision: str) -> float:
     return sum(right) / len(right)
 
 
-def test_a_labelled_gate_is_what_predict_says_of_val(made: Made, model: str, photos: Path) -> None:
+def test_a_labelled_gate_is_what_predict_says_of_val(made: CalibrationResult, model: str, photos: Path) -> None:
     gate = made.gate
     assert (gate.kind, gate.photos, gate.passed, gate.instructions) == ("top1", 500, True, instructions())
     assert gate.fp32 == pytest.approx(top1(model, photos / "val", "fp32"))
@@ -90,7 +91,7 @@ def test_a_labelled_gate_is_what_predict_says_of_val(made: Made, model: str, pho
     assert gate.fp32 > 0.99  # type: ignore[operator]
 
 
-def test_the_form_lies_in_the_models_folder_and_runs(made: Made, model: str, photos: Path) -> None:
+def test_the_form_lies_in_the_models_folder_and_runs(made: CalibrationResult, model: str, photos: Path) -> None:
     assert made.kept == str(Path(model) / "int8.zip")
     exact, quick = dla.load(model), dla.load(model, precision="int8")
     assert quick.engine.name == "OpenVINO on cpu in int8"
@@ -102,7 +103,7 @@ def test_the_form_lies_in_the_models_folder_and_runs(made: Made, model: str, pho
         quick.features(str(next(photos.rglob("*.png"))))
 
 
-def test_its_convolutions_are_in_8_bits(made: Made) -> None:
+def test_its_convolutions_are_in_8_bits(made: CalibrationResult) -> None:
     constants = [op for op in made.form.model().get_ops() if op.get_type_name() == "Constant"]
     sizes: dict[str, int] = {}
     for op in constants:
@@ -115,7 +116,7 @@ def test_its_convolutions_are_in_8_bits(made: Made) -> None:
 def test_without_labels_the_gate_is_agreement(model: str, photos: Path, tmp_path: Path) -> None:
     for path in photos.rglob("*.png"):
         (tmp_path / f"{path.parent.name}{path.name}").symlink_to(path)
-    gate = make_form(model, tmp_path).gate
+    gate = make_quantized(model, tmp_path).gate
     assert (gate.kind, gate.fp32, gate.int8) == ("agreement", None, None)
     assert gate.value >= AGREEMENT
     assert gate.photos == GATE_PHOTOS
@@ -128,7 +129,7 @@ def test_what_does_not_agree_is_not_kept(photos: Path, tmp_path: Path, monkeypat
         (tmp_path / "flat" / f"{path.parent.name}{path.name}").symlink_to(path)
     monkeypatch.setattr("dla.inference.calibrate_int8.AGREEMENT", 1.01)
     with pytest.raises(CheckError, match=r"did not pass: the first class is fp32's on .* Nothing is kept"):
-        make_form(model, tmp_path / "flat")
+        make_quantized(model, tmp_path / "flat")
     assert not (tmp_path / "unsure" / "int8.zip").exists()
     with pytest.raises(UnavailableError, match="has no int8 form. Make one"):
         dla.load(model, precision="int8")
@@ -138,18 +139,21 @@ def test_a_labelled_gate_that_fails_leads_to_more_care(
     model: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("dla.inference.calibrate_int8.MOST_DROP", -1.0)
-    monkeypatch.setattr("dla.inference.calibrate_int8.quantise_with_care", lambda network, pixels, targets_N: quantized.quantise(
-        network, pixels) if len(targets_N) == len(pixels) else None)  # fmt: skip
+    monkeypatch.setattr("dla.inference.calibrate_int8.MAX_DROP", -1.0)
+
+    def with_care(network: Any, pixels: Any, targets_N: Any) -> QuantizedModel | None:
+        return quantized.quantize(network, pixels) if len(targets_N) == len(pixels) else None
+
+    monkeypatch.setattr("dla.inference.calibrate_int8.quantize_with_accuracy_control", with_care)
     with pytest.raises(CheckError, match=r"a loss of .* points"):
-        make_form(model, photos, say=said.append)
+        make_quantized(model, photos, say=said.append)
     assert any("again with the layers in fp32" in sentence for sentence in said)
 
 
 def test_with_care(model: str) -> None:
-    network, _ = open_network(model)
+    network, _ = open_traced(model)
     pixels = list(np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE, 3), np.uint8))
-    form = quantise_with_care(network, pixels, np.arange(20) % 2)
+    form = quantize_with_accuracy_control(network, pixels, np.arange(20) % 2)
     assert form.how["with_care"]
     assert form.content == network.content
     assert form.model().get_output_size() == 1
@@ -160,7 +164,7 @@ def test_too_few_photos(model: str, photos: Path, tmp_path: Path, count: int) ->
     for path in sorted(photos.rglob("*.png"))[:count]:
         (tmp_path / f"{path.parent.name}{path.name}").symlink_to(path)
     with pytest.raises(UsageError, match=f"has {count} photos. At least 50 to calibrate with and 500 others"):
-        make_form(model, tmp_path)
+        make_quantized(model, tmp_path)
 
 
 def test_a_small_val_is_no_gate(model: str, photos: Path, tmp_path: Path) -> None:
@@ -168,10 +172,10 @@ def test_a_small_val_is_no_gate(model: str, photos: Path, tmp_path: Path) -> Non
     (tmp_path / "val" / "dark").mkdir(parents=True)
     (tmp_path / "val" / "dark" / "0.png").symlink_to(photos / "dark" / "0.png")
     with pytest.raises(UsageError, match="val has 1 photos, and the gate needs at least 500"):
-        make_form(model, tmp_path)
+        make_quantized(model, tmp_path)
 
 
-def test_auto_takes_what_passed_on_such_a_cpu(made: Made, model: str, tmp_path: Path) -> None:
+def test_auto_takes_what_passed_on_such_a_cpu(made: CalibrationResult, model: str, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     for path in Path(model).iterdir():
@@ -200,7 +204,7 @@ def test_auto_takes_what_passed_on_such_a_cpu(made: Made, model: str, tmp_path: 
     ],
 )
 def test_a_gate_holds_where_8_bits_are_multiplied_alike(
-    gated: str, here: str, holds: bool, made: Made, monkeypatch: pytest.MonkeyPatch
+    gated: str, here: str, holds: bool, made: CalibrationResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dla.engines.quantized.instructions", lambda: tuple(here.split()))
     gate = replace(made.gate, instructions=tuple(gated.split()))
@@ -210,16 +214,17 @@ def test_a_gate_holds_where_8_bits_are_multiplied_alike(
     assert replace(made.form, gates=(gate,)).with_gate(again).gates == ((again,) if holds else (gate, again))
 
 
-def test_the_same_gate_again(made: Made, model: str, photos: Path) -> None:
-    assert try_form(made.form, model, photos) == made.gate
+def test_the_same_gate_again(made: CalibrationResult, model: str, photos: Path) -> None:
+    assert try_quantized(made.form, model, photos) == made.gate
 
 
-def test_on_the_instructions_of_an_older_cpu(made: Made, model: str, photos: Path) -> None:
+def test_on_the_instructions_of_an_older_cpu(made: CalibrationResult, model: str, photos: Path) -> None:
     if "avx2" not in instructions():
         pytest.skip("this CPU has no AVX2 to be limited to")
     code = (
-        "import sys; from dla.engines.quantized import parse_form; from dla.inference.calibrate_int8 import try_form\n"
-        "gate = try_form(parse_form(open(sys.argv[1] + '/int8.zip', 'rb').read(), 'it'), *sys.argv[1:])\n"
+        "import sys; from dla.engines.quantized import parse_quantized\n"
+        "from dla.inference.calibrate_int8 import try_quantized\n"
+        "gate = try_quantized(parse_quantized(open(sys.argv[1] + '/int8.zip', 'rb').read(), 'it'), *sys.argv[1:])\n"
         "print(gate.passed, *gate.instructions)"
     )
     limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -227,14 +232,16 @@ def test_on_the_instructions_of_an_older_cpu(made: Made, model: str, photos: Pat
     assert done.stdout.split() == ["True", "avx", "avx2", "fma", "sse4_1"], done.stderr
 
 
-def test_a_form_of_other_weights_is_none(made: Made, tmp_path: Path) -> None:
+def test_a_form_of_other_weights_is_none(made: CalibrationResult, tmp_path: Path) -> None:
     other = write_model(tmp_path / "m", sure=False)
     (tmp_path / "m" / "int8.zip").write_bytes(made.form.to_bytes())
     with pytest.raises(UnavailableError, match="has no int8 form"):
         dla.load(other, precision="int8")
 
 
-def test_a_damaged_form_is_told(made: Made, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_form_is_told(
+    made: CalibrationResult, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     for path in Path(model).iterdir():
@@ -246,13 +253,13 @@ def test_a_damaged_form_is_told(made: Made, model: str, tmp_path: Path, capsys: 
     assert "is no whole int8 form" in capsys.readouterr().err
 
 
-def test_one_file_and_back(made: Made) -> None:
+def test_one_file_and_back(made: CalibrationResult) -> None:
     data = made.form.to_bytes()
-    assert parse_form(data, "it") == made.form
-    assert parse_form(data, "it").to_bytes() == data
+    assert parse_quantized(data, "it") == made.form
+    assert parse_quantized(data, "it").to_bytes() == data
 
 
-def about(form: Form, **changes: object) -> bytes:
+def about(form: QuantizedModel, **changes: object) -> bytes:
     whole = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(form.to_bytes())) as old, zipfile.ZipFile(whole, "w") as new:
         for name in old.namelist():
@@ -261,17 +268,17 @@ def about(form: Form, **changes: object) -> bytes:
     return whole.getvalue()
 
 
-def test_one_wrong_bit_is_told(made: Made) -> None:
+def test_one_wrong_bit_is_told(made: CalibrationResult) -> None:
     data = bytearray(made.form.to_bytes())
     about_and_xml = data.index(made.form.weights[:64])
     for place in range(0, about_and_xml, 997):
         data[place] ^= 16
         with suppress(DamagedError):
-            assert isinstance(parse_form(bytes(data), "it"), Form)
+            assert isinstance(parse_quantized(bytes(data), "it"), QuantizedModel)
         data[place] ^= 16
 
 
-def test_features_beside_a_form(made: Made, model: str, photos: Path) -> None:
+def test_features_beside_a_form(made: CalibrationResult, model: str, photos: Path) -> None:
     """`auto` may take the form for classes; features are float32's."""
     photo = str(next(photos.rglob("*.png")))
     quick = dla.load(model, precision="auto")
@@ -281,20 +288,22 @@ def test_features_beside_a_form(made: Made, model: str, photos: Path) -> None:
     assert quick.predict(photo).classes[0].probability != dla.load(model).predict(photo).classes[0].probability
 
 
-def test_a_form_from_another_kind_of_cpu_is_tried_first(made: Made, model: str, photos: Path, tmp_path: Path) -> None:
+def test_a_form_from_another_kind_of_cpu_is_tried_first(
+    made: CalibrationResult, model: str, photos: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "m"
     shutil.copytree(model, folder)
     elsewhere = replace(made.gate, instructions=("none of these",))
     (folder / "int8.zip").write_bytes(replace(made.form, gates=(elsewhere,)).to_bytes())
-    again = make_form(str(folder), photos, seed=5)
+    again = make_quantized(str(folder), photos, seed=5)
     assert (again.form.xml, again.form.weights) == (made.form.xml, made.form.weights)
     assert again.form.gates == (elsewhere, again.gate)
-    assert parse_form((folder / "int8.zip").read_bytes(), "it") == again.form
+    assert parse_quantized((folder / "int8.zip").read_bytes(), "it") == again.form
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK", b"no archive"])
 def test_a_damaged_form_is_none_but_where_it_is_asked_for(
-    damage: bytes, made: Made, model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: bytes, made: CalibrationResult, model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "m"
     shutil.copytree(model, folder)
@@ -305,19 +314,19 @@ def test_a_damaged_form_is_none_but_where_it_is_asked_for(
     exact = dla.load(str(folder)).predict(photo).classes[0].probability
     found = dla.load(str(folder), precision="auto", engine="openvino").predict(photo).classes[0].probability
     assert found == pytest.approx(exact, abs=1e-5)
-    again = make_form(str(folder), photos, seed=5)
+    again = make_quantized(str(folder), photos, seed=5)
     assert again.kept is not None
-    assert parse_form((folder / "int8.zip").read_bytes(), "it") == again.form
+    assert parse_quantized((folder / "int8.zip").read_bytes(), "it") == again.form
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_another_way_of_packing_is_refused(made: Made, method: int) -> None:
+def test_another_way_of_packing_is_refused(made: CalibrationResult, method: int) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(made.form.to_bytes())) as old, zipfile.ZipFile(packed, "w", method) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
     with pytest.raises(DamagedError, match="it is no whole int8 form .it is packed in another way"):
-        parse_form(packed.getvalue(), "it")
+        parse_quantized(packed.getvalue(), "it")
 
 
 def test_photos_beside_folders_are_not_left_out(model: str, photos: Path, tmp_path: Path) -> None:
@@ -325,22 +334,22 @@ def test_photos_beside_folders_are_not_left_out(model: str, photos: Path, tmp_pa
         (tmp_path / f"{path.parent.name}{path.name}").symlink_to(path)
     (tmp_path / "thumbs").mkdir()
     (tmp_path / "thumbs" / "one.png").symlink_to(next(photos.rglob("*.png")))
-    assert make_form(model, tmp_path).gate.kind == "agreement"
+    assert make_quantized(model, tmp_path).gate.kind == "agreement"
 
 
 def test_what_is_wrong_with_a_table_is_told(model: str, tmp_path: Path) -> None:
     (tmp_path / "photos.csv").write_text("file,label\na.png,dark\n")
     with pytest.raises(UsageError, match='has no column "path". It has: file, label'):
-        make_form(model, tmp_path / "photos.csv")
+        make_quantized(model, tmp_path / "photos.csv")
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"gates": [{}]}, {"gates": 3}, {"format": None}])
-def test_what_is_no_form(made: Made, change: dict[str, object]) -> None:
+def test_what_is_no_form(made: CalibrationResult, change: dict[str, object]) -> None:
     with pytest.raises(DamagedError, match="it is no whole int8 form"):
-        parse_form(about(made.form, **change), "it")
+        parse_quantized(about(made.form, **change), "it")
 
 
-def test_a_network_that_openvino_cannot_read(made: Made) -> None:
+def test_a_network_that_openvino_cannot_read(made: CalibrationResult) -> None:
     with pytest.raises(DamagedError, match="the int8 form cannot be read"):
         replace(made.form, xml=b"<net>").model()
 
@@ -351,14 +360,16 @@ def test_int8_is_openvinos(words: list[str], capsys: pytest.CaptureFixture[str])
     assert "int8 runs in the engine openvino on the CPU" in capsys.readouterr().err
 
 
-def test_of_a_file_of_weights_it_is_in_the_cache(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_of_a_file_of_weights_it_is_in_the_cache(
+    made: CalibrationResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("DLA_CACHE", str(tmp_path))
-    network, opened = open_network("shipped:tiny200")
-    assert int8_store.find_form(network, replace(opened, folder=None)) is None
+    network, opened = open_traced("shipped:tiny200")
+    assert int8_store.find_quantized(network, replace(opened, folder=None)) is None
     ours = replace(made.form, content=network.content)
-    assert int8_store.keep_form(ours, opened) == "the cache folder (dla cache)"
-    assert int8_store.find_form(network, opened) == ours
+    assert int8_store.store_quantized(ours, opened) == "the cache folder (dla cache)"
+    assert int8_store.find_quantized(network, opened) == ours
     monkeypatch.setenv("DLA_CACHE", "/proc/nope")
-    assert int8_store.keep_form(ours, opened) is None
+    assert int8_store.store_quantized(ours, opened) is None
     (tmp_path / "file").touch()
-    assert int8_store.keep_form(ours, replace(opened, origin="mine", folder=tmp_path / "file")) is None
+    assert int8_store.store_quantized(ours, replace(opened, origin="mine", folder=tmp_path / "file")) is None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import dla
 from dla.models.nodes import nodes
-from dla.weights.load import open_model
+from dla.weights.load import load_model
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.oracle import randomise, timm
 from support.photos import CHELSEA, COFFEE, ROCKET, crops
@@ -84,7 +84,7 @@ def test_features_at_every_node_are_timms(tmp_path: Path) -> None:
     cfg = {"input_size": [3, 224, 224], "interpolation": "bilinear", "crop_pct": 1.0}
     write_folder(tmp_path / "m", theirs.state_dict(), ModelConfig("dla46x_c", 5, pretrained_cfg=cfg))
     ours = dla.load(str(tmp_path / "m"))
-    places = ["level0", "level1", *(node.name for node in nodes(open_model(str(tmp_path / "m")).model))]
+    places = ["level0", "level1", *(node.name for node in nodes(load_model(str(tmp_path / "m")).model))]
     expected: dict[str, Tensor] = {}
     for name in places:
         theirs.get_submodule(name).register_forward_hook(

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from dla.errors import InputError, UsageError
-from dla.inference.classifier import Class, Prediction
-from dla.inference.result_files import Format, PredictionWriter, Record, read_csv, read_jsonl
+from dla.inference.classifier import ClassScore, Prediction
+from dla.inference.result_files import PredictionWriter, ResultFormat, ResultRecord, read_csv, read_jsonl
 
 TOPK = 2
-CLASSES = (Class(1, 7, "n1", 'a "b", c', 0.75), Class(2, 3, "n2", "d", 0.25))
+CLASSES = (ClassScore(1, 7, "n1", 'a "b", c', 0.75), ClassScore(2, 3, "n2", "d", 0.25))
 PREDICTIONS = [
     Prediction("a.jpg", CLASSES),
     Prediction('two\nlines, "quoted"\r\n.jpg', error=InputError("not_found", 'two\nlines: "none"')),
@@ -23,7 +23,7 @@ PREDICTIONS = [
 ]
 
 
-def written(folder: Path, form: Format) -> tuple[Path, list[Record]]:
+def written(folder: Path, form: ResultFormat) -> tuple[Path, list[ResultRecord]]:
     """A file of the predictions, and what reading it must give; each record's end is taken while writing."""
     path, expected = folder / f"out.{form}", []
     with (
@@ -32,17 +32,17 @@ def written(folder: Path, form: Format) -> tuple[Path, list[Record]]:
     ):
         for p in PREDICTIONS:
             writer.write(p)
-            expected.append(Record(p.path, p.error is not None, path.stat().st_size))
+            expected.append(ResultRecord(p.path, p.error is not None, path.stat().st_size))
     return path, expected
 
 
-def read(path: Path, form: Format) -> list[Record]:
+def read(path: Path, form: ResultFormat) -> list[ResultRecord]:
     with path.open("rb") as file:
         return list(read_csv(file, TOPK) if form == "csv" else read_jsonl(file))
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_file_cut_at_any_byte_gives_its_whole_records(form: Format, tmp_path: Path) -> None:
+def test_a_file_cut_at_any_byte_gives_its_whole_records(form: ResultFormat, tmp_path: Path) -> None:
     path, expected = written(tmp_path, form)
     data = path.read_bytes()
     for size in range(len(data) + 1):
@@ -52,7 +52,7 @@ def test_a_file_cut_at_any_byte_gives_its_whole_records(form: Format, tmp_path: 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 @pytest.mark.parametrize("junk", ["no record\n", '{"schema": "dla.other/1", "path": "a"}\n', "[]\n", 'a "b" c,"d\n'])
-def test_what_is_no_record_is_said_and_not_taken_for_a_cut(form: Format, junk: str, tmp_path: Path) -> None:
+def test_what_is_no_record_is_said_and_not_taken_for_a_cut(form: ResultFormat, junk: str, tmp_path: Path) -> None:
     path, _ = written(tmp_path, form)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], junk.encode(), *lines[2:]]))
@@ -62,11 +62,11 @@ def test_what_is_no_record_is_said_and_not_taken_for_a_cut(form: Format, junk: s
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
 @pytest.mark.parametrize("junk", [b"[" * 100_000, b'"a.jpg,,,', b"\0"])
-def test_a_spoilt_line_is_named(form: Format, junk: bytes, tmp_path: Path) -> None:
+def test_a_spoilt_line_is_named(form: ResultFormat, junk: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"out.{form}"
     with path.open("w", newline="") as file, PredictionWriter(file, form, TOPK) as writer:
         for i in range(20):
-            writer.write(Prediction(f"{i}.jpg", (Class(1, 7, "n1", "a", 0.75),)))
+            writer.write(Prediction(f"{i}.jpg", (ClassScore(1, 7, "n1", "a", 0.75),)))
     lines = path.read_bytes().split(b"\n")
     lines[10] = junk
     path.write_bytes(b"\n".join(lines))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dla
-from dla.metrics.calibration import fit_temperature, reliability, tempered
+from dla.metrics.calibration import apply_temperature, fit_temperature, reliability
 
 from torchmetrics.classification import MulticlassCalibrationError  # isort: skip
 
@@ -90,7 +90,7 @@ def test_logarithms_of_probabilities_do_as_well() -> None:
 def test_tempered_probabilities_are_those_of_divided_logits(seed: int, temperature: float) -> None:
     logits = np.random.default_rng(seed).normal(size=(8, 6)).astype(np.float32) * 4
     p = scipy.special.softmax(logits, axis=1)
-    found = tempered(p, temperature)
+    found = apply_temperature(p, temperature)
     np.testing.assert_allclose(found, scipy.special.softmax(logits.astype(float) / temperature, axis=1), atol=2e-6)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found.argmax(1), p.argmax(1))
@@ -99,7 +99,7 @@ def test_tempered_probabilities_are_those_of_divided_logits(seed: int, temperatu
 
 def test_a_temperature_of_one_changes_no_bit() -> None:
     p = np.array([[0.1, 0.7, 0.2]], np.float32)
-    assert tempered(p, 1.0) is p
+    assert apply_temperature(p, 1.0) is p
 
 
 @pytest.mark.parametrize("targets", [[0, 1, 0, 1], [1, 0, 1, 0]], ids=["all right", "all wrong"])

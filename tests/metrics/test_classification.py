@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 import dla
-from dla.metrics.classification import Evaluation, compare, evaluate, outcomes
+from dla.metrics.classification import Evaluation, compare, evaluate, sample_results
 
 seeds = st.integers(0, 10_000)
 
@@ -38,7 +38,7 @@ def test_topk_equals_scikit_learn(seed: int, k: int) -> None:
     generator = np.random.default_rng(seed)
     scores, targets = generator.normal(size=(40, 7)), generator.integers(0, 7, 40)
     expected = metrics.top_k_accuracy_score(targets, scores, k=k, labels=np.arange(7))
-    assert outcomes(scores, targets).right(k).mean() == pytest.approx(expected, abs=1e-12)
+    assert sample_results(scores, targets).right(k).mean() == pytest.approx(expected, abs=1e-12)
 
 
 @given(seeds)
@@ -58,7 +58,7 @@ def test_every_figure_equals_scikit_learn(seed: int) -> None:
     assert found.top5 == pytest.approx(by_hand(logits, targets, 5), abs=1e-12)
     assert found.balanced_accuracy == pytest.approx(recall[np.unique(targets)].mean(), abs=1e-12)
     assert found.macro_f1 == pytest.approx(f1[np.unique(targets)].mean(), abs=1e-12)
-    np.testing.assert_allclose(found.outcomes.confidence_N, probabilities.max(1), atol=1e-12)
+    np.testing.assert_allclose(found.sample_results.confidence_N, probabilities.max(1), atol=1e-12)
     assert found.count == len(targets)
     assert [c.class_id for c in found.classes] == names
 
@@ -74,7 +74,7 @@ def test_a_class_without_photos_or_calls_has_no_figure_there() -> None:
 
 def test_ties_count_for_the_earlier_class() -> None:
     scores = np.zeros((3, 4))
-    found = outcomes(scores, np.array([0, 1, 3]))
+    found = sample_results(scores, np.array([0, 1, 3]))
     assert found.predicted_N.tolist() == [0, 0, 0]
     assert found.right(1).tolist() == [True, False, False]
     assert found.right(2).tolist() == [True, True, False]
@@ -99,7 +99,7 @@ def test_rows_beyond_one_chunk_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scores_far_apart_lose_nothing() -> None:
-    found = outcomes(np.array([[0.0, 800.0], [0.0, -2000.0]]), np.array([0, 0]))
+    found = sample_results(np.array([[0.0, 800.0], [0.0, -2000.0]]), np.array([0, 0]))
     assert found.loss_N.tolist() == [800.0, 0.0]
     assert found.confidence_N.tolist() == [1.0, 1.0]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from dla.errors import UnknownNameError
 from dla.models.build import build
 from dla.models.dla import DLA
-from dla.models.fuse import fold_batch_norm
-from dla.models.nodes import cut_at, nodes
+from dla.models.fuse import fuse_conv_bn
+from dla.models.nodes import nodes, truncate
 from dla.models.registry import row
 from dla.models.tree import Node
 from support.oracle import randomise, relative, timm
@@ -56,12 +56,12 @@ def test_the_map_at_every_node_is_timms(name: str, block: str) -> None:
     found = nodes(ours)
     assert len(found) == sum(type(module).__name__ == "DlaRoot" for module in theirs.modules())
     for node in found:
-        map_NCHW = cut_at(ours.eval(), node.name)(x_N3HW)
+        map_NCHW = truncate(ours.eval(), node.name)(x_N3HW)
         assert relative(map_NCHW.detach(), expected[node.name]) < 1e-9
         assert node.channels == map_NCHW.shape[1]
         assert map_NCHW.shape[2:] == tuple(-(-side // node.stride) for side in x_N3HW.shape[2:])
     with torch.no_grad():
-        pooled_NC = cut_at(ours, "pooled")(x_N3HW)
+        pooled_NC = truncate(ours, "pooled")(x_N3HW)
         assert relative(pooled_NC, theirs.forward_head(theirs.forward_features(x_N3HW), pre_logits=True)) < 1e-9
 
 
@@ -100,8 +100,8 @@ def test_what_a_node_is_said_to_take_is_what_it_takes(block: str, output_stride:
         for hook in hooks:
             hook.remove()
         for node, (ran, expected) in zip(nodes(net), taken.items(), strict=True):
-            assert torch.equal(torch.cat([cut_at(net, name)(X_N3HW) for name in node.inputs], 1), expected)
-            assert torch.equal(cut_at(net, node.name)(X_N3HW), cut_at(net, ran)(X_N3HW))
+            assert torch.equal(torch.cat([truncate(net, name)(X_N3HW) for name in node.inputs], 1), expected)
+            assert torch.equal(truncate(net, node.name)(X_N3HW), truncate(net, ran)(X_N3HW))
             assert node.stride <= output_stride
 
 
@@ -109,14 +109,14 @@ def test_levels_and_synonyms() -> None:
     net = tiny().eval()
     maps = maps_of(net, X_N3HW)
     for level in range(6):
-        assert torch.equal(cut_at(net, f"level{level}")(X_N3HW), maps[f"level{level}"])
+        assert torch.equal(truncate(net, f"level{level}")(X_N3HW), maps[f"level{level}"])
     for synonym in ("level3.tree2", "level3.tree2.tree2", "level3.tree2.tree2.root"):
-        assert torch.equal(cut_at(net, synonym)(X_N3HW), maps["level3"])
+        assert torch.equal(truncate(net, synonym)(X_N3HW), maps["level3"])
 
 
 def test_nothing_else_is_computed() -> None:
     net = tiny()
-    cut = cut_at(net, "level3.tree1")
+    cut = truncate(net, "level3.tree1")
     assert {name for name, _ in cut.named_parameters()} == {
         name for name, _ in net.named_parameters()
         if name.startswith(("base_layer", "level0", "level1", "level2", "level3.tree1"))
@@ -129,13 +129,13 @@ def test_folded_networks_are_cut_too_and_cut_ones_fold() -> None:
     randomise(net)
     x_N3HW = X_N3HW.double()
     maps = maps_of(net, x_N3HW)
-    folded = fold_batch_norm(net)
+    folded = fuse_conv_bn(net)
     for node in nodes(net):
-        cut = cut_at(folded, node.name)
+        cut = truncate(folded, node.name)
         assert relative(cut(x_N3HW).detach(), maps[node.name]) < 1e-9
         assert {p.data_ptr() for p in cut.parameters()} <= {p.data_ptr() for p in folded.parameters()}
-    assert relative(cut_at(folded, "pooled")(x_N3HW).detach(), maps["global_pool"].flatten(1)) < 1e-9
-    folded = fold_batch_norm(cut_at(net, "level4.tree1"))
+    assert relative(truncate(folded, "pooled")(x_N3HW).detach(), maps["global_pool"].flatten(1)) < 1e-9
+    folded = fuse_conv_bn(truncate(net, "level4.tree1"))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert relative(folded(x_N3HW).detach(), maps["level4.tree1"]) < 1e-9
 
@@ -143,7 +143,7 @@ def test_folded_networks_are_cut_too_and_cut_ones_fold() -> None:
 def test_the_parameters_are_the_networks_own_and_its_mode_counts() -> None:
     net = tiny(drop_path_rate=0.5, drop_rate=0.5).train()
     net.set_grad_checkpointing()
-    cut = cut_at(net, "pooled")
+    cut = truncate(net, "pooled")
     assert not torch.equal(cut(X_N3HW), cut(X_N3HW))
     cut(X_N3HW).sum().backward()
     assert net.level5.root.conv.weight.grad is not None
@@ -151,7 +151,7 @@ def test_the_parameters_are_the_networks_own_and_its_mode_counts() -> None:
 
 
 def test_another_pooling() -> None:
-    assert cut_at(tiny(global_pool="catavgmax", num_classes=0), "pooled")(X_N3HW).shape == (2, 64)
+    assert truncate(tiny(global_pool="catavgmax", num_classes=0), "pooled")(X_N3HW).shape == (2, 64)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_another_pooling() -> None:
 )
 def test_unknown_places_are_named_with_the_nearest(at: str, nearest: str) -> None:
     with pytest.raises(UnknownNameError, match=f'no node of this network is called "{at}".*{nearest}'):
-        cut_at(tiny(), at)
+        truncate(tiny(), at)
 
 
 @pytest.mark.parametrize("fold", [False, True])
@@ -174,22 +174,22 @@ def test_what_was_pruned_is_no_place(fold: bool) -> None:
     maps = maps_of(net, X_N3HW)
     net.prune_intermediate_layers([2])
     assert {node.name.split(".")[0] for node in nodes(net)} == {"level2"}
-    cut = fold_batch_norm(net) if fold else net
-    assert relative(cut_at(cut, "level2")(X_N3HW).detach(), maps["level2"]) < 1e-5
+    cut = fuse_conv_bn(net) if fold else net
+    assert relative(truncate(cut, "level2")(X_N3HW).detach(), maps["level2"]) < 1e-5
     for gone in ("level3", "level5", "level5.root", "pooled"):
         with pytest.raises(UnknownNameError, match=f'"{gone}".* level2'):
-            cut_at(cut, gone)
+            truncate(cut, gone)
 
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_pooled_needs_pooling(fold: bool) -> None:
     for pool, found in (("fastcatavgmax", True), ("", False)):
         net = tiny(global_pool=pool, num_classes=0).eval()
-        cut = fold_batch_norm(net) if fold else net
+        cut = fuse_conv_bn(net) if fold else net
         if found:
-            assert cut_at(cut, "pooled")(X_N3HW).shape == (2, net.head_hidden_size)
+            assert truncate(cut, "pooled")(X_N3HW).shape == (2, net.head_hidden_size)
         else:
             with pytest.raises(
                 UnknownNameError, match='"pooled".* All: level0, level1, level2, level3, level4, level5,'
             ):
-                cut_at(cut, "pooled")
+                truncate(cut, "pooled")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dla.errors import UsageError
 from dla.models.blocks import Basic, BlockOptions, Reduction
-from dla.models.tree import Node, Pool, Tree, sum_nodes
+from dla.models.tree import CeilMaxPool, Node, Tree, sum_nodes
 from support.tiny import tiny
 
 
@@ -61,7 +61,7 @@ def test_node_j_takes_two_blocks_and_a_map_for_each_trailing_one_of_j(depth: int
     ("depth", "keep_input", "poolings"), [(1, False, 1), (3, False, 1), (1, True, 1), (3, True, 2)]
 )
 def test_no_pooling_is_computed_in_vain(depth: int, keep_input: bool, poolings: int) -> None:
-    assert len(ran(tree(depth, 4, 4, keep_input), Pool, torch.randn(2, 4, 8, 8))) == poolings
+    assert len(ran(tree(depth, 4, 4, keep_input), CeilMaxPool, torch.randn(2, 4, 8, 8))) == poolings
 
 
 def test_a_tree_is_the_formula_of_the_paper() -> None:
@@ -152,7 +152,7 @@ def test_pooling_is_the_maximum_of_the_neighbours_that_are_there(h: int, w: int,
         [x_NCHW[0, 0, row : row + 2, column : column + 2].flatten().tolist() for column in range(0, w, 2)]
         for row in range(0, h, 2)
     ]
-    pooled = Pool(Reduction(2))(x_NCHW)
+    pooled = CeilMaxPool(Reduction(2))(x_NCHW)
     assert pooled.shape == (1, 1, math.ceil(h / 2), math.ceil(w / 2))
     assert pooled[0, 0].tolist() == [[max(there) for there in row] for row in expected]
 
@@ -160,17 +160,17 @@ def test_pooling_is_the_maximum_of_the_neighbours_that_are_there(h: int, w: int,
 @given(h=sizes, w=sizes, dilation=st.sampled_from([1, 2]))
 def test_a_dilated_pooling_takes_the_same_neighbours(h: int, w: int, dilation: int) -> None:
     x_NCHW = torch.randn(1, 1, h, w) - 9
-    pooled = Pool(Reduction(1, dilation, 2 * dilation))(x_NCHW)
+    pooled = CeilMaxPool(Reduction(1, dilation, 2 * dilation))(x_NCHW)
     assert pooled.shape == x_NCHW.shape
     for row in range(dilation):
         for column in range(dilation):
             grid = x_NCHW[:, :, row::dilation, column::dilation]
             if grid.numel():
-                strided = Pool(Reduction(2))(grid)
+                strided = CeilMaxPool(Reduction(2))(grid)
                 assert torch.equal(pooled[:, :, row :: 2 * dilation, column :: 2 * dilation], strided)
 
 
 def test_pooling_gives_its_gradient_to_the_maximum_once() -> None:
     x_NCHW = torch.randn(1, 2, 5, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(partial(Pool.forward, Pool(Reduction(2))), x_NCHW)
-    assert torch.autograd.gradcheck(partial(Pool.forward, Pool(Reduction(1, 2, 4))), x_NCHW)
+    assert torch.autograd.gradcheck(partial(CeilMaxPool.forward, CeilMaxPool(Reduction(2))), x_NCHW)
+    assert torch.autograd.gradcheck(partial(CeilMaxPool.forward, CeilMaxPool(Reduction(1, 2, 4))), x_NCHW)

@@ -29,29 +29,29 @@ def test_keys_tell_parts_apart() -> None:
 
 
 def test_there_and_back() -> None:
-    assert cache.recall("steps", KEY) is None
-    assert cache.remember("steps", KEY, b"data")
-    assert cache.recall("steps", KEY) == b"data"
-    assert cache.recall("onnx", KEY) is None
-    assert cache.recall("steps", cache.key_of("b")) is None
+    assert cache.read("steps", KEY) is None
+    assert cache.write("steps", KEY, b"data")
+    assert cache.read("steps", KEY) == b"data"
+    assert cache.read("onnx", KEY) is None
+    assert cache.read("steps", cache.key_of("b")) is None
 
 
 def test_what_comes_later_holds() -> None:
     for i in range(20):
-        cache.remember("timings", KEY, f"data {i}".encode())
-        assert cache.recall("timings", KEY) == f"data {i}".encode()
+        cache.write("timings", KEY, f"data {i}".encode())
+        assert cache.read("timings", KEY) == f"data {i}".encode()
     assert len(list(cache.entries())) == 1
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:20], lambda b: b[:-1], lambda b: b[:-1] + b"b",
                                     lambda b: b + b" and more", lambda b: bytes(len(b))])  # fmt: skip
 def test_a_damaged_file_is_seen_and_made_again(damage: Callable[[bytes], bytes]) -> None:
-    cache.remember("steps", KEY, b"data")
+    cache.write("steps", KEY, b"data")
     (entry,) = cache.entries()
     entry.path.write_bytes(damage(entry.path.read_bytes()))
-    assert cache.recall("steps", KEY) is None
-    assert cache.remember("steps", KEY, b"data")
-    assert cache.recall("steps", KEY) == b"data"
+    assert cache.read("steps", KEY) is None
+    assert cache.write("steps", KEY, b"data")
+    assert cache.read("steps", KEY) == b"data"
     assert len(list(cache.entries())) == 1
 
 
@@ -61,8 +61,8 @@ def test_a_folder_that_cannot_be_written(place: str, tmp_path: Path, monkeypatch
     Path("file").touch()
     Path("~nobody-of-this-name").touch()  # where there is no such user it is a name like another
     monkeypatch.setenv("DLA_CACHE", place)
-    assert not cache.remember("steps", KEY, b"data")
-    assert cache.recall("steps", KEY) is None
+    assert not cache.write("steps", KEY, b"data")
+    assert cache.read("steps", KEY) is None
     assert list(cache.entries()) == []
 
 
@@ -71,8 +71,8 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    cache.remember("steps", KEY, b"data")
-    assert list(cache.folder().glob("*/*")) == []
+    cache.write("steps", KEY, b"data")
+    assert list(cache.cache_folder().glob("*/*")) == []
 
 
 def test_two_at_once_and_one_killed() -> None:
@@ -89,22 +89,22 @@ def test_two_at_once_and_one_killed() -> None:
             assert writer.stdout is not None
             writer.stdout.readline()
         for turn in range(300):
-            data = cache.recall("steps", KEY)
+            data = cache.read("steps", KEY)
             assert data is not None
             assert len(data) == 300_000
             assert len(set(data)) == 1
             if turn == 150:
                 writers[0].send_signal(signal.SIGKILL)
-    assert cache.recall("steps", KEY) is not None
+    assert cache.read("steps", KEY) is not None
 
 
 def test_clear_leaves_what_is_not_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cache.remember("steps", KEY, b"data")
-    mine = cache.folder() / "steps" / "notes.txt"
+    cache.write("steps", KEY, b"data")
+    mine = cache.cache_folder() / "steps" / "notes.txt"
     mine.write_text("mine")
-    cache.remember(cache.FORMS, KEY, b"took photos")
-    form = next(entry.path for entry in cache.entries() if entry.kind == cache.FORMS)
-    (cache.folder() / "steps" / ".part-x1_y").touch()
+    cache.write(cache.INT8, KEY, b"took photos")
+    form = next(entry.path for entry in cache.entries() if entry.kind == cache.INT8)
+    (cache.cache_folder() / "steps" / ".part-x1_y").touch()
     assert main(["cache"]) == 0
     out = capsys.readouterr().out
     assert "3 files, 0.0 MB" in out
@@ -115,4 +115,4 @@ def test_clear_leaves_what_is_not_ours(tmp_path: Path, capsys: pytest.CaptureFix
     assert found["folder"] == str(tmp_path / "cache")
     assert main(["cache", "--clear"]) == 0
     assert capsys.readouterr().out.startswith("removed from ")
-    assert {p for p in cache.folder().rglob("*") if p.is_file()} == {mine, form}
+    assert {p for p in cache.cache_folder().rglob("*") if p.is_file()} == {mine, form}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dla.errors import DlaError, UsageError
-from dla.training.distributed import Ranks, joined
+from dla.training.distributed import Ranks, process_group
 
 FOLDER, WHAT = Path(sys.argv[1]), sys.argv[2]
 
@@ -52,7 +52,7 @@ def break_off(ranks: Ranks) -> None:
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, before this one has said what happened to the other
 try:
-    with joined() as here:
+    with process_group() as here:
         if WHAT != "all":
             break_off(here)
         (FOLDER / f"{here.rank}.json").write_text(json.dumps(all_of_it(here)))

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from dla.training.augment import BatchAugment
-from dla.training.recipe import Augment
+from dla.training.recipe import AugmentConfig
 
 X_N3HW = torch.rand(16, 3, 24, 20, generator=torch.Generator().manual_seed(1))
 
 
 def applied(seed: int = 0, **fields: float) -> torch.Tensor:
     torch.manual_seed(seed)
-    return BatchAugment(Augment(**fields))(X_N3HW.clone())[0]  # type: ignore[arg-type]
+    return BatchAugment(AugmentConfig(**fields))(X_N3HW.clone())[0]  # type: ignore[arg-type]
 
 
 def test_without_any_nothing_happens() -> None:
-    augment = BatchAugment(Augment())
+    augment = BatchAugment(AugmentConfig())
     assert not augment.acts
     assert augment(X_N3HW) == (X_N3HW, None)
 
@@ -40,7 +40,7 @@ def test_each_field_acts_the_same_for_the_same_seed(fields: dict[str, float]) ->
 def test_brightness_is_a_factor_for_each_photo() -> None:
     half = X_N3HW * 0.5  # none of it is cut off at 1
     torch.manual_seed(0)
-    found, _ = BatchAugment(Augment(brightness=0.3))(half.clone())
+    found, _ = BatchAugment(AugmentConfig(brightness=0.3))(half.clone())
     factors = found / half
     assert factors.flatten(1).std(1).max() < 1e-4
     assert 0.7 <= factors.min() < 0.9 < 1.1 < factors.max() <= 1.3
@@ -57,7 +57,7 @@ def test_erasing_leaves_grey_rectangles() -> None:
 
 def test_a_mixed_photo_is_the_sum_of_two() -> None:
     torch.manual_seed(0)
-    found, mix = BatchAugment(Augment(mixup=0.4))(X_N3HW.clone())
+    found, mix = BatchAugment(AugmentConfig(mixup=0.4))(X_N3HW.clone())
     assert mix is not None
     share = mix.shares_N[:, None, None, None]
     torch.testing.assert_close(found, (1 - share) * X_N3HW + share * X_N3HW[mix.partners_N])
@@ -65,7 +65,7 @@ def test_a_mixed_photo_is_the_sum_of_two() -> None:
 
 def test_a_cut_photo_has_the_share_of_its_pixels() -> None:
     torch.manual_seed(0)
-    found, mix = BatchAugment(Augment(cutmix=1.0))(X_N3HW.clone())
+    found, mix = BatchAugment(AugmentConfig(cutmix=1.0))(X_N3HW.clone())
     assert mix is not None
     other = X_N3HW[mix.partners_N]
     for n in range(len(found)):
@@ -76,7 +76,7 @@ def test_a_cut_photo_has_the_share_of_its_pixels() -> None:
 
 
 def test_mixups_shares_are_of_the_beta_distribution() -> None:
-    augment, shares = BatchAugment(Augment(mixup=0.3)), []
+    augment, shares = BatchAugment(AugmentConfig(mixup=0.3)), []
     torch.manual_seed(0)
     for _ in range(60):
         mix = augment(X_N3HW[:, :, :1, :1])[1]
@@ -88,7 +88,7 @@ def test_mixups_shares_are_of_the_beta_distribution() -> None:
 
 
 def test_some_batches_are_left_unmixed_and_the_two_kinds_take_turns() -> None:
-    augment = BatchAugment(Augment(mixup=1.0, cutmix=1.0, mix_probability=0.5))
+    augment = BatchAugment(AugmentConfig(mixup=1.0, cutmix=1.0, mix_probability=0.5))
     torch.manual_seed(0)
     kinds = []
     for _ in range(80):

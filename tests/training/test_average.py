@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from dla.training.optim import averaged
-from dla.training.recipe import Average
+from dla.training.optim import make_ema
+from dla.training.recipe import EmaConfig
 from support.tiny import tiny
 
 
 @pytest.mark.parametrize("warmup", [False, True])
 def test_it_follows_by_its_decay(warmup: bool) -> None:
     network = tiny()
-    average = averaged(network, Average(0.7, warmup))
+    average = make_ema(network, EmaConfig(0.7, warmup))
     assert average is not None
     wanted = None
     for n in range(6):
@@ -32,4 +32,4 @@ def test_it_follows_by_its_decay(warmup: bool) -> None:
 
 
 def test_without_decay_there_is_none() -> None:
-    assert averaged(tiny(), Average(0.0)) is None
+    assert make_ema(tiny(), EmaConfig(0.0)) is None

@@ -13,9 +13,9 @@ from dla.images.preprocessing import Preprocessing
 from dla.images.random_crop import crop_generator, random_crop
 from dla.training.batches import TrainBatches, val_batches
 from dla.training.distributed import Ranks
-from dla.training.recipe import Augment, Input, Loss, Optimizer, Recipe
+from dla.training.recipe import AugmentConfig, InputConfig, LossConfig, OptimizerConfig, Recipe
 
-RECIPE = Recipe(batch_size=8, input=Input(sizes={0: 16, 1: [8, 12]}), augment=Augment(scale=(0.5, 1)))
+RECIPE = Recipe(batch_size=8, input=InputConfig(sizes={0: 16, 1: [8, 12]}), augment=AugmentConfig(scale=(0.5, 1)))
 IMAGES = [Image.fromarray(np.full((20, 26, 3), i, np.uint8)) for i in range(43)]
 TARGETS = np.array([0] * 30 + [1] * 10 + [2] * 3)
 SEEN = Preprocessing((24, 24))
@@ -66,7 +66,9 @@ def test_processes_share_the_batch_of_one() -> None:
 
 def test_the_crop_is_the_one_that_the_photos_place_says() -> None:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
-    recipe = replace(RECIPE, batch_size=4, input=Input({0: 32}), augment=Augment(scale=(0.3, 0.6), flip=1.0))
+    recipe = replace(
+        RECIPE, batch_size=4, input=InputConfig({0: 32}), augment=AugmentConfig(scale=(0.3, 0.6), flip=1.0)
+    )
     batch = next(TrainBatches([photo] * 8, TARGETS[:8], recipe, SEEN, 0, Ranks()).epoch(5, 1))
     for place in range(4):
         box = random_crop(photo.size, (0.3, 0.6), recipe.augment.ratio, crop_generator(0, 5, 1, place))
@@ -75,7 +77,7 @@ def test_the_crop_is_the_one_that_the_photos_place_says() -> None:
 
 
 def test_balanced_sampling_brings_all_classes_equally_often() -> None:
-    recipe = replace(RECIPE, loss=Loss(sampling="balanced"))
+    recipe = replace(RECIPE, loss=LossConfig(sampling="balanced"))
     seen = np.concatenate([b.targets_N for epoch in range(60) for b in batches(recipe).epoch(epoch, 0)])
     counts = np.bincount(seen)
     assert counts.sum() == 60 * 40
@@ -87,7 +89,7 @@ def test_balanced_sampling_brings_all_classes_equally_often() -> None:
     [
         (replace(RECIPE, batch_size=44), Ranks(), r"only 43 photos to train with. Try: --batch-size 21"),
         (RECIPE, Ranks(0, 3, 0), r"3 processes with optimizer.accumulate 1 need a multiple of 3"),
-        (replace(RECIPE, optimizer=Optimizer(accumulate=8)), Ranks(0, 2, 0), r"need a multiple of 16"),
+        (replace(RECIPE, optimizer=OptimizerConfig(accumulate=8)), Ranks(0, 2, 0), r"need a multiple of 16"),
     ],
 )
 def test_batches_that_cannot_be(recipe: Recipe, ranks: Ranks, said: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import dla
 from dla.errors import UsageError
-from dla.training.distributed import Ranks, joined
+from dla.training.distributed import Ranks, process_group
 from support.torchrun import torchrun
 
 SCRIPT = Path(__file__).with_name("ranks_script.py")
@@ -27,7 +27,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_process_by_itself() -> None:
-    with joined() as ranks:
+    with process_group() as ranks:
         assert ranks == Ranks(0, 1, 0)
         assert ranks.is_main
         assert ranks.share([1, 2, 3]) == [1, 2, 3]
@@ -41,11 +41,14 @@ def test_processes_that_cannot_meet_are_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert Ranks.from_env().local_world == 2
-    with pytest.raises(UsageError, match="WORLD_SIZE is 2, but the processes cannot meet.*torchrun"), joined("cpu"):
+    with (
+        pytest.raises(UsageError, match="WORLD_SIZE is 2, but the processes cannot meet.*torchrun"),
+        process_group("cpu"),
+    ):
         pass
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UsageError, match="LOCAL_RANK is 1, and this machine has 1 GPUs"), joined("cuda"):
+    with pytest.raises(UsageError, match="LOCAL_RANK is 1, and this machine has 1 GPUs"), process_group("cuda"):
         pass
 
 

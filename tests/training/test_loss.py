@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from dla.training.loss import Criterion, Labels, balanced_weights
-from dla.training.recipe import Distill, Loss
+from dla.training.recipe import DistillConfig, LossConfig
 from support.oracle import timm_part
 
 N, K = 9, 6
@@ -28,7 +28,7 @@ def test_labels_alone(smoothing: float) -> None:
     logits_NK, own_N, _, _ = case()
     weights_K = torch.rand(K, dtype=torch.float64) + 0.1
     for weights in (None, weights_K):
-        found = Criterion(Loss(smoothing), Distill(), weights)(logits_NK, Labels(own_N))
+        found = Criterion(LossConfig(smoothing), DistillConfig(), weights)(logits_NK, Labels(own_N))
         wanted = torch.nn.CrossEntropyLoss(weights, label_smoothing=smoothing)(logits_NK, own_N)
         assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
 
@@ -40,7 +40,7 @@ def test_a_mixed_photo_has_timms_mixed_label(smoothing: float) -> None:
     label_NK = timm_part("data.mixup").mixup_target(own_N, K, lam=0.3, smoothing=smoothing).double()
     wanted = timm_part("loss").SoftTargetCrossEntropy()(logits_NK, label_NK)
     share_N = torch.full((N,), 0.7, dtype=torch.float64)
-    found = Criterion(Loss(smoothing), Distill())(logits_NK, Labels(own_N, other_N, share_N))
+    found = Criterion(LossConfig(smoothing), DistillConfig())(logits_NK, Labels(own_N, other_N, share_N))
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
@@ -48,7 +48,7 @@ def test_each_photo_has_its_own_share() -> None:
     logits_NK, own_N, other_N, share_N = case()
     label_NK = (1 - share_N)[:, None] * F.one_hot(own_N, K) + share_N[:, None] * F.one_hot(other_N, K)
     wanted = F.cross_entropy(logits_NK, label_NK)
-    found = Criterion(Loss(), Distill())(logits_NK, Labels(own_N, other_N, share_N))
+    found = Criterion(LossConfig(), DistillConfig())(logits_NK, Labels(own_N, other_N, share_N))
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
 
 
@@ -61,7 +61,7 @@ def test_class_weights_of_mixed_photos_mix_too() -> None:
         for label, share in ((own_N[n], 1 - share_N[n]), (other_N[n], share_N[n])):
             total -= float(share * weights_K[label]) * log_NK[n, label]
             weight += float(share * weights_K[label])
-    found = Criterion(Loss(), Distill(), weights_K)(logits_NK, Labels(own_N, other_N, share_N))
+    found = Criterion(LossConfig(), DistillConfig(), weights_K)(logits_NK, Labels(own_N, other_N, share_N))
     assert found.item() == pytest.approx(total / weight, rel=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_a_teacher_has_its_share_of_the_loss() -> None:
     t, share = 3.0, 0.6
     p, q = (teacher_NK / t).softmax(1).numpy(), (logits_NK / t).softmax(1).numpy()
     wanted = (1 - share) * F.cross_entropy(logits_NK, own_N).item() + share * t**2 * np.sum(p * np.log(p / q)) / N
-    criterion = Criterion(Loss(), Distill(weight=share, temperature=t))
+    criterion = Criterion(LossConfig(), DistillConfig(weight=share, temperature=t))
     found = criterion(logits_NK, Labels(own_N, teacher_NK=(teacher_NK / t).softmax(1)))
     assert found.item() == pytest.approx(wanted, rel=1e-12)
 
@@ -86,6 +86,6 @@ def test_a_teacher_has_its_share_of_the_loss() -> None:
 def test_parts_of_a_batch_sum_to_it() -> None:
     logits_NK, own_N, other_N, share_N = case()
     labels = Labels(own_N, other_N, share_N, logits_NK.flip(1).softmax(1))
-    criterion = Criterion(Loss(0.1), Distill(weight=0.5))
+    criterion = Criterion(LossConfig(0.1), DistillConfig(weight=0.5))
     parts = [criterion(logits_NK[i : i + 3], labels.part(i, i + 3)).item() for i in (0, 3, 6)]
     assert np.mean(parts) == pytest.approx(criterion(logits_NK, labels).item(), rel=1e-12)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import dla
-from dla.training.loss import find_teacher
-from dla.training.model import begin, train_mode
-from dla.training.recipe import Compute, Distill, Input, Recipe, Regular
+from dla.training.loss import open_teacher
+from dla.training.model import build_initial, train_mode
+from dla.training.recipe import ComputeConfig, DistillConfig, InputConfig, Recipe, RegularizationConfig
 
 FRESH = Recipe(model="dla34_half")
 SHIPPED = Recipe(model="shipped:tiny200", pretrained=True)
@@ -20,7 +20,7 @@ IDS = ("cat", "dog", "n01443537")
 
 
 def test_a_fresh_one_has_its_own_preprocessing_and_a_small_classifier() -> None:
-    start = begin(FRESH, IDS)
+    start = build_initial(FRESH, IDS)
     assert start.preprocessing.size == (224, 224)
     assert start.network.fc.weight.shape[0] == 3
     assert start.network.fc.weight.abs().max() <= 1 / 256**0.5
@@ -29,7 +29,7 @@ def test_a_fresh_one_has_its_own_preprocessing_and_a_small_classifier() -> None:
 
 
 def test_a_trained_one_keeps_its_body_and_its_licence() -> None:
-    start = begin(SHIPPED, IDS)
+    start = build_initial(SHIPPED, IDS)
     own = dla.create_model("shipped:tiny200", pretrained=True)
     assert torch.equal(start.network.level5.root.conv.weight, own.level5.root.conv.weight)
     assert start.preprocessing == dla.load("shipped:tiny200").preprocessing
@@ -41,28 +41,28 @@ def test_a_trained_one_keeps_its_body_and_its_licence() -> None:
 def test_a_trained_one_for_its_own_classes_keeps_its_classifier() -> None:
     names = dla.load("shipped:tiny200").config.label_names
     assert names is not None
-    start = begin(SHIPPED, names)
+    start = build_initial(SHIPPED, names)
     assert torch.equal(start.network.fc.weight, dla.create_model("shipped:tiny200", pretrained=True).fc.weight)
     assert start.notes == ("shipped:tiny200, which knows these classes",)
 
 
 def test_the_recipe_goes_before_the_networks_preprocessing() -> None:
-    asked = Input(val_size=80, crop_pct=0.9, crop_mode="squash", interpolation="bicubic")
-    seen = begin(replace(SHIPPED, input=asked), IDS).preprocessing
+    asked = InputConfig(val_size=80, crop_pct=0.9, crop_mode="squash", interpolation="bicubic")
+    seen = build_initial(replace(SHIPPED, input=asked), IDS).preprocessing
     assert (seen.size, seen.crop_pct, seen.crop_mode, seen.interpolation) == ((80, 80), 0.9, "squash", "bicubic")
 
 
 def test_dropout_drop_path_and_checkpointing_reach_the_network() -> None:
     for recipe in (FRESH, SHIPPED):
-        changed = replace(recipe, regular=Regular(0.25, 0.1), compute=Compute(checkpointing=True))
-        network = begin(changed, IDS).network
+        changed = replace(recipe, regular=RegularizationConfig(0.25, 0.1), compute=ComputeConfig(checkpointing=True))
+        network = build_initial(changed, IDS).network
         assert network.head_drop.p == 0.25
         assert network.grad_checkpointing
         assert any(type(m).__name__ == "DropPath" for m in network.modules())
 
 
 def test_frozen_norms_do_not_learn_either() -> None:
-    network = begin(replace(SHIPPED, freeze="level1"), IDS).network
+    network = build_initial(replace(SHIPPED, freeze="level1"), IDS).network
     train_mode(network, "level1")
     modes = {name: m.training for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert all(mode != name.startswith(("base_layer", "level0", "level1")) for name, mode in modes.items())
@@ -71,14 +71,14 @@ def test_frozen_norms_do_not_learn_either() -> None:
 def test_a_network_teaches_by_the_names_of_its_classes() -> None:
     teacher = dla.load("shipped:tiny200")
     ids = (teacher.config.label_names[7], teacher.config.label_names[3])
-    found = find_teacher(Distill(model="shipped:tiny200"), ids, 5, torch.device("cpu"))
+    found = open_teacher(DistillConfig(model="shipped:tiny200"), ids, 5, torch.device("cpu"))
     assert found is not None
     pixels = torch.randint(0, 256, (2, 3, 96, 96)).float()
     wanted = teacher.engine.probabilities(pixels.byte().permute(0, 2, 3, 1).numpy())
     ours = found(pixels, None).softmax(1).numpy()
     assert ours[:, 0] == pytest.approx(wanted[:, 7] / (wanted[:, 7] + wanted[:, 3]), rel=1e-4)
     with pytest.raises(dla.UsageError, match="does not know the class 'cat'"):
-        find_teacher(Distill(model="shipped:tiny200"), IDS, 5, torch.device("cpu"))
+        open_teacher(DistillConfig(model="shipped:tiny200"), IDS, 5, torch.device("cpu"))
 
 
 def test_scores_must_fit_the_photos(tmp_path: Path) -> None:
@@ -86,6 +86,6 @@ def test_scores_must_fit_the_photos(tmp_path: Path) -> None:
 
     np.save(tmp_path / "s.npy", np.zeros((4, 3), np.float16))
     with pytest.raises(dla.UsageError, match=r"s.npy holds scores of shape \(4, 3\); 5 training photos in 3 classes"):
-        find_teacher(Distill(scores=str(tmp_path / "s.npy")), IDS, 5, torch.device("cpu"))
+        open_teacher(DistillConfig(scores=str(tmp_path / "s.npy")), IDS, 5, torch.device("cpu"))
     with pytest.raises(dla.UnavailableError, match="cannot be read"):
-        find_teacher(Distill(scores=str(tmp_path / "none.npy")), IDS, 5, torch.device("cpu"))
+        open_teacher(DistillConfig(scores=str(tmp_path / "none.npy")), IDS, 5, torch.device("cpu"))

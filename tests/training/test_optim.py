@@ -14,14 +14,14 @@ import dla
 from dla.models.build import build
 from dla.training.model import freeze
 from dla.training.optim import (
+    build_optimizer,
     layer_ranks,
     load_optimizer_state,
-    make_optimizer,
     optimizer_state,
     parameter_groups,
     set_rate,
 )
-from dla.training.recipe import Optimizer, Recipe
+from dla.training.recipe import OptimizerConfig, Recipe
 from support.oracle import timm_part
 from support.tiny import tiny
 
@@ -54,7 +54,7 @@ def test_the_classifier_has_the_whole_rate() -> None:
     ranks = layer_ranks(network)
     assert max(ranks.values()) == ranks["fc.weight"] == ranks["fc.bias"]
     assert ranks["base_layer.0.weight"] == 0
-    optimizer = make_optimizer(network, Recipe(lr=0.5, optimizer=Optimizer(layer_decay=0.5)))
+    optimizer = build_optimizer(network, Recipe(lr=0.5, optimizer=OptimizerConfig(layer_decay=0.5)))
     set_rate(optimizer, 0.2)
     rates = {g["lr"] for g in optimizer.param_groups}
     assert max(rates) == 0.2
@@ -76,19 +76,19 @@ ALL = {"weight_decay": 0.01, "decay_norms": True}
 @pytest.mark.parametrize(
     ("settings", "oracle"),
     [
-        (Optimizer(**ALL), partial(torch.optim.SGD, momentum=0.9, nesterov=True)),
-        (Optimizer(**ALL, nesterov=False, momentum=0.5), partial(torch.optim.SGD, momentum=0.5)),
-        (Optimizer("adamw", **ALL, betas=(0.8, 0.9)), partial(torch.optim.AdamW, betas=(0.8, 0.9))),
+        (OptimizerConfig(**ALL), partial(torch.optim.SGD, momentum=0.9, nesterov=True)),
+        (OptimizerConfig(**ALL, nesterov=False, momentum=0.5), partial(torch.optim.SGD, momentum=0.5)),
+        (OptimizerConfig("adamw", **ALL, betas=(0.8, 0.9)), partial(torch.optim.AdamW, betas=(0.8, 0.9))),
     ],
 )
-def test_steps_are_pytorchs_and_go_on_from_a_saved_state(settings: Optimizer, oracle: Any) -> None:
+def test_steps_are_pytorchs_and_go_on_from_a_saved_state(settings: OptimizerConfig, oracle: Any) -> None:
     recipe = Recipe(lr=0.01, optimizer=settings)
     ours, saved, theirs = (tiny() for _ in range(3))
     for other in (saved, theirs):
         other.load_state_dict(ours.state_dict())
     optimizers = {
-        ours: make_optimizer(ours, recipe),
-        saved: make_optimizer(saved, recipe),
+        ours: build_optimizer(ours, recipe),
+        saved: build_optimizer(saved, recipe),
         theirs: oracle(theirs.parameters(), lr=0.01, weight_decay=0.01),
     }
     for i in range(4):
@@ -117,4 +117,4 @@ def test_steps_are_pytorchs_and_go_on_from_a_saved_state(settings: Optimizer, or
 )
 def test_values_that_cannot_be(wrong: dict, said: str) -> None:
     with pytest.raises(dla.UsageError, match=said):
-        replace(Optimizer(), **wrong)
+        replace(OptimizerConfig(), **wrong)

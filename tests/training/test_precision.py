@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dla
-from dla.training.optim import Precision
+from dla.training.optim import Autocast
 
 CPU = torch.device("cpu")
 
@@ -20,9 +20,9 @@ def with_instructions(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_it_is_refused_without_the_instructions(name: str, instruction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with_instructions(monkeypatch)
     with pytest.raises(dla.UsageError, match=f"compute.autocast is {name}, but this CPU has none of .*{instruction}"):
-        Precision(name, CPU)
+        Autocast(name, CPU)
     with_instructions(monkeypatch, instruction)
-    Precision(name, CPU)
+    Autocast(name, CPU)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
@@ -31,7 +31,7 @@ def test_a_step_is_near_the_one_in_float32(name: str, dtype: torch.dtype, monkey
     plain, half = (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 30 * 30, 5)) for _ in range(2))
     half.load_state_dict(plain.state_dict())
     x = torch.randn(4, 3, 32, 32)
-    for network, precision in ((plain, Precision("none", CPU)), (half, Precision(name, CPU))):
+    for network, precision in ((plain, Autocast("none", CPU)), (half, Autocast(name, CPU))):
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
         with precision.autocast():
             out = network(x)
@@ -46,12 +46,12 @@ def test_a_step_is_near_the_one_in_float32(name: str, dtype: torch.dtype, monkey
 
 def test_fp16_steps_over_an_overflow_and_remembers_its_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     with_instructions(monkeypatch, "avx512_fp16")
-    weight, precision = torch.nn.Parameter(torch.ones(3)), Precision("fp16", CPU)
+    weight, precision = torch.nn.Parameter(torch.ones(3)), Autocast("fp16", CPU)
     optimizer = torch.optim.SGD([weight], lr=0.1)
     precision.backward((weight * torch.inf).sum())
     assert precision.step(optimizer, 0.0) == 0.0
     assert torch.equal(weight, torch.ones(3))
-    again = Precision("fp16", CPU)
+    again = Autocast("fp16", CPU)
     again.load_state(precision.state())
     assert again.state() == precision.state()
     assert again.state()["scale"] == 2.0**15

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import dla
 from dla.data.sources import DataOptions
-from dla.training.recipe import Augment, Distill, Input, Optimizer, Recipe, Regular
+from dla.training.recipe import AugmentConfig, DistillConfig, InputConfig, OptimizerConfig, Recipe, RegularizationConfig
 from dla.training.recipe_files import default_output, differing, read_recipe, recipe_from, shipped_recipes, to_yaml
 
 
@@ -30,7 +30,9 @@ def test_what_is_written_reads_the_same(name: str, tmp_path: Path) -> None:
     st.integers(1, 999), st.floats(1e-6, 10), st.floats(0, 1), st.dictionaries(st.integers(1, 50), st.integers(1, 999))
 )
 def test_any_recipe_reads_the_same(epochs: int, lr: float, flip: float, sizes: dict[int, int | list[int]]) -> None:
-    recipe = Recipe(epochs=epochs, lr=lr, augment=Augment(flip=flip), input=Input(sizes={0: [32, 64], **sizes}))
+    recipe = Recipe(
+        epochs=epochs, lr=lr, augment=AugmentConfig(flip=flip), input=InputConfig(sizes={0: [32, 64], **sizes})
+    )
     values = yaml.safe_load(to_yaml(recipe))
     flat = {f"{group}.{k}": v for group in ("augment", "input") for k, v in values[group].items()}
     assert recipe_from(None, flat | {"epochs": values["epochs"], "lr": values["lr"]}) == recipe
@@ -80,26 +82,26 @@ def test_unknown_names_have_their_nearest() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda: Input({1: 32}), "from epoch 0"),
-        (lambda: Input({0: []}), "positive"),
-        (lambda: Input({0: [32, 0]}), "positive"),
-        (lambda: Input({0: 32, -1: 64}), "from epoch 0"),
-        (lambda: Input(val_size=0), "input.val_size is 0"),
-        (lambda: Input(crop_pct=0), "input.crop_pct is 0. Allowed: above 0, up to 1"),
-        (lambda: Optimizer(weight_decay=math.inf), "optimizer.weight_decay is inf: it must be finite"),
-        (lambda: Regular(drop_rate=1), "regular.drop_rate is 1. Allowed: from 0 to below 1"),
-        (lambda: Regular(drop_path_rate=-1), "regular.drop_path_rate is -1"),
+        (lambda: InputConfig({1: 32}), "from epoch 0"),
+        (lambda: InputConfig({0: []}), "positive"),
+        (lambda: InputConfig({0: [32, 0]}), "positive"),
+        (lambda: InputConfig({0: 32, -1: 64}), "from epoch 0"),
+        (lambda: InputConfig(val_size=0), "input.val_size is 0"),
+        (lambda: InputConfig(crop_pct=0), "input.crop_pct is 0. Allowed: above 0, up to 1"),
+        (lambda: OptimizerConfig(weight_decay=math.inf), "optimizer.weight_decay is inf: it must be finite"),
+        (lambda: RegularizationConfig(drop_rate=1), "regular.drop_rate is 1. Allowed: from 0 to below 1"),
+        (lambda: RegularizationConfig(drop_path_rate=-1), "regular.drop_path_rate is -1"),
         (lambda: DataOptions(max_unreadable=math.nan), "max_unreadable is nan"),
-        (lambda: Augment(scale=(0.5, 1.3), margin=0.05), "augment.margin"),
-        (lambda: Augment(scale=(0.5, 0.3)), "rising"),
-        (lambda: Augment(ratio=(0, 1)), "rising"),
-        (lambda: Augment(flip=1.5), "augment.flip is 1.5. Allowed: 0 to 1"),
-        (lambda: Augment(hue=0.7), "0 to 0.5"),
-        (lambda: Augment(mixup=-1), "augment.mixup is -1"),
-        (lambda: Distill(weight=2), "distill.weight"),
-        (lambda: Distill(temperature=0), "above 0"),
-        (lambda: Distill(temperature=math.nan), "above 0"),
-        (lambda: Distill("a", "b"), "One teacher"),
+        (lambda: AugmentConfig(scale=(0.5, 1.3), margin=0.05), "augment.margin"),
+        (lambda: AugmentConfig(scale=(0.5, 0.3)), "rising"),
+        (lambda: AugmentConfig(ratio=(0, 1)), "rising"),
+        (lambda: AugmentConfig(flip=1.5), "augment.flip is 1.5. Allowed: 0 to 1"),
+        (lambda: AugmentConfig(hue=0.7), "0 to 0.5"),
+        (lambda: AugmentConfig(mixup=-1), "augment.mixup is -1"),
+        (lambda: DistillConfig(weight=2), "distill.weight"),
+        (lambda: DistillConfig(temperature=0), "above 0"),
+        (lambda: DistillConfig(temperature=math.nan), "above 0"),
+        (lambda: DistillConfig("a", "b"), "One teacher"),
         (lambda: Recipe(batch_size=0), "batch_size is 0"),
         (lambda: Recipe(lr=0), "lr is 0"),
         (lambda: Recipe(lr=math.inf), "lr is inf"),
@@ -112,13 +114,13 @@ def test_a_recipe_that_cannot_be_is_refused(wrong: Any, said: str) -> None:
 
 
 def test_several_sizes_take_turns() -> None:
-    sizes = Input({0: 32, 2: [48, 64]})
+    sizes = InputConfig({0: 32, 2: [48, 64]})
     assert [sizes.size_at(e, s, 9) for e in (1, 2, 7) for s in (0, 1, 2)] == [32, 32, 32, 48, 64, 48, 48, 64, 48]
-    assert Input().size_at(5, 5, 96) == 96
+    assert InputConfig().size_at(5, 5, 96) == 96
 
 
 def test_fields_that_differ_are_named() -> None:
-    one, other = Recipe(epochs=3), Recipe(augment=Augment(flip=0), input=Input({0: 32}))
+    one, other = Recipe(epochs=3), Recipe(augment=AugmentConfig(flip=0), input=InputConfig({0: 32}))
     found = {name for name, _, _ in differing(asdict(one), asdict(other))}
     assert found == {"epochs", "augment.flip", "input.sizes"}
 

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 
 import dla
 from dla.cli import main
-from dla.training.events import Epoch, Listener
-from dla.training.recipe import Augment, Average, Distill, Input, Recipe, Schedule
+from dla.training.events import EpochEvent, RunListener
+from dla.training.recipe import AugmentConfig, DistillConfig, EmaConfig, InputConfig, Recipe, ScheduleConfig
 from dla.training.run import train
 from support import flat_photos
 from support.oracle import timm
 
 TINY = Recipe(
-    model="dla34_half", epochs=2, batch_size=8, lr=0.01, input=Input(sizes={0: 32}, val_size=32, crop_pct=1.0),
-    augment=Augment(scale=(0.8, 1.0)), schedule=Schedule(warmup_epochs=0.5), average=Average(0.8),
+    model="dla34_half", epochs=2, batch_size=8, lr=0.01, input=InputConfig(sizes={0: 32}, val_size=32, crop_pct=1.0),
+    augment=AugmentConfig(scale=(0.8, 1.0)), schedule=ScheduleConfig(warmup_epochs=0.5), average=EmaConfig(0.8),
 )  # fmt: skip
 
 
@@ -30,8 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_learns_and_its_folder_predicts(data: Path, tmp_path: Path) -> None:
-    epochs: list[Epoch] = []
-    listener = Listener(epoch=lambda epoch, is_best: epochs.append(epoch))
+    epochs: list[EpochEvent] = []
+    listener = RunListener(epoch=lambda epoch, is_best: epochs.append(epoch))
     folder = train(data, replace(TINY, epochs=8), output=tmp_path / "run", workers=1, listener=listener)
     assert max(e.top1 for e in epochs) == 1.0
     assert [e.epoch for e in epochs] == list(range(1, 9))
@@ -59,7 +59,7 @@ def test_a_finished_run_says_so_and_other_settings_are_named(data: Path, tmp_pat
     recipe, said = replace(TINY, epochs=1), []
     train(data, recipe, output=tmp_path / "run", workers=0)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != "run.lock"}
-    train(data, recipe, output=tmp_path / "run", workers=2, listener=Listener(said=said.append))
+    train(data, recipe, output=tmp_path / "run", workers=2, listener=RunListener(said=said.append))
     assert "is finished: best" in said[0]
     assert {p: p.stat().st_mtime_ns for p in before} == before
     other = replace(recipe, lr=0.3, augment=replace(recipe.augment, flip=0.25))
@@ -70,10 +70,12 @@ def test_a_finished_run_says_so_and_other_settings_are_named(data: Path, tmp_pat
 def test_a_teacher_is_followed(data: Path, tmp_path: Path) -> None:
     """A teacher that swaps the classes, with all the weight, teaches the swapped classes."""
     np.save(tmp_path / "scores.npy", np.repeat([[0.0, 9.0], [9.0, 0.0]], 20, axis=0).astype(np.float16))
-    recipe = replace(TINY, epochs=20, distill=Distill(scores=str(tmp_path / "scores.npy"), weight=1.0, temperature=1.0))
-    epochs: list[Epoch] = []
+    recipe = replace(
+        TINY, epochs=20, distill=DistillConfig(scores=str(tmp_path / "scores.npy"), weight=1.0, temperature=1.0)
+    )
+    epochs: list[EpochEvent] = []
     train(data, recipe, output=tmp_path / "run", workers=1,
-          listener=Listener(epoch=lambda epoch, is_best: epochs.append(epoch)))  # fmt: skip
+          listener=RunListener(epoch=lambda epoch, is_best: epochs.append(epoch)))  # fmt: skip
     assert epochs[-1].top1 == 0.0
 
 

@@ -16,27 +16,29 @@ import dla
 from dla.images.preprocessing import Preprocessing
 from dla.training.batches import Batch, TrainBatches
 from dla.training.distributed import Ranks
-from dla.training.events import Epoch, Step
-from dla.training.model import Start, freeze
+from dla.training.events import EpochEvent, StepEvent
+from dla.training.model import InitialModel, freeze
 from dla.training.recipe import (
-    Augment,
-    Average,
-    Compute,
-    Distill,
-    Input,
-    Loss,
-    Optimizer,
+    AugmentConfig,
+    ComputeConfig,
+    DistillConfig,
+    EarlyStopConfig,
+    EmaConfig,
+    InputConfig,
+    LossConfig,
+    OptimizerConfig,
     Recipe,
-    Regular,
-    Schedule,
-    Stop,
+    RegularizationConfig,
+    ScheduleConfig,
 )
-from dla.training.trainer import Fit, Validation, Watcher
+from dla.training.trainer import Trainer, TrainerCallback, ValidationSet
 from dla.weights.model_folder import ModelConfig
 from support.tiny import tiny
 
 SIDE, CLASSES = 32, 3
-RECIPE = Recipe(epochs=3, batch_size=12, lr=0.01, input=Input({0: SIDE}), schedule=Schedule(warmup_epochs=0))
+RECIPE = Recipe(
+    epochs=3, batch_size=12, lr=0.01, input=InputConfig({0: SIDE}), schedule=ScheduleConfig(warmup_epochs=0)
+)
 GENERATOR = np.random.default_rng(0)
 TARGETS = np.arange(36) % CLASSES
 PIXELS = np.clip(60 + 60 * TARGETS[:, None, None, None] + GENERATOR.integers(-40, 40, (36, SIDE, SIDE, 3)), 0, 255)
@@ -50,13 +52,13 @@ class Pictures:
         return Image.fromarray(PIXELS[row])
 
 
-def fit_of(recipe: Recipe, network: nn.Module | None = None, teacher: Any = None) -> Fit:
+def fit_of(recipe: Recipe, network: nn.Module | None = None, teacher: Any = None) -> Trainer:
     torch.manual_seed(0)
     network = network or tiny(drop_rate=recipe.regular.drop_rate).reset_classifier(CLASSES)
     freeze(network, recipe.freeze)
     config = ModelConfig("dla34", CLASSES)
-    start = Start(network, Preprocessing((SIDE, SIDE), crop_pct=1.0), config, ())
-    return Fit(start, recipe, TARGETS, torch.device("cpu"), teacher, Ranks())
+    start = InitialModel(network, Preprocessing((SIDE, SIDE), crop_pct=1.0), config, ())
+    return Trainer(start, recipe, TARGETS, torch.device("cpu"), teacher, Ranks())
 
 
 def batch(step: int = 0) -> Batch:
@@ -76,24 +78,26 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max(((a[k] - b[k]).abs().max() / (b[k].abs().max() + 1e-9)).item() for k in a if a[k].is_floating_point())
 
 
-def run(recipe: Recipe, fit: Fit | None = None) -> list[Epoch]:
+def run(recipe: Recipe, fit: Trainer | None = None) -> list[EpochEvent]:
     fit, epochs = fit or fit_of(recipe), []
     batches = TrainBatches(Pictures(), TARGETS, recipe, fit.preprocessing, 0, Ranks())
     keep = lambda epoch, is_best: epochs.append(epoch)  # noqa: E731
-    fit.run(batches, Validation(Pictures(), TARGETS, 12, 0), Watcher(lambda step: None, lambda: None, keep))
+    fit.run(batches, ValidationSet(Pictures(), TARGETS, 12, 0), TrainerCallback(lambda step: None, lambda: None, keep))
     return epochs
 
 
 def test_twenty_steps_learn_twelve_photos_by_heart() -> None:
-    whole = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    whole = AugmentConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0))
     fit = fit_of(replace(RECIPE, augment=whole))
     losses = [fit.step(batch(), 0.05)[0] for _ in range(20)]
     assert losses[0] > 0.9
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("compute", [Compute(channels_last=False), Compute(checkpointing=True)], ids=["NCHW", "saving"])
-def test_ways_to_compute_come_to_the_same(compute: Compute) -> None:
+@pytest.mark.parametrize(
+    "compute", [ComputeConfig(channels_last=False), ComputeConfig(checkpointing=True)], ids=["NCHW", "saving"]
+)
+def test_ways_to_compute_come_to_the_same(compute: ComputeConfig) -> None:
     fit, plain = fit_of(replace(RECIPE, compute=compute)), fit_of(RECIPE)
     if compute.checkpointing:
         fit.network.set_grad_checkpointing()
@@ -110,7 +114,7 @@ def test_a_compiled_network_takes_the_step(monkeypatch: pytest.MonkeyPatch) -> N
         return lambda x: (seen.append(x), network(x))[1]
 
     monkeypatch.setattr(torch, "compile", compiled)
-    fit = fit_of(replace(RECIPE, compute=Compute(compile=True)))
+    fit = fit_of(replace(RECIPE, compute=ComputeConfig(compile=True)))
     assert fit.step(batch(), 0.0) == fit_of(RECIPE).step(batch(), 0.0)
     assert len(seen) == 1
     assert not any("_orig_mod" in name for name in fit.state()[0])
@@ -118,7 +122,7 @@ def test_a_compiled_network_takes_the_step(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_accumulation_is_the_mean_of_the_parts_gradients() -> None:
     """With frozen statistics a batch in parts is the batch; the norms' own statistics go over each part."""
-    recipe = replace(RECIPE, optimizer=Optimizer(accumulate=3))
+    recipe = replace(RECIPE, optimizer=OptimizerConfig(accumulate=3))
     gradients = []
     for each in (recipe, RECIPE):
         fit = fit_of(each)
@@ -131,7 +135,7 @@ def test_accumulation_is_the_mean_of_the_parts_gradients() -> None:
 
 
 def test_long_gradients_are_shortened() -> None:
-    plain, clipped = fit_of(RECIPE), fit_of(replace(RECIPE, optimizer=Optimizer(clip_norm=0.01)))
+    plain, clipped = fit_of(RECIPE), fit_of(replace(RECIPE, optimizer=OptimizerConfig(clip_norm=0.01)))
     for fit in (plain, clipped):
         fit.step(batch(), 0.0)
     norms = [math.sqrt(sum(p.grad.square().sum().item() for p in f.network.parameters())) for f in (plain, clipped)]
@@ -172,20 +176,20 @@ def test_a_gradient_that_is_not_finite_stops_too() -> None:
 
 
 def test_early_stopping() -> None:
-    recipe = replace(RECIPE, epochs=30, lr=1e-9, stop=Stop(patience=2))
+    recipe = replace(RECIPE, epochs=30, lr=1e-9, stop=EarlyStopConfig(patience=2))
     assert len(run(recipe)) < 30
     figures = [(e.top1, -e.val_loss) for e in run(recipe)]
     assert figures.index(max(figures)) == len(figures) - 3
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "adamw": {"optimizer": Optimizer("adamw", weight_decay=0.01, layer_decay=0.8, clip_norm=1.0), "lr": 0.003},
-    "mixing": {"augment": Augment(mixup=0.4, cutmix=1.0, brightness=0.2, erase=0.5, rand_operations=1)},
-    "average": {"average": Average(0.9), "optimizer": Optimizer(accumulate=2)},
-    "balanced": {"loss": Loss(0.1, "balanced", "balanced"), "stop": Stop(2)},
-    "sizes": {"input": Input({0: 32, 1: [16, 32]}), "freeze": "level0"},
-    "dropout": {"regular": Regular(drop_rate=0.5)},
-    "schedule": {"schedule": Schedule("steps", 0, every=1)},
+    "adamw": {"optimizer": OptimizerConfig("adamw", weight_decay=0.01, layer_decay=0.8, clip_norm=1.0), "lr": 0.003},
+    "mixing": {"augment": AugmentConfig(mixup=0.4, cutmix=1.0, brightness=0.2, erase=0.5, rand_operations=1)},
+    "average": {"average": EmaConfig(0.9), "optimizer": OptimizerConfig(accumulate=2)},
+    "balanced": {"loss": LossConfig(0.1, "balanced", "balanced"), "stop": EarlyStopConfig(2)},
+    "sizes": {"input": InputConfig({0: 32, 1: [16, 32]}), "freeze": "level0"},
+    "dropout": {"regular": RegularizationConfig(drop_rate=0.5)},
+    "schedule": {"schedule": ScheduleConfig("steps", 0, every=1)},
     "seed": {"seed": 1},
 }
 
@@ -203,13 +207,13 @@ def test_a_run_with_each_option_differs_and_goes_on_from_its_state_to_the_bit(na
     batches = TrainBatches(Pictures(), TARGETS, recipe, first.preprocessing, 0, Ranks())
     saved: list[Any] = []
 
-    def save(step: Step) -> None:
+    def save(step: StepEvent) -> None:
         if (step.epoch, step.step) == (2, 2):
             tensors, facts = first.state()
             saved.append(({k: v.clone() for k, v in tensors.items()}, json.dumps(facts, allow_nan=False)))
 
-    validation = Validation(Pictures(), TARGETS, 12, 0)
-    first.run(batches, validation, Watcher(save, lambda: None, lambda epoch, is_best: None))
+    validation = ValidationSet(Pictures(), TARGETS, 12, 0)
+    first.run(batches, validation, TrainerCallback(save, lambda: None, lambda epoch, is_best: None))
     second = fit_of(recipe)
     second.load_state(saved[0][0], json.loads(saved[0][1]))
     rest = run(recipe, second)
@@ -231,12 +235,14 @@ class Echo:
 
 
 def test_a_teacher_is_followed() -> None:
-    recipe = replace(RECIPE, epochs=20, lr=0.03, seed=1, distill=Distill(weight=1.0, temperature=1.0))
+    recipe = replace(RECIPE, epochs=20, lr=0.03, seed=1, distill=DistillConfig(weight=1.0, temperature=1.0))
     assert run(recipe, fit_of(recipe, teacher=Echo()))[-1].top1 == 0.0
 
 
 def test_scores_of_mixed_photos_mix_as_the_photos_do() -> None:
-    fit = fit_of(replace(RECIPE, augment=Augment(mixup=1.0), distill=Distill(temperature=2.0)), teacher=Echo())
+    fit = fit_of(
+        replace(RECIPE, augment=AugmentConfig(mixup=1.0), distill=DistillConfig(temperature=2.0)), teacher=Echo()
+    )
     _, labels = fit.prepare(batch())
     assert labels.shares_N is not None
     soft = (9.0 / 2 * torch.eye(CLASSES)).softmax(1)
@@ -253,12 +259,12 @@ def test_the_mosaic_is_what_the_network_sees() -> None:
 
 
 def test_the_logits_are_those_of_the_weights_as_stored() -> None:
-    fit = fit_of(replace(RECIPE, average=Average(0.9)))
+    fit = fit_of(replace(RECIPE, average=EmaConfig(0.9)))
     fit.step(batch(), 1e-4)
     network = fit.stored().eval()
     for name, tensor in network.state_dict().items():
         assert name.endswith(("running_mean", "running_var", "tracked")) or torch.equal(tensor, tensor.half().float())
-    logits_NK = Validation(Pictures(), TARGETS, 12, 0).logits(fit.stored(), fit, lambda: None)
+    logits_NK = ValidationSet(Pictures(), TARGETS, 12, 0).logits(fit.stored(), fit, lambda: None)
     x_N3HW, _ = fit.prepare(Batch(PIXELS, TARGETS, np.arange(36)))
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits_NK), network(x_N3HW), rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dla.models.build import build
-from dla.weights.keys import authors_state, dead_projections, shapes_of
+from dla.weights.keys import authors_state, shapes_of, unused_projections
 from support.authors import SHAPES, AuthorsDLA
 
 KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
@@ -45,7 +45,7 @@ def test_their_files_have_these_keys(name: str) -> None:
 def test_dead_projections_are_as_a_network_begins() -> None:
     model = build("dla60", num_classes=2)
     state = authors_state(model)
-    for key in dead_projections(model):
+    for key in unused_projections(model):
         tensor = state[key]
         if key.endswith("0.weight"):
             sigma = (2 / tensor.shape[0]) ** 0.5

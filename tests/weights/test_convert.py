@@ -18,8 +18,8 @@ import dla
 from dla.errors import DamagedError, DlaError, UsageError
 from dla.models.build import build
 from dla.weights.convert import convert
-from dla.weights.keys import dead_projections
-from dla.weights.load import open_model
+from dla.weights.keys import unused_projections
+from dla.weights.load import load_model
 from dla.weights.model_folder import ModelConfig, read_config, write_folder
 from support.authors import AuthorsDLA
 from support.oracle import randomise, relative, timm
@@ -107,7 +107,7 @@ def test_the_authors_code_loads_it_strictly(name: str, tmp_path: Path) -> None:
     theirs = AuthorsDLA(name, pool=2)
     assert list(state) == list(theirs.state_dict())
     theirs.load_state_dict(state, strict=True)
-    dead, mine = dead_projections(ours), ours.state_dict()
+    dead, mine = unused_projections(ours), ours.state_dict()
     assert set(state) == set(mine) | set(dead)
     for key, tensor in mine.items():
         assert torch.equal(state[key], tensor), key
@@ -123,7 +123,7 @@ def test_networks_that_the_authors_do_not_have(folder: Path, tmp_path: Path) -> 
             convert(str(source), tmp_path / "a.pth", to="authors")
     config = read_config(folder)
     for odd in ({"output_stride": 8}, {"global_pool": "max"}):
-        write_folder(tmp_path / "odd", open_model(str(folder)).model.state_dict(),
+        write_folder(tmp_path / "odd", load_model(str(folder)).model.state_dict(),
                      dataclasses.replace(config, model_args=odd))  # fmt: skip
         with pytest.raises(UsageError, match=r"the authors' code has 3 channels, output stride 32, average pooling"):
             convert(str(tmp_path / "odd"), tmp_path / "a.pth", to="authors")
@@ -145,7 +145,7 @@ def test_what_is_there_stays_unless_forced(folder: Path, tmp_path: Path) -> None
     convert(str(folder), empty)
     convert(str(folder), empty, force=True)
     convert(str(folder), file, force=True)
-    assert open_model(str(file)).config.architecture == "dla46x_c"
+    assert load_model(str(file)).config.architecture == "dla46x_c"
 
 
 def test_a_disk_that_is_full_changes_nothing(folder: Path, tmp_path: Path) -> None:
@@ -182,4 +182,4 @@ def test_the_network_of_a_bare_file_is_checked(small: nn.Module, folder: Path, t
     with pytest.raises(DamagedError, match="These are the weights of dla46x_c"):
         convert(str(bare.path), tmp_path / "m", architecture="dla60")
     made = convert(str(bare.path), tmp_path / "deep" / "er" / "m", architecture="dla46x_c")
-    assert relative(logits(open_model(str(made.path)).model), logits(small)) < 1e-5
+    assert relative(logits(load_model(str(made.path)).model), logits(small)) < 1e-5

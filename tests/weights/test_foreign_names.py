@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dla.errors import DamagedError
 from dla.models.build import build
-from dla.weights.keys import CONTAINERS, dead_projections, plain_names, unwrap
+from dla.weights.keys import CONTAINERS, plain_names, unused_projections, unwrap
 
 # Paths of the projections that get no gradient in the authors' code, and how many parameters they hold there.
 DEAD = {
@@ -36,7 +36,7 @@ KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
 @pytest.mark.parametrize("name", DEAD)
 def test_dead_projections_as_the_authors_have_them(name: str) -> None:
     with torch.device("meta"):
-        dead = dead_projections(build(name))
+        dead = unused_projections(build(name))
     paths, parameters = DEAD[name]
     layers = ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked")
     assert set(dead) == {f"{path}.project.{layer}" for path in paths.split() for layer in layers}
@@ -53,7 +53,7 @@ def test_dead_projections_and_a_network_are_the_authors_file(name: str) -> None:
     }
     with torch.device("meta"):
         model = build(name)
-    ours = {key: tensor.shape for key, tensor in model.state_dict().items()} | dead_projections(model)
+    ours = {key: tensor.shape for key, tensor in model.state_dict().items()} | unused_projections(model)
     assert {key: list(shape) for key, shape in ours.items()} == authors
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from dla.errors import DamagedError
-from dla.weights.load import open_model
+from dla.weights.load import load_model
 from support.hub_server import Hub
 
 REPO = "timm/dla46x_c.in1k"
@@ -376,7 +376,7 @@ def test_a_network_of_timm_from_the_hub(
     client.fetch()
     x_N3HW = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for source in ("dla46x_c", "dla46x_c.in1k", f"hf-hub:{REPO}", f"HF_HUB:{REPO}@{commit}"):
-        opened = open_model(source, cache_dir=tmp_path / "hub")
+        opened = load_model(source, cache_dir=tmp_path / "hub")
         with torch.no_grad():
             torch.testing.assert_close(opened.model.eval()(x_N3HW), timm_model(x_N3HW), atol=1e-5, rtol=1e-5)
         assert opened.origin == f"{REPO}@{commit}"
@@ -391,4 +391,4 @@ def test_a_repository_that_holds_another_architecture(
     hub.add("timm/dla34.in1k", files)
     client.fetch(repo="timm/dla34.in1k")
     with pytest.raises(DamagedError, match=r"is a dla46x_c by its config.json, but dla34 was asked for"):
-        open_model("dla34", cache_dir=tmp_path / "hub")
+        load_model("dla34", cache_dir=tmp_path / "hub")

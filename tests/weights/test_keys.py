@@ -8,7 +8,7 @@ import torch
 from dla.errors import DamagedError
 from dla.models.build import build
 from dla.models.registry import TABLE
-from dla.weights.keys import FIRST_CONV, Shapes, check_match, fitting, shapes_of
+from dla.weights.keys import FIRST_CONV, Shapes, candidate_networks, check_match, shapes_of
 from support.oracle import timm
 
 RELEASED = [name for name, row in TABLE.items() if row.tag]
@@ -21,18 +21,20 @@ def of_timm(name: str) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_each_network_is_known_by_its_shapes(name: str) -> None:
-    assert fitting(of_timm(name)) == [name]
+    assert candidate_networks(of_timm(name)) == [name]
 
 
 def test_almost_is_not_enough() -> None:
     whole = of_timm("dla46_c")
     for key in ("level3.tree1.root.conv.weight", FIRST_CONV, "level5.root.bn.weight"):
-        assert fitting({name: shape for name, shape in whole.items() if name != key}) == []
-        assert fitting(whole | {key: (*whole[key][:-1], 9)}) == []
-    assert fitting(whole | {"extra": (1,)}) == []
-    assert fitting(whole | {"level4.project.0.weight": (128, 64, 1, 1)}) == ["dla46_c"], "the authors' dead projection"
-    assert fitting(whole | {"level4.project.0.weight": (128, 64, 3, 3)}) == []
-    assert fitting({}) == []
+        assert candidate_networks({name: shape for name, shape in whole.items() if name != key}) == []
+        assert candidate_networks(whole | {key: (*whole[key][:-1], 9)}) == []
+    assert candidate_networks(whole | {"extra": (1,)}) == []
+    assert candidate_networks(whole | {"level4.project.0.weight": (128, 64, 1, 1)}) == ["dla46_c"], (
+        "the authors' dead projection"
+    )
+    assert candidate_networks(whole | {"level4.project.0.weight": (128, 64, 3, 3)}) == []
+    assert candidate_networks({}) == []
 
 
 def difference(given: Shapes, name: str = "dla46_c", **options: int) -> str:

@@ -19,8 +19,8 @@ from dla.errors import DamagedError, UnavailableError, UnknownNameError, UsageEr
 from dla.models.build import build
 from dla.models.dla import DLA
 from dla.weights import spec
-from dla.weights.keys import dead_projections
-from dla.weights.load import LoadReport, adapt_first_conv, load_state, open_model
+from dla.weights.keys import unused_projections
+from dla.weights.load import LoadReport, adapt_first_conv, load_model, load_state
 from dla.weights.model_folder import ModelConfig, half_precision, read_config, write_folder
 from support.oracle import randomise, timm
 
@@ -71,7 +71,7 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 def test_the_authors_layout(name: str) -> None:
     """Their projections come last in each tree, and those of deeper trees are there though nothing uses them."""
     source = fresh(name)
-    dead = {key: torch.full(shape, 0.5) for key, shape in dead_projections(source).items()}
+    dead = {key: torch.full(shape, 0.5) for key, shape in unused_projections(source).items()}
     state = dict(sorted({**source.state_dict(), **dead}.items(), key=lambda item: ("project" in item[0], item[0])))
     state = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
     target = build(name, num_classes=4)
@@ -189,7 +189,7 @@ def test_the_first_convolution_is_adapted_as_timm_does(stored: int, wanted: int,
 
 def test_timms_folder(timm_folder: Path, timm_model: nn.Module) -> None:
     before = torch.get_rng_state()
-    opened = open_model(str(timm_folder))
+    opened = load_model(str(timm_folder))
     assert torch.equal(torch.get_rng_state(), before), "nothing is drawn at random for weights that are loaded"
     check_same(opened.model, timm_model)
     assert opened.origin == str(timm_folder)
@@ -202,12 +202,12 @@ def test_timms_folder(timm_folder: Path, timm_model: nn.Module) -> None:
 
 def test_what_a_shipped_network_is_called(timm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec, "shipped", lambda name: timm_folder)
-    assert open_model("shipped:tiny").origin == "shipped:tiny"
-    assert open_model("shipped:tiny", num_classes=2).report.notes[0].startswith("the classifier of shipped:tiny (5 ")
+    assert load_model("shipped:tiny").origin == "shipped:tiny"
+    assert load_model("shipped:tiny", num_classes=2).report.notes[0].startswith("the classifier of shipped:tiny (5 ")
 
 
 def test_an_opened_network_is_a_usual_one(timm_folder: Path) -> None:
-    model = open_model(f"local-dir:{timm_folder}").model
+    model = load_model(f"local-dir:{timm_folder}").model
     assert model.training
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in model.parameters())
     model(torch.rand(2, 3, 32, 32)).sum().backward()
@@ -216,7 +216,7 @@ def test_an_opened_network_is_a_usual_one(timm_folder: Path) -> None:
 
 @pytest.mark.parametrize(("asked", "options"), [(1, {}), (4, {}), (3, {}), (7, {"output_stride": 32})])
 def test_other_channels_as_timm_does(timm_folder: Path, asked: int, options: dict[str, int]) -> None:
-    opened = open_model(str(timm_folder), in_chans=asked, **options)
+    opened = load_model(str(timm_folder), in_chans=asked, **options)
     theirs = timm.create_model(f"local-dir:{timm_folder}", pretrained=True, in_chans=asked)
     check_same(opened.model, theirs, asked)
     said = (f"the first convolution of {timm_folder} was adapted from 3 to {asked} channels.",)
@@ -226,7 +226,7 @@ def test_other_channels_as_timm_does(timm_folder: Path, asked: int, options: dic
 
 
 def test_another_number_of_classes(timm_folder: Path, timm_model: nn.Module) -> None:
-    opened = open_model(str(timm_folder), num_classes=9)
+    opened = load_model(str(timm_folder), num_classes=9)
     said = f"the classifier of {timm_folder} (5 classes) was replaced by a new one (9), which has to be trained."
     assert opened.report == LoadReport((), True, (said,))
     assert logits(opened.model).shape == (2, 9)
@@ -238,37 +238,37 @@ def test_another_number_of_classes(timm_folder: Path, timm_model: nn.Module) -> 
 
 
 def test_no_classifier(timm_folder: Path) -> None:
-    opened = open_model(str(timm_folder), num_classes=0)
+    opened = load_model(str(timm_folder), num_classes=0)
     said = f"the classifier of {timm_folder} (5 classes) is left out, as asked for."
     assert opened.report == LoadReport((), False, (said,))
     check_same(opened.model, timm.create_model(f"local-dir:{timm_folder}", pretrained=True, num_classes=0))
 
 
 def test_the_same_number_of_classes(timm_folder: Path) -> None:
-    kept = open_model(str(timm_folder), num_classes=5)
+    kept = load_model(str(timm_folder), num_classes=5)
     assert (kept.report, kept.config.label_names) == (LoadReport(), tuple("abcde"))
-    replaced = open_model(str(timm_folder), num_classes=5, new_head=True)
+    replaced = load_model(str(timm_folder), num_classes=5, new_head=True)
     assert (replaced.report.new_head, replaced.config.label_names) == (True, None)
     assert not torch.equal(kept.model.fc.weight, replaced.model.fc.weight)
 
 
 def test_options_go_before_the_config(timm_folder: Path) -> None:
-    opened = open_model(str(timm_folder), global_pool="max", drop_path_rate=0.1, output_stride=16, drop_rate=None)
+    opened = load_model(str(timm_folder), global_pool="max", drop_path_rate=0.1, output_stride=16, drop_rate=None)
     assert opened.model.global_pool.pool_type == "max"
     assert opened.model.feature_info[-1]["reduction"] == 16
     assert opened.config.model_args == {"in_chans": 3, "output_stride": 16, "global_pool": "max"}
-    doubled = open_model(str(timm_folder), num_classes=2, global_pool="catavgmax", dtype=torch.float64)
+    doubled = load_model(str(timm_folder), num_classes=2, global_pool="catavgmax", dtype=torch.float64)
     assert doubled.model.fc.weight.shape == (2, 512, 1, 1)
     assert {parameter.dtype for parameter in doubled.model.parameters()} == {torch.float64}
     with pytest.raises(TypeError, match="drop_path_rate"):
-        open_model(str(timm_folder), drop_path=0.1)
+        load_model(str(timm_folder), drop_path=0.1)
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_classes": 9}, {"in_chans": 1, "global_pool": "avgmax"}])
 def test_what_was_opened_can_be_written_and_opened(timm_folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    opened = open_model(str(timm_folder), **changes)
+    opened = load_model(str(timm_folder), **changes)
     write_folder(tmp_path / "again", opened.model.state_dict(), opened.config)
-    again = open_model(str(tmp_path / "again"))
+    again = load_model(str(tmp_path / "again"))
     assert equal(again.model, opened.model)
     assert again.config.to_json() == opened.config.to_json()
     torch.testing.assert_close(logits(again.model, again.model.in_chans), logits(opened.model, opened.model.in_chans))
@@ -276,17 +276,17 @@ def test_what_was_opened_can_be_written_and_opened(timm_folder: Path, tmp_path: 
 
 def test_what_a_replaced_classifier_makes_untrue(timm_folder: Path, tmp_path: Path) -> None:
     ours = {"licence": "mine", "task": "classify", "preprocessing": {"size": 64}, "temperature": 1.2, "results": [1]}
-    opened = open_model(str(timm_folder))
+    opened = load_model(str(timm_folder))
     write_folder(tmp_path / "m", opened.model.state_dict(), dataclasses.replace(opened.config, dla=ours))
-    assert open_model(str(tmp_path / "m")).config.dla == ours
-    replaced = open_model(str(tmp_path / "m"), num_classes=2).config.dla
+    assert load_model(str(tmp_path / "m")).config.dla == ours
+    replaced = load_model(str(tmp_path / "m"), num_classes=2).config.dla
     assert replaced == {key: ours[key] for key in ("licence", "task", "preprocessing")}
 
 
 def test_half_precision_folder(trained: DLA, tmp_path: Path) -> None:
     half = half_precision(trained.state_dict())
     write_folder(tmp_path / "m", half, ModelConfig("dla46_c", 4))
-    model = open_model(str(tmp_path / "m")).model
+    model = load_model(str(tmp_path / "m")).model
     assert all(torch.equal(tensor, half[name].to(tensor.dtype)) for name, tensor in model.state_dict().items())
     assert next(model.parameters()).dtype == torch.float32
 
@@ -297,39 +297,39 @@ def test_a_bare_file_tells_what_it_is(tmp_path: Path, name: str, network: str) -
     source = fresh(network, num_classes=6, in_chans=2)
     save = safetensors.torch.save_file if name.endswith("s") else torch.save
     save(source.state_dict(), tmp_path / name)
-    opened = open_model(str(tmp_path / name))
+    opened = load_model(str(tmp_path / name))
     assert equal(opened.model, source)
     assert (opened.config.architecture, opened.config.num_classes, opened.config.in_chans) == (network, 6, 2)
     assert opened.config.pretrained_cfg["interpolation"] == "bilinear"
     assert opened.config.label_names is None
-    assert open_model(str(tmp_path / name), architecture=network).origin == str(tmp_path / name)
+    assert load_model(str(tmp_path / name), architecture=network).origin == str(tmp_path / name)
 
 
 def test_a_bare_file_without_a_classifier(tmp_path: Path) -> None:
     source = fresh(num_classes=0)
     torch.save({"state_dict": {f"module.{n}": t for n, t in source.state_dict().items()}}, tmp_path / "w.pth.tar")
-    assert open_model(str(tmp_path / "w.pth.tar")).config.num_classes == 0
-    assert open_model(str(tmp_path / "w.pth.tar"), num_classes=3).model.num_classes == 3
+    assert load_model(str(tmp_path / "w.pth.tar")).config.num_classes == 0
+    assert load_model(str(tmp_path / "w.pth.tar"), num_classes=3).model.num_classes == 3
 
 
 def test_a_bare_file_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"conv.weight": torch.zeros(3)}, path)
     with pytest.raises(UsageError) as raised:
-        open_model(str(path))
+        load_model(str(path))
     assert (
         str(raised.value) == f"{path} fits no network of the table exactly. Try: name the architecture, such as dla60."
     )
     with pytest.raises(DamagedError, match=r"1 tensors unknown \(conv\.weight\)\.$"):
-        open_model(str(path), architecture="dla34")
+        load_model(str(path), architecture="dla34")
     with pytest.raises(UnknownNameError, match='no network is called "dla35"'):
-        open_model(str(path), architecture="dla35")
+        load_model(str(path), architecture="dla35")
 
 
 def test_a_file_with_averaged_weights_and_another_digest(tmp_path: Path) -> None:
     path = tmp_path / "dla46_c-00000000.pth"
     torch.save({"state_dict": fresh().state_dict(), "model_ema": fresh().state_dict()}, path)
-    digest_note, ema_note = open_model(str(path)).report.notes
+    digest_note, ema_note = load_model(str(path)).report.notes
     assert digest_note.endswith(": not the published file.")
     assert ema_note == f"{path} is a training checkpoint; its averaged weights (model_ema) are used."
 
@@ -340,16 +340,16 @@ def test_a_config_that_names_another_network(timm_folder: Path, tmp_path: Path) 
     config = json.loads((timm_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"architecture": "dla46_c"}))
     with pytest.raises(DamagedError, match=r"These are the weights of dla46x_c\.$"):
-        open_model(str(tmp_path))
+        load_model(str(tmp_path))
     with pytest.raises(DamagedError, match=r"is a dla46x_c by its config\.json, but dla60 was asked for\.$"):
-        open_model(str(timm_folder), architecture="dla60")
+        load_model(str(timm_folder), architecture="dla60")
 
 
 def test_channels_that_contradict_the_config_are_not_adapted(timm_folder: Path, tmp_path: Path) -> None:
     write_folder(tmp_path, fresh("dla46x_c", num_classes=5, in_chans=1).state_dict(), read_config(timm_folder))
     for options in ({}, {"in_chans": 4}):
         with pytest.raises(DamagedError, match=r"base_layer\.0\.weight: 16x1x7x7 in the file"):
-            open_model(str(tmp_path), **options)
+            load_model(str(tmp_path), **options)
 
 
 ORDER = ["model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"]
@@ -363,11 +363,11 @@ def test_which_file_of_a_folder(trained: DLA, tmp_path: Path) -> None:
         state = trained.state_dict() | {"fc.bias": torch.full((4,), float(i))}
         (safetensors.torch.save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
     for i, name in enumerate(ORDER + OTHERS):
-        opened = open_model(str(tmp_path))
+        opened = load_model(str(tmp_path))
         theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
         assert opened.model.fc.bias[0] == theirs.fc.bias[0] == i
         several = f"{tmp_path} has several weight files; a.safetensors is used, not b.safetensors."
         assert opened.report.notes == ((several,) if name == "a.safetensors" else ())
         (tmp_path / name).unlink()
     with pytest.raises(UnavailableError, match=r"has no weights: neither model\.safetensors nor another "):
-        open_model(str(tmp_path))
+        load_model(str(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 from dla.errors import UnavailableError, UnknownNameError, UsageError
 from dla.models.registry import TABLE
 from dla.weights import spec
-from dla.weights.spec import Source, find_source
+from dla.weights.spec import ModelSource, resolve_source
 
 
 @pytest.fixture(autouse=True)
@@ -26,35 +26,37 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("text", "source"),
     [
-        ("dla60", Source("hub", "timm/dla60.in1k", architecture="dla60")),
-        ("dla60.in1k", Source("hub", "timm/dla60.in1k", architecture="dla60")),
-        ("./dla60", Source("folder", "dla60")),
-        ("hf-hub:me/mine", Source("hub", "me/mine")),
-        ("hf_hub:me/mine", Source("hub", "me/mine")),
-        ("HF-Hub:Me/Mine-1.0@refs/pr/1", Source("hub", "Me/Mine-1.0", "refs/pr/1")),
-        ("local-dir:model", Source("folder", "model")),
-        ("Local-Dir:a b", Source("folder", "a b")),
-        ("model", Source("folder", "model")),
-        ("model/", Source("folder", "model")),
-        ("w.safetensors", Source("file", "w.safetensors")),
-        ("./w.pth", Source("file", "w.pth")),
-        ("dla34.pth", Source("file", "dla34.pth")),
-        ("notes.txt", Source("file", "notes.txt")),  # reading it says what is wrong with it
+        ("dla60", ModelSource("hub", "timm/dla60.in1k", architecture="dla60")),
+        ("dla60.in1k", ModelSource("hub", "timm/dla60.in1k", architecture="dla60")),
+        ("./dla60", ModelSource("folder", "dla60")),
+        ("hf-hub:me/mine", ModelSource("hub", "me/mine")),
+        ("hf_hub:me/mine", ModelSource("hub", "me/mine")),
+        ("HF-Hub:Me/Mine-1.0@refs/pr/1", ModelSource("hub", "Me/Mine-1.0", "refs/pr/1")),
+        ("local-dir:model", ModelSource("folder", "model")),
+        ("Local-Dir:a b", ModelSource("folder", "a b")),
+        ("model", ModelSource("folder", "model")),
+        ("model/", ModelSource("folder", "model")),
+        ("w.safetensors", ModelSource("file", "w.safetensors")),
+        ("./w.pth", ModelSource("file", "w.pth")),
+        ("dla34.pth", ModelSource("file", "dla34.pth")),
+        ("notes.txt", ModelSource("file", "notes.txt")),  # reading it says what is wrong with it
     ],
 )
-def test_sources(text: str, source: Source) -> None:
-    assert find_source(text) == source
+def test_sources(text: str, source: ModelSource) -> None:
+    assert resolve_source(text) == source
 
 
 def test_every_released_network_has_its_repository() -> None:
     released = [name for name, row in TABLE.items() if row.tag]
     assert len(released) == 12
-    assert [find_source(name).where for name in released] == [f"timm/{name}.in1k" for name in released]
+    assert [resolve_source(name).where for name in released] == [f"timm/{name}.in1k" for name in released]
 
 
 def test_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(here))
-    assert find_source("~/model") == find_source("local-dir:~/model") == Source("folder", str(here / "model"))
+    assert (
+        resolve_source("~/model") == resolve_source("local-dir:~/model") == ModelSource("folder", str(here / "model"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_wrong_sources(text: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error) as raised:
-        find_source(text)
+        resolve_source(text)
     assert said in str(raised.value)
 
 
@@ -103,8 +105,8 @@ def test_shipped(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "shipped" / "tiny" / "config.json").touch()
     (here / "shipped" / "empty").mkdir()
     monkeypatch.setattr(spec, "files", lambda package: here)
-    assert find_source("shipped:tiny") == Source("folder", str(here / "shipped" / "tiny"), name="shipped:tiny")
+    assert resolve_source("shipped:tiny") == ModelSource("folder", str(here / "shipped" / "tiny"), name="shipped:tiny")
     with pytest.raises(UnknownNameError, match='no shipped network is called "tinny". Nearest: tiny.'):
-        find_source("shipped:tinny")
+        resolve_source("shipped:tinny")
     with pytest.raises(UnknownNameError, match='is called "empty"'):
-        find_source("shipped:empty")
+        resolve_source("shipped:empty")

@@ -11,7 +11,7 @@ from typing import Any
 from dla.errors import UnavailableError, UsageError
 from dla.types import Array
 
-__all__ = ["TIMM", "OthersWork", "check_timm", "run_timm"]
+__all__ = ["TIMM", "BackgroundLoad", "check_timm", "run_timm"]
 
 
 TIMM = "timm"
@@ -34,9 +34,9 @@ def run_timm(source: str, pixels_NHW3: Array, threads: int | None) -> Callable[[
     """
     import torch
 
-    from dla.inference.traced_model import open_by_torch
+    from dla.inference.traced_model import open_in_torch
 
-    ours, model = open_by_torch(source)
+    ours, model = open_in_torch(source)
     with torch.device("meta"):
         theirs = _network(
             model.config.architecture, {"num_classes": model.config.num_classes, **model.config.model_args}
@@ -93,7 +93,7 @@ def _import() -> Any:
 _NOT_WORK = ("idle", "iowait", "steal", "guest", "guest_nice")  # of psutil's words; a guest's time is its host's, too
 
 
-class OthersWork:
+class BackgroundLoad:
     """The work of all processes but this one and those that it starts, from now on.
 
     Raises:

@@ -16,23 +16,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from dla.benchmarking.baseline import TIMM, OthersWork, check_timm
-from dla.benchmarking.rows import BenchLeftOut, BenchReport, BenchRow, peak_flops, rows_of
-from dla.benchmarking.worker import PEAK, Arm, Running, Turn
+from dla.benchmarking.baseline import TIMM, BackgroundLoad, check_timm
+from dla.benchmarking.rows import BenchReport, BenchRow, BenchSkipped, peak_flops, rows_of
+from dla.benchmarking.worker import PEAK, BenchmarkCase, Round, Worker
 from dla.catalog import ModelInfo, info
 from dla.engines.cpu import Precision, cores, instructions, machine
-from dla.engines.quantized import quantise
+from dla.engines.quantized import quantize
 from dla.engines.select import ENGINES, check_engine, installed
 from dla.errors import UnavailableError, UnknownNameError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.inference.int8_store import FILE
-from dla.inference.traced_model import open_network
+from dla.inference.traced_model import open_traced
 from dla.models.build import build
 from dla.types import DEFAULT_MODEL
 from dla.version import __version__
 from dla.weights.model_folder import ModelConfig, write_folder
 
-__all__ = ["AGAINST", "ALL", "LEAST_ROUNDS", "Bench", "Plan", "add_int8", "bench", "write_drawn"]
+__all__ = ["AGAINST", "ALL", "LEAST_ROUNDS", "Bench", "BenchmarkPlan", "add_random_int8", "bench", "write_random_model"]
 
 
 ALL = "all"
@@ -41,7 +41,7 @@ LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchmarkPlan:
     """Every network with every engine, precision and batch. The fields are `bench`'s arguments.
 
     Raises:
@@ -113,7 +113,7 @@ def bench(
     Raises:
         UsageError, UnavailableError: nothing of what was asked for can run here; and as `dla.load`.
     """
-    run = Bench(Plan(tuple(models), engine, precision, tuple(batches), against, threads, rounds))
+    run = Bench(BenchmarkPlan(tuple(models), engine, precision, tuple(batches), against, threads, rounds))
     for _ in run.turns():
         pass
     return run.report()
@@ -131,14 +131,14 @@ class _Network:
 class Bench:
     """What `plan` asks for. `rows` and `left_out` grow while `turns` runs."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: BenchmarkPlan) -> None:
         self.plan = plan
         self.networks = [_network(model) for model in dict.fromkeys(plan.models)]
         self.batches = tuple(dict.fromkeys(plan.batches))
         self.rows: list[BenchRow] = []
-        self.left_out: list[BenchLeftOut] = []
+        self.left_out: list[BenchSkipped] = []
         self.peaks: list[float] = []
-        others = OthersWork()
+        others = BackgroundLoad()
         time.sleep(LOOK_S)
         self.others_before, self.others = others.cores(), others
 
@@ -153,25 +153,25 @@ class Bench:
         Raises:
             UsageError, UnavailableError: no engine that was asked for can run a network here.
         """
-        with tempfile.TemporaryDirectory() as aside, Running(Arm(PEAK)) as peak:
+        with tempfile.TemporaryDirectory() as aside, Worker(BenchmarkCase(PEAK)) as peak:
             peak.wait()
             for number, network in enumerate(self.networks):
                 source, cache = network.model, None
                 if network.drawn:
                     source, cache = str(Path(aside, str(number))), str(Path(aside, "cache"))
-                    write_drawn(network.found.architecture, Path(source))
+                    write_random_model(network.found.architecture, Path(source))
                     if ("openvino", "int8") in self.plan.arms:
-                        add_int8(Path(source))
+                        add_random_int8(Path(source))
                 for batch in self.batches:
                     yield from self._group(network, source, cache, batch, peak)
 
-    def _group(self, network: _Network, source: str, cache: str | None, batch: int, peak: Running) -> Iterator[None]:
+    def _group(self, network: _Network, source: str, cache: str | None, batch: int, peak: Worker) -> Iterator[None]:
         """One network with so many photos at once: its arms have their turns one after the other, round by round."""
         with ExitStack() as stack:
             arms = self._start(stack, network, source, cache, batch)
             for _ in range((len(self.plan.arms) - len(arms)) * self.plan.rounds):
                 yield  # the turns of those that were left out
-            turns: dict[Running, list[Turn]] = {arm: [] for arm in (peak, *arms)}
+            turns: dict[Worker, list[Round]] = {arm: [] for arm in (peak, *arms)}
             for _ in range(self.plan.rounds):
                 for arm, done in turns.items():
                     time.sleep(PAUSE_S)
@@ -182,16 +182,16 @@ class Bench:
         measured = {arm.arm: done for arm, done in turns.items()}
         self.rows += rows_of(network.model, network.found, network.drawn, measured, flops)
 
-    def _start(self, stack: ExitStack, network: _Network, source: str, cache: str | None, batch: int) -> list[Running]:
+    def _start(self, stack: ExitStack, network: _Network, source: str, cache: str | None, batch: int) -> list[Worker]:
         """The arms that can run here; why the others cannot is noted."""
         started, errors = [], []
         for engine, precision in self.plan.arms:
-            arm = Arm(engine, source, precision, batch, network.found.input_size[1:], self.plan.threads)
+            arm = BenchmarkCase(engine, source, precision, batch, network.found.input_size[1:], self.plan.threads)
             try:
                 if engine in CACHING:
-                    with Running(arm, cache) as first:  # fills the cache, which takes memory that later starts do not
+                    with Worker(arm, cache) as first:  # fills the cache, which takes memory that later starts do not
                         first.wait()
-                running = stack.enter_context(Running(arm, cache))
+                running = stack.enter_context(Worker(arm, cache))
                 running.wait()
                 started.append(running)
             except (UsageError, UnavailableError) as error:
@@ -200,12 +200,12 @@ class Bench:
                 errors.append(error)
                 # drawn weights stand in a folder that nobody knows
                 reason = str(error).replace(source, network.model).partition(". Try")[0]
-                self._leave_out(BenchLeftOut(network.model, engine, precision, reason))
+                self._leave_out(BenchSkipped(network.model, engine, precision, reason))
         if errors and all(running.arm.engine == TIMM for running in started):
             raise next((error for error in errors if isinstance(error, UnavailableError)), errors[-1])
         return started
 
-    def _leave_out(self, left: BenchLeftOut) -> None:
+    def _leave_out(self, left: BenchSkipped) -> None:
         if left not in self.left_out:
             self.left_out.append(left)
 
@@ -239,7 +239,7 @@ def _versions(engines: set[str]) -> dict[str, str]:
 PHOTOS, SIDE = 8, 128  # of noise
 
 
-def write_drawn(architecture: str, folder: Path) -> None:
+def write_random_model(architecture: str, folder: Path) -> None:
     """A model folder of that network with 1000 classes.
 
     Batch-norm has the statistics of noise, so that no layer's numbers vanish or overflow: a CPU is many times slower
@@ -259,9 +259,9 @@ def write_drawn(architecture: str, folder: Path) -> None:
     write_folder(folder, model.state_dict(), ModelConfig(architecture, model.num_classes, pretrained_cfg=cfg))
 
 
-def add_int8(folder: Path) -> None:
+def add_random_int8(folder: Path) -> None:
     """Beside drawn weights their int8 form, if NNCF is here: it passed no gate, and could not."""
-    network, opened = open_network(str(folder))
+    network, opened = open_traced(str(folder))
     noise = np.random.default_rng(0).integers(0, 256, (PHOTOS, *opened.preprocessing.size, 3), np.uint8)
     with suppress(UnavailableError):
-        (folder / FILE).write_bytes(quantise(network, list(noise)).to_bytes())
+        (folder / FILE).write_bytes(quantize(network, list(noise)).to_bytes())

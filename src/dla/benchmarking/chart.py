@@ -10,7 +10,7 @@ from dla.benchmarking.rows import BenchReport, BenchRow
 from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Style, Text, text_width
 from dla.html_report.charts import round_numbers, shortened
 
-__all__ = ["bench_picture"]
+__all__ = ["bench_chart"]
 
 
 INK, FAINT = "#1b1f24", "#59636e"
@@ -42,10 +42,10 @@ TALL, EACH = (160, 460), 50  # the plot: at least, at most, and more for each ne
 LANE = 26  # a network that has no place on the axis
 DOT = 5.5
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+PlotBox = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def bench_picture(report: BenchReport) -> Page:
+def bench_chart(report: BenchReport) -> Page:
     """Every network of the report at its smallest batch; those whose accuracy does not compare on a strip."""
     batch = min(row.batch for row in report.rows)
     rows = [row for row in report.rows if row.batch == batch]
@@ -156,14 +156,14 @@ def _labels(plot: _Plot) -> Iterator[Shape]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _LabelPlace:
     anchor: str
     x: float
     y: float
-    box: Box
+    box: PlotBox
 
 
-def _places(plot: _Plot, model: str, width: float) -> Iterator[_Place]:
+def _places(plot: _Plot, model: str, width: float) -> Iterator[_LabelPlace]:
     """Beside the fastest dot, beside the slowest, above, beneath; then further and further away. Inside the plot."""
     xs = [plot.x(row) for row in plot.rows if row.model == model]
     y = plot.y(model)
@@ -174,12 +174,12 @@ def _places(plot: _Plot, model: str, width: float) -> Iterator[_Place]:
     for anchor, x, at in near:
         left = x - {"end": 1.0, "start": 0.0, "middle": 0.5}[anchor] * width
         if left >= LEFT and left + width <= WIDTH - RIGHT:
-            yield _Place(anchor, x, at, (left, at - 6, left + width, at + 6))
+            yield _LabelPlace(anchor, x, at, (left, at - 6, left + width, at + 6))
 
 
-def _around(x: float, y: float, radius: float) -> Box:
+def _around(x: float, y: float, radius: float) -> PlotBox:
     return x - radius, y - radius, x + radius, y + radius
 
 
-def _meet(one: Box, other: Box) -> bool:
+def _meet(one: PlotBox, other: PlotBox) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass
 from itertools import chain, groupby
 from typing import Any
 
-from dla.benchmarking.worker import PEAK_SIDE, Arm, Turn
+from dla.benchmarking.worker import PEAK_SIDE, BenchmarkCase, Round
 from dla.catalog import ModelInfo
 
 __all__ = [
     "BENCH_SCHEMA",
-    "BenchLeftOut",
     "BenchReport",
     "BenchRow",
+    "BenchSkipped",
     "bench_table",
-    "left_out_lines",
     "peak_flops",
     "rows_of",
+    "skipped_lines",
 ]
 
 
@@ -67,7 +67,7 @@ class BenchRow:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchLeftOut:
+class BenchSkipped:
     """What was asked for and cannot be measured here, and why."""
 
     model: str
@@ -94,7 +94,7 @@ class BenchReport:
     others_before: float
     others_during: float
     rows: tuple[BenchRow, ...]
-    left_out: tuple[BenchLeftOut, ...]
+    left_out: tuple[BenchSkipped, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it (docs/formats.md)."""
@@ -102,7 +102,7 @@ class BenchReport:
 
 
 def rows_of(
-    model: str, found: ModelInfo, drawn: bool, measured: Mapping[Arm, Sequence[Turn]], peak: float
+    model: str, found: ModelInfo, drawn: bool, measured: Mapping[BenchmarkCase, Sequence[Round]], peak: float
 ) -> list[BenchRow]:
     """A row an arm, of one network and batch; each is compared with the first, round by round.
 
@@ -142,12 +142,12 @@ def rows_of(
     return rows
 
 
-def peak_flops(turns: Sequence[Turn]) -> float:
+def peak_flops(turns: Sequence[Round]) -> float:
     """Multiplications and additions a second, of the square matrices that are multiplied in each call."""
     return 2 * PEAK_SIDE**3 / statistics.median(map(_middle, turns))
 
 
-def _middle(turn: Turn) -> float:
+def _middle(turn: Round) -> float:
     return statistics.median(turn.seconds)
 
 
@@ -164,7 +164,7 @@ HEAD = "photos  engine            p50 ms   p95 ms  photos/s  of peak     MB  com
 
 def bench_table(report: BenchReport) -> str:
     """The machine, a table a network, and what was left out."""
-    return "\n".join([*_machine(report), *_tables(report.rows), *left_out_lines(report.left_out), ""])
+    return "\n".join([*_machine(report), *_tables(report.rows), *skipped_lines(report.left_out), ""])
 
 
 def _machine(report: BenchReport) -> Iterator[str]:
@@ -201,7 +201,7 @@ def _line(row: BenchRow) -> str:
             f"{100 * row.of_peak:>7.0f} %{memory:>7}  {compared}")  # fmt: skip
 
 
-def left_out_lines(left_out: Sequence[BenchLeftOut]) -> list[str]:
+def skipped_lines(left_out: Sequence[BenchSkipped]) -> list[str]:
     """A line a reason."""
     reasons: dict[str, list[str]] = {}
     for left in left_out:

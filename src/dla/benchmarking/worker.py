@@ -1,7 +1,8 @@
 """One arm of a benchmark: a process of its own, which runs a network when it is told to.
 
-It is started with an `Arm` as JSON, and writes a line of JSON when it is ready, or says why it cannot be; then one for
-each line that it reads. It ends when there is nothing more to read: nothing is left over from a benchmark that died.
+It is started with a `BenchmarkCase` as JSON, and writes a line of JSON when it is ready, or says why it cannot be; then
+one for each line that it reads. It ends when there is nothing more to read: nothing is left over from a benchmark that
+died.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from dla.benchmarking.baseline import TIMM, run_timm
 from dla.engines.cpu import Precision, peak_memory
 from dla.errors import CheckError, DlaError, UnavailableError, UsageError
 
-__all__ = ["PEAK", "Arm", "Running", "Turn", "main"]
+__all__ = ["PEAK", "BenchmarkCase", "Round", "Worker", "main"]
 
 
 PEAK = "peak"  # in the place of an engine: what the machine can do at best
 PEAK_SIDE = 2048  # of the square matrices that are multiplied
-CALLS, TURN_S = 4, 0.5  # a turn is so many calls at least, and so many seconds
+CALLS, ROUND_S = 4, 0.5  # a turn is so many calls at least, and so many seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class BenchmarkCase:
     """What one process runs: the network that `source` names, by an engine, `batch` photos of `size` at once.
 
     `engine` is one of `dla.engines.select.ENGINES`, or `TIMM`, or `PEAK`, which multiplies matrices by itself.
@@ -52,7 +53,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     try:
-        run = _ready(Arm(**json.loads(sys.argv[1])))
+        run = _ready(BenchmarkCase(**json.loads(sys.argv[1])))
         run()
     except DlaError as error:
         print(json.dumps({"exit_code": error.exit_code, "message": str(error)}), file=answers)
@@ -62,7 +63,7 @@ def main() -> None:
         print(json.dumps({"seconds": _seconds(run), "memory": peak_memory()}), file=answers)
 
 
-def _ready(arm: Arm) -> Callable[[], Any]:
+def _ready(arm: BenchmarkCase) -> Callable[[], Any]:
     """One call of what the arm measures: from pixels to probabilities."""
     if arm.engine == PEAK:
         return _multiply()
@@ -89,35 +90,31 @@ def _seconds(run: Callable[[], Any]) -> list[float]:
     """Seconds of each call of one turn; the call that wakes the threads is not among them."""
     run()
     times: list[float] = []
-    while len(times) < CALLS or sum(times) < TURN_S:
+    while len(times) < CALLS or sum(times) < ROUND_S:
         began = time.perf_counter()
         run()
         times.append(time.perf_counter() - began)
     return times
 
 
-if __name__ == "__main__":
-    main()
-
-
 _BY_EXIT_CODE = {kind.exit_code: kind for kind in (DlaError, UsageError, UnavailableError, CheckError)}
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Round:
     """The seconds of each call of one turn, and the process's largest memory so far in bytes."""
 
     seconds: tuple[float, ...]
     memory: int | None
 
 
-class Running:
+class Worker:
     """An arm that is being started; `wait` for it before its first turn. A context: at its end the process ends.
 
     `cache` is the folder for compiled networks in place of the user's.
     """
 
-    def __init__(self, arm: Arm, cache: str | None = None) -> None:
+    def __init__(self, arm: BenchmarkCase, cache: str | None = None) -> None:
         self.arm = arm
         self.said = tempfile.TemporaryFile()  # noqa: SIM115  # what its libraries say, in case that it ends too early
         env = os.environ | ({"DLA_CACHE": cache} if cache else {})
@@ -127,7 +124,7 @@ class Running:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, env=env, text=True, encoding="utf-8",
         )  # fmt: skip
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,14 +145,14 @@ class Running:
         if answer:
             raise _BY_EXIT_CODE[answer["exit_code"]](answer["message"])
 
-    def turn(self) -> Turn:
+    def turn(self) -> Round:
         """Let it run for one turn."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # then there is no answer either
             self.process.stdin.write("\n")
             self.process.stdin.flush()
         answer = self._answer()
-        return Turn(tuple(answer["seconds"]), answer["memory"])
+        return Round(tuple(answer["seconds"]), answer["memory"])
 
     def _answer(self) -> Mapping[str, Any]:
         assert self.process.stdout is not None
@@ -170,3 +167,7 @@ class Running:
         last = self.said.read().decode(errors="replace").strip().rpartition("\n")[2]
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
         return DlaError(f"the process that ran {self.arm.engine} {how}" + (f": {last}" if last else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from dla.version import __version__
 
 __all__ = ["main"]
 
-VERBS = {
+COMMANDS = {
     "predict": "classify photos",
     "features": "write what a network holds of photos, as arrays",
     "models": "list the networks and their weights",
@@ -41,7 +41,7 @@ usage: dla VERB ...
 Deep Layer Aggregation: classify photos, train networks of your own.
 
 verbs:
-{chr(10).join(f"  {verb:<10}{what}" for verb, what in VERBS.items())}
+{chr(10).join(f"  {verb:<10}{what}" for verb, what in COMMANDS.items())}
 
   dla VERB --help   what a verb takes, with an example
   dla --version     {__version__}
@@ -88,8 +88,8 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"dla {__version__}")
         return 0
-    if words[0] not in VERBS:
-        raise UnknownNameError("verb", words[0], VERBS, see="dla --help")
+    if words[0] not in COMMANDS:
+        raise UnknownNameError("verb", words[0], COMMANDS, see="dla --help")
     verb = importlib.import_module(f"dla.cli.{words[0]}")
     return int(verb.run(words[1:]))
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
-from dla.cli.common import check_file, say
-from dla.cli.parser import Parser, usual_model
+from dla.cli.common import check_file, log
+from dla.cli.parser import Parser, default_model
 from dla.engines.cpu import Precision, cores
 from dla.errors import UsageError
 from dla.storage.files import write_file
@@ -57,13 +57,13 @@ def run(words: list[str]) -> int:
     args = build_parser().parse_args(words)
     batches = _batches(args.batch)
     _check_files(args)
-    from dla.benchmarking.bench import Bench, Plan
+    from dla.benchmarking.bench import Bench, BenchmarkPlan
 
-    models = tuple(args.models) or (usual_model(),)
-    plan = Plan(models, args.engine, args.precision, batches, args.against, args.threads, args.rounds)
+    models = tuple(args.models) or (default_model(),)
+    plan = BenchmarkPlan(models, args.engine, args.precision, batches, args.against, args.threads, args.rounds)
     bench = Bench(plan)
     if bench.others_before > BUSY_CORES:
-        say(args, f"dla: this machine is busy: other processes keep {bench.others_before:.1f} of {cores()} cores busy, "
+        log(args, f"dla: this machine is busy: other processes keep {bench.others_before:.1f} of {cores()} cores busy, "
                   "so that what is measured is slower than it has to be, and varies.")  # fmt: skip
     try:
         for _ in _with_bar(args, bench):
@@ -101,7 +101,7 @@ def _with_bar(args: Namespace, bench: Bench) -> Iterator[None]:
 
 
 def _write(args: Namespace, report: BenchReport) -> None:
-    from dla.benchmarking.chart import bench_picture
+    from dla.benchmarking.chart import bench_chart
     from dla.benchmarking.rows import bench_table
     from dla.drawing.shapes import writer_of
 
@@ -111,4 +111,4 @@ def _write(args: Namespace, report: BenchReport) -> None:
     else:
         write_file(args.output, text.encode())
     if args.picture is not None:
-        write_file(args.picture, writer_of(args.picture)(bench_picture(report)))
+        write_file(args.picture, writer_of(args.picture)(bench_chart(report)))

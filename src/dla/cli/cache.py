@@ -22,7 +22,7 @@ KINDS = {
     "onnx": "networks as ONNX Runtime has optimised them",
     "photos": "photos that training has decoded",
     "timings": "how fast the engines are",
-    cache.FORMS: "networks in int8, made from photos of yours; --clear leaves them",
+    cache.INT8: "networks in int8, made from photos of yours; --clear leaves them",
 }
 
 
@@ -41,10 +41,12 @@ def run(words: list[str]) -> int:
     if args.format == "json":
         kinds = {kind: {"files": files[kind], "bytes": sizes[kind]} for kind in sorted(files)}
         print(
-            json.dumps({"schema": "dla.cache/1", "folder": str(cache.folder()), "removed": args.clear, "kinds": kinds})
+            json.dumps(
+                {"schema": "dla.cache/1", "folder": str(cache.cache_folder()), "removed": args.clear, "kinds": kinds}
+            )
         )
         return 0
-    print(f"{done}{cache.folder()}: {len(entries)} files, {sum(sizes.values()) / 1e6:.1f} MB")
+    print(f"{done}{cache.cache_folder()}: {len(entries)} files, {sum(sizes.values()) / 1e6:.1f} MB")
     for kind in sorted(files):
         print(f"  {kind:<10}{files[kind]:>6} files {sizes[kind] / 1e6:>8.1f} MB   {KINDS.get(kind, '')}".rstrip())
     return 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dla.inference.classifier import Classifier, Features, Prediction
 
 __all__ = [
-    "Tally",
+    "Counter",
     "add_input_flags",
     "add_run_flags",
     "check_file",
@@ -30,12 +30,12 @@ __all__ = [
     "count_photos",
     "find_photos",
     "load_classifier",
+    "log",
     "reading",
-    "say",
 ]
 
 
-Record = TypeVar("Record", "Prediction", "Features")
+AnswerT = TypeVar("AnswerT", "Prediction", "Features")
 
 
 def add_input_flags(parser: Parser) -> None:
@@ -97,13 +97,13 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     if "dla.engines.torch" in sys.modules:
         sys.modules["dla.engines.torch"].keep_freed_memory()
     for note in classifier.notes:
-        say(args, f"dla: {note}")
+        log(args, f"dla: {note}")
     if model == DEFAULT_MODEL:
-        say(args, f"dla: {DEFAULT_MODEL} knows {len(classifier.classes)} classes and is for non-commercial research; "
+        log(args, f"dla: {DEFAULT_MODEL} knows {len(classifier.classes)} classes and is for non-commercial research; "
                   "--model dla60 knows a thousand.")  # fmt: skip
     if args.verbose:
         p = classifier.preprocessing
-        say(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
+        log(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
                   f"crop {p.crop_pct:g} {p.crop_mode}, {p.interpolation}")  # fmt: skip
     return classifier
 
@@ -123,7 +123,7 @@ def reading(args: Namespace) -> dict[str, Any]:
     }
 
 
-class Tally:
+class Counter:
     """Counts a run's records, shows a bar and says what failed. `done` of them, `failed` wrong, are there already."""
 
     def __init__(self, args: Namespace, finder: PhotoFinder, done: int = 0, failed: int = 0) -> None:
@@ -131,16 +131,16 @@ class Tally:
         self.before, self.done, self.failed = done, done, failed
         self.began = time.monotonic()
 
-    def watch(self, records: Iterator[Record], doing: str) -> Iterator[Record]:
+    def watch(self, records: Iterator[AnswerT], doing: str) -> Iterator[AnswerT]:
         """The same records."""
         for record in self._with_bar(records, doing):
             yield record
             self.done += 1
             if record.error is not None:
                 self.failed += 1
-                say(self.args, f"dla: {record.error.message}")
+                log(self.args, f"dla: {record.error.message}")
 
-    def _with_bar(self, records: Iterator[Record], doing: str) -> Iterator[Record]:
+    def _with_bar(self, records: Iterator[AnswerT], doing: str) -> Iterator[AnswerT]:
         to_screen = self.args.output is None and sys.stdout.isatty()
         if to_screen or self.args.quiet or not sys.stderr.isatty():
             return records
@@ -154,20 +154,20 @@ class Tally:
         """Say how it went; the exit code."""
         seconds = time.monotonic() - self.began
         for item in self.finder.unmatched:
-            say(self.args, f"dla: no photos in {item}")
+            log(self.args, f"dla: no photos in {item}")
         if self.finder.skipped:
-            say(self.args, f"dla: passed over {_others(self.finder)}")
+            log(self.args, f"dla: passed over {_others(self.finder)}")
         if self.done > 1:
             now, output = self.done - self.before, self.args.output
             where = f" (see the errors in {output})" if self.failed and output else ""
             counts = f"{self.done - self.failed:,} answered, {self.failed:,} failed{where}"
             earlier = f" ({self.before:,} of them before)" if self.before else ""
-            say(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all answered'}. "
+            log(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all answered'}. "
                            f"{seconds:.1f} s, {now / max(seconds, 1e-9):.0f} photos/s.")  # fmt: skip
         return 1 if self.failed else 0
 
 
-def say(args: Namespace, text: str) -> None:
+def log(args: Namespace, text: str) -> None:
     """To people, unless they want quiet."""
     if not args.quiet:
         print(text, file=sys.stderr)

@@ -12,7 +12,7 @@ from dla.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dla.data.scan import Look
+    from dla.data.scan import PhotoStats
 
 
 SUBVERBS = {"check": "look at every photo, and tell what would hurt a training run"}
@@ -73,7 +73,7 @@ def _check(words: list[str]) -> int:
     return 0 if report.fit else 4
 
 
-def _bar(seen: Iterator[Look], total: int) -> Iterator[Look]:
+def _bar(seen: Iterator[PhotoStats], total: int) -> Iterator[PhotoStats]:
     from dla.cli.progress import bar
 
     return bar(seen, total, "checking", "photos")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from dla.cli.common import check_file
-from dla.cli.parser import Parser, usual_model
+from dla.cli.parser import Parser, default_model
 from dla.errors import UsageError
 from dla.types import DEFAULT_MODEL
 
@@ -22,7 +22,7 @@ EXAMPLE = """\
 
 def run(words: list[str]) -> int:
     parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
-    parser.flag("model", nargs="?", default=usual_model(), help="a network's name, a model folder, or a .safetensors "
+    parser.flag("model", nargs="?", default=default_model(), help="a network's name, a model folder, or a .safetensors "
                 "or .pth file")  # fmt: skip
     parser.flag("-o", "--output", metavar="FILE", help="the file to write, .svg or .png")
     args = parser.parse_args(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.common import say
+from dla.cli.common import log
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 
@@ -71,7 +71,7 @@ def run(words: list[str]) -> int:
         precision=args.precision,
         calibrate=args.calibrate,
         photos=args.photos,
-        say=lambda sentence: say(args, f"dla: {sentence}"),
+        say=lambda sentence: log(args, f"dla: {sentence}"),
         **watch,
     )
     if made.report.unreadable:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dla.cli.common import (
-    Tally,
+    Counter,
     add_input_flags,
     add_run_flags,
     check_file,
     count_photos,
     find_photos,
     load_classifier,
+    log,
     reading,
-    say,
 )
 from dla.cli.parser import Parser
 from dla.errors import UsageError
@@ -48,9 +48,9 @@ def run(words: list[str]) -> int:
     classifier = load_classifier(args, args.model, count_photos(args, 10_000))
     shape = classifier.features_shape(args.at)
     if args.verbose:
-        say(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers a photo")
+        log(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers a photo")
     about = {"at": args.at, "model": classifier.origin, "weights_sha256": classifier.sha256}
-    tally = Tally(args, finder)
+    tally = Counter(args, finder)
     with open_features(args.output, shape, about) as writer:
         for features in tally.watch(classifier.features(photos, args.at, **reading(args)), "computing"):
             writer.write(features)

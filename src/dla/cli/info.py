@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.parser import Parser, usual_model
+from dla.cli.parser import Parser, default_model
 from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ INDENT = 17
 
 def run(words: list[str]) -> int:
     parser = Parser("info", DESCRIPTION, EXAMPLE, "[NAME|PATH] [options]")
-    parser.flag("model", nargs="?", default=usual_model(), help="a network's name, a model folder, or a .safetensors "
+    parser.flag("model", nargs="?", default=default_model(), help="a network's name, a model folder, or a .safetensors "
                 "or .pth file")  # fmt: skip
     parser.flag("--nodes", action="store_true", help="also list every aggregation node: what it takes, its channels, "
                 "its stride")  # fmt: skip

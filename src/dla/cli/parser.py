@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from dla.errors import UnknownNameError, UsageError, in_words
 from dla.types import DEFAULT_MODEL
 
-__all__ = ["Parser", "usual_model"]
+__all__ = ["Parser", "default_model"]
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -99,6 +99,6 @@ def _shown(default: object) -> str:
     return str(list(default)) if isinstance(default, tuple) else str(default)
 
 
-def usual_model() -> str:
+def default_model() -> str:
     """The network that `dla predict` takes where none is named."""
     return os.environ.get("DLA_MODEL", DEFAULT_MODEL)

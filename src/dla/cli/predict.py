@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast
 
-from dla.cli.common import Tally, add_input_flags, add_run_flags, count_photos, find_photos, load_classifier, reading
+from dla.cli.common import Counter, add_input_flags, add_run_flags, count_photos, find_photos, load_classifier, reading
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.images.find import PHOTO_SUFFIXES
-from dla.inference.result_files import FORMATS, RESUMABLE, Format, PredictionWriter
+from dla.inference.result_files import FORMATS, RESUMABLE, PredictionWriter, ResultFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from dla.inference.classifier import Classifier
-    from dla.inference.result_files import Answered
+    from dla.inference.result_files import FinishedResults
 
 
 DESCRIPTION = """\
@@ -63,7 +63,7 @@ def run(words: list[str]) -> int:
     options = reading(args) | {"strict": args.fail_fast, "pictures": args.pictures}
     classifier.predict((), args.topk, **options)  # what is wrong with them is told before a file is emptied
     with _results(args, form, classifier, photos) as (file, before, left):
-        tally = Tally(args, finder, before.count, before.failed)
+        tally = Counter(args, finder, before.count, before.failed)
         predictions = classifier.predict(left, args.topk, **options)
         with PredictionWriter(file, form, args.topk, goes_on=before.size > 0) as writer:
             for prediction in tally.watch(predictions, "predicting"):
@@ -71,12 +71,12 @@ def run(words: list[str]) -> int:
     return tally.finish()
 
 
-def _format(args: Namespace) -> Format:
+def _format(args: Namespace) -> ResultFormat:
     ending = os.path.splitext(args.output or "")[1].lower()
     if ending in PHOTO_SUFFIXES:
         raise UsageError(f"--output {args.output} has the name of a photo. Give a file such as out.jsonl")
     by_ending = ending[1:] if ending[1:] in FORMATS else "table"
-    form = cast(Format, args.format or by_ending)
+    form = cast(ResultFormat, args.format or by_ending)
     if args.resume and (args.output is None or form not in RESUMABLE):
         what = f"{form} in {args.output}" if args.output else "standard output"
         raise UsageError(f"--resume cannot go on with {what}. Give --output a file such as out.jsonl or out.csv")
@@ -96,11 +96,11 @@ def _check_pictures(args: Namespace) -> None:
 
 
 def _results(
-    args: Namespace, form: Format, classifier: Classifier, photos: Iterator[str]
-) -> AbstractContextManager[tuple[TextIO, Answered, Iterator[str]]]:
-    from dla.inference.result_files import Answered, open_results
+    args: Namespace, form: ResultFormat, classifier: Classifier, photos: Iterator[str]
+) -> AbstractContextManager[tuple[TextIO, FinishedResults, Iterator[str]]]:
+    from dla.inference.result_files import FinishedResults, open_results
 
     if args.output is None:
-        return nullcontext((sys.stdout, Answered(), photos))
+        return nullcontext((sys.stdout, FinishedResults(), photos))
     settings = {key: args[key] for key in ("topk", "batch_size", "allow_truncated", "max_megapixels")}
     return open_results(args.output, form, classifier, settings, photos, resume=args.resume)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from dla.training.events import Epoch, Listener, Step
+from dla.training.events import EpochEvent, RunListener, StepEvent
 
 __all__ = ["bar", "clock", "say", "watched"]
 
@@ -41,16 +41,16 @@ PLAIN_SECONDS = 30.0
 
 
 @contextmanager
-def watched(quiet: bool) -> Iterator[Listener]:
+def watched(quiet: bool) -> Iterator[RunListener]:
     """A listener that shows the run as long as the context lasts; with `quiet` it shows nothing."""
     if quiet:
-        yield Listener()
+        yield RunListener()
     elif sys.stderr.isatty():
         with _Bar() as bar:
-            yield Listener(bar.said, bar.step, bar.epoch)
+            yield RunListener(bar.said, bar.step, bar.epoch)
     else:
         lines = _Lines()
-        yield Listener(say, lines.step, lines.epoch)
+        yield RunListener(say, lines.step, lines.epoch)
 
 
 def say(text: str) -> None:
@@ -64,7 +64,7 @@ class _Pace:
     def __init__(self) -> None:
         self.began, self.photos = time.monotonic(), 0
 
-    def after(self, step: Step, epochs: int) -> tuple[float, float]:
+    def after(self, step: StepEvent, epochs: int) -> tuple[float, float]:
         self.photos += step.photos
         rate = self.photos / max(time.monotonic() - self.began, 1e-9)
         left = (epochs - step.epoch) * step.steps + step.steps - step.step
@@ -77,12 +77,12 @@ class _Lines:
     def __init__(self) -> None:
         self.last = time.monotonic()
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepEvent) -> None:
         if time.monotonic() - self.last > PLAIN_SECONDS:
             self.last = time.monotonic()
             say(f"  epoch {step.epoch}  step {step.step}/{step.steps}  loss {step.loss:.3f}")
 
-    def epoch(self, epoch: Epoch, is_best: bool) -> None:
+    def epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         self.last = time.monotonic()
         say(summary(epoch, is_best))
 
@@ -106,19 +106,19 @@ class _Bar:
     def said(self, text: str) -> None:
         self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def step(self, step: Step) -> None:
+    def step(self, step: StepEvent) -> None:
         rate, left = self.pace.after(step, step.epochs)
         right = "" if math.isnan(step.top1) else f"  right {step.top1:.0%}"
         figures = f"loss {step.loss:.2f}{right}  {rate:.0f} photos/s  {clock(left)} left"
         self.progress.update(self.task, description=f"epoch {step.epoch}/{step.epochs}", visible=True, total=step.steps,
                              completed=step.step, figures=figures)  # fmt: skip
 
-    def epoch(self, epoch: Epoch, is_best: bool) -> None:
+    def epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         self.progress.update(self.task, visible=False)
         self.said(summary(epoch, is_best))
 
 
-def summary(epoch: Epoch, is_best: bool) -> str:
+def summary(epoch: EpochEvent, is_best: bool) -> str:
     """An epoch in a line."""
     best = "  best" if is_best else ""
     return (

@@ -11,7 +11,7 @@ from dla.cli.parser import Parser
 from dla.errors import UsageError
 
 if TYPE_CHECKING:
-    from dla.weights.pull import Pulled
+    from dla.weights.pull import PullResult
 
 
 DESCRIPTION = """\
@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
     return 3 if failed else 0
 
 
-def _tick(pulled: Pulled) -> str:
+def _tick(pulled: PullResult) -> str:
     good, bad = _marks()
     return f"{good} {_line(pulled, 'loads')}" if pulled.error is None else f"{bad} {pulled.name}: {pulled.error}"
 
@@ -64,7 +64,7 @@ def _marks() -> tuple[str, str]:
     return "✓", "✗"
 
 
-def _line(pulled: Pulled, what: str) -> str:
+def _line(pulled: PullResult, what: str) -> str:
     assert pulled.path is not None
     size, place = pulled.size_bytes / 1e6, _short(pulled.path.parents[2])  # the repository of snapshots/COMMIT/FILE
     return f"{pulled.name:<15} {size:6.1f} MB  {what:<8}  SHA-256 {pulled.sha256[:12]}  {place}"

@@ -115,9 +115,9 @@ def _say(quiet: bool) -> Callable[[str], None]:
 
 def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
     from dla.cli.progress import clock
-    from dla.training.estimate import plan
+    from dla.training.estimate import estimate_run
 
-    found = plan(recipe, **options)
+    found = estimate_run(recipe, **options)
     steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in found.step_seconds.items())
     print(f"data     {found.train:,} train, {found.val:,} val, {found.classes} classes")
     print(f"network  {found.parameters:,} parameters, {found.learning:,} of them learn")
@@ -130,9 +130,9 @@ def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
 
 
 def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
-    from dla.training.estimate import find_rate
+    from dla.training.estimate import find_learning_rate
 
-    found = find_rate(recipe, picture, **options)
+    found = find_learning_rate(recipe, picture, **options)
     print(f"--lr {found.proposed:g}")
     options["say"](f"the loss was lowest at {found.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}")
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.common import add_run_flags, check_file, check_numbers, load_classifier, reading, say
-from dla.cli.parser import Parser, usual_model
+from dla.cli.common import add_run_flags, check_file, check_numbers, load_classifier, log, reading
+from dla.cli.parser import Parser, default_model
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
 from dla.storage.files import write_file
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from dla.evaluation.result import Validation, Validations
-    from dla.evaluation.scores import Watch
+    from dla.evaluation.scores import ProgressHook
     from dla.training.distributed import Ranks
 
 
@@ -79,12 +79,12 @@ def run(words: list[str]) -> int:
         if args.report is not None:
             _write_report(args.report, found)
     for message in dict.fromkeys(note for m in models for note in m.notes):
-        say(args, f"dla: {message}")
+        log(args, f"dla: {message}")
     for unreadable in models[0].unreadable:
-        say(args, f"dla: {unreadable.message}")
+        log(args, f"dla: {unreadable.message}")
     total = models[0].evaluation.count + len(models[0].unreadable)
     left_out = f": {len(models[0].unreadable):,} could not be read and are in no figure" if models[0].unreadable else ""
-    say(args, f"{total:,} photos{left_out}. {seconds:.1f} s, {len(models) * total / max(seconds, 1e-9):.0f} photos/s.")
+    log(args, f"{total:,} photos{left_out}. {seconds:.1f} s, {len(models) * total / max(seconds, 1e-9):.0f} photos/s.")
     return 1 if models[0].unreadable else 0
 
 
@@ -98,7 +98,7 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
     from dla.evaluation.evaluate import validate
 
     args.device = str(ranks.device(pick_device(args.device)))
-    named = args.model or [usual_model()]
+    named = args.model or [default_model()]
     classifiers = [load_classifier(args, name) for name in named]
     began = time.monotonic()
     found = validate(
@@ -117,14 +117,14 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
     return found, time.monotonic() - began
 
 
-def _bar(args: Namespace) -> Watch:
+def _bar(args: Namespace) -> ProgressHook:
     from dla.cli.progress import bar
-    from dla.evaluation.scores import unwatched
+    from dla.evaluation.scores import no_progress
 
     def watch(photos: Iterator[Any], total: int) -> Iterator[Any]:
         return bar(photos, total, "validating", "photos")
 
-    return unwatched if args.quiet or not sys.stderr.isatty() else watch
+    return no_progress if args.quiet or not sys.stderr.isatty() else watch
 
 
 def _check_files(args: Namespace) -> None:

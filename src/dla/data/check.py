@@ -20,10 +20,19 @@ import numpy as np
 
 from dla.data.dataset import find_sources, val_name
 from dla.data.duplicates import identical, near_groups
-from dla.data.scan import SMALL, Look, looks
-from dla.data.sources import DataOptions, Source
+from dla.data.scan import THUMBNAIL_SIDE, PhotoStats, scan_photos
+from dla.data.sources import DataOptions, LabelledPhotos
 
-__all__ = ["DATA_CHECK_SCHEMA", "ENDINGS", "DataFinding", "DataReport", "Pool", "check_data", "data_lines", "diagnose"]
+__all__ = [
+    "DATA_CHECK_SCHEMA",
+    "ENDINGS",
+    "DataFinding",
+    "DataReport",
+    "PhotoPool",
+    "check_data",
+    "data_lines",
+    "find_faults",
+]
 
 
 DATA_CHECK_SCHEMA = "dla.data-check/1"
@@ -95,20 +104,20 @@ TINY = 32  # pixels
 UNEVEN = 10.0
 
 T = TypeVar("T")
-Photo = tuple[str, str, str]  # name, split, class_id
+PhotoKey = tuple[str, str, str]  # name, split, class_id
 
 
 @dataclass(frozen=True)
-class Pool:
+class PhotoPool:
     """All photos of a set, whatever split they are in."""
 
     data: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, LabelledPhotos]
     photos: Sequence[str | bytes]
-    about: Sequence[Photo]
+    about: Sequence[PhotoKey]
 
     @classmethod
-    def of(cls, data: str, sources: Mapping[str, Source]) -> Pool:
+    def of(cls, data: str, sources: Mapping[str, LabelledPhotos]) -> PhotoPool:
         """The photos of each source under the name of its split."""
         photos = [photo for source in sources.values() for photo in source.photos]
         about = [(name, split, label) for split, source in sources.items()
@@ -116,7 +125,7 @@ class Pool:
         return cls(data, sources, photos, about)
 
 
-def diagnose(pool: Pool, looks: Sequence[Look], seconds: float) -> DataReport:
+def find_faults(pool: PhotoPool, looks: Sequence[PhotoStats], seconds: float) -> DataReport:
     """Everything that is found, what would hurt a run first."""
     findings = [
         *_unreadable(pool, looks),
@@ -140,18 +149,18 @@ def diagnose(pool: Pool, looks: Sequence[Look], seconds: float) -> DataReport:
     )
 
 
-def _counts(source: Source) -> dict[str, int]:
+def _counts(source: LabelledPhotos) -> dict[str, int]:
     counts = Counter(source.labels)
     return {class_id: counts[class_id] for class_id in sorted(source.class_ids)}
 
 
-def _unreadable(pool: Pool, looks: Sequence[Look]) -> Iterator[DataFinding]:
+def _unreadable(pool: PhotoPool, looks: Sequence[PhotoStats]) -> Iterator[DataFinding]:
     for photo, look in zip(pool.about, looks, strict=True):
         if look.error is not None:
             yield DataFinding("unreadable", True, f"{look.error.code}: {look.error.message}", (photo,))
 
 
-def _of_classes(pool: Pool) -> Iterator[DataFinding]:
+def _of_classes(pool: PhotoPool) -> Iterator[DataFinding]:
     learned = next((pool.sources[name] for name in ("train", "") if name in pool.sources), None)
     everything = sorted(set().union(*(source.class_ids for source in pool.sources.values())))
     for names in _same_but_for_case((name, name) for name in everything):
@@ -186,7 +195,7 @@ def _of_classes(pool: Pool) -> Iterator[DataFinding]:
         yield DataFinding("imbalance", False, message, class_ids=(least, most))
 
 
-def _duplicates(pool: Pool, looks: Sequence[Look]) -> Iterator[DataFinding]:
+def _duplicates(pool: PhotoPool, looks: Sequence[PhotoStats]) -> Iterator[DataFinding]:
     exact = identical([look.digest for look in looks])
     for rows in exact:
         yield from _same_picture(pool, rows, exact=True)
@@ -195,12 +204,12 @@ def _duplicates(pool: Pool, looks: Sequence[Look]) -> Iterator[DataFinding]:
     single = [row for row, look in enumerate(looks) if look.error is None and row not in others]
     phashes_N = np.array([looks[row].phash for row in single], np.uint64)
     small = np.frombuffer(b"".join(looks[row].small for row in single), np.uint8)
-    for group in near_groups(phashes_N, small.reshape(len(single), 3 * SMALL * SMALL)):
+    for group in near_groups(phashes_N, small.reshape(len(single), 3 * THUMBNAIL_SIDE * THUMBNAIL_SIDE)):
         rows = sorted(row for i in group for row in members.get(single[i], [single[i]]))
         yield from _same_picture(pool, rows, exact=False)
 
 
-def _same_picture(pool: Pool, rows: Sequence[int], exact: bool) -> Iterator[DataFinding]:
+def _same_picture(pool: PhotoPool, rows: Sequence[int], exact: bool) -> Iterator[DataFinding]:
     photos = tuple(pool.about[row] for row in rows)
     splits, labels = (list(dict.fromkeys(photo[i] for photo in photos)) for i in (1, 2))
     how = "the same pixels" if exact else "the same picture, stored in another way"
@@ -212,7 +221,7 @@ def _same_picture(pool: Pool, rows: Sequence[int], exact: bool) -> Iterator[Data
         yield DataFinding("duplicate", False, f"{how}, {len(photos)} times in one class", photos, exact=exact)
 
 
-def _of_files(pool: Pool, looks: Sequence[Look]) -> Iterator[DataFinding]:
+def _of_files(pool: PhotoPool, looks: Sequence[PhotoStats]) -> Iterator[DataFinding]:
     for file, photo, look in zip(pool.photos, pool.about, looks, strict=True):
         header = look.header
         if header is None:
@@ -238,7 +247,7 @@ def _same_but_for_case(named: Iterable[tuple[str, T]]) -> list[list[T]]:
     return [things for things in groups.values() if len(things) > 1]
 
 
-Watch = Callable[[Iterator[Look], int], Iterator[Look]]
+Progress = Callable[[Iterator[PhotoStats], int], Iterator[PhotoStats]]
 
 
 def check_data(
@@ -246,7 +255,7 @@ def check_data(
     options: DataOptions = DataOptions(),
     *,
     workers: int | None = None,
-    watch: Watch = lambda seen, total: seen,
+    watch: Progress = lambda seen, total: seen,
 ) -> DataReport:
     """Decode every photo of `data` once and tell what would hurt a training run. Nothing is written.
 
@@ -259,11 +268,11 @@ def check_data(
         UsageError: no classes can be made out.
     """
     began = time.monotonic()
-    pool = Pool.of(str(data), find_sources(Path(data), options))
+    pool = PhotoPool.of(str(data), find_sources(Path(data), options))
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     names = [name for name, _, _ in pool.about]
-    seen = list(watch(looks(pool.photos, names, count if workers is None else workers), len(pool.photos)))
-    return diagnose(pool, seen, time.monotonic() - began)
+    seen = list(watch(scan_photos(pool.photos, names, count if workers is None else workers), len(pool.photos)))
+    return find_faults(pool, seen, time.monotonic() - began)
 
 
 MOST_NAMED = 3

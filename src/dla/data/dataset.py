@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dla.data.sources import REMEDY, TABLES, DataOptions, Source, read_folder, read_table
+from dla.data.sources import REMEDY, TABLES, DataOptions, LabelledPhotos, read_folder, read_table
 from dla.errors import UnavailableError, UsageError, nearest
 
 __all__ = [
@@ -25,8 +25,8 @@ __all__ = [
     "open_split",
     "open_splits",
     "relative_names",
+    "scanned_folders",
     "val_name",
-    "walked",
 ]
 
 
@@ -79,7 +79,7 @@ def open_split(
     return replace(split, notes=(*split.notes, *_set_aside(data, sources, name)))
 
 
-def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, Source]:
+def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, LabelledPhotos]:
     """What DATA holds, by the name of the split; a set that is not divided is under ""."""
     if data.suffix.lower() in TABLES and data.is_file():
         return _by_usual_names(data, read_table(data, options))
@@ -92,7 +92,7 @@ def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, 
     return {name: _read_one(path, options) for name, path in found.items()}
 
 
-def walked(data: Path) -> list[Path]:
+def scanned_folders(data: Path) -> list[Path]:
     """The folders whose folders are classes; none where DATA is a table."""
     if not data.is_dir():
         return []
@@ -118,7 +118,7 @@ def _folders_in(folder: Path) -> set[str]:
         return {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
 
 
-def _read_one(path: Path, options: DataOptions) -> Source:
+def _read_one(path: Path, options: DataOptions) -> LabelledPhotos:
     if path.is_dir():
         return read_folder(path)
     sources = read_table(path, options)
@@ -127,7 +127,7 @@ def _read_one(path: Path, options: DataOptions) -> Source:
     return next(iter(sources.values()))
 
 
-def _by_usual_names(path: Path, sources: dict[str, Source]) -> dict[str, Source]:
+def _by_usual_names(path: Path, sources: dict[str, LabelledPhotos]) -> dict[str, LabelledPhotos]:
     usual = {name.strip().lower(): source for name, source in sources.items()}
     for word, source in sources.items():
         if word and word.strip().lower() not in SPLIT_NAMES:
@@ -137,17 +137,17 @@ def _by_usual_names(path: Path, sources: dict[str, Source]) -> dict[str, Source]
     return usual
 
 
-def val_name(sources: Mapping[str, Source]) -> str | None:
+def val_name(sources: Mapping[str, LabelledPhotos]) -> str | None:
     """The split to validate on, if there is one."""
     return next((name for name in VAL_NAMES if name in sources), None)
 
 
-def _set_aside(data: Path, sources: dict[str, Source], name: str) -> list[str]:
+def _set_aside(data: Path, sources: dict[str, LabelledPhotos], name: str) -> list[str]:
     others = [other for other in VAL_NAMES if other in sources and other != name]
     return [f"{data}: {', '.join(others)} is not used, {name} is"] if others else []
 
 
-def _split(where: str, source: Source, class_ids: tuple[str, ...] | None = None) -> Split:
+def _split(where: str, source: LabelledPhotos, class_ids: tuple[str, ...] | None = None) -> Split:
     """The source with its classes as numbers: places in `class_ids`, by default in the sorted names of its own."""
     class_ids = tuple(sorted(source.class_ids)) if class_ids is None else class_ids
     _refuse_unknown(where, source.class_ids, class_ids)

@@ -11,10 +11,10 @@ from dla.data.prefetch import run_ahead
 from dla.errors import CheckError, ImageError
 from dla.images.decode import read_header, read_photo
 
-__all__ = ["quick_check", "without_unreadable"]
+__all__ = ["check_headers", "without_unreadable"]
 
 
-def quick_check(split: Split, workers: int = 2) -> dict[int, Unreadable]:
+def check_headers(split: Split, workers: int = 2) -> dict[int, Unreadable]:
     """The photos whose file is missing, empty, no photo, cut off or has a broken header, by their row.
 
     Pixels are decoded only where a file does not end like a whole one.
@@ -34,7 +34,7 @@ def quick_check(split: Split, workers: int = 2) -> dict[int, Unreadable]:
 
 
 def without_unreadable(splits: Splits, max_unreadable: float = 0.01, workers: int = 2) -> Splits:
-    """The splits without the photos that `quick_check` finds; these are in `left_out`, and told in `notes`.
+    """The splits without the photos that `check_headers` finds; these are in `left_out`, and told in `notes`.
 
     Raises:
         CheckError: they are more than `max_unreadable` of a split (0 to 1), or all of it.
@@ -49,7 +49,7 @@ def without_unreadable(splits: Splits, max_unreadable: float = 0.01, workers: in
 
 
 def _without(split: Split, max_unreadable: float, workers: int) -> tuple[Split, tuple[Unreadable, ...]]:
-    found = quick_check(split, workers)
+    found = check_headers(split, workers)
     if not found:
         return split, ()
     faults, share = tuple(found.values()), len(found) / len(split)

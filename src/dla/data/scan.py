@@ -17,20 +17,20 @@ from dla.data.prefetch import run_ahead
 from dla.errors import DlaError, ImageError, InputError, UnavailableError
 from dla.images.decode import Header, read_header, read_photo
 
-__all__ = ["SMALL", "Look", "looks"]
+__all__ = ["THUMBNAIL_SIDE", "PhotoStats", "scan_photos"]
 
 
-SMALL = 16  # side of the small pictures that near duplicates are verified on
+THUMBNAIL_SIDE = 16  # side of the small pictures that near duplicates are verified on
 _CHUNK = 64
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PhotoStats:
     """What one photo is, or why it cannot be read.
 
     `digest` is of its upright RGB pixels and their size, `phash` imagehash's 64 bits, `small` its pixels squashed to
-    `SMALL` x `SMALL` x 3.
+    `THUMBNAIL_SIDE` x `THUMBNAIL_SIDE` x 3.
     """
 
     error: InputError | None = None
@@ -40,7 +40,7 @@ class Look:
     small: bytes = b""
 
 
-def looks(photos: Sequence[str | bytes], names: Sequence[str], workers: int) -> Iterator[Look]:
+def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: int) -> Iterator[PhotoStats]:
     """A look at each photo, in their order.
 
     With several workers these are processes where they can be forked: of small photos most of the time is Python's.
@@ -84,19 +84,19 @@ def _leave_stopping_to_the_parent() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
-def _look_at_each(part: tuple[Sequence[str | bytes], Sequence[str]]) -> list[Look]:
+def _look_at_each(part: tuple[Sequence[str | bytes], Sequence[str]]) -> list[PhotoStats]:
     return [_look_at(photo, name) for photo, name in zip(*part, strict=True)]
 
 
-def _look_at(photo: str | bytes, name: str) -> Look:
+def _look_at(photo: str | bytes, name: str) -> PhotoStats:
     import imagehash
 
     try:
         header, image = read_header(photo, name=name), read_photo(photo, name=name).image
     except ImageError as error:
-        return Look(InputError(error.code, str(error)))
+        return PhotoStats(InputError(error.code, str(error)))
     digest = hashlib.blake2b(f"{image.width}x{image.height}\n".encode() + image.tobytes(), digest_size=16).digest()
     box = Image.Resampling.BOX
-    bits = imagehash.phash(image.resize((4 * SMALL, 4 * SMALL), box)).hash
-    small = image.resize((SMALL, SMALL), box).tobytes()
-    return Look(None, header, digest, int.from_bytes(np.packbits(bits).tobytes(), "big"), small)
+    bits = imagehash.phash(image.resize((4 * THUMBNAIL_SIDE, 4 * THUMBNAIL_SIDE), box)).hash
+    small = image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), box).tobytes()
+    return PhotoStats(None, header, digest, int.from_bytes(np.packbits(bits).tobytes(), "big"), small)

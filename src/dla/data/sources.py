@@ -14,7 +14,7 @@ from typing import Any
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.images.find import PHOTO_SUFFIXES, PhotoFinder
 
-__all__ = ["REMEDY", "TABLES", "DataOptions", "Source", "read_folder", "read_table"]
+__all__ = ["REMEDY", "TABLES", "DataOptions", "LabelledPhotos", "read_folder", "read_table"]
 
 
 REMEDY = "sort the photos into a folder a class, or list them in a CSV with the columns path and label"
@@ -22,7 +22,7 @@ TABLES = (".parquet", ".csv", ".tsv")
 
 
 @dataclass
-class Source:
+class LabelledPhotos:
     """Labelled photos in the order they lie. `class_ids` also has the classes that have no photos."""
 
     photos: list[str | bytes] = field(default_factory=list)
@@ -39,13 +39,13 @@ class Source:
         self.class_ids.add(label)
 
 
-def read_folder(folder: Path) -> Source:
+def read_folder(folder: Path) -> LabelledPhotos:
     """A folder with a folder a class. What is deeper belongs to its class; hidden files and folders do not count.
 
     Raises:
         UsageError: there are no folders, so no classes.
     """
-    source, entries = Source(), [e for e in os.scandir(folder) if not e.name.startswith(".")]
+    source, entries = LabelledPhotos(), [e for e in os.scandir(folder) if not e.name.startswith(".")]
     stray = sum(1 for e in entries if not e.is_dir() and Path(e.name).suffix.lower() in PHOTO_SUFFIXES)
     classes = sorted(e.name for e in entries if e.is_dir())
     if not classes:
@@ -68,7 +68,7 @@ def read_folder(folder: Path) -> Source:
     return source
 
 
-def read_table(path: Path, options: DataOptions) -> dict[str, Source]:
+def read_table(path: Path, options: DataOptions) -> dict[str, LabelledPhotos]:
     """The rows of a CSV, TSV or parquet file, by the word in their split column; all under "" where there is none.
 
     Raises:
@@ -76,18 +76,18 @@ def read_table(path: Path, options: DataOptions) -> dict[str, Source]:
         UsageError: it does not have the columns.
     """
     rows = _parquet_rows(path, options) if path.suffix.lower() == ".parquet" else _csv_rows(path, options)
-    sources: dict[str, Source] = {}
+    sources: dict[str, LabelledPhotos] = {}
     for photo, label, split, name in rows:
-        sources.setdefault(split, Source()).add(photo, label, name)
+        sources.setdefault(split, LabelledPhotos()).add(photo, label, name)
     if not sources:
         raise UsageError(f"{path} has no rows, so no photos")
     return sources
 
 
-Row = tuple[str | bytes, str, str, str]  # photo, label, split, name
+TableRow = tuple[str | bytes, str, str, str]  # photo, label, split, name
 
 
-def _csv_rows(path: Path, options: DataOptions) -> Iterator[Row]:
+def _csv_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, "excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
@@ -107,7 +107,7 @@ def _csv_rows(path: Path, options: DataOptions) -> Iterator[Row]:
         raise DamagedError(f"{path}, line {reader.line_num}: this is no CSV ({error})") from error
 
 
-def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: list[int]) -> Row:
+def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: list[int]) -> TableRow:
     if len(row) != len(header):
         raise DamagedError(f"{path}, line {line}: {len(row)} cells, but the first line names {len(header)} columns")
     for place in places:
@@ -121,7 +121,7 @@ def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: l
     return file, label, split[0].strip() if split else "", file
 
 
-def _parquet_rows(path: Path, options: DataOptions) -> Iterator[Row]:
+def _parquet_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

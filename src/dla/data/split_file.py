@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dla.data.dataset import Split, Splits, Unreadable, find_sources, relative_names, val_name
-from dla.data.sources import DataOptions, Source
+from dla.data.sources import DataOptions, LabelledPhotos
 from dla.errors import UnavailableError, UsageError
 
 __all__ = ["DATA_SCHEMA", "restore_splits", "splits_to_dict"]
@@ -72,7 +72,9 @@ def _check(saved: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _restored(data: Path, source: Source, saved: Mapping[str, Any], class_ids: Sequence[str]) -> tuple[Split, int]:
+def _restored(
+    data: Path, source: LabelledPhotos, saved: Mapping[str, Any], class_ids: Sequence[str]
+) -> tuple[Split, int]:
     """One split, and how many other photos its source has."""
     names = relative_names(data, source.names)
     rows = {key: row for row, key in enumerate(zip(names, source.labels, strict=True))}

@@ -13,7 +13,7 @@ from typing import Literal
 
 from dla.drawing.shapes import Circle, Line, Page, Point, Rect, Shape, Style, Text, text_width
 
-__all__ = ["Drawing", "Entry", "Level", "Part", "Wire", "lay_out"]
+__all__ = ["Drawing", "LegendEntry", "Level", "NetworkPart", "Wire", "lay_out"]
 
 
 PartKind = Literal["conv", "block", "node", "pool", "map"]
@@ -21,7 +21,7 @@ WireKind = Literal["path", "takes", "pooled", "up"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class NetworkPart:
     """One box, or one circle (a "node").
 
     name: as in the network, once in a drawing.
@@ -44,7 +44,7 @@ class Level:
     """What has one resolution. `lines` stand beneath it, the first one bold; of a known stride, boxes show it."""
 
     lines: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[NetworkPart, ...]
     stride: int | None = None
 
     @property
@@ -66,7 +66,7 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LegendEntry:
     """A line of the legend: what a kind of part or wire, or a "tree", is."""
 
     kind: PartKind | WireKind | Literal["tree"]
@@ -83,7 +83,7 @@ class Drawing:
     levels: tuple[Level, ...]
     wires: tuple[Wire, ...]
     rows: tuple[str, ...]
-    legend: tuple[tuple[Entry, ...], ...]
+    legend: tuple[tuple[LegendEntry, ...], ...]
 
 
 INK, FAINT = "#1b1f24", "#59636e"
@@ -145,10 +145,10 @@ def lay_out(drawing: Drawing) -> Page:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _GridCell:
     """Where a part is: its middle, and half its size. `entry`: where the path turns to it."""
 
-    part: Part
+    part: NetworkPart
     x: float
     y: float
     half_width: float
@@ -209,7 +209,7 @@ class _Grid:
     def top(self, level: Level) -> float:
         return self.y(level.rows - 1) - (self.radius if level.rows > 1 else self._half(level.stride)) - 8
 
-    def _places(self) -> Iterator[_Place]:
+    def _places(self) -> Iterator[_GridCell]:
         for level, left, width in zip(self.drawing.levels, self.lefts, self.widths, strict=True):
             pitch = width / level.columns
             for part in level.parts:
@@ -220,7 +220,7 @@ class _Grid:
                     half = self.radius, self.radius
                 elif part.kind == "pool":
                     x, half = left + 4 + PILL[0], PILL
-                yield _Place(part, x, self.y(part.row), *half, entry)
+                yield _GridCell(part, x, self.y(part.row), *half, entry)
 
 
 def _panels(grid: _Grid) -> Iterator[Shape]:
@@ -282,7 +282,7 @@ def _toward(at: Point, other: Point, length: float) -> Point:
     return at[0] + share * (other[0] - at[0]), at[1] + share * (other[1] - at[1])
 
 
-def _part(place: _Place) -> Iterator[Shape]:
+def _part(place: _GridCell) -> Iterator[Shape]:
     part = place.part
     if part.kind == "node":
         yield Circle("node", place.x, place.y, place.half_width, part.hint)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dla.drawing.layout import Drawing, Entry, Level, Part, Wire, lay_out
+from dla.drawing.layout import Drawing, LegendEntry, Level, NetworkPart, Wire, lay_out
 from dla.drawing.shapes import writer_of
 from dla.errors import UsageError
 from dla.models import flops
@@ -23,8 +23,8 @@ from dla.models.registry import TABLE
 from dla.models.tree import Tree
 from dla.storage.files import write_file
 from dla.weights.keys import shapes_of
-from dla.weights.load import begin_model
-from dla.weights.spec import find_source
+from dla.weights.load import create_untrained
+from dla.weights.spec import resolve_source
 
 __all__ = ["describe", "draw"]
 
@@ -76,7 +76,7 @@ def _of_dla(model: DLA, title: str) -> Drawing:
         wires += taken
     if model.num_classes:
         wires.append(Wire(levels[-1].parts[-1].name, "fc", "path"))
-        head = Part("fc", "conv", hint="fc: the mean of the map, and a score for each class")
+        head = NetworkPart("fc", "conv", hint="fc: the mean of the map, and a score for each class")
         levels.append(Level(("classifier", f"{model.num_classes} classes"), (head,), levels[-1].stride))
     rows = tuple(f"trees of {2**row} blocks" for row in range(1, max(level.rows for level in levels)))
     architecture = model.default_cfg.get("architecture") or type(model).__name__
@@ -103,17 +103,19 @@ def _count(model: nn.Module) -> str:
     return f"{parameters / 1e6:.1f} M" if parameters > 1e5 else f"{parameters:,}"
 
 
-def _convolutions(place: str, stack: nn.Module, before: str | None) -> tuple[tuple[Part, ...], list[Wire]]:
-    parts = list[Part]()
+def _convolutions(place: str, stack: nn.Module, before: str | None) -> tuple[tuple[NetworkPart, ...], list[Wire]]:
+    parts = list[NetworkPart]()
     for name, conv in stack.named_children():
         if isinstance(conv, nn.Conv2d):
             what = f"{'x'.join(map(str, conv.kernel_size))} convolution, {conv.in_channels} to {conv.out_channels}"
-            parts.append(Part(f"{place}.{name}", "conv", len(parts), hint=f"{place}.{name}: {what} channels"))
+            parts.append(NetworkPart(f"{place}.{name}", "conv", len(parts), hint=f"{place}.{name}: {what} channels"))
     names = [*([before] if before else []), *(part.name for part in parts)]
     return tuple(parts), [Wire(a, b, "path") for a, b in pairwise(names)]
 
 
-def _tree(own: Iterable[Taking], before: str | None, pooled: str | None = None) -> tuple[tuple[Part, ...], list[Wire]]:
+def _tree(
+    own: Iterable[Taking], before: str | None, pooled: str | None = None
+) -> tuple[tuple[NetworkPart, ...], list[Wire]]:
     """One level's blocks and nodes, each node at the height of its tree.
 
     Args:
@@ -121,7 +123,7 @@ def _tree(own: Iterable[Taking], before: str | None, pooled: str | None = None) 
         before: the part that gives its input, if that is drawn.
         pooled: what its input is called, pooled, if a node takes that.
     """
-    parts, wires = list[Part](), list[Wire]()
+    parts, wires = list[NetworkPart](), list[Wire]()
     rows, covers = dict[str, int](), dict[str, int]()
     last, column = before, -1
     for name, inputs, gives in own:
@@ -131,30 +133,38 @@ def _tree(own: Iterable[Taking], before: str | None, pooled: str | None = None) 
         for taken in reversed(inputs):
             if taken == pooled:
                 parts.append(
-                    Part(pooled, "pool", 0, rows[name], text="pool", hint=f"{pooled}: what {before} gives, pooled")
+                    NetworkPart(
+                        pooled, "pool", 0, rows[name], text="pool", hint=f"{pooled}: what {before} gives, pooled"
+                    )
                 )
                 wires += [Wire(before, pooled, "path")] if before else []
             elif taken not in trees:
                 column += 1
-                parts.append(Part(taken, "block", column, hint=f"{taken}: block" + (f", takes {last}" if last else "")))
+                parts.append(
+                    NetworkPart(taken, "block", column, hint=f"{taken}: block" + (f", takes {last}" if last else ""))
+                )
                 wires += [Wire(last, taken, "path")] if last else []
                 last = taken
         hint = f"{name}: takes {', '.join(inputs)}; gives {gives}"
-        parts.append(Part(name, "node", column, rows[name], covers[name], str(len(inputs)), hint))
+        parts.append(NetworkPart(name, "node", column, rows[name], covers[name], str(len(inputs)), hint))
         wires += [Wire(taken, name, "pooled" if taken == pooled else "takes") for taken in inputs]
         last = name
     return tuple(parts), wires
 
 
-def _legend(block: nn.Module, levels: Sequence[Level], wires: Sequence[Wire]) -> tuple[tuple[Entry, ...], ...]:
+def _legend(block: nn.Module, levels: Sequence[Level], wires: Sequence[Wire]) -> tuple[tuple[LegendEntry, ...], ...]:
     """What is in the drawing, in words."""
     lines = (
-        (Entry("conv", "convolution"), Entry("block", f"block ({type(block).__name__})"), Entry("node", _OF_MAPS)),
         (
-            Entry("path", "what a block takes"),
-            Entry("takes", "what a node takes"),
-            Entry("pooled", "the level's input, pooled"),
-            Entry("tree", "a smaller tree, up to its node"),
+            LegendEntry("conv", "convolution"),
+            LegendEntry("block", f"block ({type(block).__name__})"),
+            LegendEntry("node", _OF_MAPS),
+        ),
+        (
+            LegendEntry("path", "what a block takes"),
+            LegendEntry("takes", "what a node takes"),
+            LegendEntry("pooled", "the level's input, pooled"),
+            LegendEntry("tree", "a smaller tree, up to its node"),
         ),
     )
     there = {part.kind for level in levels for part in level.parts} | {wire.kind for wire in wires} | {
@@ -191,7 +201,7 @@ def _takings(path: str, hda: HDA) -> Iterator[Taking]:
 def _of_decoder(model: DLAUp, size: str, output_stride: int) -> Drawing:
     """A column for each map, the finest on the left; each IDA is a row, its finest map and then its nodes."""
     channels, strides, top = model.channels, model.strides, len(model.channels) - 1
-    columns = [[Part(f"map {m}", "map", row=top - m, hint=f"map {m}: of the backbone")] for m in range(top + 1)]
+    columns = [[NetworkPart(f"map {m}", "map", row=top - m, hint=f"map {m}: of the backbone")] for m in range(top + 1)]
     wires = list[Wire]()
     for i, ida in enumerate(model):
         finest = top - 1 - i
@@ -200,10 +210,10 @@ def _of_decoder(model: DLAUp, size: str, output_stride: int) -> Drawing:
             wires += [Wire(before, name, "takes"), Wire(deeper, name, "up")]
             gives = f"gives {channels[finest]} channels at stride {strides[finest]}"
             hint = f"{name}: takes {before} and {deeper}, up-sampled; {gives}"
-            columns[m].append(Part(name, "node", row=top - finest, text="2", hint=hint))
+            columns[m].append(NetworkPart(name, "node", row=top - finest, text="2", hint=hint))
     last = columns[-1][-1].name
     wires.append(Wire(last, "output", "path" if output_stride == strides[0] else "up"))
-    columns.append([Part("output", "map", row=top, hint=f"output: what {last} gives")])
+    columns.append([NetworkPart("output", "map", row=top, hint=f"output: what {last} gives")])
     facts = [*zip(channels, strides, strict=True), (channels[0], output_stride)]
     levels = tuple(
         Level((parts[0].name, f"{c} channels", f"stride {stride}"), tuple(parts))
@@ -211,8 +221,11 @@ def _of_decoder(model: DLAUp, size: str, output_stride: int) -> Drawing:
     )
     rows = tuple(f"{ida}: {c} channels" for ida, c in zip(model, channels[-2::-1], strict=True))
     legend = (
-        (Entry("map", "map of the backbone, and the output"), Entry("node", _OF_MAPS)),
-        (Entry("takes", "what a node takes as it is"), Entry("up", "brought to the node's width, up-sampled")),
+        (LegendEntry("map", "map of the backbone, and the output"), LegendEntry("node", _OF_MAPS)),
+        (
+            LegendEntry("takes", "what a node takes as it is"),
+            LegendEntry("up", "brought to the node's width, up-sampled"),
+        ),
     )
     return Drawing("DLAUp", size, _OF_ROWS, levels, tuple(wires), rows, legend)
 
@@ -240,11 +253,11 @@ def _open(source: str) -> tuple[nn.Module, str]:
     """The network without its weights, and what to call it. Of a network in the table nothing is fetched."""
     name = source
     if source not in TABLE:
-        found = find_source(source)
+        found = resolve_source(source)
         released = [r.name for r in TABLE.values() if (found.kind, found.where) == ("hub", r.hub_id)]
         if not released:
             called = found.name or (source if found.kind == "hub" else Path(found.where).resolve().name)
-            return begin_model(source), "".join(letter if letter.isprintable() else "?" for letter in called)
+            return create_untrained(source), "".join(letter if letter.isprintable() else "?" for letter in called)
         name = released[0]
     with torch.device("meta"):
         return build(name), name

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from dla.models.nodes import check_place
+from dla.models.nodes import check_feature_node
 from dla.types import Array
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Engine(Protocol):
         """What turns uint8 photos (N, H, W, 3) into the float32 features at a place of the network, (N, C[, H, W]).
 
         Raises:
-            UnknownNameError: the network has no such place (`dla.models.nodes.cut_at` says which there are).
+            UnknownNameError: the network has no such place (`dla.models.nodes.truncate` says which there are).
         """
         ...
 
@@ -58,7 +58,7 @@ class NetworkEngine(ABC):
         Raises:
             UnknownNameError: the network has no such place.
         """
-        check_place(at, self.network.graph.places)
+        check_feature_node(at, self.network.graph.places)
         return partial(self._run, at)
 
     @abstractmethod

@@ -15,12 +15,12 @@ from dla.errors import UsageError
 __all__ = [
     "Precision",
     "PrecisionChoice",
+    "bf16_error",
     "cores",
     "has_bf16",
     "has_gpu",
     "instructions",
     "machine",
-    "no_bf16",
     "peak_memory",
 ]
 
@@ -111,7 +111,7 @@ def peak_memory() -> int | None:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def no_bf16() -> UsageError:
+def bf16_error() -> UsageError:
     """What to say where bf16 is asked for and the CPU has no instruction for it."""
     return UsageError(
         "this CPU has no instruction for bf16, and without one it is slower than fp32. Try --precision fp32"

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from dla.models.nodes import check_place
+from dla.models.nodes import check_feature_node
 from dla.storage.cache import key_of
 from dla.types import Array
 from dla.version import __version__
 
-__all__ = ["Graph", "Layer", "Network", "Step", "folded"]
+__all__ = ["Layer", "Network", "Op", "OpGraph", "fold_constants"]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Op:
     """One operation on earlier results.
 
     op: "conv"      layer (a name in the state dict), norm (that of the batch-norm after it, or None), eps, stride,
@@ -49,20 +49,20 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class OpGraph:
     """The steps of one network. `output` is the number of the step that it gives, `places` those that have names."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[Op, ...]
     output: int
     places: Mapping[str, int]
 
-    def cut(self, at: str) -> Graph:
-        """The part that leads to one place; `dla.models.nodes.cut_at` says what they are called.
+    def cut(self, at: str) -> OpGraph:
+        """The part that leads to one place; `dla.models.nodes.truncate` says what they are called.
 
         Raises:
             UnknownNameError: the network has no such place.
         """
-        check_place(at, self.places)
+        check_feature_node(at, self.places)
         needed = {self.places[at]}
         for number in range(len(self.steps), 0, -1):
             if number in needed:
@@ -71,17 +71,17 @@ class Graph:
         renumbered = {0: 0} | {old: new for new, old in enumerate(order, 1)}
         kept = [self.steps[old - 1] for old in order]
         steps = tuple(replace(step, inputs=tuple(renumbered[i] for i in step.inputs)) for step in kept)
-        return Graph(steps, renumbered[self.places[at]], {at: renumbered[self.places[at]]})
+        return OpGraph(steps, renumbered[self.places[at]], {at: renumbered[self.places[at]]})
 
     def to_json(self) -> str:
         """Equal graphs give equal text."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Graph:
+    def from_json(cls, text: str) -> OpGraph:
         """What `to_json` wrote."""
         root = json.loads(text)
-        steps = tuple(Step(s["op"], tuple(s["inputs"]), s["settings"]) for s in root["steps"])
+        steps = tuple(Op(s["op"], tuple(s["inputs"]), s["settings"]) for s in root["steps"])
         return cls(steps, root["output"], root["places"])
 
 
@@ -93,7 +93,7 @@ class Network:
     dict is from.
     """
 
-    graph: Graph
+    graph: OpGraph
     state: Mapping[str, Array]
     scale_3: Array
     shift_3: Array
@@ -114,12 +114,12 @@ class Network:
         """The network whose scores are divided by `temperature` before they become probabilities."""
         if temperature == 1:
             return self
-        step = Step("scale", (self.graph.output,), {"factor": 1 / temperature})
+        step = Op("scale", (self.graph.output,), {"factor": 1 / temperature})
         steps = (*self.graph.steps, step)
         return replace(self, graph=replace(self.graph, steps=steps, output=len(steps)))
 
 
-def folded(step: Step, state: Mapping[str, Array]) -> Layer:
+def fold_constants(step: Op, state: Mapping[str, Array]) -> Layer:
     """The layer of a "conv" step, from the network's own state dict."""
     name, norm = step.settings["layer"], step.settings["norm"]
     weight = state[f"{name}.weight"].astype(np.float32)

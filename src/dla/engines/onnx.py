@@ -12,9 +12,9 @@ import numpy as np
 
 from dla.engines.base import NetworkEngine
 from dla.engines.cpu import Precision, cores, instructions
-from dla.engines.graph import Network, Step, folded
-from dla.engines.onnx_builder import Maker
-from dla.engines.onnx_resize import add_preparation
+from dla.engines.graph import Network, Op, fold_constants
+from dla.engines.onnx_builder import OnnxBuilder
+from dla.engines.onnx_resize import add_preprocessing
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
@@ -61,10 +61,10 @@ class OnnxEngine(NetworkEngine):
         # threads that wait without spinning leave the cores to those that decode photos
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         key = cache.key_of(self.network.key, at or "", onnxruntime.__version__, *instructions())
-        optimised = cache.recall(KIND, key)
+        optimised = cache.read(KIND, key)
         if optimised is None:
             optimised = _optimised(to_onnx(self.network, at).SerializeToString(), options)
-            cache.remember(KIND, key, optimised)
+            cache.write(KIND, key, optimised)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return onnxruntime.InferenceSession(optimised, options, providers=["CPUExecutionProvider"])
 
@@ -93,9 +93,9 @@ def to_onnx(network: Network, at: str | None = None, preprocessing: Preprocessin
     from onnx import TensorProto, helper
 
     graph = network.graph if at is None else network.graph.cut(at)
-    made, seen = Maker(), "pixels" if preprocessing is None else PREPARED
+    made, seen = OnnxBuilder(), "pixels" if preprocessing is None else PREPARED
     if preprocessing is not None:
-        add_preparation(made, "pixels", preprocessing, PREPARED)
+        add_preprocessing(made, "pixels", preprocessing, PREPARED)
     x = made.add("Cast", [made.add("Transpose", [seen], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
     scale, shift = (made.constant(a.reshape(1, 3, 1, 1)) for a in (network.scale_3, network.shift_3))
     results = [made.add("Add", [made.add("Mul", [x, scale]), shift])]
@@ -110,14 +110,14 @@ def to_onnx(network: Network, at: str | None = None, preprocessing: Preprocessin
     return made.model([pixels], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
 
 
-def _conv(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
-    layer, s = folded(step, network.state), step.settings
+def _conv(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
+    layer, s = fold_constants(step, network.state), step.settings
     weights = [made.constant(layer.weight), made.constant(layer.bias)]
     return made.add("Conv", inputs + weights, s["layer"], strides=[s["stride"]] * 2, pads=[s["padding"]] * 4,
                     dilations=[s["dilation"]] * 2, group=s["groups"])  # fmt: skip
 
 
-def _max_pool(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _max_pool(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
     s = step.settings
     after, pads = s["after"], [0, 0, s["after"], s["after"]]
     if after > 1:  # more than the runtime takes as a pooling's own
@@ -127,12 +127,12 @@ def _max_pool(made: Maker, step: Step, network: Network, inputs: list[str]) -> s
                     dilations=[s["dilation"]] * 2, pads=pads)  # fmt: skip
 
 
-def _mean_3x3(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _mean_3x3(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
     strides = [step.settings["stride"]] * 2
     return made.add("AveragePool", inputs, kernel_shape=[3, 3], strides=strides, pads=[1] * 4, count_include_pad=1)
 
 
-def _mean_3x3_dilated(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _mean_3x3_dilated(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
     channels, dilation = step.settings["channels"], step.settings["dilation"]
     weight = made.constant(np.full((channels, 1, 3, 3), 1 / 9, np.float32))
     return made.add("Conv", [*inputs, weight], pads=[dilation] * 4, dilations=[dilation] * 2, group=channels)
@@ -142,16 +142,16 @@ def _over_the_map(op: str) -> Callable[..., str]:
     return lambda made, step, network, inputs: made.add(op, [*inputs, made.constant(np.array([2, 3]))], keepdims=1)
 
 
-def _slice(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _slice(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
     numbers = (step.settings["start"], step.settings["stop"], 1)
     return made.add("Slice", inputs + [made.constant(np.array([n])) for n in numbers])
 
 
-def _scale(made: Maker, step: Step, network: Network, inputs: list[str]) -> str:
+def _scale(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
     return made.add("Mul", [*inputs, made.constant(np.array(step.settings["factor"], np.float32))])
 
 
-_OPERATIONS: dict[str, Callable[[Maker, Step, Network, list[str]], str]] = {
+_OPERATIONS: dict[str, Callable[[OnnxBuilder, Op, Network, list[str]], str]] = {
     "conv": _conv,
     "relu": lambda made, step, network, inputs: made.add("Relu", inputs),
     "add": lambda made, step, network, inputs: made.add("Add", inputs),

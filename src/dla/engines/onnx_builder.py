@@ -10,13 +10,13 @@ import numpy as np
 from dla.types import Array
 from dla.version import __version__
 
-__all__ = ["Maker", "Number"]
+__all__ = ["OnnxBuilder", "Value"]
 
 
 OPSET, IR_VERSION = 18, 9  # runtimes of the last years read these
 
 
-class Maker:
+class OnnxBuilder:
     """Nodes and constants of a graph to be. A result that is given no name has its number as its name."""
 
     def __init__(self) -> None:
@@ -49,55 +49,55 @@ class Maker:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Number:
+class Value:
     """A result of a graph, to compute with. Plain whole numbers beside it are int64, others float32."""
 
-    made: Maker
+    made: OnnxBuilder
     name: str
 
     @classmethod
-    def of(cls, made: Maker, value: float | Array) -> Number:
+    def of(cls, made: OnnxBuilder, value: float | Array) -> Value:
         """A constant."""
         return cls(made, made.constant(_typed(value)))
 
-    def apply(self, op: str, *others: Number | float | Array, **attributes: Any) -> Number:
+    def apply(self, op: str, *others: Value | float | Array, **attributes: Any) -> Value:
         """The result of any operation whose first input this is."""
-        numbers = [other if isinstance(other, Number) else Number.of(self.made, other) for other in others]
-        return Number(self.made, self.made.add(op, [self.name, *(n.name for n in numbers)], **attributes))
+        numbers = [other if isinstance(other, Value) else Value.of(self.made, other) for other in others]
+        return Value(self.made, self.made.add(op, [self.name, *(n.name for n in numbers)], **attributes))
 
-    def __add__(self, other: Number | float) -> Number:
+    def __add__(self, other: Value | float) -> Value:
         return self.apply("Add", other)
 
-    def __sub__(self, other: Number | float) -> Number:
+    def __sub__(self, other: Value | float) -> Value:
         return self.apply("Sub", other)
 
-    def __mul__(self, other: Number | float) -> Number:
+    def __mul__(self, other: Value | float) -> Value:
         return self.apply("Mul", other)
 
-    def __truediv__(self, other: Number | float) -> Number:
+    def __truediv__(self, other: Value | float) -> Value:
         """Of int64 the whole part."""
         return self.apply("Div", other)
 
-    def __matmul__(self, other: Number) -> Number:
+    def __matmul__(self, other: Value) -> Value:
         return self.apply("MatMul", other)
 
-    def __lt__(self, other: Number | float) -> Number:
+    def __lt__(self, other: Value | float) -> Value:
         return self.apply("Less", other)
 
-    def __gt__(self, other: Number | float) -> Number:
+    def __gt__(self, other: Value | float) -> Value:
         return self.apply("Greater", other)
 
-    def __ge__(self, other: Number | float) -> Number:
+    def __ge__(self, other: Value | float) -> Value:
         return self.apply("GreaterOrEqual", other)
 
-    def __and__(self, other: Number) -> Number:
+    def __and__(self, other: Value) -> Value:
         return self.apply("And", other)
 
-    def choose(self, yes: Number | float, no: Number | float | Array) -> Number:
+    def choose(self, yes: Value | float, no: Value | float | Array) -> Value:
         """`yes` where this is true, else `no`."""
         return self.apply("Where", yes, no)
 
-    def to(self, kind: type[np.generic]) -> Number:
+    def to(self, kind: type[np.generic]) -> Value:
         """The same as another type."""
         from onnx import helper
 

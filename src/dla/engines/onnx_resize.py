@@ -12,17 +12,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dla.engines.onnx_builder import Maker, Number
+from dla.engines.onnx_builder import OnnxBuilder, Value
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
 
-__all__ = ["add_preparation"]
+__all__ = ["add_preprocessing"]
 
 
-Pair = tuple[Number, Number]
+Pair = tuple[Value, Value]
 
 
-def add_preparation(made: Maker, pixels: str, preprocessing: Preprocessing, name: str) -> None:
+def add_preprocessing(made: OnnxBuilder, pixels: str, preprocessing: Preprocessing, name: str) -> None:
     """Have a graph turn `pixels`, uint8 (N, H, W, 3), into those that a network sees, uint8 (N, height, width, 3).
 
     They are called `name`, and are within one level of `Preprocessing.pixels`.
@@ -35,7 +35,7 @@ def add_preparation(made: Maker, pixels: str, preprocessing: Preprocessing, name
             f"the interpolation {preprocessing.interpolation} cannot be done inside a file to the very pixel. Allowed: "
             f"{', '.join(_FILTERS)}. Try --no-preprocessing"
         )
-    photos = Number(made, pixels)
+    photos = Value(made, pixels)
     count, *size = (photos.apply("Shape").apply("Gather", axis) for axis in range(3))
     resized = _resized_size(preprocessing, (size[0], size[1]))
     filter_ = _FILTERS[preprocessing.interpolation]
@@ -61,25 +61,25 @@ def add_preparation(made: Maker, pixels: str, preprocessing: Preprocessing, name
 class _Axis:
     """One axis of a photo: its `side`, the side that it is resized to, and how many pixels of that are seen."""
 
-    def __init__(self, side: Number, resized: Number, seen: int) -> None:
+    def __init__(self, side: Value, resized: Value, seen: int) -> None:
         self.made, self.side, self.resized = side.made, side.to(np.float32), resized.to(np.float32)
         spare = (self.resized - float(seen)) * 0.5
         first = (spare < 0.0).choose(spare.apply("Ceil"), spare.apply("Round"))
         # of the seen pixels, in pixels of the resized photo from its middle: so that single precision is enough
-        middles = Number.of(self.made, np.arange(seen, dtype=np.float32) + np.float32(0.5))
+        middles = Value.of(self.made, np.arange(seen, dtype=np.float32) + np.float32(0.5))
         self.middles = middles + (first - self.resized * 0.5)
 
-    def there(self) -> Number:
+    def there(self) -> Value:
         """Which of the seen pixels the resized photo has."""
         half = self.resized * 0.5
         return (self.middles > half * -1.0) & (self.middles < half)
 
-    def weights(self, filter_: Callable[[Number], Number]) -> Number:
+    def weights(self, filter_: Callable[[Value], Value]) -> Value:
         """(seen, side): what each pixel of the photo adds to each that is seen; each row's sum is 1."""
         edge = self.resized * 0.5 - 0.5
         inside = self.middles.apply("Min", edge).apply("Max", edge * -1.0)
         step = self.side / self.resized
-        pixels = Number.of(self.made, 0.0).apply("Range", self.side, 1.0) + (self.side * -0.5 + 0.5)
+        pixels = Value.of(self.made, 0.0).apply("Range", self.side, 1.0) + (self.side * -0.5 + 0.5)
         apart = pixels - (inside * step).apply("Reshape", np.array([-1, 1]))
         weights = filter_((apart / step.apply("Max", 1.0)).apply("Abs"))
         return weights / weights.apply("ReduceSum", np.array([1]), keepdims=1)
@@ -93,7 +93,7 @@ def _resized_size(preprocessing: Preprocessing, size: Pair) -> Pair:
     """
     (height, width), (to_height, to_width) = size, preprocessing.target
     if preprocessing.crop_mode == "squash":
-        return Number.of(height.made, to_height), Number.of(height.made, to_width)
+        return Value.of(height.made, to_height), Value.of(height.made, to_width)
     if preprocessing.crop_mode == "center" and to_height == to_width:
         short = height.apply("Min", width)
         return height * to_height / short, width * to_width / short
@@ -105,20 +105,20 @@ def _resized_size(preprocessing: Preprocessing, size: Pair) -> Pair:
     )
 
 
-def _rounded(a: Number, b: Number) -> Number:
+def _rounded(a: Value, b: Value) -> Value:
     """a / b, halves to even, at least 1."""
     return (a.to(np.float32) / b.to(np.float32)).apply("Round").apply("Max", 1.0).to(np.int64)
 
 
-def _floats(pixels_NHW3: Number) -> Number:
+def _floats(pixels_NHW3: Value) -> Value:
     return pixels_NHW3.apply("Transpose", perm=[0, 3, 1, 2]).to(np.float32)
 
 
-def _whole(levels: Number) -> Number:
+def _whole(levels: Value) -> Value:
     return (levels + 0.5).apply("Floor").apply("Clip", 0.0, 255.0)
 
 
-def _nearly_whole(levels: Number) -> Number:
+def _nearly_whole(levels: Value) -> Value:
     """Whole levels, but those halfway between two as they are.
 
     Which of the two Pillow takes depends on its own rounding errors; so the next axis begins with half a level of
@@ -129,32 +129,32 @@ def _nearly_whole(levels: Number) -> Number:
     return halfway.choose(levels, whole).apply("Clip", 0.0, 255.0)
 
 
-def _bilinear(x: Number) -> Number:
+def _bilinear(x: Value) -> Value:
     return (x * -1.0 + 1.0).apply("Max", 0.0)
 
 
-def _bicubic(x: Number) -> Number:
+def _bicubic(x: Value) -> Value:
     """Keys' cubic with a = -0.5."""
     near = (x * 1.5 - 2.5) * x * x + 1.0
     far = ((x * -0.5 + 2.5) * x - 4.0) * x + 2.0
     return (x < 1.0).choose(near, (x < 2.0).choose(far, 0.0))
 
 
-def _sinc(x: Number) -> Number:
+def _sinc(x: Value) -> Value:
     angle = x.apply("Max", 1e-6) * math.pi
     return angle.apply("Sin") / angle
 
 
-def _hamming(x: Number) -> Number:
+def _hamming(x: Value) -> Value:
     return (x < 1.0).choose(_sinc(x) * ((x * math.pi).apply("Cos") * 0.46 + 0.54), 0.0)
 
 
-def _lanczos(x: Number) -> Number:
+def _lanczos(x: Value) -> Value:
     return (x < 3.0).choose(_sinc(x) * _sinc(x * (1 / 3)), 0.0)
 
 
 # Of the distance in pixels, or in those of the result where these are larger.
-_FILTERS: dict[str, Callable[[Number], Number]] = {
+_FILTERS: dict[str, Callable[[Value], Value]] = {
     "bilinear": _bilinear,
     "bicubic": _bicubic,
     "hamming": _hamming,

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from dla.engines.base import NetworkEngine
-from dla.engines.cpu import Precision, cores, has_bf16, no_bf16
-from dla.engines.graph import Layer, Network, Step, folded
-from dla.engines.onnx_builder import Maker
-from dla.engines.onnx_resize import add_preparation
+from dla.engines.cpu import Precision, bf16_error, cores, has_bf16
+from dla.engines.graph import Layer, Network, Op, fold_constants
+from dla.engines.onnx_builder import OnnxBuilder
+from dla.engines.onnx_resize import add_preprocessing
 from dla.errors import UnavailableError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.types import Array
 
-__all__ = ["OpenvinoEngine", "core", "import_openvino", "to_openvino", "untold", "with_preparation"]
+__all__ = ["OpenvinoEngine", "add_preprocessing_to", "core", "import_openvino", "to_openvino", "without_telemetry"]
 
 
 _LEFT_OUT = ("openvino_telemetry", "openvino.tools.ovc")
@@ -36,7 +36,7 @@ def import_openvino() -> Any:
     longer to import than all the rest; whoever needs it still gets it by importing `openvino.tools.ovc`.
     """
     with _FIRST:
-        with untold():
+        with without_telemetry():
             import openvino
         # Its first look at NumPy: two threads that take it at once, with their first photos, wait for ever.
         openvino.Tensor(np.zeros(1, np.uint8))
@@ -44,7 +44,7 @@ def import_openvino() -> Any:
 
 
 @contextmanager
-def untold() -> Iterator[None]:
+def without_telemetry() -> Iterator[None]:
     """While OpenVINO or NNCF is imported: what would tell their makers of it cannot be."""
     absent = [name for name in _LEFT_OUT if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: it cannot be imported
@@ -77,7 +77,7 @@ class OpenvinoEngine(NetworkEngine):
     ) -> None:
         self.network, self.precision, self.threads, self.form = network, precision, threads or cores(), form
         if precision == "bf16" and not has_bf16():
-            raise no_bf16()
+            raise bf16_error()
         self.exact_features = exact_features
         self.compiled: dict[tuple[str | None, tuple[int, ...]], _Compiled] = {}
         self.lock = threading.Lock()
@@ -204,8 +204,8 @@ def to_openvino(network: Network, size: tuple[int, ...] | None = None, at: str |
     return model
 
 
-def _weights(step: Step, network: Network) -> dict[str, Layer]:
-    return {"layer": folded(step, network.state)} if step.op == "conv" else {}
+def _weights(step: Op, network: Network) -> dict[str, Layer]:
+    return {"layer": fold_constants(step, network.state)} if step.op == "conv" else {}
 
 
 def _conv(ops: Any, s: Mapping[str, Any], x: Any, layer: Layer) -> Any:
@@ -246,7 +246,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def with_preparation(body: Any, preprocessing: Preprocessing, name: str) -> Any:
+def add_preprocessing_to(body: Any, preprocessing: Preprocessing, name: str) -> Any:
     """An `openvino.Model` that takes photos, uint8 (N, H, W, 3) of any size, before one that takes prepared pixels.
 
     The two become one; what `body` is given is called `name` in it.
@@ -262,8 +262,8 @@ def with_preparation(body: Any, preprocessing: Preprocessing, name: str) -> Any:
         )
     from onnx import TensorProto, helper
 
-    made = Maker()
-    add_preparation(made, "pixels", preprocessing, name)
+    made = OnnxBuilder()
+    add_preprocessing(made, "pixels", preprocessing, name)
     photos = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
     seen = helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *preprocessing.size, 3])
     front = core().read_model(made.model([photos], [seen]).SerializeToString())

@@ -22,15 +22,15 @@ import numpy as np
 
 from dla.engines.cpu import instructions
 from dla.engines.graph import Network
-from dla.engines.openvino import core, import_openvino, to_openvino, untold
+from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
 from dla.errors import DamagedError, UnavailableError
 from dla.types import Array
 
-__all__ = ["MOST_DROP", "Form", "Gate", "parse_form", "quantise", "quantise_with_care"]
+__all__ = ["MAX_DROP", "Gate", "QuantizedModel", "parse_quantized", "quantize", "quantize_with_accuracy_control"]
 
 
 FORMAT = 1
-MOST_DROP = 0.005  # of top-1, as a share of the photos
+MAX_DROP = 0.005  # of top-1, as a share of the photos
 # What products of 8 bits are added by, the best first: with one of them a form's answers are the same on every CPU.
 _BEST_FIRST = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
 _XML, _BIN, _ABOUT = "model.xml", "model.bin", "about.json"
@@ -71,7 +71,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class QuantizedModel:
     """A network in int8: OpenVINO's two files, what it was made from (`content` of the network), and its gates.
 
     `how` says what it was made by: NNCF's version, how many photos, whether layers were left in fp32 for accuracy.
@@ -89,7 +89,7 @@ class Form:
         here = _by(instructions())
         return next((gate for gate in self.gates if gate.passed and _by(gate.instructions) == here), None)
 
-    def with_gate(self, gate: Gate) -> Form:
+    def with_gate(self, gate: Gate) -> QuantizedModel:
         """The form with one gate more, in place of an earlier one on the same kind of CPU."""
         others = tuple(g for g in self.gates if _by(g.instructions) != _by(gate.instructions))
         return replace(self, gates=(*others, gate))
@@ -124,7 +124,7 @@ class Form:
         return whole.getvalue()
 
 
-def parse_form(data: bytes, where: str) -> Form:
+def parse_quantized(data: bytes, where: str) -> QuantizedModel:
     """What `to_bytes` wrote; `where` names it in messages.
 
     Raises:
@@ -141,7 +141,7 @@ def parse_form(data: bytes, where: str) -> Form:
         if root["format"] != FORMAT:
             raise ValueError(f"it has format {root['format']}, not {FORMAT}")
         gates = tuple(Gate(**{**gate, "instructions": tuple(gate["instructions"])}) for gate in root["gates"])
-        return Form(xml, weights, root["content"], root["how"], gates)
+        return QuantizedModel(xml, weights, root["content"], root["how"], gates)
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -157,7 +157,7 @@ def parse_form(data: bytes, where: str) -> Form:
         ) from None
 
 
-def quantise(network: Network, pixels: Sequence[Array]) -> Form:
+def quantize(network: Network, pixels: Sequence[Array]) -> QuantizedModel:
     """The network in 8 bits, the ranges of its maps taken from photos: uint8 (H, W, 3), all of the network's size.
 
     Raises:
@@ -170,8 +170,8 @@ def quantise(network: Network, pixels: Sequence[Array]) -> Form:
     return _form(quantised, network, nncf, {"photos": len(pixels), "with_care": False})
 
 
-def quantise_with_care(network: Network, pixels: Sequence[Array], targets_N: Array) -> Form:
-    """The same, with those layers left in fp32 without which the photos' own top-1 would fall by over `MOST_DROP`.
+def quantize_with_accuracy_control(network: Network, pixels: Sequence[Array], targets_N: Array) -> QuantizedModel:
+    """The same, with those layers left in fp32 without which the photos' own top-1 would fall by over `MAX_DROP`.
 
     Raises:
         UnavailableError: NNCF is not installed.
@@ -185,7 +185,7 @@ def quantise_with_care(network: Network, pixels: Sequence[Array], targets_N: Arr
     with _nncf() as nncf:
         model, photos = to_openvino(network, pixels[0].shape[:2]), _dataset(nncf, pixels)
         settings = _settings(nncf, network, len(pixels)) | {"advanced_quantization_parameters": _fix(nncf)}
-        quantised = nncf.quantize_with_accuracy_control(model, photos, photos, top1, max_drop=MOST_DROP, **settings)
+        quantised = nncf.quantize_with_accuracy_control(model, photos, photos, top1, max_drop=MAX_DROP, **settings)
     return _form(quantised, network, nncf, {"photos": len(pixels), "with_care": True})
 
 
@@ -214,12 +214,12 @@ def _fix(nncf: Any) -> Any:
     return nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
 
 
-def _form(quantised: Any, network: Network, nncf: Any, how: dict[str, Any]) -> Form:
+def _form(quantised: Any, network: Network, nncf: Any, how: dict[str, Any]) -> QuantizedModel:
     with tempfile.TemporaryDirectory() as aside:
         file = Path(aside, _XML)
         import_openvino().save_model(quantised, file, compress_to_fp16=False)
         xml, weights = file.read_bytes(), file.with_suffix(".bin").read_bytes()
-    return Form(xml, weights, network.content, {"nncf": nncf.__version__, **how})
+    return QuantizedModel(xml, weights, network.content, {"nncf": nncf.__version__, **how})
 
 
 @contextmanager
@@ -227,7 +227,7 @@ def _nncf() -> Iterator[Any]:
     """NNCF, imported so that it tells nobody, and quiet: what it draws of its progress is not for stdout."""
     import_openvino()
     try:
-        with untold():
+        with without_telemetry():
             import nncf
     except ImportError:
         raise UnavailableError("int8 forms are made by NNCF: pip install 'dla[export]'") from None

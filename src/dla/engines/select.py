@@ -19,7 +19,16 @@ from dla.errors import UnavailableError, UnknownNameError
 from dla.storage import cache
 from dla.types import Array
 
-__all__ = ["ENGINES", "TITLES", "EngineTiming", "Stopwatch", "check_engine", "fastest", "installed", "pip_line"]
+__all__ = [
+    "ENGINES",
+    "TITLES",
+    "EngineBenchmark",
+    "EngineTiming",
+    "check_engine",
+    "installed",
+    "pip_line",
+    "select_fastest",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +72,14 @@ def pip_line(name: str) -> str:
     return f"pip install {' '.join(ENGINES[name])}"
 
 
-def fastest(timings: Sequence[EngineTiming], photos: int | None) -> EngineTiming:
+def select_fastest(timings: Sequence[EngineTiming], photos: int | None) -> EngineTiming:
     """The one that is done first with so many photos; None are many. For one photo PyTorch is not worth importing."""
     if photos == 1:
         return min((t for t in timings if t.engine != "torch"), key=lambda t: t.first_s, default=timings[0])
     return min(timings, key=lambda t: t.each_s)
 
 
-class Stopwatch:
+class EngineBenchmark:
     """Times the engines that are here with one network, and remembers it for this machine and these versions.
 
     Args:
@@ -86,7 +95,7 @@ class Stopwatch:
 
     def recall(self) -> tuple[EngineTiming, ...]:
         """What was measured before; nothing if nothing was."""
-        data = cache.recall(KIND, self.key)
+        data = cache.read(KIND, self.key)
         return () if data is None else tuple(EngineTiming(**timing) for timing in json.loads(data))
 
     def seconds_each(self, engine: Engine) -> float:
@@ -105,7 +114,7 @@ class Stopwatch:
         one = self._rounds(engines, self.pixels_NHW3[:1])
         each = self._rounds(engines, self.pixels_NHW3)
         timings = tuple(EngineTiming(name, first[name], one[name], each[name] / BATCH) for name in self.names)
-        cache.remember(KIND, self.key, json.dumps([asdict(timing) for timing in timings]).encode())
+        cache.write(KIND, self.key, json.dumps([asdict(timing) for timing in timings]).encode())
         return timings
 
     def _rounds(self, engines: Mapping[str, Engine], pixels_NHW3: Array) -> dict[str, float]:

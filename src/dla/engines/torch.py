@@ -14,10 +14,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dla.engines.cpu import Precision, has_bf16, no_bf16
+from dla.engines.cpu import Precision, bf16_error, has_bf16
 from dla.errors import UsageError
-from dla.models.fuse import fold_batch_norm
-from dla.models.nodes import cut_at
+from dla.models.fuse import fuse_conv_bn
+from dla.models.nodes import truncate
 from dla.types import Array
 
 __all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "worth_compiling"]
@@ -50,10 +50,10 @@ class TorchEngine:
     ) -> None:
         self.device, self.precision, self.threads = pick_device(device), precision, threads
         self.compiles = worth_compiling(self.device, photos)
-        self.compiled: dict[nn.Module, _Compiled] = {}
+        self.compiled: dict[nn.Module, _CompiledTorch] = {}
         if precision == "bf16" and self.device.type == "cpu" and not has_bf16():
-            raise no_bf16()
-        folded = fold_batch_norm(model)
+            raise bf16_error()
+        folded = fuse_conv_bn(model)
         self.network = folded.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.cut: dict[str, nn.Module] = {}  # parts of the network: they share its weights
         self.scale_311 = torch.from_numpy(scale_3).to(self.device)[:, None, None]
@@ -76,7 +76,7 @@ class TorchEngine:
             UnknownNameError: the network has no such place.
         """
         if at not in self.cut:
-            self.cut[at] = cut_at(self.network, at)
+            self.cut[at] = truncate(self.network, at)
         part = self.cut[at]
 
         @torch.inference_mode()
@@ -93,14 +93,14 @@ class TorchEngine:
         x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         x = x.mul_(self.scale_311).add_(self.shift_311)
         if self.compiles and part not in self.compiled:
-            self.compiled[part] = _Compiled(part, x.shape)
+            self.compiled[part] = _CompiledTorch(part, x.shape)
         run = self.compiled.get(part, part)
         bf16 = torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16")
         with _threads(self.threads), _without_tf32(), bf16:
             return run(x).float()
 
 
-class _Compiled:
+class _CompiledTorch:
     """`part` of a network, compiled for the first batch's shape; others, such as the last batch, go as they are."""
 
     def __init__(self, part: nn.Module, shape: torch.Size) -> None:

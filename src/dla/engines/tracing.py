@@ -10,17 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from dla.engines.graph import Graph, Step
+from dla.engines.graph import Op, OpGraph
 from dla.models.blocks import DropPath
-from dla.models.nodes import POOLED, places, trace
+from dla.models.nodes import PRE_LOGITS, feature_nodes, trace
 
-__all__ = ["trace_steps"]
+__all__ = ["trace_ops"]
 
 
 _NOTHING = (nn.Identity, nn.Dropout, DropPath)  # in evaluation mode
 
 
-def trace_steps(model: nn.Module) -> Graph:
+def trace_ops(model: nn.Module) -> OpGraph:
     """The steps to the logits (N, K) of a network of the table, in evaluation mode; to its map where it does not pool.
 
     Raises:
@@ -30,10 +30,10 @@ def trace_steps(model: nn.Module) -> Graph:
     walk = _Walk(model)
     for node in whole.nodes:
         walk.take(node)
-    found = {name: walk.numbers[node] for name, node in places(model, whole).items()}
-    if POOLED in found:
-        found[POOLED] = walk.add("flatten", found[POOLED])
-    return Graph(tuple(walk.steps), walk.output, dict(sorted(found.items())))
+    found = {name: walk.numbers[node] for name, node in feature_nodes(model, whole).items()}
+    if PRE_LOGITS in found:
+        found[PRE_LOGITS] = walk.add("flatten", found[PRE_LOGITS])
+    return OpGraph(tuple(walk.steps), walk.output, dict(sorted(found.items())))
 
 
 class _Walk:
@@ -41,14 +41,14 @@ class _Walk:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules())
-        self.steps: list[Step] = []
+        self.steps: list[Op] = []
         self.output = 0
         self.numbers: dict[fx.Node, int] = {}
         self.channels: dict[int, int] = {}  # that a convolution gives, as far as something may ask
         self.norms: set[fx.Node] = set()  # that went into the convolution before them
 
     def add(self, op: str, *inputs: int, **settings: Any) -> int:
-        self.steps.append(Step(op, inputs, settings))
+        self.steps.append(Op(op, inputs, settings))
         return len(self.steps)
 
     def take(self, node: fx.Node) -> None:

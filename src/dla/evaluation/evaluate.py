@@ -17,29 +17,29 @@ from dla.engines.torch import pick_device
 from dla.errors import DlaError, UsageError
 from dla.evaluation.html import write_report
 from dla.evaluation.result import Calibrated, Validation, Validations
-from dla.evaluation.scores import Preset, Reading, TestTime, Watch, log_probabilities, unwatched
+from dla.evaluation.scores import Preset, ProgressHook, ReadConfig, TestTime, log_probabilities, no_progress
 from dla.images.decode import ReadOptions
 from dla.inference.classifier import Classifier, check_classifies, load
 from dla.metrics.calibration import fit_temperature
 from dla.metrics.classification import compare, evaluate
-from dla.training.distributed import Ranks, joined
+from dla.training.distributed import Ranks, process_group
 from dla.types import DEFAULT_MODEL, Array
 from dla.weights.model_folder import CONFIG, write_temperature
 
 __all__ = ["validate"]
 
 
-Model = str | Classifier
+ModelOrName = str | Classifier
 DIGITS = 4  # of a temperature
 
 
 @overload
-def validate(data: str | os.PathLike[str], model: Model = DEFAULT_MODEL, **options: Any) -> Validation: ...
+def validate(data: str | os.PathLike[str], model: ModelOrName = DEFAULT_MODEL, **options: Any) -> Validation: ...
 @overload
-def validate(data: str | os.PathLike[str], model: Sequence[Model], **options: Any) -> Validations: ...
+def validate(data: str | os.PathLike[str], model: Sequence[ModelOrName], **options: Any) -> Validations: ...
 def validate(  # type: ignore[misc]  # the overloads leave the options to this signature
     data: str | os.PathLike[str],
-    model: Model | Sequence[Model] = DEFAULT_MODEL,
+    model: ModelOrName | Sequence[ModelOrName] = DEFAULT_MODEL,
     *,
     batch_size: int = 8,
     workers: int = 2,
@@ -52,7 +52,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     max_pixels: int = ReadOptions().max_pixels,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
-    watch: Watch = unwatched,
+    watch: ProgressHook = no_progress,
 ) -> Validation | Validations:
     """How good one model is on photos whose classes are known; or several on the same photos, and how sure it is that
     one is better.
@@ -85,11 +85,11 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
         DlaError: not one photo can be read, or a file cannot be written.
     """
     several = not isinstance(model, str | Classifier)
-    named: Sequence[Model] = model if not isinstance(model, str | Classifier) else [model]
-    reading = Reading(batch_size, workers, allow_truncated, max_pixels, preset, tta)
+    named: Sequence[ModelOrName] = model if not isinstance(model, str | Classifier) else [model]
+    reading = ReadConfig(batch_size, workers, allow_truncated, max_pixels, preset, tta)
     _check(named, reading, calibrate, report)
     on = pick_device(device)
-    with joined(device) as ranks:
+    with process_group(device) as ranks:
         opened = [_opened(m, str(ranks.device(on))) for m in named]
         where = _folder_of(opened[0]) if calibrate else None
         done = [_one(_name(m), c, os.fspath(data), columns, reading, seed, ranks, watch)
@@ -105,7 +105,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     return result
 
 
-def _check(named: Sequence[Model], reading: Reading, calibrate: bool, report: object) -> None:
+def _check(named: Sequence[ModelOrName], reading: ReadConfig, calibrate: bool, report: object) -> None:
     if not named:
         raise UsageError("no model is named. Leave model out for the network that comes along")
     if calibrate and len(named) > 1:
@@ -118,11 +118,11 @@ def _check(named: Sequence[Model], reading: Reading, calibrate: bool, report: ob
         check_can_write()
 
 
-def _name(model: Model) -> str:
+def _name(model: ModelOrName) -> str:
     return model.origin if isinstance(model, Classifier) else model
 
 
-def _opened(model: Model, device: str) -> Classifier:
+def _opened(model: ModelOrName, device: str) -> Classifier:
     classifier = model if isinstance(model, Classifier) else load(model, device=device)
     check_classifies(classifier.config, classifier.origin)
     return classifier
@@ -141,12 +141,12 @@ def _folder_of(classifier: Classifier) -> Path:
 
 
 def _one(
-    name: str, classifier: Classifier, data: str, columns: DataOptions, reading: Reading, seed: int, ranks: Ranks,
-    watch: Watch,
+    name: str, classifier: Classifier, data: str, columns: DataOptions, reading: ReadConfig, seed: int, ranks: Ranks,
+    watch: ProgressHook,
 ) -> tuple[Validation, Array]:  # fmt: skip
     """One model's figures, and the logarithms of its probabilities (N, K)."""
     split = _with_classes_of(classifier, data, columns)
-    logs_NK, unreadable = log_probabilities(split, classifier, reading, ranks, watch if ranks.is_main else unwatched)
+    logs_NK, unreadable = log_probabilities(split, classifier, reading, ranks, watch if ranks.is_main else no_progress)
     read = np.flatnonzero(~np.isnan(logs_NK[:, 0]))
     if not len(read):
         raise DlaError(f"none of the {len(split):,} photos of {data} can be read. The first: {unreadable[0].message}")

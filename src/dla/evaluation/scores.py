@@ -26,12 +26,12 @@ __all__ = [
     "PRESETS",
     "TEST_TIMES",
     "Preset",
-    "Reading",
+    "ProgressHook",
+    "ReadConfig",
     "TestTime",
-    "Watch",
     "log_probabilities",
-    "seen_as",
-    "unwatched",
+    "no_progress",
+    "tta_views",
 ]
 
 
@@ -39,7 +39,7 @@ Preset = Literal["model", "imagenet"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 TestTime = Literal["none", "flips", "scales", "both"]
 TEST_TIMES: tuple[TestTime, ...] = get_args(TestTime)
-Watch = Callable[[Iterator[Any], int], Iterator[Any]]
+ProgressHook = Callable[[Iterator[Any], int], Iterator[Any]]
 
 SMALLER, LARGER = 0.75, 1.25
 STRIDE = 32  # sides that are no multiple of it are seen worse (docs/results.md)
@@ -47,7 +47,7 @@ TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadConfig:
     """How photos are read, and how many at once. `preset` "imagenet" leaves them as stored, as timm does."""
 
     batch_size: int = 8
@@ -66,7 +66,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Views:
     """A photo at each size that it is looked at, uint8 (H, W, 3), or why it cannot be."""
 
     row: int
@@ -74,12 +74,12 @@ class _Seen:
     error: Unreadable | None = None
 
 
-def unwatched(photos: Iterator[Any], total: int) -> Iterator[Any]:
+def no_progress(photos: Iterator[Any], total: int) -> Iterator[Any]:
     """The same photos."""
     return photos
 
 
-def seen_as(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessing, ...]:
+def tta_views(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessing, ...]:
     """The sizes at which each photo is looked at: with "scales" the network's, a smaller and a larger one.
 
     Both are the nearest multiples of the stride to 3/4 and 5/4 of the network's, and at least one stride away where
@@ -100,7 +100,7 @@ def seen_as(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessing,
 
 
 def log_probabilities(
-    split: Split, classifier: Classifier, reading: Reading, ranks: Ranks, watch: Watch
+    split: Split, classifier: Classifier, reading: ReadConfig, ranks: Ranks, watch: ProgressHook
 ) -> tuple[Array, tuple[Unreadable, ...]]:
     """float32 (N, K) of all ranks together, and the photos that could not be read, whose rows are not a number.
 
@@ -112,7 +112,7 @@ def log_probabilities(
     place = {row: i for i, row in enumerate(rows_n.tolist())}
     mirrored = reading.tta in ("flips", "both")
     ahead = reading.batch_size + 2 * reading.workers
-    photos = run_ahead(_eye(split, classifier, reading), place, reading.workers, ahead)
+    photos = run_ahead(_read_fn(split, classifier, reading), place, reading.workers, ahead)
     for batch in in_batches(watch(photos, len(rows_n)), reading.batch_size, lambda p: p.error is None):
         seen = [p for p in batch if p.error is None]
         if seen:
@@ -124,19 +124,19 @@ def log_probabilities(
     return logs_NK, tuple(error for error in errors_N if error is not None)
 
 
-def _eye(split: Split, classifier: Classifier, reading: Reading) -> Callable[[int], _Seen]:
+def _read_fn(split: Split, classifier: Classifier, reading: ReadConfig) -> Callable[[int], _Views]:
     """What reads the photo of a row."""
-    sizes = seen_as(classifier.preprocessing, reading.tta)
+    sizes = tta_views(classifier.preprocessing, reading.tta)
     exif = classifier.preprocessing.exif if reading.preset == "model" else "ignore"
     options = ReadOptions(exif, reading.max_pixels, reading.allow_truncated)
 
-    def see(row: int) -> _Seen:
+    def see(row: int) -> _Views:
         name = split.names[row]
         try:
             photo = read_photo(split.photos[row], options, name)
         except ImageError as error:
-            return _Seen(row, error=Unreadable(name, error.code, str(error)))
-        return _Seen(row, tuple(size.pixels(photo.image) for size in sizes))
+            return _Views(row, error=Unreadable(name, error.code, str(error)))
+        return _Views(row, tuple(size.pixels(photo.image) for size in sizes))
 
     return see
 

@@ -15,27 +15,27 @@ from dla.catalog import ModelInfo
 from dla.engines.base import Engine
 from dla.engines.cpu import cores
 from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
-from dla.exporting.readme import card, script
-from dla.exporting.targets import FORMS, Form, Name, Run, Source
+from dla.exporting.readme import readme, usage_script
+from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target, TargetName
 from dla.exporting.verify import (
     AGREEMENT,
     BATCHES,
     DIFFERENCE,
     LEVEL,
-    Comparison,
     ExportReport,
-    Picture,
-    Pictures,
+    FileComparison,
+    TestImage,
+    TestImages,
     compare,
 )
 from dla.images.decode import ReadOptions
 from dla.inference.classifier import check_classifies
-from dla.metrics.calibration import tempered
+from dla.metrics.calibration import apply_temperature
 from dla.types import Array
 from dla.version import __version__
 
 if TYPE_CHECKING:
-    from dla.engines.quantized import Form as Int8Form
+    from dla.engines.quantized import QuantizedModel as Int8Form
 
 __all__ = ["Exported", "export"]
 
@@ -49,22 +49,22 @@ class Exported:
     report: ExportReport
 
 
-Say = Callable[[str], None]
-Watch = Callable[[Iterator[Picture], int], Iterator[Picture]]
+Log = Callable[[str], None]
+WatchProgress = Callable[[Iterator[TestImage], int], Iterator[TestImage]]
 REPORT, SCRIPT, CARD = "report.json", "use.py", "README.md"
 
 
 def export(
     model: str,
     out: str | os.PathLike[str],
-    to: Name,
+    to: TargetName,
     *,
     preprocessing: bool = True,
     precision: Literal["fp32", "int8"] = "fp32",
     calibrate: str | os.PathLike[str] | None = None,
     photos: str | os.PathLike[str] | None = None,
-    watch: Watch = lambda pictures, total: pictures,
-    say: Say = lambda sentence: None,
+    watch: WatchProgress = lambda pictures, total: pictures,
+    say: Log = lambda sentence: None,
 ) -> Exported:
     """Write a network as one file, with `use.py`, which uses it, `README.md` and `report.json`.
 
@@ -80,8 +80,9 @@ def export(
             without this, it takes pixels as the network sees them.
         precision: "int8" is for "openvino": the network's int8 form, which answers a little differently. What is
             compared with the file then is that form in dla; how good it is beside fp32 its gate says.
-        calibrate: photos to make the int8 form from, and to put it through its gate 
-            (`dla.inference.calibrate_int8.make_form`); it is kept for `load(precision="int8")` too. Without it the form that is kept is exported.
+        calibrate: photos to make the int8 form from, and to put it through its gate
+            (`dla.inference.calibrate_int8.make_quantized`); it is kept for `load(precision="int8")` too. Without it
+            the form that is kept is exported.
         photos: a folder of photos to compare with, at best as it will be used on; by default some that come along.
             Where there are fewer than 60, parts of them make up the number.
         watch: is given the iterator over the pictures and their number and returns it, for a progress bar.
@@ -100,7 +101,7 @@ def export(
     _check_precision(to, precision, calibrate)
     _check_out(folder)
     source, info = _open(model, preprocessing and form.takes_photos, precision == "int8" and calibrate is None)
-    pictures = Pictures(photos, ReadOptions(source.preprocessing.exif))
+    pictures = TestImages(photos, ReadOptions(source.preprocessing.exif))
     if calibrate is not None:
         source = replace(source, in_int8=_made_int8(model, calibrate, say))
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -114,8 +115,8 @@ def export(
             kept.write_text(text, encoding="utf-8")
             raise CheckError(_failed(report, kept))
         (aside / REPORT).write_text(text, encoding="utf-8")
-        (aside / SCRIPT).write_text(script(to, source.preprocessing, source.takes_photos), encoding="utf-8")
-        (aside / CARD).write_text(card(to, source, info, report), encoding="utf-8")
+        (aside / SCRIPT).write_text(usage_script(to, source.preprocessing, source.takes_photos), encoding="utf-8")
+        (aside / CARD).write_text(readme(to, source, info, report), encoding="utf-8")
         _take_place(aside, folder)
     except OSError as error:
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
@@ -124,17 +125,17 @@ def export(
     return Exported(folder, folder / form.file, report)
 
 
-def _form(name: Name) -> Form:
-    if name not in FORMS:
-        raise UnknownNameError("form", name, FORMS, see=", ".join(FORMS))
-    form = FORMS[name]
+def _form(name: TargetName) -> Target:
+    if name not in TARGETS:
+        raise UnknownNameError("form", name, TARGETS, see=", ".join(TARGETS))
+    form = TARGETS[name]
     missing = [package for package in form.packages if find_spec(package) is None]
     if missing:
         raise UnavailableError(f"--to {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     return form
 
 
-def _check_precision(to: Name, precision: str, calibrate: object) -> None:
+def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
     if precision not in ("fp32", "int8"):
         raise UsageError(f"precision is {precision!r}. Allowed: fp32, int8")
     if precision == "int8" and to != "openvino":
@@ -143,10 +144,10 @@ def _check_precision(to: Name, precision: str, calibrate: object) -> None:
         raise UsageError("--calibrate is for int8. Give --precision int8 too")
 
 
-def _made_int8(model: str, calibrate: str | os.PathLike[str], say: Say) -> Int8Form:
-    from dla.inference.calibrate_int8 import make_form
+def _made_int8(model: str, calibrate: str | os.PathLike[str], say: Log) -> Int8Form:
+    from dla.inference.calibrate_int8 import make_quantized
 
-    made = make_form(model, calibrate, workers=cores(), say=say)
+    made = make_quantized(model, calibrate, workers=cores(), say=say)
     say(f"int8: {made.gate.sentence()}")
     kept = (
         f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"
@@ -167,17 +168,17 @@ def _check_empty(folder: Path) -> None:
         raise UsageError(f"{folder} is there and not empty, so it is left alone. Give a new or empty folder")
 
 
-def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[Source, ModelInfo]:
+def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource, ModelInfo]:
     """The network and what is known about it; with `kept_int8` the int8 form that is kept of it, too."""
     from dla.catalog import info
-    from dla.inference.int8_store import find_form, no_form
-    from dla.inference.traced_model import open_by_torch, open_network
+    from dla.inference.int8_store import find_quantized, not_quantized_error
+    from dla.inference.traced_model import open_in_torch, open_traced
 
-    net, opened = open_by_torch(model)
+    net, opened = open_in_torch(model)
     config = opened.config
     check_classifies(config, opened.origin)
     try:
-        network, _ = open_network(model)
+        network, _ = open_traced(model)
     except OnlyTorchError as error:
         raise UsageError(f"{opened.origin} has a part that only PyTorch runs, so it cannot be exported") from error
     known = info(model)
@@ -197,23 +198,23 @@ def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[Source, Mode
         "dataset": known.dataset or "",
         "dla": __version__,
     }
-    form = find_form(network, opened) if kept_int8 else None
+    form = find_quantized(network, opened) if kept_int8 else None
     if kept_int8 and form is None:
-        raise no_form(model)
+        raise not_quantized_error(model)
     network = network.at_temperature(config.temperature)
-    return Source(network, net, config.temperature, opened.preprocessing, takes_photos, about, form), known
+    return ExportSource(network, net, config.temperature, opened.preprocessing, takes_photos, about, form), known
 
 
 def _compared(
-    form: Form, file: Path, source: Source, info: ModelInfo, pictures: Pictures, watch: Watch
+    form: Target, file: Path, source: ExportSource, info: ModelInfo, pictures: TestImages, watch: WatchProgress
 ) -> ExportReport:
     engine, against = _rival(source)
 
     def expect(pixels_NHW3: Array) -> Array:
-        return tempered(engine.probabilities(pixels_NHW3), source.temperature)
+        return apply_temperature(engine.probabilities(pixels_NHW3), source.temperature)
 
-    found = Comparison(source.about["class_ids"], source.takes_photos)
-    run: Run = form.open(file, source.takes_photos)
+    found = FileComparison(source.about["class_ids"], source.takes_photos)
+    run: RunFile = form.open(file, source.takes_photos)
     seen = watch(iter(pictures), len(pictures))
     compare(run, expect, source.preprocessing, seen, found, other_size=form.any_size or source.above_stride)
     inside: dict[str, Any] = {"largest_level": None, "photo_flips": None}
@@ -229,7 +230,7 @@ def _compared(
     )  # fmt: skip
 
 
-def _rival(source: Source) -> tuple[Engine, str]:
+def _rival(source: ExportSource) -> tuple[Engine, str]:
     """What the file is compared with: PyTorch, or the int8 form as dla runs it."""
     if source.in_int8 is not None:
         from dla.engines.openvino import OpenvinoEngine

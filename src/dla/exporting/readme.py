@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dla.catalog import ModelInfo
-from dla.exporting.targets import FORMS, Name, Source
+from dla.exporting.targets import TARGETS, ExportSource, TargetName
 from dla.exporting.verify import AGREEMENT, DIFFERENCE, LEVEL, ExportReport
 from dla.images.preprocessing import Preprocessing
 from dla.version import __version__
 
-__all__ = ["card", "script"]
+__all__ = ["readme", "usage_script"]
 
 
-def card(name: Name, source: Source, info: ModelInfo, report: ExportReport) -> str:
+def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: ExportReport) -> str:
     """Its text."""
-    form, p = FORMS[name], source.preprocessing
+    form, p = TARGETS[name], source.preprocessing
     size = f"{p.size[0]}x{p.size[1]}"
     if source.takes_photos:
         takes = "`pixels`, uint8 (N, H, W, 3): RGB photos of one size, any. They are resized and cropped inside"
@@ -77,7 +77,7 @@ With {report.runtime}, beside {report.against}: {count} pictures made of {report
 | same first class from the photo | {count - len(report.photo_flips)} of {count} | {100 * AGREEMENT:g} % |{flips}"""
 
 
-def _precision(source: Source) -> str | None:
+def _precision(source: ExportSource) -> str | None:
     if source.in_int8 is None:
         return None
     care = source.in_int8.how["with_care"]
@@ -114,7 +114,7 @@ _RUN = {
 }
 
 
-def script(form: Name, preprocessing: Preprocessing, takes_photos: bool) -> str:
+def usage_script(form: TargetName, preprocessing: Preprocessing, takes_photos: bool) -> str:
     """The text of `use.py` beside a file of that form."""
     opened = "Image.open(sys.argv[1])"
     if preprocessing.exif == "apply":

@@ -16,23 +16,23 @@ from torch.export import Dim, export
 from dla.engines.cpu import cores
 from dla.engines.graph import Network
 from dla.images.preprocessing import Preprocessing
-from dla.models.fuse import fold_batch_norm
+from dla.models.fuse import fuse_conv_bn
 from dla.types import Array
 
 if TYPE_CHECKING:
-    from dla.engines.quantized import Form as Int8Form
+    from dla.engines.quantized import QuantizedModel as Int8Form
     from dla.models.dla import DLA
 
-__all__ = ["FORMS", "Form", "Name", "Run", "Source", "to_program"]
+__all__ = ["TARGETS", "ExportSource", "RunFile", "Target", "TargetName", "to_program"]
 
 
-Name = Literal["onnx", "openvino", "pt2"]
+TargetName = Literal["onnx", "openvino", "pt2"]
 # uint8 (N, H, W, 3) -> the pixels that the network saw, uint8 (N, H, W, 3), and its probabilities (N, K)
-Run = Callable[[Array], tuple[Array, Array]]
+RunFile = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ExportSource:
     """What is exported: a network as steps and in PyTorch, and its preprocessing; `about` is what the file tells of it.
 
     `network` is at its temperature, `model` is not. `takes_photos` says that the preprocessing is to be inside.
@@ -60,7 +60,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class Target:
     """One form. `file` is what is opened, in the folder that `write` fills; `packages` are needed for both.
 
     `takes_photos` says whether the preprocessing can be inside, `any_size` whether H and W are free however small.
@@ -71,8 +71,8 @@ class Form:
     packages: tuple[str, ...]
     takes_photos: bool
     any_size: bool
-    write: Callable[[Source, Path], None]
-    open: Callable[[Path, bool], Run]
+    write: Callable[[ExportSource, Path], None]
+    open: Callable[[Path, bool], RunFile]
 
     @property
     def runtime(self) -> str:
@@ -80,7 +80,7 @@ class Form:
         return f"{self.packages[0]} {version(self.packages[0])}"
 
 
-def _write_onnx(source: Source, path: Path) -> None:
+def _write_onnx(source: ExportSource, path: Path) -> None:
     from onnx import helper
 
     from dla.engines.onnx import to_onnx
@@ -91,7 +91,7 @@ def _write_onnx(source: Source, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def _open_onnx(path: Path, takes_photos: bool) -> Run:
+def _open_onnx(path: Path, takes_photos: bool) -> RunFile:
     import onnx
     import onnxruntime
 
@@ -111,7 +111,7 @@ def _open_onnx(path: Path, takes_photos: bool) -> Run:
     return run
 
 
-def _write_openvino(source: Source, path: Path) -> None:
+def _write_openvino(source: ExportSource, path: Path) -> None:
     from dla.engines.openvino import import_openvino, to_openvino
 
     size = source.preprocessing.size if source.takes_photos else None
@@ -122,9 +122,9 @@ def _write_openvino(source: Source, path: Path) -> None:
         model.reshape([-1, *(size or (-1, -1)), 3])
     if source.inside is not None:
         from dla.engines.onnx import PREPARED
-        from dla.engines.openvino import with_preparation
+        from dla.engines.openvino import add_preprocessing_to
 
-        model = with_preparation(model, source.inside, PREPARED)
+        model = add_preprocessing_to(model, source.inside, PREPARED)
     for key, text in _texts(source.about).items():
         model.set_rt_info(text, ["dla", key])
     try:
@@ -133,7 +133,7 @@ def _write_openvino(source: Source, path: Path) -> None:
         raise OSError(str(error).strip().splitlines()[-1]) from error
 
 
-def _open_openvino(path: Path, takes_photos: bool) -> Run:
+def _open_openvino(path: Path, takes_photos: bool) -> RunFile:
     from dla.engines.onnx import PREPARED
     from dla.engines.openvino import core
 
@@ -149,7 +149,7 @@ def _open_openvino(path: Path, takes_photos: bool) -> Run:
     return run
 
 
-def _write_pt2(source: Source, path: Path) -> None:
+def _write_pt2(source: ExportSource, path: Path) -> None:
     import io
 
     import torch
@@ -161,7 +161,7 @@ def _write_pt2(source: Source, path: Path) -> None:
     path.write_bytes(file.getvalue())
 
 
-def _open_pt2(path: Path, takes_photos: bool) -> Run:
+def _open_pt2(path: Path, takes_photos: bool) -> RunFile:
     import torch
 
     module = torch.export.load(path).module()
@@ -178,12 +178,12 @@ def _texts(about: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
-FORMS: Mapping[Name, Form] = {
-    "onnx": Form("ONNX", "model.onnx", ("onnxruntime", "onnx"), True, True, _write_onnx, _open_onnx),
-    "openvino": Form("OpenVINO", "model.xml", ("openvino",), True, True, _write_openvino, _open_openvino),
-    "pt2": Form("PyTorch", "model.pt2", ("torch",), False, False, _write_pt2, _open_pt2),
+TARGETS: Mapping[TargetName, Target] = {
+    "onnx": Target("ONNX", "model.onnx", ("onnxruntime", "onnx"), True, True, _write_onnx, _open_onnx),
+    "openvino": Target("OpenVINO", "model.xml", ("openvino",), True, True, _write_openvino, _open_openvino),
+    "pt2": Target("PyTorch", "model.pt2", ("torch",), False, False, _write_pt2, _open_pt2),
 }
-assert set(FORMS) == set(get_args(Name))
+assert set(TARGETS) == set(get_args(TargetName))
 
 
 class _Answer(nn.Module):
@@ -205,6 +205,6 @@ def to_program(model: nn.Module, scale_3: Array, shift_3: Array, temperature: fl
     N is free, and so are H and W above the network's stride; where `size`, (height, width), is not above it, they are
     those.
     """
-    answer = _Answer(fold_batch_norm(model), scale_3, shift_3, temperature).eval()
+    answer = _Answer(fuse_conv_bn(model), scale_3, shift_3, temperature).eval()
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     return export(answer, (example,), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},))

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dla.errors import ImageError, UsageError
-from dla.exporting.targets import Run
+from dla.exporting.targets import RunFile
 from dla.images.decode import ReadOptions, read_photo
 from dla.images.find import PhotoFinder
 from dla.images.preprocessing import Preprocessing
@@ -27,12 +27,12 @@ __all__ = [
     "DIFFERENCE",
     "EXPORT_SCHEMA",
     "LEVEL",
-    "PICTURES",
-    "Comparison",
+    "TEST_IMAGES",
+    "Disagreement",
     "ExportReport",
-    "Flip",
-    "Picture",
-    "Pictures",
+    "FileComparison",
+    "TestImage",
+    "TestImages",
     "compare",
 ]
 
@@ -41,7 +41,7 @@ EXPORT_SCHEMA = "dla.export/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Flip:
+class Disagreement:
     """A picture whose first class another way of computing changed, from `expected` to `found` (class ids).
 
     `margin` is how much more probable `expected` was, from 0 to 1.
@@ -76,9 +76,9 @@ class ExportReport:
     pictures: int
     batches: tuple[int, ...]
     largest_difference: float
-    same_flips: tuple[Flip, ...]
+    same_flips: tuple[Disagreement, ...]
     largest_level: int | None
-    photo_flips: tuple[Flip, ...] | None
+    photo_flips: tuple[Disagreement, ...] | None
     passed: bool
     precision: str = "fp32"
     gates: tuple[str, ...] = ()
@@ -95,20 +95,20 @@ DIFFERENCE, LEVEL = 1e-4, 1  # at most, of probabilities and of levels of pixels
 AGREEMENT = 0.995  # of first classes, at least
 ODD = 13, 7  # rows and columns more, for a network that is given another size than its own
 
-Batch = tuple[list[str], list[Image.Image]]
+PixelBatch = tuple[list[str], list[Image.Image]]
 
 
 @dataclass
-class Comparison:
+class FileComparison:
     """What was found so far; the fields are those of `ExportReport`."""
 
     class_ids: Sequence[str]
     takes_photos: bool
     pictures: int = 0
     differences: list[float] = field(default_factory=list)
-    same_flips: list[Flip] = field(default_factory=list)
+    same_flips: list[Disagreement] = field(default_factory=list)
     levels: list[int] = field(default_factory=list)
-    photo_flips: list[Flip] = field(default_factory=list)
+    photo_flips: list[Disagreement] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -129,20 +129,20 @@ class Comparison:
         self.levels.append(int(np.abs(should - were).max()))
         self.photo_flips += self._flips(names, expected_NK, found_NK)
 
-    def _flips(self, names: list[str], expected_NK: Array, found_NK: Array) -> Iterator[Flip]:
+    def _flips(self, names: list[str], expected_NK: Array, found_NK: Array) -> Iterator[Disagreement]:
         for name, expected_K, found_K in zip(names, expected_NK, found_NK, strict=True):
             k, other = int(expected_K.argmax()), int(found_K.argmax())
             if k != other:
                 ids = self.class_ids[k], self.class_ids[other]
-                yield Flip(name, *ids, float(expected_K[k] - expected_K[other]))
+                yield Disagreement(name, *ids, float(expected_K[k] - expected_K[other]))
 
 
 def compare(
-    run: Run,
+    run: RunFile,
     expect: Callable[[Array], Array],
     preprocessing: Preprocessing,
-    pictures: Iterable[Picture],
-    comparison: Comparison,
+    pictures: Iterable[TestImage],
+    comparison: FileComparison,
     *,
     other_size: bool,
 ) -> None:
@@ -160,8 +160,8 @@ def compare(
             comparison.add_photos(names, (should_NHW3, prepared_NHW3), expect(should_NHW3), found_NK)
 
 
-def _of_photos(pictures: Iterable[Picture]) -> Iterator[Batch]:
-    kept = list[Picture]()
+def _of_photos(pictures: Iterable[TestImage]) -> Iterator[PixelBatch]:
+    kept = list[TestImage]()
     for picture in pictures:
         yield [picture.name], [picture.image]
         kept = [*kept, picture][-max(BATCHES) :]
@@ -174,8 +174,8 @@ def _of_photos(pictures: Iterable[Picture]) -> Iterator[Batch]:
         )
 
 
-def _of_pixels(pictures: Iterable[Picture], preprocessing: Preprocessing, other_size: bool) -> Iterator[Batch]:
-    rest, last = iter(pictures), list[Picture]()
+def _of_pixels(pictures: Iterable[TestImage], preprocessing: Preprocessing, other_size: bool) -> Iterator[PixelBatch]:
+    rest, last = iter(pictures), list[TestImage]()
     for count in cycle(BATCHES):
         some = list(islice(rest, count))
         if not some:
@@ -189,20 +189,20 @@ def _of_pixels(pictures: Iterable[Picture], preprocessing: Preprocessing, other_
     yield [f"{p.name}, at {width}x{height}" for p in last], [Image.fromarray(odd.pixels(p.image)) for p in last]
 
 
-PICTURES = 60  # at least
+TEST_IMAGES = 60  # at least
 SHARES, FACTORS = (0.3, 1.0), (0.3, 1.5)  # of a crop's sides, of its size
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class TestImage:
     """An RGB image and what to call it."""
 
     name: str
     image: Image.Image
 
 
-class Pictures:
-    """The photos of a folder, by default those of the package; then parts of them, until there are `PICTURES`.
+class TestImages:
+    """The photos of a folder, by default those of the package; then parts of them, until there are `TEST_IMAGES`.
 
     The parts are the same each time. Once they have been gone through, `read` are the photos that could be read;
     `unreadable` counts the others.
@@ -220,9 +220,9 @@ class Pictures:
             raise self._nothing()
 
     def __len__(self) -> int:
-        return max(len(self.paths), PICTURES)
+        return max(len(self.paths), TEST_IMAGES)
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[TestImage]:
         self.read, self.unreadable = [], 0
         for path in self.paths:
             try:
@@ -235,17 +235,17 @@ class Pictures:
         if not self.read:
             raise self._nothing()
         generator = np.random.default_rng(0)
-        for number in range(len(self.read), PICTURES):
+        for number in range(len(self.read), TEST_IMAGES):
             yield _part(self._whole(self.read[number % len(self.read)]), generator)
 
-    def _whole(self, path: str) -> Picture:
-        return Picture(Path(path).name, read_photo(path, self.options).image)
+    def _whole(self, path: str) -> TestImage:
+        return TestImage(Path(path).name, read_photo(path, self.options).image)
 
     def _nothing(self) -> UsageError:
         return UsageError(f"there are no photos to check with in {self.root}. Try: without --photos, with those of dla")
 
 
-def _part(whole: Picture, generator: np.random.Generator) -> Picture:
+def _part(whole: TestImage, generator: np.random.Generator) -> TestImage:
     """A random part of a picture at a random size, both with odd sides."""
     image = whole.image
     width, height = (max(1, int(side * generator.uniform(*SHARES))) | 1 for side in image.size)
@@ -256,4 +256,4 @@ def _part(whole: Picture, generator: np.random.Generator) -> Picture:
     factor = generator.uniform(*FACTORS)
     size = tuple(max(1, round(side * factor)) | 1 for side in (width, height))
     part = image.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))  # type: ignore[arg-type]
-    return Picture(f"{whole.name}, {width}x{height}+{left}+{top} at {size[0]}x{size[1]}", part)
+    return TestImage(f"{whole.name}, {width}x{height}+{left}+{top} at {size[0]}x{size[1]}", part)

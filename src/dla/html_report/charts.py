@@ -64,8 +64,8 @@ def lines(series: Sequence[Series], x_name: str, form: Callable[[float], str] = 
 def reliability_diagram(calibration: Calibration) -> str:
     """How often the first class is right, by how probable it was called; beneath it how many photos are where."""
     plot, strip = 230, 44
-    x = _Axis((0.0, 0.25, 0.5, 0.75, 1.0), (0, 1), (LEFT, WIDTH - RIGHT))
-    y = _Axis((0.0, 0.25, 0.5, 0.75, 1.0), (0, 1), (TOP + plot, TOP))
+    x = _ChartAxis((0.0, 0.25, 0.5, 0.75, 1.0), (0, 1), (LEFT, WIDTH - RIGHT))
+    y = _ChartAxis((0.0, 0.25, 0.5, 0.75, 1.0), (0, 1), (TOP + plot, TOP))
     body = _grid(y.ticks, y.at, percent)
     most = max(b.count for b in calibration.bins)
     floor = TOP + plot + 10 + strip
@@ -89,7 +89,7 @@ def intervals(rows: Sequence[tuple[str, float, Interval]], zero: bool = False) -
     ends = [e for _, _, i in rows for e in (i.low, i.high)] + ([0.0] if zero else [])
     ticks = round_numbers(min(ends), max(ends), 4)
     pad = (ticks[-1] - ticks[0]) * 0.03
-    x = _Axis(ticks, (ticks[0] - pad, ticks[-1] + pad), (8, WIDTH - 8))
+    x = _ChartAxis(ticks, (ticks[0] - pad, ticks[-1] + pad), (8, WIDTH - 8))
     bottom = 8 + 48 * len(rows)
     body = "".join(f'<line x1="{x.at(t):.1f}" y1="4" x2="{x.at(t):.1f}" y2="{bottom}" stroke="var(--rule)"/>'
                    for t in ticks)  # fmt: skip
@@ -111,7 +111,7 @@ def intervals(rows: Sequence[tuple[str, float, Interval]], zero: bool = False) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class _ChartAxis:
     ticks: Sequence[float]
     values: tuple[float, float]
     units: tuple[float, float]
@@ -121,15 +121,15 @@ class _Axis:
         return start + (end - start) * (value - low) / ((high - low) or 1)
 
 
-def _x_scale(xs: Sequence[float]) -> _Axis:
+def _x_scale(xs: Sequence[float]) -> _ChartAxis:
     low, high = min(xs), max(xs)
     whole = [t for t in round_numbers(low, high, 6) if low <= t <= high and t == int(t)] or [low]
-    return _Axis(whole, (low, high) if low < high else (low - 1, high + 1), (LEFT + 6, WIDTH - RIGHT - 6))
+    return _ChartAxis(whole, (low, high) if low < high else (low - 1, high + 1), (LEFT + 6, WIDTH - RIGHT - 6))
 
 
-def _y_scale(ys: Sequence[float]) -> _Axis:
+def _y_scale(ys: Sequence[float]) -> _ChartAxis:
     ticks = round_numbers(min(ys), max(ys), 5)
-    return _Axis(ticks, (ticks[0], ticks[-1]), (HEIGHT - BOTTOM, TOP))
+    return _ChartAxis(ticks, (ticks[0], ticks[-1]), (HEIGHT - BOTTOM, TOP))
 
 
 def round_numbers(low: float, high: float, most: int) -> list[float]:

@@ -31,9 +31,9 @@ __all__ = [
     "Facts",
     "Figure",
     "Figures",
+    "ImageGrid",
     "Matrix",
-    "Picture",
-    "Pictures",
+    "PageImage",
     "Section",
     "Share",
     "Table",
@@ -109,7 +109,7 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PageImage:
     """A picture as a data: URI, and lines of text beneath. A `pixelated` one shows its pixels as squares."""
 
     uri: str
@@ -119,11 +119,11 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class ImageGrid:
     """Pictures side by side, or one as wide as the page (`wide`)."""
 
     kind: ClassVar[str] = "pictures"
-    items: tuple[Picture, ...]
+    items: tuple[PageImage, ...]
     wide: bool = False
 
 
@@ -144,7 +144,7 @@ class Code:
     folded: str = ""
 
 
-Part = Figures | Charts | Table | Matrix | Pictures | Facts | Code
+Part = Figures | Charts | Table | Matrix | ImageGrid | Facts | Code
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from dla.html_report.page import (
     Charts,
     Figure,
     Figures,
+    ImageGrid,
     Matrix,
+    PageImage,
     Part,
-    Picture,
-    Pictures,
     Section,
     Share,
     Table,
@@ -78,21 +78,21 @@ def surest_errors(
     photo_names: Sequence[str],
 ) -> Section | None:  # fmt: skip
     """The photos that it is surest about and wrong; `photo(i)` reads photo i. None where all are right."""
-    wrong = np.flatnonzero(~found.outcomes.right(1))
-    surest = wrong[np.argsort(-found.outcomes.confidence_N[wrong], kind="stable")][:PICTURES]
+    wrong = np.flatnonzero(~found.sample_results.right(1))
+    surest = wrong[np.argsort(-found.sample_results.confidence_N[wrong], kind="stable")][:PICTURES]
     pictures = []
     for i in surest.tolist():
         try:
             uri = thumbnail(photo(i))
         except ImageError:  # gone since it was measured
             continue
-        called, probability = names[found.outcomes.predicted_N[i]], _percent(found.outcomes.confidence_N[i])
+        called, probability = names[found.sample_results.predicted_N[i]], _percent(found.sample_results.confidence_N[i])
         where = "/".join(PurePath(photo_names[i]).parts[-2:])
-        pictures.append(Picture(uri, (f"called {called}, {probability}", f"is {names[targets_N[i]]}", where), called))
+        pictures.append(PageImage(uri, (f"called {called}, {probability}", f"is {names[targets_N[i]]}", where), called))
     if not pictures:
         return None
     note = f"Of {len(wrong):,} errors, those with the highest probability. Some may be wrong labels."
-    return Section("Its surest errors", (Pictures(tuple(pictures)),), note)
+    return Section("Its surest errors", (ImageGrid(tuple(pictures)),), note)
 
 
 def shown_names(class_ids: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
@@ -115,8 +115,8 @@ def _confusion(found: Evaluation, names: Sequence[str], kept: list[int]) -> Sect
         )
         matrix = Matrix(tuple(names[k] for k in kept), rows)
         return Section("What is taken for what", (matrix,), "A row is what a photo is, a column what it was called.")
-    picture = Picture(heat_map(shares_KK), (), "confusion matrix", pixelated=True)
-    parts: tuple[Part, ...] = (_worst(shares_KK, counts_KK, [names[k] for k in kept]), Pictures((picture,), wide=True))
+    picture = PageImage(heat_map(shares_KK), (), "confusion matrix", pixelated=True)
+    parts: tuple[Part, ...] = (_worst(shares_KK, counts_KK, [names[k] for k in kept]), ImageGrid((picture,), wide=True))
     return Section("What is taken for what", parts, "The commonest errors; beneath them all as a picture, a dot a pair "
                    "of classes in the order of the outputs: from left to right what a photo was called, from top to "
                    "bottom what it is.")  # fmt: skip

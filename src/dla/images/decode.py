@@ -14,9 +14,9 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from dla.errors import ImageError, UsageError
-from dla.images.formats import FORMATS, HEADER_BYTES, Format, format_of, turned_by_loading, webp_size
+from dla.images.formats import FORMATS, HEADER_BYTES, ImageFormat, format_of, turned_by_loading, webp_size
 from dla.images.rgb import image_from_array, to_rgb
-from dla.images.truncated import is_cut, what_is_there
+from dla.images.truncated import is_truncated, salvage
 
 __all__ = ["ERROR_CODES", "Header", "Photo", "ReadOptions", "read_header", "read_photo", "to_photo"]
 
@@ -150,11 +150,11 @@ def read_header(
             return Header(format_.name, image.size, image.mode, 1, False)
 
 
-def _header(format_: Format, file: BinaryIO, options: ReadOptions) -> Header:
+def _header(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> Header:
     image = _opened(format_, file, options)
     size, mode, orientation = image.size, image.mode, _orientation(image)
     file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-    ends = format_.name in _MARKED_AT_THE_END and not is_cut(format_, file.read())
+    ends = format_.name in _MARKED_AT_THE_END and not is_truncated(format_, file.read())
     return Header(format_.name, size, mode, orientation, ends)
 
 
@@ -206,7 +206,7 @@ def _read(file: BinaryIO, options: ReadOptions) -> Photo:
         return _rescue(format_, file.read(), error, options)
 
 
-def _format_of(file: BinaryIO) -> Format:
+def _format_of(file: BinaryIO) -> ImageFormat:
     file.seek(0)
     header = file.read(HEADER_BYTES)
     if not header:
@@ -218,7 +218,7 @@ def _format_of(file: BinaryIO) -> Format:
     return format_
 
 
-def _opened(format_: Format, file: BinaryIO, options: ReadOptions) -> ImageFile:
+def _opened(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> ImageFile:
     """The picture with its header read and its size checked; nothing is decoded yet."""
     file.seek(0)
     if format_.name == "WebP":
@@ -277,14 +277,14 @@ def _from_tensor(tensor: Any) -> Any:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
-def _rescue(format_: Format, data: bytes, error: Exception, options: ReadOptions) -> Photo:
+def _rescue(format_: ImageFormat, data: bytes, error: Exception, options: ReadOptions) -> Photo:
     """What is there of a photo that could not be decoded, if its file ends early and that is allowed."""
     if isinstance(error, MemoryError):
         raise ImageError("decode_error", "there is not enough memory to decode it") from error
-    if "truncated" not in str(error).lower() and not is_cut(format_, data):
+    if "truncated" not in str(error).lower() and not is_truncated(format_, data):
         raise ImageError("decode_error", f"this {format_.name} file cannot be decoded ({_reason(error)})") from error
     about = f"{_file_size(len(data))} of {format_.name}"
-    rest = what_is_there(format_, data)
+    rest = salvage(format_, data)
     if rest is None:
         raise ImageError("truncated", f"the file ends early, and nothing of its picture is there ({about})") from error
     if not options.allow_truncated:

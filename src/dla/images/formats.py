@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-__all__ = ["FORMATS", "HEADER_BYTES", "Format", "format_of", "turned_by_loading", "webp_size"]
+__all__ = ["FORMATS", "HEADER_BYTES", "ImageFormat", "format_of", "turned_by_loading", "webp_size"]
 
 
 HEADER_BYTES = 32
@@ -45,7 +45,7 @@ class _Tiff(TiffImageFile):
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class ImageFormat:
     """`open` reads the header and takes no memory for pixels; `starts` matches a file's first `HEADER_BYTES`."""
 
     name: str
@@ -53,8 +53,8 @@ class Format:
     starts: re.Pattern[bytes]
 
 
-def _format(name: str, plugin: type[ImageFile], starts: bytes) -> Format:
-    return Format(name, plugin, re.compile(starts, re.DOTALL))
+def _format(name: str, plugin: type[ImageFile], starts: bytes) -> ImageFormat:
+    return ImageFormat(name, plugin, re.compile(starts, re.DOTALL))
 
 
 FORMATS = (
@@ -68,7 +68,7 @@ FORMATS = (
 )
 
 
-def format_of(header: bytes) -> Format | None:
+def format_of(header: bytes) -> ImageFormat | None:
     """The format of a file that starts with `header`."""
     return next((f for f in FORMATS if f.starts.match(header)), None)
 

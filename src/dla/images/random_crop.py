@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-__all__ = ["crop_generator", "mirrored", "order_generator", "random_crop"]
+__all__ = ["crop_generator", "order_generator", "random_crop", "reflect_pad"]
 
 
-Box = tuple[float, float, float, float]
+CropBox = tuple[float, float, float, float]
 
 
 def order_generator(seed: int, epoch: int) -> np.random.Generator:
@@ -37,7 +37,7 @@ def random_crop(
     ratio: tuple[float, float],
     generator: np.random.Generator,
     ratio_rule: Literal["log", "swap"] = "log",
-) -> Box:
+) -> CropBox:
     """A box (left, top, right, bottom) in pixels of a photo of `size` (width, height).
 
     Its share of the area is uniform in `scale`. Its aspect ratio is log-uniform in `ratio` (Szegedy et al. 2015), or by
@@ -60,7 +60,7 @@ def random_crop(
     return left, top, left + side, top + side
 
 
-def mirrored(image: Image.Image, margin: float) -> Image.Image:
+def reflect_pad(image: Image.Image, margin: float) -> Image.Image:
     """The photo with its mirror image around it, `margin` of its width and height on each side."""
     if margin == 0:
         return image

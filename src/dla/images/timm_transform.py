@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RandomCrop", "Transform", "create_transform", "resolve_data_config", "resolve_model_data_config"]
 
 
-Interval = tuple[float, float]
+Range = tuple[float, float]
 
 _log = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ class RandomCrop:
     """
 
     size: tuple[int, int]
-    scale: Interval
-    ratio: Interval
+    scale: Range
+    ratio: Range
     hflip: float
     interpolations: tuple[Interpolation, ...]
 
@@ -169,8 +169,8 @@ def create_transform(
     is_training: bool = False,
     *,
     train_crop_mode: str | None = None,
-    scale: Interval | None = None,
-    ratio: Interval | None = None,
+    scale: Range | None = None,
+    ratio: Range | None = None,
     hflip: float = 0.5,
     interpolation: str = "bilinear",
     mean: Sequence[float] = Preprocessing().mean,
@@ -227,7 +227,7 @@ def _check_off(others: Mapping[str, Any]) -> None:
         )
 
 
-def _interval(name: str, ends: Sequence[float]) -> Interval:
+def _interval(name: str, ends: Sequence[float]) -> Range:
     low, high = ends
     if not 0 < low <= high:
         raise UsageError(f"{name} is {tuple(ends)}. Allowed: the smaller of two numbers above 0, then the larger")

@@ -17,9 +17,9 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from dla.images.formats import Format, turned_by_loading, webp_size
+from dla.images.formats import ImageFormat, turned_by_loading, webp_size
 
-__all__ = ["Rest", "is_cut", "what_is_there"]
+__all__ = ["PartialImage", "is_truncated", "salvage"]
 
 
 _END_OF_JPEG = b"\xff\xd9"
@@ -28,7 +28,7 @@ _MOST_COUNTED_PIXELS = 20_000_000  # counting takes two decodings
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class PartialImage:
     """A loaded image with what a cut file has of its picture.
 
     `turned` is the orientation that loading has applied; `rows_missing` are at the bottom, None if not known.
@@ -39,7 +39,7 @@ class Rest:
     rows_missing: int | None
 
 
-def is_cut(format_: Format, data: bytes) -> bool:
+def is_truncated(format_: ImageFormat, data: bytes) -> bool:
     """Whether a file that cannot be read ends before its own end mark, or before the size that it states."""
     match format_.name:
         case "JPEG":
@@ -58,7 +58,7 @@ def is_cut(format_: Format, data: bytes) -> bool:
             return _boxes_are_cut(data)
 
 
-def what_is_there(format_: Format, data: bytes) -> Rest | None:
+def salvage(format_: ImageFormat, data: bytes) -> PartialImage | None:
     """The part of the picture that a cut file has; None if there is none. The rest of it is grey or black."""
     if format_.name == "WebP":
         return _decode_completed(format_, data + bytes(_webp_padding(data)))
@@ -75,16 +75,16 @@ def what_is_there(format_: Format, data: bytes) -> Rest | None:
     return None if nothing else replace(rest, rows_missing=missing)
 
 
-def _decode_completed(format_: Format, data: bytes) -> Rest | None:
+def _decode_completed(format_: ImageFormat, data: bytes) -> PartialImage | None:
     try:
         image = format_.open(io.BytesIO(data))
         image.load()
     except Exception:
         return None
-    return Rest(image, 1, None)
+    return PartialImage(image, 1, None)
 
 
-def _decode_onto(format_: Format, data: bytes, fill: int) -> Rest | None:
+def _decode_onto(format_: ImageFormat, data: bytes, fill: int) -> PartialImage | None:
     """What can be decoded before an error; the other pixels have the value `fill`."""
     try:
         image = format_.open(io.BytesIO(data))
@@ -99,10 +99,10 @@ def _decode_onto(format_: Format, data: bytes, fill: int) -> Rest | None:
     if isinstance(image, TiffImageFile):
         with suppress(Exception):
             image.load_end()  # applies the orientation, unless that is done
-    return Rest(image, turned, None)
+    return PartialImage(image, turned, None)
 
 
-def _rows_missing(format_: Format, data: bytes, zeros: ImageFile) -> int | None:
+def _rows_missing(format_: ImageFormat, data: bytes, zeros: ImageFile) -> int | None:
     """How many rows at the bottom the decoder does not touch; `zeros` is what it made of a canvas of zeros."""
     if zeros.width * zeros.height > _MOST_COUNTED_PIXELS:
         return None

@@ -16,18 +16,18 @@ from dla.data.sources import DataOptions
 from dla.engines.cpu import instructions
 from dla.engines.graph import Network
 from dla.engines.openvino import OpenvinoEngine
-from dla.engines.quantized import MOST_DROP, Form, Gate, quantise, quantise_with_care
+from dla.engines.quantized import MAX_DROP, Gate, QuantizedModel, quantize, quantize_with_accuracy_control
 from dla.errors import CheckError, DamagedError, UsageError
 from dla.images.decode import ReadOptions
 from dla.images.find import PhotoFinder
 from dla.inference.classifier import check_classifies, class_names
-from dla.inference.int8_store import find_form, keep_form
-from dla.inference.pipeline import InputReader, Prepared
-from dla.inference.traced_model import Model, open_network
-from dla.metrics.intervals import paired_interval, share_interval
+from dla.inference.int8_store import find_quantized, store_quantized
+from dla.inference.pipeline import InputPipeline, PreparedInput
+from dla.inference.traced_model import TracedModel, open_traced
+from dla.metrics.intervals import paired_bootstrap_ci, proportion_ci
 from dla.types import Array
 
-__all__ = ["AGREEMENT", "GATE_PHOTOS", "Made", "make_form", "try_form"]
+__all__ = ["AGREEMENT", "GATE_PHOTOS", "CalibrationResult", "make_quantized", "try_quantized"]
 
 
 CALIBRATION, LEAST_CALIBRATION = 300, 50  # photos that the ranges of the maps are taken from
@@ -36,14 +36,14 @@ GATE_PHOTOS = 500  # at least
 AGREEMENT = 0.98
 BATCH = 8
 
-Say = Callable[[str], None]
+LogMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Made:
+class CalibrationResult:
     """A form that passed its gate, and where it is kept; None where the disk does not let us."""
 
-    form: Form
+    form: QuantizedModel
     gate: Gate
     kept: str | None
 
@@ -62,15 +62,15 @@ class _Photos:
         return _Photos([self.photos[i] for i in rows_n], None if self.targets_N is None else self.targets_N[rows_n])
 
 
-def make_form(
+def make_quantized(
     source: str,
     photos: str | os.PathLike[str],
     *,
     workers: int = 2,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
-    say: Say = lambda sentence: None,
-) -> Made:
+    say: LogMessage = lambda sentence: None,
+) -> CalibrationResult:
     """The network in int8, calibrated on some of `photos` and checked on others; kept for `dla predict`.
 
     The gate: with labels a loss of at most half a point of top-1, without at least 98 % of the first classes as in
@@ -91,19 +91,19 @@ def make_form(
         UsageError: too few photos, or a network that does not classify.
         UnavailableError: the network or the photos cannot be had, or NNCF is not installed.
     """
-    network, model = open_network(source)
+    network, model = open_traced(source)
     check_classifies(model.config, model.origin)
     learned, held_out = _divided(os.fspath(photos), model, columns, seed)
     reader = _reader(model, workers)
     there = None
     with suppress(DamagedError):  # what is made takes its place
-        there = find_form(network, model)
+        there = find_quantized(network, model)
     if there is not None and there.gates and there.passed_here is None:
         say(f"int8: comparing the form that is kept with fp32 on {len(held_out):,} photos, on this kind of CPU")
         gate = _gate(network, there, reader, held_out, seed)
         if gate.passed:
             form = there.with_gate(gate)
-            return Made(form, gate, keep_form(form, model))
+            return CalibrationResult(form, gate, store_quantized(form, model))
         say(f"int8: {gate.sentence()}; making another")
     some = learned.take(np.arange(min(CALIBRATION, len(learned))))
     say(f"int8: calibrating with {len(some):,} photos")
@@ -111,24 +111,24 @@ def make_form(
     if len(pixels) < LEAST_CALIBRATION:
         raise UsageError(f"only {len(pixels)} of the photos in {photos} can be read: at least {LEAST_CALIBRATION}")
     say(f"int8: comparing with fp32 on {len(held_out):,} other photos")
-    form = quantise(network, pixels)
+    form = quantize(network, pixels)
     gate = _gate(network, form, reader, held_out, seed)
     if not gate.passed and learned.targets_N is not None:
         say(f"int8: {gate.sentence()}; making it again with the layers in fp32 that this hurts")
         pixels, seen = _pixels(reader, learned.take(np.arange(min(CARE, len(learned)))))
-        form = quantise_with_care(network, pixels, learned.targets_N[seen])
+        form = quantize_with_accuracy_control(network, pixels, learned.targets_N[seen])
         gate = _gate(network, form, reader, held_out, seed)
     if not gate.passed:
-        allowed = (f"at most {100 * MOST_DROP:.1f} points" if gate.kind == "top1" else
+        allowed = (f"at most {100 * MAX_DROP:.1f} points" if gate.kind == "top1" else
                    f"at least {100 * AGREEMENT:.0f} %")  # fmt: skip
         raise CheckError(f"the int8 form of {model.origin} did not pass: {gate.sentence()}. Allowed: {allowed}. "
                          "Nothing is kept. Try more photos, like those it will see")  # fmt: skip
     form = form.with_gate(gate)
-    return Made(form, gate, keep_form(form, model))
+    return CalibrationResult(form, gate, store_quantized(form, model))
 
 
-def try_form(
-    form: Form,
+def try_quantized(
+    form: QuantizedModel,
     source: str,
     photos: str | os.PathLike[str],
     *,
@@ -136,22 +136,22 @@ def try_form(
     columns: DataOptions = DataOptions(),
     seed: int = 0,
 ) -> Gate:
-    """How good a form is on this CPU, on the photos that `make_form` with the same arguments tries it on.
+    """How good a form is on this CPU, on the photos that `calibrate` with the same arguments tries it on.
 
     Raises:
         UsageError: too few photos.
         UnavailableError: the network or the photos cannot be had.
     """
-    network, model = open_network(source)
+    network, model = open_traced(source)
     _, held_out = _divided(os.fspath(photos), model, columns, seed)
     return _gate(network, form, _reader(model, workers), held_out, seed)
 
 
-def _reader(model: Model, workers: int) -> InputReader:
-    return InputReader(model.preprocessing, BATCH, workers, False, ReadOptions(model.preprocessing.exif))
+def _reader(model: TracedModel, workers: int) -> InputPipeline:
+    return InputPipeline(model.preprocessing, BATCH, workers, False, ReadOptions(model.preprocessing.exif))
 
 
-def _divided(photos: str, model: Model, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:
+def _divided(photos: str, model: TracedModel, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:
     """Photos to calibrate with, in random order, and those for the gate."""
     sets = _sets(photos, model, columns)
     random = np.random.default_rng(seed)
@@ -171,7 +171,7 @@ def _divided(photos: str, model: Model, columns: DataOptions, seed: int) -> tupl
     return everything.take(order_N[:first]), everything.take(order_N[first:])
 
 
-def _sets(photos: str, model: Model, columns: DataOptions) -> list[_Photos]:
+def _sets(photos: str, model: TracedModel, columns: DataOptions) -> list[_Photos]:
     """Train and val, or all of them; with the right outputs where their classes are the network's, by id or by name."""
     everything = list(PhotoFinder([photos])) if os.path.isdir(photos) else []
     try:
@@ -192,18 +192,18 @@ def _sets(photos: str, model: Model, columns: DataOptions) -> list[_Photos]:
     return [_Photos(source.photos) for source in chosen]
 
 
-def _pixels(reader: InputReader, photos: _Photos) -> tuple[list[Array], Array]:
+def _pixels(reader: InputPipeline, photos: _Photos) -> tuple[list[Array], Array]:
     """The photos that can be read as the network takes them, and which these are."""
     prepared: Any = reader.answers(photos.photos, iter)
     found = [(n, p.pixels_HW3) for n, p in enumerate(prepared) if p.pixels_HW3 is not None]
     return [pixels for _, pixels in found], np.array([n for n, _ in found], np.int64)
 
 
-def _gate(network: Network, form: Form, reader: InputReader, photos: _Photos, seed: int) -> Gate:
+def _gate(network: Network, form: QuantizedModel, reader: InputPipeline, photos: _Photos, seed: int) -> Gate:
     """Both precisions' first classes of the same pixels."""
     engines = OpenvinoEngine(network), OpenvinoEngine(network, "int8", form=form.model())
 
-    def first(batch: list[Prepared]) -> Iterator[tuple[int, int]]:
+    def first(batch: list[PreparedInput]) -> Iterator[tuple[int, int]]:
         pixels = [p.pixels_HW3 for p in batch if p.pixels_HW3 is not None]
         found = [engine.probabilities(np.stack(pixels)).argmax(1) if pixels else [] for engine in engines]
         rows = zip(*found, strict=True)
@@ -218,11 +218,11 @@ def _gate(network: Network, form: Form, reader: InputReader, photos: _Photos, se
         raise UsageError(f"only {count} of the photos for the gate can be read: at least {GATE_PHOTOS}")
     if photos.targets_N is None:
         same_N = (fp32_N == int8_N)[read_N]
-        share, interval = float(same_N.mean()), share_interval(same_N, seed)
+        share, interval = float(same_N.mean()), proportion_ci(same_N, seed)
         return Gate(
             share >= AGREEMENT, "agreement", share, interval.low, interval.high, count, None, None, instructions()
         )
     right, other = (found_N[read_N] == photos.targets_N[read_N] for found_N in (fp32_N, int8_N))
-    loss, interval = float(right.mean() - other.mean()), paired_interval(right, other, seed)
-    return Gate(loss <= MOST_DROP, "top1", loss, interval.low, interval.high, count, float(right.mean()),
+    loss, interval = float(right.mean() - other.mean()), paired_bootstrap_ci(right, other, seed)
+    return Gate(loss <= MAX_DROP, "top1", loss, interval.low, interval.high, count, float(right.mean()),
                 float(other.mean()), instructions())  # fmt: skip

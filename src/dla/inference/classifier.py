@@ -19,23 +19,23 @@ from dla.images.decode import ReadOptions
 from dla.images.labels import ClassName, imagenet_classes
 from dla.images.preprocessing import Preprocessing
 from dla.inference.open_engine import EngineOptions, open_engine
-from dla.inference.pipeline import Input, InputReader, Prepared
-from dla.metrics.calibration import tempered
-from dla.storage.files import naming
+from dla.inference.pipeline import InputPipeline, PhotoInput, PreparedInput
+from dla.metrics.calibration import apply_temperature
+from dla.storage.files import errors_name
 from dla.types import DEFAULT_MODEL, Array
 from dla.weights.model_folder import ModelConfig
 
 __all__ = [
     "PREDICT_SCHEMA",
-    "Class",
+    "ClassScore",
     "Classifier",
     "Features",
     "Prediction",
     "check_classifies",
     "class_names",
+    "draw_prediction",
     "load",
-    "reduced",
-    "with_bars",
+    "thumbnail_for_chart",
 ]
 
 
@@ -43,7 +43,7 @@ PREDICT_SCHEMA = "dla.predict/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Class:
+class ClassScore:
     """One class that a photo may show. `probability` is from 0 to 1; `index` is the network's output."""
 
     rank: int
@@ -62,7 +62,7 @@ class Prediction:
     """
 
     path: str
-    classes: tuple[Class, ...] = ()
+    classes: tuple[ClassScore, ...] = ()
     error: InputError | None = None
     truncated: bool = False
 
@@ -110,10 +110,10 @@ class Classifier:
     @overload
     def predict(self, images: str | os.PathLike[str] | bytes, topk: int = 5, **options: Any) -> Prediction: ...
     @overload
-    def predict(self, images: Iterable[Input], topk: int = 5, **options: Any) -> Iterator[Prediction]: ...
+    def predict(self, images: Iterable[PhotoInput], topk: int = 5, **options: Any) -> Iterator[Prediction]: ...
     def predict(  # type: ignore[misc]  # the overloads leave the options to this signature
         self,
-        images: Input | Iterable[Input],
+        images: PhotoInput | Iterable[PhotoInput],
         topk: int = 5,
         *,
         batch_size: int = 8,
@@ -153,11 +153,11 @@ class Classifier:
             except (FileExistsError, NotADirectoryError):
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        keep = None if folder is None else reduced
+        keep = None if folder is None else thumbnail_for_chart
         at_once = self.engine.at_once
-        reader = InputReader(self.preprocessing, batch_size, workers, strict, options, keep, at_once)
+        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, keep, at_once)
 
-        def answer(batch: list[Prepared]) -> Iterator[Prediction]:
+        def answer(batch: list[PreparedInput]) -> Iterator[Prediction]:
             for p, probabilities_K in _with_rows(batch, self.probabilities):
                 if probabilities_K is None:
                     yield Prediction(p.name, error=p.error)
@@ -165,8 +165,8 @@ class Classifier:
                 if folder is not None and p.kept is not None:
                     best = Prediction(p.name, self._best(probabilities_K, BARS))
                     picture = folder / _picture_name(p.name)
-                    with naming(picture):
-                        with_bars(p.kept, best).save(picture)
+                    with errors_name(picture):
+                        draw_prediction(p.kept, best).save(picture)
                 yield Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
 
         return reader.answers(images, answer)
@@ -174,10 +174,10 @@ class Classifier:
     @overload
     def features(self, images: str | os.PathLike[str] | bytes, at: str = "pooled", **options: Any) -> Features: ...
     @overload
-    def features(self, images: Iterable[Input], at: str = "pooled", **options: Any) -> Iterator[Features]: ...
+    def features(self, images: Iterable[PhotoInput], at: str = "pooled", **options: Any) -> Iterator[Features]: ...
     def features(  # type: ignore[misc]
         self,
-        images: Input | Iterable[Input],
+        images: PhotoInput | Iterable[PhotoInput],
         at: str = "pooled",
         *,
         batch_size: int = 8,
@@ -200,9 +200,9 @@ class Classifier:
         """
         at_place = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        reader = InputReader(self.preprocessing, batch_size, workers, strict, options, at_once=self.engine.at_once)
+        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, at_once=self.engine.at_once)
 
-        def answer(batch: list[Prepared]) -> Iterator[Features]:
+        def answer(batch: list[PreparedInput]) -> Iterator[Features]:
             for p, values in _with_rows(batch, at_place):
                 yield Features(p.name, values, p.error, p.truncated)
 
@@ -220,17 +220,19 @@ class Classifier:
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """uint8 photos, prepared -> float32 probabilities (N, K) at the model's temperature."""
-        return tempered(self.engine.probabilities(pixels_NHW3), self.config.temperature)
+        return apply_temperature(self.engine.probabilities(pixels_NHW3), self.config.temperature)
 
-    def _best(self, probabilities_K: Array, topk: int) -> tuple[Class, ...]:
+    def _best(self, probabilities_K: Array, topk: int) -> tuple[ClassScore, ...]:
         order = np.argsort(-probabilities_K, kind="stable")[:topk]
         return tuple(
-            Class(rank, int(k), self.classes[k].class_id, self.classes[k].label, float(probabilities_K[k]))
+            ClassScore(rank, int(k), self.classes[k].class_id, self.classes[k].label, float(probabilities_K[k]))
             for rank, k in enumerate(order, 1)
         )
 
 
-def _with_rows(batch: list[Prepared], run: Callable[[Array], Array]) -> Iterator[tuple[Prepared, Array | None]]:
+def _with_rows(
+    batch: list[PreparedInput], run: Callable[[Array], Array]
+) -> Iterator[tuple[PreparedInput, Array | None]]:
     """Each input of a batch with its row of what `run` gives for those that have pixels."""
     pixels = [p.pixels_HW3 for p in batch if p.pixels_HW3 is not None]
     rows = iter(run(np.stack(pixels)) if pixels else ())
@@ -306,16 +308,16 @@ MARGIN = 12
 INK, FAINT, BAR, PAPER = "#1b1f24", "#59636e", "#0969da", "#ffffff"
 
 
-def reduced(photo: Image.Image) -> Image.Image:
-    """The photo as large as `with_bars` shows it, which needs no more of it: RGB."""
+def thumbnail_for_chart(photo: Image.Image) -> Image.Image:
+    """The photo as large as `draw_prediction` shows it, which needs no more of it: RGB."""
     scale = min(WIDTH / photo.width, MOST_HEIGHT / photo.height)
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     return photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def with_bars(photo: Image.Image, prediction: Prediction) -> Image.Image:
+def draw_prediction(photo: Image.Image, prediction: Prediction) -> Image.Image:
     """The photo, scaled to a fixed width, and below it a bar a class, as long as its probability."""
-    image = reduced(photo)
+    image = thumbnail_for_chart(photo)
     page = Image.new("RGB", (WIDTH, image.height + 2 * MARGIN + ROW * len(prediction.classes)), PAPER)
     page.paste(image, ((WIDTH - image.width) // 2, 0))
     draw = ImageDraw.Draw(page)

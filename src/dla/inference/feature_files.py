@@ -20,7 +20,7 @@ import numpy as np
 
 from dla.errors import UnavailableError, UsageError
 from dla.inference.classifier import Features
-from dla.storage.files import naming
+from dla.storage.files import errors_name
 
 __all__ = ["FEATURES_SCHEMA", "FeatureWriter", "check_output", "open_features"]
 
@@ -69,7 +69,7 @@ def open_features(output: str, shape: tuple[int, ...], about: dict[str, str]) ->
     """
     check_output(output)
     part = f"{output}.{secrets.token_hex(4)}.part"  # its own, where two runs write one file; tempfile's is private
-    with naming(output, part):
+    with errors_name(output, part):
         try:
             with (
                 open(part, "xb") as file,

@@ -10,38 +10,38 @@ from typing import TYPE_CHECKING
 
 from dla.engines.graph import Network
 from dla.errors import DamagedError, UnavailableError
-from dla.inference.traced_model import Model
+from dla.inference.traced_model import TracedModel
 from dla.storage import cache
 from dla.storage.files import write_files
 
 if TYPE_CHECKING:
-    from dla.engines.quantized import Form
+    from dla.engines.quantized import QuantizedModel
 
-__all__ = ["FILE", "find_form", "keep_form", "no_form"]
+__all__ = ["FILE", "find_quantized", "not_quantized_error", "store_quantized"]
 
 
 FILE = "int8.zip"  # beside the weights
 
 
-def find_form(network: Network, model: Model) -> Form | None:
+def find_quantized(network: Network, model: TracedModel) -> QuantizedModel | None:
     """The form that is kept for these very weights, if there is one.
 
     Raises:
         DamagedError: it is there, but not whole.
     """
-    from dla.engines.quantized import parse_form
+    from dla.engines.quantized import parse_quantized
 
-    in_cache = cache.recall(cache.FORMS, network.content) if _own_folder(model) is None else None
+    in_cache = cache.read(cache.INT8, network.content) if _own_folder(model) is None else None
     if in_cache is not None:
-        form = parse_form(in_cache, "the int8 form in the cache folder")
+        form = parse_quantized(in_cache, "the int8 form in the cache folder")
     elif model.folder is not None and (model.folder / FILE).is_file():
-        form = parse_form(_read(model.folder / FILE), str(model.folder / FILE))
+        form = parse_quantized(_read(model.folder / FILE), str(model.folder / FILE))
     else:
         return None
     return form if form.content == network.content else None  # else it is of weights that were there before
 
 
-def no_form(source: str) -> UnavailableError:
+def not_quantized_error(source: str) -> UnavailableError:
     """What to say where there is none; `source` names the network in the user's words."""
     return UnavailableError(
         f"{source} has no int8 form. Make one from a few hundred photos: "
@@ -49,11 +49,11 @@ def no_form(source: str) -> UnavailableError:
     )
 
 
-def keep_form(form: Form, model: Model) -> str | None:
-    """Keep it where `find_form` looks; says where, or None where the disk does not let us."""
+def store_quantized(form: QuantizedModel, model: TracedModel) -> str | None:
+    """Keep it where `find_quantized` looks; says where, or None where the disk does not let us."""
     own = _own_folder(model)
     if own is None:
-        kept = cache.remember(cache.FORMS, form.content, form.to_bytes())
+        kept = cache.write(cache.INT8, form.content, form.to_bytes())
         return "the cache folder (dla cache)" if kept else None
     try:
         write_files({own / FILE: form.to_bytes()})
@@ -62,7 +62,7 @@ def keep_form(form: Form, model: Model) -> str | None:
     return str(own / FILE)
 
 
-def _own_folder(model: Model) -> Path | None:
+def _own_folder(model: TracedModel) -> Path | None:
     """The network's folder, if it is the user's."""
     return None if model.origin.startswith("shipped:") else model.folder
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, get_args
 from dla.engines.base import Engine
 from dla.engines.cpu import Precision, PrecisionChoice, cores, has_gpu
 from dla.engines.graph import Network
-from dla.engines.select import ENGINES, EngineTiming, Stopwatch, check_engine, fastest, installed
+from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_engine, installed, select_fastest
 from dla.errors import DamagedError, OnlyTorchError, UsageError
-from dla.inference.int8_store import find_form, no_form
-from dla.inference.traced_model import Model, open_by_torch, open_network
+from dla.inference.int8_store import find_quantized, not_quantized_error
+from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
 
 if TYPE_CHECKING:
-    from dla.engines.quantized import Form
+    from dla.engines.quantized import QuantizedModel
 
 __all__ = ["EngineChoice", "EngineOptions", "open_engine", "time_engines"]
 
@@ -79,7 +79,7 @@ class EngineOptions:
         return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
 
 
-def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
+def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
     """The engine that the options mean, with the network that `source` names.
 
     Raises:
@@ -89,7 +89,7 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
     if options.by_torch:
         return _by_torch(source, options)
     try:
-        network, model = open_network(source, options.cache_dir)
+        network, model = open_traced(source, options.cache_dir)
     except OnlyTorchError:
         if options.engine != "auto" or options.precision == "int8":
             raise
@@ -97,7 +97,7 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
         form = _form(network, model, options)
         if options.precision == "int8" and form is None:
-            raise no_form(source)
+            raise not_quantized_error(source)
         if form is not None and (options.precision == "int8" or form.passed_here):
             return _openvino(network, options, form.model()), model
     if options.engine != "auto":
@@ -107,9 +107,9 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, Model]:
     return _fastest(source, network, model, options), model
 
 
-def _form(network: Network, model: Model, options: EngineOptions) -> Form | None:
+def _form(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
     try:
-        return find_form(network, model)
+        return find_quantized(network, model)
     except DamagedError:
         if options.precision == "int8":
             raise
@@ -119,20 +119,22 @@ def _form(network: Network, model: Model, options: EngineOptions) -> Form | None
 def time_engines(source: str) -> EngineChoice:
     """Every engine with the network that `source` names, timed anew; the outcome is what `auto` goes by from now on."""
     one, many = EngineOptions(photos=1), EngineOptions()
-    network, model = open_network(source)
+    network, model = open_traced(source)
     timings = _stopwatch(source, network, model, many).run()
     for_one, for_many = (
-        "torch" if options.by_torch else fastest(timings, options.photos).engine for options in (one, many)
+        "torch" if options.by_torch else select_fastest(timings, options.photos).engine for options in (one, many)
     )
     return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
 
 
-def _stopwatch(source: str, network: Network, model: Model, options: EngineOptions) -> Stopwatch:
+def _stopwatch(source: str, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
     threads = options.threads or cores()
-    return Stopwatch(lambda name: _make(name, source, network, options), network, model.preprocessing.size, threads)
+    return EngineBenchmark(
+        lambda name: _make(name, source, network, options), network, model.preprocessing.size, threads
+    )
 
 
-def _fastest(source: str, network: Network, model: Model, options: EngineOptions) -> Engine:
+def _fastest(source: str, network: Network, model: TracedModel, options: EngineOptions) -> Engine:
     """By what was measured before; else the first one, unless there is so much to do that measuring pays."""
     stopwatch = _stopwatch(source, network, model, options)
     timings = stopwatch.recall()
@@ -145,7 +147,7 @@ def _fastest(source: str, network: Network, model: Model, options: EngineOptions
         ):
             return usual
         timings = stopwatch.run()
-    return _make(fastest(timings, options.photos).engine, source, network, options)
+    return _make(select_fastest(timings, options.photos).engine, source, network, options)
 
 
 def _make(name: str, source: str, network: Network, options: EngineOptions) -> Engine:
@@ -165,9 +167,9 @@ def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Eng
     return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form, exact)
 
 
-def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, Model]:
+def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
     from dla.engines.torch import TorchEngine
 
-    net, model = open_by_torch(source, options.cache_dir)
+    net, model = open_in_torch(source, options.cache_dir)
     scale_shift = model.preprocessing.scale_shift()
     return TorchEngine(net, *scale_shift, options.device, options.computed, options.threads, options.photos), model

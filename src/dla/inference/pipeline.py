@@ -15,17 +15,17 @@ from dla.images.decode import ReadOptions, to_photo
 from dla.images.preprocessing import Preprocessing
 from dla.types import Array
 
-__all__ = ["Input", "InputReader", "Prepared", "in_batches"]
+__all__ = ["InputPipeline", "PhotoInput", "PreparedInput", "in_batches"]
 
 
 # a path, encoded bytes, an open file, a PIL image, an array or a tensor: dla.images.decode.to_photo says which
-Input = Any
+PhotoInput = Any
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedInput:
     """One input as the network takes it, uint8 (H, W, 3), or why it cannot; `kept` is what was kept of the photo."""
 
     name: str
@@ -36,10 +36,10 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class InputReader:
+class InputPipeline:
     """How inputs become batches. The fields are `Classifier.predict`'s arguments.
 
-    keep: makes of each photo what `Prepared.kept` holds, in the threads that read.
+    keep: makes of each photo what `PreparedInput.kept` holds, in the threads that read.
     at_once: batches that are answered at the same time, by threads.
     """
 
@@ -56,7 +56,7 @@ class InputReader:
             raise UsageError(f"batch_size is {self.batch_size}, workers {self.workers}: at least 1 and 0")
 
     def answers(
-        self, images: Input | Iterable[Input], answer: Callable[[list[Prepared]], Iterator[R]]
+        self, images: PhotoInput | Iterable[PhotoInput], answer: Callable[[list[PreparedInput]], Iterator[R]]
     ) -> R | Iterator[R]:
         """The one record that `answer` makes of a single input; of several, a generator of theirs."""
         if not _is_several(images):
@@ -69,24 +69,24 @@ class InputReader:
         answered = run_ahead(lambda batch: list(answer(batch)), batches, self.at_once, self.at_once)
         return (record for records in answered for record in records)
 
-    def _prepare_one_of_many(self, numbered: tuple[int, Input]) -> Prepared:
+    def _prepare_one_of_many(self, numbered: tuple[int, PhotoInput]) -> PreparedInput:
         name = _name(*numbered)
         try:
             return self._prepare(name, numbered[1])
         except UsageError as error:  # among many, what is no image costs its own record only
             if self.strict:
                 raise
-            return Prepared(name, error=InputError("not_an_image", str(error)))
+            return PreparedInput(name, error=InputError("not_an_image", str(error)))
 
-    def _prepare(self, name: str, image: Input) -> Prepared:
+    def _prepare(self, name: str, image: PhotoInput) -> PreparedInput:
         try:
             photo = to_photo(image, self.options, name)
         except ImageError as error:
             if self.strict:
                 raise
-            return Prepared(name, error=InputError(error.code, str(error)))
+            return PreparedInput(name, error=InputError(error.code, str(error)))
         kept = None if self.keep is None else self.keep(photo.image)
-        return Prepared(name, self.preprocessing.pixels(photo.image), photo.truncated, kept=kept)
+        return PreparedInput(name, self.preprocessing.pixels(photo.image), photo.truncated, kept=kept)
 
 
 def in_batches(items: Iterable[T], size: int, counts: Callable[[T], bool]) -> Iterator[list[T]]:
@@ -119,5 +119,5 @@ def _is_several(images: Any) -> bool:
     return not single and isinstance(images, Iterable)
 
 
-def _name(position: int, image: Input) -> str:
+def _name(position: int, image: PhotoInput) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"input {position}"

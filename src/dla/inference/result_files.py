@@ -18,16 +18,16 @@ from dla.engines.select import TITLES
 from dla.errors import UsageError
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
-from dla.storage.files import naming, write_files
+from dla.storage.files import errors_name, write_files
 from dla.storage.locks import lock_file
 
 __all__ = [
     "FORMATS",
     "RESUMABLE",
-    "Answered",
-    "Format",
+    "FinishedResults",
     "PredictionWriter",
-    "Record",
+    "ResultFormat",
+    "ResultRecord",
     "csv_columns",
     "engine_of",
     "open_results",
@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 
-Format = Literal["table", "json", "jsonl", "csv"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-RESUMABLE: tuple[Format, ...] = ("jsonl", "csv")  # a stopped run's records can be read back
+ResultFormat = Literal["table", "json", "jsonl", "csv"]
+FORMATS: tuple[ResultFormat, ...] = get_args(ResultFormat)
+RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # a stopped run's records can be read back
 
 
 class PredictionWriter:
@@ -48,7 +48,7 @@ class PredictionWriter:
     With `goes_on` the file has its beginning already.
     """
 
-    def __init__(self, file: TextIO, form: Format, topk: int, *, goes_on: bool = False) -> None:
+    def __init__(self, file: TextIO, form: ResultFormat, topk: int, *, goes_on: bool = False) -> None:
         self.file, self.form, self.topk = file, form, topk
         self.goes_on = goes_on
         self.count = 0
@@ -114,7 +114,7 @@ def _table(prediction: Prediction) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ResultRecord:
     """What of a record tells where a run stopped; the bytes of the file up to `end` hold it and those before it."""
 
     path: str
@@ -122,7 +122,7 @@ class Record:
     end: int
 
 
-def read_jsonl(file: BinaryIO) -> Iterator[Record]:
+def read_jsonl(file: BinaryIO) -> Iterator[ResultRecord]:
     """The whole records of a file of JSON lines; a last one that was not finished is left out.
 
     Raises:
@@ -134,7 +134,7 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
         try:
             found = json.loads(line)
             known = found["schema"] == PREDICT_SCHEMA
-            record = Record(found["path"], "error" in found, end)
+            record = ResultRecord(found["path"], "error" in found, end)
         except (ValueError, KeyError, TypeError, RecursionError):
             known = False
         if not known:
@@ -142,7 +142,7 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
         yield record
 
 
-def read_csv(file: BinaryIO, topk: int) -> Iterator[Record]:
+def read_csv(file: BinaryIO, topk: int) -> Iterator[ResultRecord]:
     """The same for CSV with `topk` classes a row. A name may hold line ends, so that a record may span lines."""
     columns = csv_columns(topk)
     end, number = 0, 1
@@ -161,7 +161,7 @@ def read_csv(file: BinaryIO, topk: int) -> Iterator[Record]:
             if len(row) != len(columns) or (number == 1 and row != columns):
                 raise _no_record(file, number)
             if number > 1:
-                yield Record(row[0], row[1] != "", end)
+                yield ResultRecord(row[0], row[1] != "", end)
             number += len(begun)
             begun.clear()
     except csv.Error:
@@ -184,7 +184,7 @@ RUN_SCHEMA = "dla.predict.run/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class FinishedResults:
     """What a result file holds already: its records, how many of them are errors, and their bytes."""
 
     count: int = 0
@@ -204,13 +204,13 @@ def engine_of(output: str) -> str:
 @contextmanager
 def open_results(
     output: str,
-    form: Format,
+    form: ResultFormat,
     classifier: Classifier,
     settings: Mapping[str, Any],
     inputs: Iterator[str],
     *,
     resume: bool,
-) -> Iterator[tuple[TextIO, Answered, Iterator[str]]]:
+) -> Iterator[tuple[TextIO, FinishedResults, Iterator[str]]]:
     """The file to write records to, what it holds already, and the inputs that have no record in it yet.
 
     Args:
@@ -224,8 +224,8 @@ def open_results(
     """
     run_file = _run_file(output)
     run = {"schema": RUN_SCHEMA, "model": _identity(classifier), "settings": {"format": form, **settings}}
-    before = Answered()
-    with naming(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
+    before = FinishedResults()
+    with errors_name(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
         if os.path.isfile(output):  # and no pipe or device
             if not lock_file(results):
                 raise UsageError(f"a run is writing to {output}. Wait for its end, or give another --output")
@@ -281,13 +281,13 @@ def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
 
 
 def _match(
-    file: BinaryIO, form: Format, settings: Mapping[str, Any], inputs: Iterator[str]
-) -> tuple[Answered, Iterator[str]]:
+    file: BinaryIO, form: ResultFormat, settings: Mapping[str, Any], inputs: Iterator[str]
+) -> tuple[FinishedResults, Iterator[str]]:
     """What to keep of the file, and the inputs that are left; those of a batch that was not finished come again."""
     records = read_csv(file, settings["topk"]) if form == "csv" else read_jsonl(file)
     again: list[str] = []
 
-    def matched() -> Iterator[Record]:
+    def matched() -> Iterator[ResultRecord]:
         for number, record in enumerate(records, 1):
             given = next(inputs, None)
             if given != record.path:
@@ -299,7 +299,7 @@ def _match(
             again.append(given)
             yield record
 
-    kept = Answered()
+    kept = FinishedResults()
     batch_size: int = settings["batch_size"]
     batches = in_batches(matched(), batch_size, lambda record: not record.failed)
     for batch in batches:
@@ -310,5 +310,5 @@ def _match(
             if following is not None:
                 return kept, chain(again, [following], inputs)
         again.clear()
-        kept = Answered(kept.count + len(batch), kept.failed + failed, batch[-1].end)
+        kept = FinishedResults(kept.count + len(batch), kept.failed + failed, batch[-1].end)
     return kept, inputs

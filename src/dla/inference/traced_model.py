@@ -13,27 +13,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dla.engines.graph import Graph, Network
+from dla.engines.graph import Network, OpGraph
 from dla.errors import OnlyTorchError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
 from dla.types import Array
 from dla.weights import hub
 from dla.weights.model_folder import CONFIG, WEIGHTS, ModelConfig, parse_config
-from dla.weights.spec import SAFE, find_source
+from dla.weights.spec import SAFE, resolve_source
 
 if TYPE_CHECKING:
     from dla.models.dla import DLA
 
-__all__ = ["STEPS", "Model", "open_by_torch", "open_network", "steps_of_shipped"]
+__all__ = ["OPS", "TracedModel", "open_in_torch", "open_traced", "shipped_ops"]
 
 
-STEPS = "steps.json"  # beside the weights of a network that comes along
+OPS = "steps.json"  # beside the weights of a network that comes along
 KIND, FORMAT = "steps", "1"
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class TracedModel:
     """What a network for photos is: `origin` is what was read, `digest` the SHA-256 of its weight file.
 
     `folder` is the model folder on this disk, if it is one.
@@ -66,7 +66,7 @@ class _Files:
         return cache.key_of(FORMAT, self.digest, hashlib.sha256(self.config).hexdigest())
 
 
-def open_network(source: str, cache_dir: str | None = None) -> tuple[Network, Model]:
+def open_traced(source: str, cache_dir: str | None = None) -> tuple[Network, TracedModel]:
     """The network that `source` names, for any engine.
 
     Raises:
@@ -78,43 +78,45 @@ def open_network(source: str, cache_dir: str | None = None) -> tuple[Network, Mo
     known = _remembered(files)
     if files is not None and known is not None:
         return _known(files, known)
-    net, model = open_by_torch(source, cache_dir)
+    net, model = open_in_torch(source, cache_dir)
     graph = _trace(net, model.origin)
     state = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
     if files is not None and not model.notes and _covers(_plain_state(files), graph):
-        cache.remember(KIND, files.key, _to_text(files, graph, model.config).encode())
+        cache.write(KIND, files.key, _to_text(files, graph, model.config).encode())
     return Network(graph, state, *model.preprocessing.scale_shift(), model.digest), model
 
 
-def open_by_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, Model]:
+def open_in_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, TracedModel]:
     """The network in PyTorch, in evaluation mode.
 
     Raises:
-        UsageError, UnknownNameError, UnavailableError, DamagedError: as `open_network`.
+        UsageError, UnknownNameError, UnavailableError, DamagedError: as `open_traced`.
     """
-    from dla.weights.load import open_model
+    from dla.weights.load import load_model
 
-    opened = open_model(source, cache_dir=cache_dir)
+    opened = load_model(source, cache_dir=cache_dir)
     config = opened.config
     if config.in_chans != 3:
         raise UsageError(f"{opened.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
-    found = find_source(source)
+    found = resolve_source(source)
     folder = Path(found.where) if found.kind == "folder" else None
-    return opened.model.eval(), Model(config, preprocessing, opened.origin, opened.digest, opened.report.notes, folder)
+    return opened.model.eval(), TracedModel(
+        config, preprocessing, opened.origin, opened.digest, opened.report.notes, folder
+    )
 
 
-def steps_of_shipped(source: str) -> str:
-    """What `STEPS` has to hold beside the weights of `source`."""
+def shipped_ops(source: str) -> str:
+    """What `OPS` has to hold beside the weights of `source`."""
     files = _files(source, None)
     assert files is not None
-    net, model = open_by_torch(source)
+    net, model = open_in_torch(source)
     return _to_text(files, _trace(net, model.origin), model.config)
 
 
 def _files(source: str, cache_dir: str | None) -> _Files | None:
     """The files that `source` names; None where only PyTorch reads them, or says what is wrong with them."""
-    found = find_source(source)
+    found = resolve_source(source)
     if found.kind == "hub":
         fetched = hub.fetch(found.where, found.revision, cache_dir=cache_dir)
         if not fetched.weights_path.name.endswith(SAFE):
@@ -127,7 +129,7 @@ def _files(source: str, cache_dir: str | None) -> _Files | None:
         config, weights = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
     except OSError:
         return None
-    return _Files(found.name or found.where, config, weights, folder, folder / STEPS if found.name else None)
+    return _Files(found.name or found.where, config, weights, folder, folder / OPS if found.name else None)
 
 
 def _remembered(files: _Files | None) -> str | None:
@@ -138,29 +140,29 @@ def _remembered(files: _Files | None) -> str | None:
         text = files.steps.read_text(encoding="utf-8")
         if json.loads(text)["key"] == files.key:
             return text
-    data = cache.recall(KIND, files.key)
+    data = cache.read(KIND, files.key)
     return None if data is None else data.decode()
 
 
-def _known(files: _Files, text: str) -> tuple[Network, Model]:
+def _known(files: _Files, text: str) -> tuple[Network, TracedModel]:
     root = json.loads(text)
     config = parse_config(json.dumps(root["config"]).encode(), f"the config of {files.origin}")
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
-    graph = Graph.from_json(root["graph"])
+    graph = OpGraph.from_json(root["graph"])
     network = Network(graph, _plain_state(files), *preprocessing.scale_shift(), files.digest)
-    return network, Model(config, preprocessing, files.origin, files.digest, folder=files.folder)
+    return network, TracedModel(config, preprocessing, files.origin, files.digest, folder=files.folder)
 
 
-def _to_text(files: _Files, graph: Graph, config: ModelConfig) -> str:
+def _to_text(files: _Files, graph: OpGraph, config: ModelConfig) -> str:
     root = {"key": files.key, "config": json.loads(config.to_json()), "graph": graph.to_json()}
     return json.dumps(root, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
 
 
-def _trace(net: DLA, origin: str) -> Graph:
-    from dla.engines.tracing import trace_steps
+def _trace(net: DLA, origin: str) -> OpGraph:
+    from dla.engines.tracing import trace_ops
 
     try:
-        return trace_steps(net)
+        return trace_ops(net)
     except NotImplementedError as error:
         raise OnlyTorchError(f"{origin} has a part that only PyTorch runs ({error}). Try --engine torch") from error
 
@@ -175,7 +177,7 @@ def _plain_state(files: _Files) -> dict[str, Array]:
         return {}
 
 
-def _covers(state: dict[str, Array], graph: Graph) -> bool:
+def _covers(state: dict[str, Array], graph: OpGraph) -> bool:
     """Whether the tensors stand in the file under the network's own names."""
     layers = (step.settings["layer"] for step in graph.steps if step.op == "conv")
     return all(f"{layer}.weight" in state for layer in layers)

@@ -13,7 +13,7 @@ import numpy as np
 from dla.errors import UsageError
 from dla.types import Array
 
-__all__ = ["TEMPERATURES", "Bin", "Calibration", "fit_temperature", "reliability", "tempered"]
+__all__ = ["TEMPERATURES", "Bin", "Calibration", "apply_temperature", "fit_temperature", "reliability"]
 
 
 BINS = 15
@@ -62,7 +62,7 @@ def reliability(confidence_N: Array, right_N: Array, bins: int = BINS) -> Calibr
     ))  # fmt: skip
 
 
-def tempered(probabilities_NK: Array, temperature: float) -> Array:
+def apply_temperature(probabilities_NK: Array, temperature: float) -> Array:
     """The probabilities that logits divided by `temperature` give. The order of the classes stays."""
     if temperature == 1:
         return probabilities_NK

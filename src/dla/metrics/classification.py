@@ -14,14 +14,14 @@ import numpy as np
 
 from dla.errors import UsageError
 from dla.metrics.calibration import CHUNK, Calibration, reliability
-from dla.metrics.intervals import Interval, paired_interval, share_interval
+from dla.metrics.intervals import Interval, paired_bootstrap_ci, proportion_ci
 from dla.types import Array
 
-__all__ = ["ClassFigures", "Comparison", "Evaluation", "Outcomes", "compare", "evaluate", "outcomes"]
+__all__ = ["ClassMetrics", "Comparison", "Evaluation", "SampleResults", "compare", "evaluate", "sample_results"]
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFigures:
+class ClassMetrics:
     """One class: photos of it (`support`), photos called it (`predicted`), and what that comes to (0 to 1).
 
     `precision` is None where nothing was called it, `recall` where there are no photos of it, `f1` where both.
@@ -36,7 +36,7 @@ class ClassFigures:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcomes:
+class SampleResults:
     """What each photo came to: the first class, the place of the right one in the order (from 0), the probability of
     the first class and the log loss (nats)."""
 
@@ -67,9 +67,9 @@ class Evaluation:
     balanced_accuracy: float
     macro_f1: float
     calibration: Calibration
-    classes: tuple[ClassFigures, ...]
+    classes: tuple[ClassMetrics, ...]
     confusion_KK: Array
-    outcomes: Outcomes
+    sample_results: SampleResults
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it (docs/formats.md); what each photo came to is not in it."""
@@ -114,7 +114,7 @@ def evaluate(logits_NK: Array, targets_N: Array, class_ids: Sequence[str], *, se
     Raises:
         UsageError: no photos, arrays that do not fit together, or a score that is not finite.
     """
-    outcome, count = outcomes(logits_NK, targets_N), len(targets_N)
+    outcome, count = sample_results(logits_NK, targets_N), len(targets_N)
     if logits_NK.shape[1] != len(class_ids):
         raise UsageError(f"the scores have {logits_NK.shape[1]} columns for {len(class_ids)} classes")
     confusion_KK = np.zeros((len(class_ids), len(class_ids)), np.int64)
@@ -126,15 +126,15 @@ def evaluate(logits_NK: Array, targets_N: Array, class_ids: Sequence[str], *, se
         count=count,
         top1=float(top1.mean()),
         top5=float(top5.mean()),
-        top1_interval=share_interval(top1, seed),
-        top5_interval=share_interval(top5, seed),
+        top1_interval=proportion_ci(top1, seed),
+        top5_interval=proportion_ci(top5, seed),
         log_loss=float(outcome.loss_N.mean()),
         balanced_accuracy=float(np.mean([c.recall for c in seen])),
         macro_f1=float(np.mean([c.f1 for c in seen])),
         calibration=reliability(outcome.confidence_N, top1),
         classes=classes,
         confusion_KK=confusion_KK,
-        outcomes=outcome,
+        sample_results=outcome,
     )
 
 
@@ -146,18 +146,18 @@ def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> Comparison:
     """
     if one.count != other.count:
         raise UsageError(f"{one.count:,} and {other.count:,} photos cannot be compared pair by pair")
-    (a1, b1), (a5, b5) = ((one.outcomes.right(k), other.outcomes.right(k)) for k in (1, 5))
+    (a1, b1), (a5, b5) = ((one.sample_results.right(k), other.sample_results.right(k)) for k in (1, 5))
     return Comparison(
         top1=one.top1 - other.top1,
         top5=one.top5 - other.top5,
-        top1_interval=paired_interval(a1, b1, seed),
-        top5_interval=paired_interval(a5, b5, seed),
+        top1_interval=paired_bootstrap_ci(a1, b1, seed),
+        top5_interval=paired_bootstrap_ci(a5, b5, seed),
         only_one=int((a1 & ~b1).sum()),
         only_other=int((b1 & ~a1).sum()),
     )
 
 
-def outcomes(logits_NK: Array, targets_N: Array) -> Outcomes:
+def sample_results(logits_NK: Array, targets_N: Array) -> SampleResults:
     """What each photo came to. A few hundred rows at a time are held in double precision.
 
     Raises:
@@ -166,7 +166,7 @@ def outcomes(logits_NK: Array, targets_N: Array) -> Outcomes:
     _check(logits_NK, targets_N)
     starts = range(0, len(targets_N), CHUNK)
     parts = [_outcomes(logits_NK[s : s + CHUNK].astype(np.float64), targets_N[s : s + CHUNK]) for s in starts]
-    return Outcomes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return SampleResults(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _outcomes(z_NK: Array, targets_N: Array) -> tuple[Array, Array, Array, Array]:
@@ -197,13 +197,13 @@ def _check(logits_NK: Array, targets_N: Array) -> None:
         raise UsageError(f"{which}, have a score that is no finite number. The network's weights are no good")
 
 
-def _of_classes(confusion_KK: Array, class_ids: Sequence[str]) -> tuple[ClassFigures, ...]:
+def _of_classes(confusion_KK: Array, class_ids: Sequence[str]) -> tuple[ClassMetrics, ...]:
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
 
     hits, support, predicted = confusion_KK.diagonal(), confusion_KK.sum(1), confusion_KK.sum(0)
     columns = zip(class_ids, *(a.tolist() for a in (hits, support, predicted)), strict=True)
     return tuple(
-        ClassFigures(name, photos, called, share(hit, called), share(hit, photos), share(2 * hit, photos + called))
+        ClassMetrics(name, photos, called, share(hit, called), share(hit, photos), share(2 * hit, photos + called))
         for name, hit, photos, called in columns
     )

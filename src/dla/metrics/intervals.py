@@ -12,7 +12,7 @@ import numpy as np
 
 from dla.types import Array
 
-__all__ = ["CONFIDENCE", "Interval", "paired_interval", "share_interval"]
+__all__ = ["CONFIDENCE", "Interval", "paired_bootstrap_ci", "proportion_ci"]
 
 
 CONFIDENCE = 0.95
@@ -31,13 +31,13 @@ class Interval:
         return [self.low, self.high]
 
 
-def share_interval(right_N: Array, seed: int = 0) -> Interval:
+def proportion_ci(right_N: Array, seed: int = 0) -> Interval:
     """The interval of `right_N.mean()` (booleans). Where all are right, or none, it has no width."""
     count = len(right_N)
     return _percentiles(np.random.default_rng(seed).binomial(count, right_N.mean(), RESAMPLES) / count)
 
 
-def paired_interval(right_N: Array, other_N: Array, seed: int = 0) -> Interval:
+def paired_bootstrap_ci(right_N: Array, other_N: Array, seed: int = 0) -> Interval:
     """The interval of `right_N.mean() - other_N.mean()`, two answers (booleans) about each of the same photos.
 
     Photos are drawn together with both of their answers, so that what both get right or wrong does not widen it.

@@ -97,7 +97,7 @@ def _plan(blocks: int, kept: int = 0) -> Iterator[tuple[int, int]]:
     yield from _plan(blocks - first, kept + 1)
 
 
-Shape = tuple[int, ...]
+MapShape = tuple[int, ...]
 
 
 def graft(
@@ -171,9 +171,11 @@ def _few(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def _tried(model: nn.Module, stages: Mapping[str, nn.Sequential], images_NCHW: Tensor) -> dict[str, list[Shape | None]]:
+def _tried(
+    model: nn.Module, stages: Mapping[str, nn.Sequential], images_NCHW: Tensor
+) -> dict[str, list[MapShape | None]]:
     """The shape of what each block of the stages gives; None where it gives no tensor or does not run."""
-    shapes: dict[str, list[Shape | None]] = {path: [None] * len(stage) for path, stage in stages.items()}
+    shapes: dict[str, list[MapShape | None]] = {path: [None] * len(stage) for path, stage in stages.items()}
 
     def keep(path: str, i: int, _module: nn.Module, _given: object, result: object) -> None:
         shapes[path][i] = tuple(result.shape) if isinstance(result, Tensor) else None
@@ -196,7 +198,7 @@ def _tried(model: nn.Module, stages: Mapping[str, nn.Sequential], images_NCHW: T
     return shapes
 
 
-def _widths(path: str, shapes: list[Shape | None], images: Shape) -> list[int]:
+def _widths(path: str, shapes: list[MapShape | None], images: MapShape) -> list[int]:
     """The channels of a stage's blocks, of which all must give maps of one size."""
     maps = [shape for shape in shapes if shape is not None and len(shape) == 4 and not _channels_last(shape, images)]
     if len(maps) < len(shapes) or len({shape[2:] for shape in maps}) != 1:
@@ -207,7 +209,7 @@ def _widths(path: str, shapes: list[Shape | None], images: Shape) -> list[int]:
     return [shape[1] for shape in maps]
 
 
-def _channels_last(shape: Shape, images: Shape) -> bool:
+def _channels_last(shape: MapShape, images: MapShape) -> bool:
     """Whether sides like the images' are where those of (N, H, W, C) are, and not where they should be."""
     height, width = images[2:]
 

@@ -9,19 +9,19 @@ from collections.abc import Mapping
 __all__ = ["macs", "parameters"]
 
 
-Shapes = Mapping[str, tuple[int, ...]]
+LayerShapes = Mapping[str, tuple[int, ...]]
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _LEVEL = re.compile(r"level([0-5])\.")
 _FIRST_BLOCK = re.compile(r"(level[2-5](?:\.tree1)+)\.conv1\.weight")
 
 
-def parameters(shapes: Shapes) -> int:
+def parameters(shapes: LayerShapes) -> int:
     """Numbers that training changes: everything but the statistics of batch-norm."""
     return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_STATISTICS))
 
 
-def macs(shapes: Shapes, size: tuple[int, int], output_stride: int = 32) -> int:
+def macs(shapes: LayerShapes, size: tuple[int, int], output_stride: int = 32) -> int:
     """Multiplications of all convolutions for one image of `size` (height, width); the classifier after the pooling.
 
     `shapes` are those of a `DLA`'s state dict.
@@ -35,7 +35,7 @@ def macs(shapes: Shapes, size: tuple[int, int], output_stride: int = 32) -> int:
     return total
 
 
-def _level(name: str, shapes: Shapes) -> int:
+def _level(name: str, shapes: LayerShapes) -> int:
     """The level whose resolution a convolution's result has."""
     level = _LEVEL.match(name)
     number = int(level[1]) if level else 0

@@ -7,10 +7,10 @@ import copy
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["fold_batch_norm"]
+__all__ = ["fuse_conv_bn"]
 
 
-def fold_batch_norm(model: nn.Module) -> fx.GraphModule:
+def fuse_conv_bn(model: nn.Module) -> fx.GraphModule:
     """A copy of `model` in evaluation form in which each convolution has taken up the batch-norm that follows it.
 
     In real arithmetic the outputs are equal; in float32 they differ in the last digits. Other norms stay.

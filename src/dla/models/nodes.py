@@ -18,7 +18,7 @@ from dla.models.blocks import DropPath
 from dla.models.dla import DLA
 from dla.models.tree import Tree
 
-__all__ = ["POOLED", "NodeInfo", "check_place", "cut_at", "nodes", "places", "trace"]
+__all__ = ["PRE_LOGITS", "NodeInfo", "check_feature_node", "feature_nodes", "nodes", "trace", "truncate"]
 
 
 _PLACE = re.compile(r"level[0-5](\.tree[12])*(\.root|\.downsample)?")
@@ -33,7 +33,7 @@ class NodeInfo:
     stride: pixels of the image from one position of that map to the next.
     inputs: what it takes, in the order in which it joins them: its two blocks, the newest first
         ("level4.tree1.tree1.tree2", "level4.tree1.tree1.tree1"); the level's input, pooled ("level4.downsample");
-        earlier nodes of the level by their names, in the order they ran. `cut_at` takes each of these names.
+        earlier nodes of the level by their names, in the order they ran. `truncate` takes each of these names.
     """
 
     name: str
@@ -64,7 +64,7 @@ def _nodes(tree: Tree, path: str, name: str, stride: int, kept: tuple[str, ...] 
         yield NodeInfo(name, tree.root.conv.out_channels, stride, (f"{path}.tree2", f"{path}.tree1", *kept))
 
 
-def cut_at(model: nn.Module, at: str) -> fx.GraphModule:
+def truncate(model: nn.Module, at: str) -> fx.GraphModule:
     """The part of a network that leads to one place: x_N3HW -> the map (N, C, H', W') there, nothing else computed.
 
     The result shares the parameters and buffers of `model`.
@@ -79,18 +79,18 @@ def cut_at(model: nn.Module, at: str) -> fx.GraphModule:
         UnknownNameError: the network has no such place; a level that was pruned is none.
     """
     whole = model.graph if isinstance(model, fx.GraphModule) else trace(model)
-    known = places(model, whole)
-    check_place(at, known)
+    known = feature_nodes(model, whole)
+    check_feature_node(at, known)
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in _leading_to(known[at]):
         copies[node] = part.node_copy(node, copies.__getitem__)
     result = copies[known[at]]
-    part.output(part.call_module("flatten", (result,)) if at == POOLED else result)
+    part.output(part.call_module("flatten", (result,)) if at == PRE_LOGITS else result)
     return fx.GraphModule(model, part)
 
 
-def places(model: nn.Module, whole: fx.Graph) -> dict[str, fx.Node]:
-    """The operation that gives what is at each place of a network, by the names that `cut_at` takes.
+def feature_nodes(model: nn.Module, whole: fx.Graph) -> dict[str, fx.Node]:
+    """The operation that gives what is at each place of a network, by the names that `truncate` takes.
 
     `whole` is the graph of `model`, from `trace`. What is at "pooled" is yet to be flattened.
     """
@@ -102,7 +102,7 @@ def places(model: nn.Module, whole: fx.Graph) -> dict[str, fx.Node]:
     pruned = {name for name, module in model.named_children() if isinstance(module, nn.Identity)}
     found = {name: node for name, node in given.items() if _PLACE.fullmatch(name) and name not in pruned}
     if "global_pool" in given:  # without pooling nothing is computed there
-        found[POOLED] = given["head_drop"]
+        found[PRE_LOGITS] = given["head_drop"]
     return found
 
 
@@ -127,10 +127,10 @@ def _leading_to(last: fx.Node) -> list[fx.Node]:
     return [node for node in last.graph.nodes if node in needed]
 
 
-POOLED = "pooled"
+PRE_LOGITS = "pooled"
 
 
-def check_place(at: str, known: Collection[str]) -> None:
+def check_feature_node(at: str, known: Collection[str]) -> None:
     """Raise an UnknownNameError for a place that is not among the known ones."""
     if at not in known:
         largest = ", ".join(name for name in known if "." not in name)

@@ -92,7 +92,7 @@ def sum_nodes(model: nn.Module, enable: bool = True) -> None:
             module.summed = enable
 
 
-class Pool(nn.Module):
+class CeilMaxPool(nn.Module):
     """The maximum of 2x2 neighbours, on the grid of the strided convolutions beside it.
 
     The last row and column of an odd size count with the neighbours they have, so that the result is
@@ -145,7 +145,7 @@ class Tree(nn.Module):
         super().__init__()
         c_kept += c_in if keep_input else 0
         self.n, self.keep_input = n, keep_input
-        self.downsample = Pool(reduction) if reduction.reduces else nn.Identity()
+        self.downsample = CeilMaxPool(reduction) if reduction.reduces else nn.Identity()
         if n > 1:
             self.tree1: nn.Module = Tree(
                 n - 1, make_block, c_in, c_out, reduction,

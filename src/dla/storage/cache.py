@@ -16,18 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FORMS", "PHOTOS", "Entry", "clear", "entries", "folder", "key_of", "recall", "remember"]
+__all__ = ["INT8", "PHOTOS", "CacheEntry", "cache_folder", "clear", "entries", "key_of", "read", "write"]
 
 
 PHOTOS = "photos"  # what training has decoded: dla.data.photo_cache keeps it there, by content too
-FORMS = "int8"  # networks in int8: made from photos of the user's, so that no clearing takes them
+INT8 = "int8"  # networks in int8: made from photos of the user's, so that no clearing takes them
 _OURS = re.compile(r"[0-9a-f]{32}|\.part-\w+")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _DECODED = re.compile(r"[0-9a-f]{40}\.(rgb|\d+-\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """One file of the cache: its kind, its path, its size in bytes."""
 
     kind: str
@@ -35,7 +35,7 @@ class Entry:
     size: int
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """`DLA_CACHE`, else `dla` in the user's cache folder."""
     if chosen := os.environ.get("DLA_CACHE"):
         return Path(os.path.expanduser(chosen))
@@ -52,19 +52,19 @@ def key_of(*parts: str) -> str:
     return whole.hexdigest()[:32]
 
 
-def recall(kind: str, key: str) -> bytes | None:
+def read(kind: str, key: str) -> bytes | None:
     """What was remembered, whole, or None."""
-    with suppress(OSError), open(folder() / kind / key, "rb") as file:
+    with suppress(OSError), open(cache_folder() / kind / key, "rb") as file:
         digest, data = file.read(_DIGEST_BYTES), file.read()
         if hashlib.sha256(data).digest() == digest:
             return data
     return None
 
 
-def remember(kind: str, key: str, data: bytes) -> bool:
-    """Keep `data` for `recall` in place of what was there, if the disk lets us; whether it did."""
+def write(kind: str, key: str, data: bytes) -> bool:
+    """Keep `data` for `read` in place of what was there, if the disk lets us; whether it did."""
     with suppress(OSError):
-        place = folder() / kind
+        place = cache_folder() / kind
         place.mkdir(parents=True, exist_ok=True)
         descriptor, aside = tempfile.mkstemp(dir=place, prefix=".part-")
         try:
@@ -81,18 +81,18 @@ def remember(kind: str, key: str, data: bytes) -> bool:
     return False
 
 
-def entries() -> Iterator[Entry]:
-    """Every file that `remember` wrote, and every photo that training keeps, half written ones too; nobody else's."""
-    ours = [path for path in folder().glob("*/*") if _OURS.fullmatch(path.name)]
-    photos = [path for path in (folder() / PHOTOS).glob("*/*") if _DECODED.fullmatch(path.name)]
+def entries() -> Iterator[CacheEntry]:
+    """Every file that `write` wrote, and every photo that training keeps, half written ones too; nobody else's."""
+    ours = [path for path in cache_folder().glob("*/*") if _OURS.fullmatch(path.name)]
+    photos = [path for path in (cache_folder() / PHOTOS).glob("*/*") if _DECODED.fullmatch(path.name)]
     for path in sorted(ours + photos):
         with suppress(OSError):
-            yield Entry(path.relative_to(folder()).parts[0], path, path.stat().st_size)
+            yield CacheEntry(path.relative_to(cache_folder()).parts[0], path, path.stat().st_size)
 
 
-def clear() -> list[Entry]:
-    """Remove them but for `FORMS`, and give what was removed."""
-    removed = [entry for entry in entries() if entry.kind != FORMS]
+def clear() -> list[CacheEntry]:
+    """Remove them but for `INT8`, and give what was removed."""
+    removed = [entry for entry in entries() if entry.kind != INT8]
     for entry in removed:
         entry.path.unlink(missing_ok=True)
     return removed

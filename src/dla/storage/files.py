@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["naming", "write_file", "write_files"]
+__all__ = ["errors_name", "write_file", "write_files"]
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -38,7 +38,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str], aside: str | None = None) -> Iterator[None]:
+def errors_name(path: str | os.PathLike[str], aside: str | None = None) -> Iterator[None]:
     """Have errors of the disk name `path` where they name no file, as when it is full, or the one written aside."""
     try:
         yield
@@ -58,5 +58,5 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     if place.exists() and not place.is_file():
         place.write_bytes(data)
         return
-    with naming(path, f"{place}.part"):
+    with errors_name(path, f"{place}.part"):
         write_files({place: data})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dla.errors import UnavailableError
-from dla.training.recipe import Augment
+from dla.training.recipe import AugmentConfig
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,7 +34,7 @@ class Mix:
 class BatchAugment:
     """Colour, RandAugment, erasing and mixing as a recipe has them; `acts` is False where it has none of them."""
 
-    def __init__(self, augment: Augment) -> None:
+    def __init__(self, augment: AugmentConfig) -> None:
         self.augment = augment
         self.steps: list[nn.Module] = []
         self.mixers: list[Any] = []

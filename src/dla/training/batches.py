@@ -15,15 +15,15 @@ from PIL import Image
 from dla.data.prefetch import run_ahead
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing, crop_resize
-from dla.images.random_crop import crop_generator, mirrored, order_generator, random_crop
+from dla.images.random_crop import crop_generator, order_generator, random_crop, reflect_pad
 from dla.training.distributed import Ranks
 from dla.training.recipe import Recipe
 from dla.types import Array
 
-__all__ = ["Batch", "Images", "TrainBatches", "val_batches"]
+__all__ = ["Batch", "ImageReader", "TrainBatches", "val_batches"]
 
 
-class Images(Protocol):
+class ImageReader(Protocol):
     """RGB images by their row of a split; several threads may ask at once."""
 
     def __getitem__(self, row: int, /) -> Image.Image: ...
@@ -42,7 +42,13 @@ class TrainBatches:
     """The batches that this rank learns from, by epoch and step; nothing else decides what is in them."""
 
     def __init__(
-        self, images: Images, targets_N: Array, recipe: Recipe, preprocessing: Preprocessing, workers: int, ranks: Ranks
+        self,
+        images: ImageReader,
+        targets_N: Array,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        workers: int,
+        ranks: Ranks,
     ) -> None:
         self.images, self.targets_N, self.recipe, self.preprocessing = images, targets_N, recipe, preprocessing
         self.workers, self.ranks = workers, ranks
@@ -85,7 +91,7 @@ class TrainBatches:
         pixels = np.empty((len(rows), side, side, 3), np.uint8)
         for i, (row, place) in enumerate(zip(rows, places, strict=True)):
             generator = crop_generator(self.recipe.seed, epoch, step, int(place))
-            canvas = mirrored(self.images[int(row)], augment.margin)
+            canvas = reflect_pad(self.images[int(row)], augment.margin)
             box = random_crop(canvas.size, scale, augment.ratio, generator, augment.ratio_rule)
             crop = crop_resize(canvas, box, (side, side), self.preprocessing.interpolation)
             pixels[i] = crop[:, ::-1] if generator.random() < augment.flip else crop
@@ -93,7 +99,7 @@ class TrainBatches:
 
 
 def val_batches(
-    images: Images, rows: Array, preprocessing: Preprocessing, batch_size: int, workers: int
+    images: ImageReader, rows: Array, preprocessing: Preprocessing, batch_size: int, workers: int
 ) -> Iterator[Array]:
     """Pixels (N, H, W, 3) of the rows, in order, as `dla predict` would see them."""
 

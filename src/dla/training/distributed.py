@@ -33,7 +33,7 @@ from torch.distributed.rendezvous import rendezvous
 from dla.errors import DlaError, UsageError
 from dla.types import Array
 
-__all__ = ["Ranks", "Stop", "joined"]
+__all__ = ["Ranks", "StopSignal", "process_group"]
 
 
 Rows = TypeVar("Rows", bound="Sequence[Any] | Array")
@@ -146,7 +146,7 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str = "cpu") -> Iterator[Ranks]:
+def process_group(device: str = "cpu") -> Iterator[Ranks]:
     """Connect the ranks of this run, which compute on `device`: by NCCL between GPUs ("cuda", "auto"), else by gloo.
 
     An error on one rank ends them all: the first to fail raises it, the others exit without a word.
@@ -235,7 +235,7 @@ def _is_first(store: Any) -> bool:
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stop:
+class StopSignal:
     """Within it the first SIGINT or SIGTERM is only noted; a second one acts at once, as it does outside."""
 
     def __init__(self, ranks: Ranks) -> None:

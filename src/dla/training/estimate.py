@@ -14,14 +14,14 @@ import torch
 from dla.data.photo_cache import Cache
 from dla.engines.cpu import peak_memory
 from dla.errors import DlaError, UnavailableError
-from dla.storage.files import naming
+from dla.storage.files import errors_name
 from dla.training.batches import Batch, TrainBatches
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.run import open_photos
-from dla.training.setup import Means, Setup, check_apart, set_up, with_photos
+from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
 
-__all__ = ["Plan", "RateCurve", "check_can_draw", "draw_rates", "find_rate", "plan"]
+__all__ = ["RateSweep", "RunEstimate", "check_can_draw", "draw_rates", "estimate_run", "find_learning_rate"]
 
 
 STEPS, VAL_BATCHES = 3, 2
@@ -29,7 +29,7 @@ GENTLY = 1e-3  # of the learning rate: the steps are for their time, and should 
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunEstimate:
     """What a run would take, by a few real steps of each size of crop.
 
     `step_seconds` is by the side of the crops in pixels; `peak_bytes` is the process's, or on a GPU PyTorch's
@@ -49,17 +49,17 @@ class Plan:
     peak_bytes: int | None
 
 
-def plan(
+def estimate_run(
     recipe: Recipe,
     *,
     workers: int = 2,
     device: str = "auto",
     cache: Cache = "none",
     say: Callable[[str], None] = lambda text: None,
-) -> Plan:
+) -> RunEstimate:
     """Measure a few steps of the recipe on its photos. Arguments and errors are those of `train`."""
-    recipe = with_photos(recipe, None)
-    means = Means.named(workers, device, cache, say)
+    recipe = with_data(recipe, None)
+    means = Runtime.named(workers, device, cache, say)
     splits = open_photos(recipe, means)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, means)
@@ -67,7 +67,7 @@ def plan(
         seconds = {side: _step_seconds(setup, recipe, *first) for side, (first, _) in sides.items()}
         val_seconds = _val_seconds(setup)
     parameters = list(setup.fit.network.parameters())
-    return Plan(
+    return RunEstimate(
         parameters=sum(p.numel() for p in parameters),
         learning=sum(p.numel() for p in parameters if p.requires_grad),
         train=len(splits.train),
@@ -127,7 +127,7 @@ BELOW_THE_BEST = 0.1  # of the rate at which the loss was lowest, beyond which i
 
 
 @dataclass(frozen=True)
-class RateCurve:
+class RateSweep:
     """Smoothed losses at rising learning rates, and the proposed one."""
 
     rates: tuple[float, ...]
@@ -135,7 +135,7 @@ class RateCurve:
     proposed: float
 
 
-def find_rate(
+def find_learning_rate(
     recipe: Recipe,
     picture: Path,
     *,
@@ -143,7 +143,7 @@ def find_rate(
     device: str = "auto",
     cache: Cache = "none",
     say: Callable[[str], None] = lambda text: None,
-) -> RateCurve:
+) -> RateSweep:
     """Let the learning rate rise from step to step until the loss grows; draw the curve into a PNG.
 
     The other arguments and errors are those of `train`; and
@@ -153,9 +153,9 @@ def find_rate(
         UnavailableError: matplotlib is missing.
     """
     check_can_draw()
-    recipe = with_photos(recipe, None)
+    recipe = with_data(recipe, None)
     check_apart(picture.parent, recipe)
-    means = Means.named(workers, device, cache, say)
+    means = Runtime.named(workers, device, cache, say)
     splits = open_photos(recipe, means)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, means)
@@ -171,7 +171,7 @@ def find_rate(
             losses.append(loss)
             if smoothed(losses)[-1] > TOO_MUCH * min(smoothed(losses)):
                 break
-    curve = RateCurve(tuple(rates), tuple(smoothed(losses)), proposal(rates, smoothed(losses)))
+    curve = RateSweep(tuple(rates), tuple(smoothed(losses)), suggest_rate(rates, smoothed(losses)))
     draw_rates(curve.rates, curve.losses, curve.proposed, picture)
     return curve
 
@@ -191,7 +191,7 @@ def smoothed(losses: list[float]) -> list[float]:
     return means
 
 
-def proposal(rates: list[float], losses: list[float]) -> float:
+def suggest_rate(rates: list[float], losses: list[float]) -> float:
     """A tenth of the rate at which the loss was lowest, to two digits.
 
     Raises:
@@ -233,5 +233,5 @@ def draw_rates(rates: Sequence[float], losses: Sequence[float], proposed: float,
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path):
+    with errors_name(path):
         figure.savefig(path)

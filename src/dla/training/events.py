@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Epoch", "Listener", "Step"]
+__all__ = ["EpochEvent", "RunListener", "StepEvent"]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepEvent:
     """One step: its epoch (from 1, of `epochs`) and place in it (from 1, of `steps`).
 
     `top1` is of its own photos, 0 to 1, and nan where they were mixed.
@@ -26,7 +26,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
+class EpochEvent:
     """What one pass over the training photos came to: a line of `metrics.jsonl` (docs/train.md).
 
     `epoch` counts from 1, `step` over the whole run. Accuracies (0 to 1) and `val_loss` are of the weights as they
@@ -46,9 +46,9 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Listener:
+class RunListener:
     """What the command line shows of a run."""
 
     said: Callable[[str], None] = lambda text: None
-    step: Callable[[Step], None] = lambda step: None
-    epoch: Callable[[Epoch, bool], None] = lambda epoch, is_best: None
+    step: Callable[[StepEvent], None] = lambda step: None
+    epoch: Callable[[EpochEvent, bool], None] = lambda epoch, is_best: None

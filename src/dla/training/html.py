@@ -19,8 +19,8 @@ from dla.html_report.page import (
     Facts,
     Figure,
     Figures,
-    Picture,
-    Pictures,
+    ImageGrid,
+    PageImage,
     Section,
     embedded,
     write_page,
@@ -105,7 +105,7 @@ def _mosaic(path: Path) -> tuple[Section, ...]:
         uri = embedded(picture.convert("RGB"))
     note = "The first batch, cropped, resized, turned and coloured, before its numbers are scaled."
     return (
-        Section("What the network was shown", (Pictures((Picture(uri, (), "training photos"),), wide=True),), note),
+        Section("What the network was shown", (ImageGrid((PageImage(uri, (), "training photos"),), wide=True),), note),
     )
 
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from dla.errors import UnavailableError, UsageError
 from dla.images.preprocessing import Preprocessing
-from dla.models.fuse import fold_batch_norm
-from dla.training.recipe import Distill, Loss
+from dla.models.fuse import fuse_conv_bn
+from dla.training.recipe import DistillConfig, LossConfig
 from dla.types import Array
-from dla.weights.load import open_model
+from dla.weights.load import load_model
 
-__all__ = ["Criterion", "Labels", "NetworkTeacher", "ScoresTeacher", "Teacher", "balanced_weights", "find_teacher"]
+__all__ = ["Criterion", "Labels", "NetworkTeacher", "ScoresTeacher", "Teacher", "balanced_weights", "open_teacher"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Labels:
 class Criterion:
     """The loss of a recipe; `weights_K` weigh the classes."""
 
-    loss: Loss
-    distill: Distill
+    loss: LossConfig
+    distill: DistillConfig
     weights_K: Tensor | None = None
 
     def __call__(self, logits_NK: Tensor, labels: Labels) -> Tensor:
@@ -90,7 +90,9 @@ class Teacher(Protocol):
     def __call__(self, pixels_N3HW: Tensor, rows_N: Array) -> Tensor: ...
 
 
-def find_teacher(distill: Distill, class_ids: tuple[str, ...], photos: int, device: torch.device) -> Teacher | None:
+def open_teacher(
+    distill: DistillConfig, class_ids: tuple[str, ...], photos: int, device: torch.device
+) -> Teacher | None:
     """The recipe's teacher, if it has one.
 
     Raises:
@@ -108,11 +110,11 @@ class NetworkTeacher:
     sees_mixed = True
 
     def __init__(self, source: str, class_ids: tuple[str, ...], device: torch.device) -> None:
-        opened = open_model(source)
+        opened = load_model(source)
         known = {name: k for k, name in enumerate(opened.config.label_names or ())}
         if missing := [c for c in class_ids if c not in known]:
             raise UsageError(f"the teacher {opened.origin} does not know the class {missing[0]!r}. Try another teacher")
-        network: Any = fold_batch_norm(opened.model).requires_grad_(False)
+        network: Any = fuse_conv_bn(opened.model).requires_grad_(False)
         self.network = network.to(device=device, memory_format=torch.channels_last)
         self.columns = torch.tensor([known[c] for c in class_ids], device=device)
         own = Preprocessing.from_config(opened.config.pretrained_cfg, opened.config.exif)

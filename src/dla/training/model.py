@@ -12,17 +12,17 @@ from dla.images.preprocessing import Preprocessing
 from dla.models.dla import DLA
 from dla.training.recipe import Recipe
 from dla.weights.create import create_model
-from dla.weights.load import open_model
+from dla.weights.load import load_model
 from dla.weights.model_folder import ModelConfig
 
-__all__ = ["Start", "begin", "freeze", "train_mode"]
+__all__ = ["InitialModel", "build_initial", "freeze", "train_mode"]
 
 
 STAGES = ("stem", "level0", "level1", "level2", "level3", "level4", "level5")
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """A network before its first step, how photos are prepared for it, what a model folder says of it, and notes."""
 
     network: DLA
@@ -31,7 +31,7 @@ class Start:
     notes: tuple[str, ...]
 
 
-def begin(recipe: Recipe, class_ids: tuple[str, ...]) -> Start:
+def build_initial(recipe: Recipe, class_ids: tuple[str, ...]) -> InitialModel:
     """The network of a recipe for these classes.
 
     Raises:
@@ -53,13 +53,13 @@ def begin(recipe: Recipe, class_ids: tuple[str, ...]) -> Start:
     freeze(network, recipe.freeze)
     if recipe.compute.checkpointing:
         network.set_grad_checkpointing()
-    return Start(network, preprocessing, _described(config, recipe, class_ids, preprocessing), notes)
+    return InitialModel(network, preprocessing, _described(config, recipe, class_ids, preprocessing), notes)
 
 
 def _trained(
     source: str, class_ids: tuple[str, ...], options: dict[str, Any]
 ) -> tuple[DLA, ModelConfig, tuple[str, ...]]:
-    opened = open_model(source, **options)
+    opened = load_model(source, **options)
     if opened.config.label_names == class_ids:
         return opened.model, opened.config, (f"{opened.origin}, which knows these classes",)
     opened.model.reset_classifier(len(class_ids))

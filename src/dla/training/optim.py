@@ -14,22 +14,22 @@ from torch.optim.swa_utils import AveragedModel
 
 from dla.errors import UsageError
 from dla.models.dla import DLA
-from dla.training.recipe import Average, Recipe
+from dla.training.recipe import EmaConfig, Recipe
 
 __all__ = [
-    "Precision",
-    "averaged",
+    "Autocast",
+    "build_optimizer",
     "layer_ranks",
     "learning_rate",
     "load_optimizer_state",
-    "make_optimizer",
+    "make_ema",
     "optimizer_state",
     "parameter_groups",
     "set_rate",
 ]
 
 
-def make_optimizer(network: DLA, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(network: DLA, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that learn, in PyTorch's fused form where the device has it."""
     o = recipe.optimizer
     groups = parameter_groups(network, o.weight_decay, o.decay_norms, o.layer_decay)
@@ -114,7 +114,7 @@ def learning_rate(recipe: Recipe, progress_epochs: float) -> float:
     return recipe.lr * (s.end + (1 - s.end) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def averaged(network: nn.Module, recipe: Average) -> AveragedModel | None:
+def make_ema(network: nn.Module, recipe: EmaConfig) -> AveragedModel | None:
     """A copy of the network that follows it at each `update_parameters`, statistics included; None for no average."""
     if recipe.decay == 0:
         return None
@@ -136,7 +136,7 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16")}
 
 
-class Precision:
+class Autocast:
     """How a step computes: in float32, or with convolutions in half precision and a loss scaled for fp16.
 
     Raises:

@@ -11,17 +11,17 @@ from dla.data.sources import DataOptions
 from dla.errors import UsageError
 
 __all__ = [
-    "Augment",
-    "Average",
-    "Compute",
-    "Distill",
-    "Input",
-    "Loss",
-    "Optimizer",
+    "AugmentConfig",
+    "ComputeConfig",
+    "DistillConfig",
+    "EarlyStopConfig",
+    "EmaConfig",
+    "InputConfig",
+    "LossConfig",
+    "OptimizerConfig",
     "Recipe",
-    "Regular",
-    "Schedule",
-    "Stop",
+    "RegularizationConfig",
+    "ScheduleConfig",
 ]
 
 
@@ -29,7 +29,7 @@ Stage = Literal["none", "stem", "level0", "level1", "level2", "level3", "level4"
 
 
 @dataclass(frozen=True)
-class Input:
+class InputConfig:
     """What the network sees of a photo.
 
     Args:
@@ -72,7 +72,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Augment:
+class AugmentConfig:
     """What a training step changes about the photos. What is 0 (or 1 for a scale and a ratio) does not happen.
 
     Args:
@@ -128,7 +128,7 @@ class Augment:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
     """How a gradient becomes a step.
 
     Args:
@@ -168,7 +168,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ScheduleConfig:
     """How the learning rate goes over the run.
 
     Args:
@@ -196,7 +196,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossConfig:
     """What is made small: cross-entropy.
 
     Args:
@@ -214,7 +214,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Distill:
+class DistillConfig:
     """Learning from another network as well as from the labels (Hinton et al. 2015).
 
     Args:
@@ -239,7 +239,7 @@ class Distill:
 
 
 @dataclass(frozen=True)
-class Regular:
+class RegularizationConfig:
     """What keeps a network from learning the photos by heart.
 
     Args:
@@ -256,7 +256,7 @@ class Regular:
 
 
 @dataclass(frozen=True)
-class Average:
+class EmaConfig:
     """The running average of the weights, which is what is validated and kept.
 
     Args:
@@ -272,7 +272,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Stop:
+class EarlyStopConfig:
     """When a run ends before its last epoch.
 
     Args:
@@ -286,7 +286,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Compute:
+class ComputeConfig:
     """How it is computed.
 
     Args:
@@ -343,16 +343,16 @@ class Recipe:
     freeze: Stage = "none"
     photos: str = ""
     data: DataOptions = field(default_factory=DataOptions)
-    input: Input = field(default_factory=Input)
-    augment: Augment = field(default_factory=Augment)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    schedule: Schedule = field(default_factory=Schedule)
-    loss: Loss = field(default_factory=Loss)
-    distill: Distill = field(default_factory=Distill)
-    regular: Regular = field(default_factory=Regular)
-    average: Average = field(default_factory=Average)
-    stop: Stop = field(default_factory=Stop)
-    compute: Compute = field(default_factory=Compute)
+    input: InputConfig = field(default_factory=InputConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    regular: RegularizationConfig = field(default_factory=RegularizationConfig)
+    average: EmaConfig = field(default_factory=EmaConfig)
+    stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     dataset: str = ""
     licence: str = ""
 

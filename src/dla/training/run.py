@@ -21,19 +21,19 @@ from dla.html_report.page import check_can_write, mosaic_png
 from dla.metrics.classification import evaluate
 from dla.storage.files import write_files
 from dla.training.checkpoints import Checkpoints
-from dla.training.distributed import Ranks, Stop, joined
-from dla.training.events import Epoch, Listener, Step
+from dla.training.distributed import Ranks, StopSignal, process_group
+from dla.training.events import EpochEvent, RunListener, StepEvent
 from dla.training.html import write_report
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import default_output, recipe_from
-from dla.training.run_folder import RunFolder, change, circumstances, run_lock
-from dla.training.setup import Means, Setup, check_apart, set_up, with_photos
-from dla.training.trainer import Watcher
-from dla.weights.load import open_model
+from dla.training.run_folder import RunFolder, environment, environment_difference, run_lock
+from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
+from dla.training.trainer import TrainerCallback
+from dla.weights.load import load_model
 from dla.weights.model_folder import half_precision, write_folder
 
-__all__ = ["chosen", "open_photos", "train"]
+__all__ = ["open_photos", "resolve_recipe", "train"]
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
     cache: Cache = "none",
     save_every: float = 120.0,
     settings: Mapping[str, Any] | None = None,
-    listener: Listener | None = None,
+    listener: RunListener | None = None,
 ) -> Path:
     """Train a network on photos. Returns the run's folder, in which `best` is a model folder that `dla.load` takes.
 
@@ -71,10 +71,10 @@ def train(
         CheckError: too many photos cannot be read.
         DlaError: the loss is not finite, or the folder cannot be written.
     """
-    with joined(device) as ranks:
-        heard = listener if listener and ranks.is_main else Listener()
-        whole = with_photos(chosen(recipe, settings), data)
-        means = Means.named(workers, device, cache, heard.said, ranks)
+    with process_group(device) as ranks:
+        heard = listener if listener and ranks.is_main else RunListener()
+        whole = with_data(resolve_recipe(recipe, settings), data)
+        means = Runtime.named(workers, device, cache, heard.said, ranks)
         check_can_write()
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
         check_apart(folder, whole)
@@ -83,7 +83,7 @@ def train(
     return folder
 
 
-def chosen(recipe: str | Recipe | None, settings: Mapping[str, Any] | None) -> Recipe:
+def resolve_recipe(recipe: str | Recipe | None, settings: Mapping[str, Any] | None) -> Recipe:
     """The recipe that is meant, with single fields set."""
     if not isinstance(recipe, Recipe):
         return recipe_from(recipe, settings or {})
@@ -92,7 +92,7 @@ def chosen(recipe: str | Recipe | None, settings: Mapping[str, Any] | None) -> R
     return recipe
 
 
-def open_photos(recipe: Recipe, means: Means) -> Splits:
+def open_photos(recipe: Recipe, means: Runtime) -> Splits:
     """The photos of a recipe that can be read.
 
     Raises:
@@ -106,9 +106,9 @@ def open_photos(recipe: Recipe, means: Means) -> Splits:
 class _Run:
     recipe: Recipe
     folder: RunFolder
-    means: Means
+    means: Runtime
     save_every: float
-    listener: Listener
+    listener: RunListener
 
     @property
     def ranks(self) -> Ranks:
@@ -155,9 +155,9 @@ class _Run:
 
     def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
         """Only what could begin has the folder: a slip in a name does not."""
-        now = circumstances(self.means.device, self.ranks)
+        now = environment(self.means.device, self.ranks)
         self.folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
-        if changed := change(before, now):
+        if changed := environment_difference(before, now):
             self.listener.said(changed)
         self.folder.tell(**now, data=_summary(splits))
 
@@ -173,13 +173,15 @@ class _Run:
             if not self.folder.mosaic.exists():
                 x_N3HW, _ = fit.prepare(next(batches.epoch(0, 0)))
                 write_files({self.folder.mosaic: mosaic_png(fit.pixels(x_N3HW))})
-        with Stop(self.ranks) as stop:
-            keeper = _Keeper(self, setup, checkpoints, stop)
-            fit.run(batches, setup.validation, Watcher(keeper.after_step, keeper.leave_if_asked, keeper.after_epoch))
+        with StopSignal(self.ranks) as stop:
+            keeper = _RunCallback(self, setup, checkpoints, stop)
+            fit.run(
+                batches, setup.validation, TrainerCallback(keeper.after_step, keeper.leave_if_asked, keeper.after_epoch)
+            )
 
     def _finish(self, splits: Splits, setup: Setup) -> None:
         """Measure the best weights as they are stored, and write the report."""
-        best = self.ranks.from_main(lambda: open_model(str(self.folder.best)))
+        best = self.ranks.from_main(lambda: load_model(str(self.folder.best)))
         logits_NK = setup.validation.logits(best.model, setup.fit, lambda: None)
         if not self.ranks.is_main:
             return
@@ -199,21 +201,21 @@ class _Run:
         )
 
 
-class _Keeper:
+class _RunCallback:
     """Writes down what a run comes to while it goes on, on the main rank; stops all ranks together."""
 
-    def __init__(self, run: _Run, setup: Setup, checkpoints: Checkpoints, stop: Stop) -> None:
+    def __init__(self, run: _Run, setup: Setup, checkpoints: Checkpoints, stop: StopSignal) -> None:
         self.run, self.fit, self.config, self.checkpoints = run, setup.fit, setup.start.config, checkpoints
         self.steps, self.stop = setup.batches.steps, stop
         self.saved = time.monotonic()
 
-    def after_step(self, step: Step) -> None:
+    def after_step(self, step: StepEvent) -> None:
         self.run.listener.step(step)
         self.leave_if_asked()
         if time.monotonic() - self.saved > self.run.save_every:
             self.checkpoint()
 
-    def after_epoch(self, epoch: Epoch, is_best: bool) -> None:
+    def after_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         if not self.run.ranks.is_main:
             return
         # the checkpoint comes last: without it the epoch is run again, to the same bits
@@ -238,7 +240,7 @@ class _Keeper:
             self.checkpoints.save(at.epoch * self.steps + at.step, *self.fit.state(), best=is_best)
         self.saved = time.monotonic()
 
-    def write_best(self, epoch: Epoch) -> None:
+    def write_best(self, epoch: EpochEvent) -> None:
         recipe = self.run.recipe
         results = {"top1": epoch.top1, "top5": epoch.top5}
         dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")

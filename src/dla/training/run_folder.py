@@ -29,14 +29,14 @@ import yaml
 
 from dla.data.split_file import DATA_SCHEMA
 from dla.errors import DlaError, UsageError
-from dla.storage.files import naming, write_files
+from dla.storage.files import errors_name, write_files
 from dla.storage.locks import lock_file
 from dla.training.distributed import Ranks
-from dla.training.events import Epoch
+from dla.training.events import EpochEvent
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import differing, to_yaml
 
-__all__ = ["RunFolder", "change", "circumstances", "read_epochs", "run_lock"]
+__all__ = ["RunFolder", "environment", "environment_difference", "read_epochs", "run_lock"]
 
 
 SCHEMA = "dla.run/1"
@@ -108,7 +108,7 @@ class RunFolder:
         """What data.json says; None before the first start."""
         return self._read("data.json") if (self.path / "config.yaml").exists() else None
 
-    def add_epoch(self, epoch: Epoch) -> None:
+    def add_epoch(self, epoch: EpochEvent) -> None:
         """Append a line to metrics.jsonl."""
         try:
             with self.metrics.open("a", encoding="utf-8") as log:
@@ -189,7 +189,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             file.seek(0)
             who = file.read(200).strip() or "another process"
             raise UsageError(f"a run is in progress in {folder} ({who}). Wait for its end, or give another --output")
-        with naming(path):
+        with errors_name(path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
@@ -205,7 +205,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 PACKAGES = ("dla", "torch", "numpy", "pillow", "kornia")
 
 
-def circumstances(device: torch.device, ranks: Ranks) -> dict[str, Any]:
+def environment(device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """The command, the versions of what computes, and the machine."""
     return {
         "command": sys.argv,
@@ -220,7 +220,7 @@ def circumstances(device: torch.device, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def environment_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """What differs of versions and machine, and what that means, in a sentence; None where nothing does."""
     differences = [
         f"{name} {'were' if name.endswith('s') else 'was'} {old}, now {now[part].get(name)}"

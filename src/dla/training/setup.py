@@ -8,27 +8,27 @@ from pathlib import Path
 
 import torch
 
-from dla.data.dataset import Split, Splits, walked
+from dla.data.dataset import Split, Splits, scanned_folders
 from dla.data.photo_cache import Budget, Cache, PhotoStore, half_of_memory
 from dla.engines.torch import pick_device
 from dla.errors import UnavailableError, UsageError
 from dla.storage import cache
 from dla.training.batches import TrainBatches
 from dla.training.distributed import Ranks
-from dla.training.loss import find_teacher
+from dla.training.loss import open_teacher
 from dla.training.memory import give_memory_back
-from dla.training.model import Start, begin
+from dla.training.model import InitialModel, build_initial
 from dla.training.recipe import Recipe
-from dla.training.trainer import Fit, Validation
+from dla.training.trainer import Trainer, ValidationSet
 
-__all__ = ["Means", "Setup", "check_apart", "set_up", "with_photos"]
+__all__ = ["Runtime", "Setup", "check_apart", "set_up", "with_data"]
 
 
 STRIDE = 32  # of the coarsest map
 
 
 @dataclass(frozen=True)
-class Means:
+class Runtime:
     """What a run is computed with; none of it changes what comes out, but for the device in the last digits."""
 
     workers: int
@@ -40,7 +40,7 @@ class Means:
     @classmethod
     def named(
         cls, workers: int, device: str, cache: Cache, say: Callable[[str], None], ranks: Ranks = Ranks()
-    ) -> Means:
+    ) -> Runtime:
         """Checked, from what a user says.
 
         Raises:
@@ -55,13 +55,13 @@ class Means:
 class Setup:
     """A run before its first step."""
 
-    start: Start
-    fit: Fit
+    start: InitialModel
+    fit: Trainer
     batches: TrainBatches
-    validation: Validation
+    validation: ValidationSet
 
 
-def with_photos(recipe: Recipe, data: str | Path | None) -> Recipe:
+def with_data(recipe: Recipe, data: str | Path | None) -> Recipe:
     """The recipe with the place of its photos, in full; `data` goes before its own.
 
     Raises:
@@ -85,7 +85,7 @@ def check_apart(folder: Path, recipe: Recipe) -> None:
     Raises:
         UsageError: it would.
     """
-    for photos in walked(Path(recipe.photos)):
+    for photos in scanned_folders(Path(recipe.photos)):
         if folder.resolve().is_relative_to(photos.resolve()):
             raise UsageError(
                 f"{folder} lies within the photos in {photos}, where it would be taken for a class. Give --output "
@@ -93,23 +93,23 @@ def check_apart(folder: Path, recipe: Recipe) -> None:
             )
 
 
-def set_up(recipe: Recipe, splits: Splits, means: Means) -> Setup:
+def set_up(recipe: Recipe, splits: Splits, means: Runtime) -> Setup:
     """The network of the recipe and what trains it on these photos. Sets PyTorch's randomness."""
     train, val, ranks = splits.train, splits.val, means.ranks
     torch.manual_seed(recipe.seed)
     if recipe.compute.checkpointing and means.device.type == "cpu":
         give_memory_back()
-    start = begin(recipe, train.class_ids)
+    start = build_initial(recipe, train.class_ids)
     _check_batch(recipe, min(start.preprocessing.size), ranks)
     for note in start.notes:
         means.say(f"start   {note}")
-    teacher = find_teacher(recipe.distill, train.class_ids, len(train), means.device)
-    fit = Fit(start, recipe, train.targets_N, means.device, teacher, ranks)
+    teacher = open_teacher(recipe.distill, train.class_ids, len(train), means.device)
+    fit = Trainer(start, recipe, train.targets_N, means.device, teacher, ranks)
     budget = Budget(half_of_memory() // ranks.local_world)
     batches = TrainBatches(
         _store(train, means, budget), train.targets_N, recipe, start.preprocessing, means.workers, ranks
     )
-    validation = Validation(_store(val, means, budget), val.targets_N, recipe.batch_size, means.workers)
+    validation = ValidationSet(_store(val, means, budget), val.targets_N, recipe.batch_size, means.workers)
     return Setup(start, fit, batches, validation)
 
 
@@ -124,6 +124,6 @@ def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
         )
 
 
-def _store(split: Split, means: Means, budget: Budget) -> PhotoStore:
-    place = cache.folder() / cache.PHOTOS if means.cache == "disk" else None
+def _store(split: Split, means: Runtime, budget: Budget) -> PhotoStore:
+    place = cache.cache_folder() / cache.PHOTOS if means.cache == "disk" else None
     return PhotoStore(split, means.cache, place, budget=budget, say=means.say)

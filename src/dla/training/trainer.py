@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dla.errors import DlaError, UsageError
-from dla.metrics.classification import outcomes
+from dla.metrics.classification import sample_results
 from dla.models.dla import DLA
-from dla.models.fuse import fold_batch_norm
+from dla.models.fuse import fuse_conv_bn
 from dla.training.augment import BatchAugment
-from dla.training.batches import Batch, Images, TrainBatches, val_batches
+from dla.training.batches import Batch, ImageReader, TrainBatches, val_batches
 from dla.training.distributed import Ranks
-from dla.training.events import Epoch, Step
+from dla.training.events import EpochEvent, StepEvent
 from dla.training.loss import Criterion, Labels, Teacher, balanced_weights
-from dla.training.model import Start, train_mode
+from dla.training.model import InitialModel, train_mode
 from dla.training.optim import (
-    Precision,
-    averaged,
+    Autocast,
+    build_optimizer,
     learning_rate,
     load_optimizer_state,
-    make_optimizer,
+    make_ema,
     optimizer_state,
     set_rate,
 )
@@ -39,35 +39,35 @@ from dla.types import Array
 from dla.weights.load import load_state
 from dla.weights.model_folder import half_precision
 
-__all__ = ["Fit", "Validation", "Watcher"]
+__all__ = ["Trainer", "TrainerCallback", "ValidationSet"]
 
 
 @dataclass(frozen=True)
-class Watcher:
+class TrainerCallback:
     """Who hears of each step, and of each epoch and whether it is the best so far.
 
     All are called between two steps, `pause` while an epoch is validated: the state of a run can then be saved.
     """
 
-    step: Callable[[Step], None]
+    step: Callable[[StepEvent], None]
     pause: Callable[[], None]
-    epoch: Callable[[Epoch, bool], None]
+    epoch: Callable[[EpochEvent, bool], None]
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationSet:
     """The photos that a network is measured on."""
 
-    images: Images
+    images: ImageReader
     targets_N: Array
     batch_size: int
     workers: int
 
     @torch.inference_mode()
-    def logits(self, network: nn.Module, fit: Fit, pause: Callable[[], None]) -> Array:
+    def logits(self, network: nn.Module, fit: Trainer, pause: Callable[[], None]) -> Array:
         """(N, K) on photos as `dla predict` would see them, from all ranks together; `pause` is called in between."""
         device, ranks = fit.device, fit.ranks
-        folded: nn.Module = fold_batch_norm(network)
+        folded: nn.Module = fuse_conv_bn(network)
         folded = folded.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rows = ranks.share(np.arange(len(self.targets_N)))
         batches = val_batches(self.images, rows, fit.preprocessing, self.batch_size, self.workers)
@@ -96,7 +96,7 @@ class Position:
     since_best: int = 0
 
 
-class Fit:
+class Trainer:
     """A run in progress: network, average, optimizer and position. It knows no files.
 
     `state` and `load_state` carry everything that the next step depends on.
@@ -104,7 +104,7 @@ class Fit:
 
     def __init__(
         self,
-        start: Start,
+        start: InitialModel,
         recipe: Recipe,
         targets_N: Array,
         device: torch.device,
@@ -117,9 +117,9 @@ class Fit:
         network = _synchronised(start.network, device) if recipe.compute.sync_batch_norm else start.network
         self.network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.layout = layout
-        self.average = averaged(self.network, recipe.average)
-        self.optimizer = make_optimizer(self.network, recipe)
-        self.precision = Precision(recipe.compute.autocast, device)
+        self.average = make_ema(self.network, recipe.average)
+        self.optimizer = build_optimizer(self.network, recipe)
+        self.precision = Autocast(recipe.compute.autocast, device)
         self.augment = BatchAugment(recipe.augment)
         weights_K = balanced_weights(torch.from_numpy(targets_N), start.config.num_classes).to(device)
         balanced = recipe.loss.class_weights == "balanced"
@@ -158,7 +158,7 @@ class Fit:
         self.at = Position(**at | {"best": at["best"] and tuple(at["best"])})
         self.precision.load_state(facts["scaler"])
 
-    def run(self, batches: TrainBatches, val: Validation, watcher: Watcher) -> None:
+    def run(self, batches: TrainBatches, val: ValidationSet, watcher: TrainerCallback) -> None:
         """Train to the last epoch, or until the recipe says stop.
 
         Raises:
@@ -172,13 +172,13 @@ class Fit:
                 self.at.step += 1
                 self.at.loss_sum += loss
                 place = self.at.epoch + 1, self.recipe.epochs, self.at.step, batches.steps
-                watcher.step(Step(*place, loss, top1, rate, self.recipe.batch_size))
+                watcher.step(StepEvent(*place, loss, top1, rate, self.recipe.batch_size))
             seconds = max(time.monotonic() - began, 1e-9)
             photos = (self.at.step - first) * self.recipe.batch_size
             self.ranks.spread(list(self.kept.buffers()))  # each rank has normalised photos of its own
             logits_NK = val.logits(self.stored(), self, watcher.pause)
-            outcome = outcomes(logits_NK, val.targets_N)
-            epoch = Epoch(
+            outcome = sample_results(logits_NK, val.targets_N)
+            epoch = EpochEvent(
                 epoch=self.at.epoch + 1,
                 step=(self.at.epoch + 1) * batches.steps,
                 loss=self.at.loss_sum / batches.steps,
@@ -193,7 +193,7 @@ class Fit:
             is_best = self._count(epoch)
             watcher.epoch(epoch, is_best)
 
-    def _count(self, epoch: Epoch) -> bool:
+    def _count(self, epoch: EpochEvent) -> bool:
         """Go on to the next epoch; whether this one was the best."""
         figures = epoch.top1, -epoch.val_loss
         is_best = self.at.best is None or figures > self.at.best

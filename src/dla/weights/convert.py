@@ -18,24 +18,24 @@ from dla.models.dla import DLA
 from dla.models.registry import TABLE
 from dla.storage.files import write_files
 from dla.weights.keys import authors_state
-from dla.weights.load import Opened, open_model
+from dla.weights.load import LoadedModel, load_model
 from dla.weights.model_folder import WEIGHTS, write_folder
 
-__all__ = ["FORMS", "Converted", "convert"]
+__all__ = ["CONVERT_FORMATS", "ConvertResult", "convert"]
 
 
-Form = Literal["folder", "timm", "authors"]
-FORMS: tuple[Form, ...] = get_args(Form)
-_ENDINGS: dict[Form, tuple[str, ...]] = {"timm": (".safetensors", ".pth"), "authors": (".pth",)}
+ConvertFormat = Literal["folder", "timm", "authors"]
+CONVERT_FORMATS: tuple[ConvertFormat, ...] = get_args(ConvertFormat)
+_ENDINGS: dict[ConvertFormat, tuple[str, ...]] = {"timm": (".safetensors", ".pth"), "authors": (".pth",)}
 _AUTHORS = "https://github.com/ucbdrive/dla"
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ConvertResult:
     """What was written: the file, or the folder, whose weights have this size and SHA-256, and what to know of it."""
 
     path: Path
-    form: Form
+    form: ConvertFormat
     architecture: str
     size_bytes: int
     sha256: str
@@ -47,10 +47,10 @@ def convert(
     out: str | os.PathLike[str],
     *,
     architecture: str | None = None,
-    to: Form | None = None,
+    to: ConvertFormat | None = None,
     force: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
-) -> Converted:
+) -> ConvertResult:
     """Write a model's weights, float32, whole or not at all.
 
     Args:
@@ -70,7 +70,7 @@ def convert(
     path = Path(os.path.expanduser(out))
     form = to or _form_of(path)
     _check_out(path, form, force)
-    opened = open_model(source, architecture=architecture, cache_dir=cache_dir)
+    opened = load_model(source, architecture=architecture, cache_dir=cache_dir)
     notes = opened.report.notes
     if form == "folder":
         write_folder(path, opened.model.state_dict(), opened.config)
@@ -87,10 +87,10 @@ def convert(
             notes += (f"{path} holds weights only; class names, preprocessing and licence need --to folder.",)
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Converted(path, form, opened.config.architecture, weights.stat().st_size, digest, notes)
+    return ConvertResult(path, form, opened.config.architecture, weights.stat().st_size, digest, notes)
 
 
-def _form_of(path: Path) -> Form:
+def _form_of(path: Path) -> ConvertFormat:
     if path.suffix in _ENDINGS["timm"] and not path.is_dir():
         return "timm"
     if path.suffix and not path.is_dir():
@@ -98,9 +98,9 @@ def _form_of(path: Path) -> Form:
     return "folder"
 
 
-def _check_out(path: Path, form: Form, force: bool) -> None:
-    if form not in FORMS:
-        raise UsageError(f"to is {form!r}. Allowed: {', '.join(FORMS)}")
+def _check_out(path: Path, form: ConvertFormat, force: bool) -> None:
+    if form not in CONVERT_FORMATS:
+        raise UsageError(f"to is {form!r}. Allowed: {', '.join(CONVERT_FORMATS)}")
     if form != "folder" and path.suffix not in _ENDINGS[form]:
         raise UsageError(f"{path} must be a file that ends with {' or '.join(_ENDINGS[form])}, for --to {form}")
     if form != "folder" and path.is_dir():
@@ -122,7 +122,7 @@ def _bare_file(model: DLA, ending: str) -> bytes:
     return buffer.getvalue()
 
 
-def _authors_file(opened: Opened) -> bytes:
+def _authors_file(opened: LoadedModel) -> bytes:
     model, name = opened.model, opened.config.architecture
     if TABLE[name].origin != _AUTHORS:
         known = ", ".join(r.name for r in TABLE.values() if r.origin == _AUTHORS)

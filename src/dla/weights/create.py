@@ -17,7 +17,7 @@ from dla.models.dla import DLA
 from dla.models.feature_net import FEATURE_OPTIONS, features_of
 from dla.models.registry import MODULE, PretrainedCfg, get_pretrained_cfg, is_model, row
 from dla.weights.keys import plain_names
-from dla.weights.load import begin_model, load_state, open_model
+from dla.weights.load import create_untrained, load_model, load_state
 from dla.weights.state_files import read_state
 
 __all__ = ["create_model", "model_entrypoint"]
@@ -101,8 +101,8 @@ def _of_source(
     if other:
         raise UsageError(f"{source} names the weights, and {other[0]} of pretrained_cfg_overlay names others")
     if pretrained:
-        return open_model(source, cache_dir=cache_dir, overlay=overlay, **options).model
-    return begin_model(source, cache_dir=cache_dir, overlay=overlay, **options)
+        return load_model(source, cache_dir=cache_dir, overlay=overlay, **options).model
+    return create_untrained(source, cache_dir=cache_dir, overlay=overlay, **options)
 
 
 def _of_table(
@@ -128,7 +128,7 @@ def _of_table(
 
     if pretrained and not cfg.state_dict:
         source = _place(model_name, cfg)
-        model = open_model(source, architecture=name, cache_dir=cache_dir, overlay=fields, **options).model
+        model = load_model(source, architecture=name, cache_dir=cache_dir, overlay=fields, **options).model
         found = {key: model.pretrained_cfg[key] for key in ("num_classes", "input_size")}
     else:
         found = {}
@@ -147,7 +147,7 @@ def _fields(cfg: Mapping[str, Any] | object) -> dict[str, Any]:
 
 
 def _place(model_name: str, cfg: PretrainedCfg) -> str:
-    """The source of `open_model` that a record names."""
+    """The source of `load_model` that a record names."""
     if cfg.file:
         return os.path.abspath(os.path.expanduser(cfg.file))  # never taken for a network's name
     if cfg.hf_hub_id and not cfg.hf_hub_filename:

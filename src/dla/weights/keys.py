@@ -22,11 +22,11 @@ __all__ = [
     "HEAD",
     "Shapes",
     "authors_state",
+    "candidate_networks",
     "check_match",
-    "dead_projections",
-    "fitting",
     "plain_names",
     "shapes_of",
+    "unused_projections",
     "unwrap",
 ]
 
@@ -61,7 +61,7 @@ def check_match(model: nn.Module, wanted: Shapes, given: Shapes, where: str) -> 
 
 
 def _hint(given: Shapes, differing: Sequence[str], name: str) -> str:
-    fits = [fit for fit in fitting(given) if fit != name]
+    fits = [fit for fit in candidate_networks(given) if fit != name]
     if fits:
         return f" These are the weights of {' or '.join(fits)}."
     head = given.get(f"{HEAD}weight")
@@ -78,7 +78,7 @@ def _size(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "one number"
 
 
-def fitting(shapes: Shapes) -> list[str]:
+def candidate_networks(shapes: Shapes) -> list[str]:
     """The networks of the table that these tensors are exactly, whatever the classes and the input's channels.
 
     The authors' dead projections and missing batch-norm counters are no difference.
@@ -104,7 +104,7 @@ def _skeleton(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, 
     with torch.device("meta"):
         model = build(architecture, num_classes=0)
     body = {name: shape for name, shape in shapes_of(model.state_dict()).items() if not name.endswith(COUNTER)}
-    return body, {name: tuple(shape) for name, shape in dead_projections(model).items()}
+    return body, {name: tuple(shape) for name, shape in unused_projections(model).items()}
 
 
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averaged weights first, as timm does
@@ -136,7 +136,7 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def dead_projections(model: nn.Module) -> dict[str, torch.Size]:
+def unused_projections(model: nn.Module) -> dict[str, torch.Size]:
     """Names and shapes of the tensors that the authors' files have and no output depends on.
 
     There every tree that changes the number of channels owns a projection, but only the innermost one, whose
@@ -160,9 +160,9 @@ def authors_state(model: nn.Module) -> dict[str, Tensor]:
     There the projection comes last in each tree, and the projections that no output depends on are present too: they
     get the values that a network begins with, the same ones each time.
     """
-    dead = dead_projections(model)
+    dead = unused_projections(model)
     random = torch.Generator().manual_seed(0)
-    state = model.state_dict() | {name: _begun(name, shape, random) for name, shape in dead.items()}
+    state = model.state_dict() | {name: _initial_value(name, shape, random) for name, shape in dead.items()}
     return {name: state[name] for path, child in model.named_children() for name in _authors_order(child, path, dead)}
 
 
@@ -176,7 +176,7 @@ def _authors_order(module: nn.Module, path: str, dead: Mapping[str, torch.Size])
         yield from (name for name in dead if name.startswith(f"{path}.project."))
 
 
-def _begun(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
+def _initial_value(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
     """What a tensor of a projection (a 1x1 convolution and its batch-norm) is before any training."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.long)

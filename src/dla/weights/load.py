@@ -21,12 +21,21 @@ from dla.models.build import build
 from dla.models.dla import DLA
 from dla.models.registry import row
 from dla.weights import hub
-from dla.weights.keys import COUNTER, FIRST_CONV, HEAD, check_match, dead_projections, fitting, plain_names, shapes_of
+from dla.weights.keys import (
+    COUNTER,
+    FIRST_CONV,
+    HEAD,
+    candidate_networks,
+    check_match,
+    plain_names,
+    shapes_of,
+    unused_projections,
+)
 from dla.weights.model_folder import CONFIG, WEIGHTS, ModelConfig, parse_config, read_config
-from dla.weights.spec import PICKLED, SAFE, find_source
+from dla.weights.spec import PICKLED, SAFE, resolve_source
 from dla.weights.state_files import WeightFile, parse_weights, read_state, read_weights
 
-__all__ = ["LoadReport", "Opened", "adapt_first_conv", "begin_model", "load_state", "open_model"]
+__all__ = ["LoadReport", "LoadedModel", "adapt_first_conv", "create_untrained", "load_model", "load_state"]
 
 
 # A folder's weights in timm's order of preference, then whatever has such an extension.
@@ -50,7 +59,7 @@ class LoadReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class LoadedModel:
     """A network with its weights.
 
     `config` describes the network as it is now, `origin` what was loaded (owner/name@commit, shipped:name, or a
@@ -65,7 +74,7 @@ class Opened:
     digest: str
 
 
-def open_model(
+def load_model(
     source: str,
     *,
     num_classes: int | None = None,
@@ -75,8 +84,8 @@ def open_model(
     cache_dir: str | os.PathLike[str] | None = None,
     overlay: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Opened:
-    """The network that `source` names (see `find_source`), with its weights, in training mode as `build` makes it.
+) -> LoadedModel:
+    """The network that `source` names (see `resolve_source`), with its weights, in training mode as `build` makes it.
 
     Args:
         num_classes: another number than the source's replaces the classifier; 0 leaves it out.
@@ -91,7 +100,7 @@ def open_model(
         UsageError: no such source, or a bare file that several networks or none could have written.
         UnavailableError, DamagedError: the weights cannot be had, or are not what they should be.
     """
-    found = find_source(source)
+    found = resolve_source(source)
     if found.kind == "hub":
         files = hub.fetch(found.where, found.revision, cache_dir=cache_dir)
         origin = f"{files.repo}@{files.commit}"
@@ -112,10 +121,10 @@ def open_model(
         raise DamagedError(f"{origin} is a {config.architecture} by its {CONFIG}, but {asked} was asked for.")
     config = _overlaid(config, overlay)
     model, config, report = _assemble(config, weights, origin, num_classes, in_chans, new_head, options)
-    return Opened(model, config, origin, report, path, weights.digest)
+    return LoadedModel(model, config, origin, report, path, weights.digest)
 
 
-def begin_model(
+def create_untrained(
     source: str,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -124,9 +133,9 @@ def begin_model(
 ) -> DLA:
     """The network that `source` describes, with fresh weights: its own are not loaded, and not fetched.
 
-    Arguments and errors are `open_model`'s.
+    Arguments and errors are `load_model`'s.
     """
-    found = find_source(source)
+    found = resolve_source(source)
     if found.kind == "hub":
         where = f"{CONFIG} of {found.where}"
         config = parse_config(hub.fetch_config(found.where, found.revision, cache_dir=cache_dir), where)
@@ -166,7 +175,7 @@ def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None
     """The config that a bare file lacks, from its tensors."""
     shapes = shapes_of(plain_names(state))
     if architecture is None:
-        fits = fitting(shapes)
+        fits = candidate_networks(shapes)
         if len(fits) != 1:
             found = f"fits several networks ({', '.join(fits)})" if fits else "fits no network of the table exactly"
             raise UsageError(f"{where} {found}. Try: name the architecture, such as dla60.")
@@ -290,7 +299,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool 
     where = where or "the state dict"
     wanted = model.state_dict()
     given = plain_names(state)
-    dead = dead_projections(model)
+    dead = unused_projections(model)
     dropped = {name for name in given if name not in wanted and dead.get(name) == given[name].shape}
     given = {name: tensor for name, tensor in given.items() if name not in dropped}
     if new_head:

@@ -11,9 +11,9 @@ from pathlib import Path
 from dla.errors import DlaError, UnavailableError, UsageError
 from dla.models.registry import TABLE
 from dla.weights import hub
-from dla.weights.spec import Source, find_source
+from dla.weights.spec import ModelSource, resolve_source
 
-__all__ = ["Pulled", "pull", "verify"]
+__all__ = ["PullResult", "pull", "verify"]
 
 
 ALL = "all"
@@ -22,7 +22,7 @@ CacheDir = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Pulled:
+class PullResult:
     """One set of weights: what it is called, and its file in the cache, or why there is none that is whole.
 
     `fetched` is False where it was there already. `sha256` is the file's.
@@ -36,7 +36,7 @@ class Pulled:
     error: DlaError | None = None
 
 
-def pull(names: Iterable[str], *, cache_dir: CacheDir = None) -> Iterator[Pulled]:
+def pull(names: Iterable[str], *, cache_dir: CacheDir = None) -> Iterator[PullResult]:
     """Fetch weights into the hub's cache, one record a name; the network is asked only for what is not there whole.
 
     Args:
@@ -49,7 +49,7 @@ def pull(names: Iterable[str], *, cache_dir: CacheDir = None) -> Iterator[Pulled
     return (_pulled(name, source, cache_dir) for name, source in _on_hub(names))
 
 
-def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator[Pulled]:
+def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator[PullResult]:
     """Check weights in the cache: the digest that the hub announced, and a strict load into their network.
 
     Without names, all those of the table's networks that are in the cache. The network is never asked.
@@ -65,25 +65,25 @@ def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator
     return (_verified(name, source, cache_dir) for name, source in cached)
 
 
-def _on_hub(names: Iterable[str]) -> list[tuple[str, Source]]:
+def _on_hub(names: Iterable[str]) -> list[tuple[str, ModelSource]]:
     released = [r.name for r in TABLE.values() if r.tag]
     found = []
     for name in dict.fromkeys(one for given in names for one in (released if given == ALL else [given])):
-        source = find_source(name)
+        source = resolve_source(name)
         if source.kind != "hub":
             raise UsageError(f"{name} is here already, it does not come from the hub. Try: dla info {name}")
         found.append((name, source))
     return found
 
 
-def _pulled(name: str, source: Source, cache_dir: CacheDir) -> Pulled:
+def _pulled(name: str, source: ModelSource, cache_dir: CacheDir) -> PullResult:
     before = _stamp(hub.locate(source.where, source.revision, cache_dir=cache_dir))
     try:
         files = hub.fetch(source.where, source.revision, cache_dir=cache_dir, repair=True)
     except DlaError as error:
-        return Pulled(name, error=error)
+        return PullResult(name, error=error)
     digest, path = hashlib.sha256(files.weights).hexdigest(), files.weights_path
-    return Pulled(name, path, len(files.weights), digest, fetched=_stamp(path) != before)
+    return PullResult(name, path, len(files.weights), digest, fetched=_stamp(path) != before)
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
@@ -94,15 +94,15 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _verified(name: str, source: Source, cache_dir: CacheDir) -> Pulled:
-    from dla.weights.load import open_model  # takes torch, which fetching does not need
+def _verified(name: str, source: ModelSource, cache_dir: CacheDir) -> PullResult:
+    from dla.weights.load import load_model  # takes torch, which fetching does not need
 
     path = hub.locate(source.where, source.revision, cache_dir=cache_dir)
     try:
         if path is None:
             where = hub.cache_folder(cache_dir)
             raise UnavailableError(f"{source.where} is not in the cache ({where}). Try: dla pull {name}")
-        opened = open_model(name, cache_dir=cache_dir)
+        opened = load_model(name, cache_dir=cache_dir)
     except DlaError as error:
-        return Pulled(name, path, error=error)
-    return Pulled(name, path, path.stat().st_size, opened.digest)
+        return PullResult(name, path, error=error)
+    return PullResult(name, path, path.stat().st_size, opened.digest)

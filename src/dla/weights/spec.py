@@ -12,7 +12,7 @@ from typing import Literal
 from dla.errors import UnavailableError, UnknownNameError, UsageError
 from dla.models.registry import TABLE, row
 
-__all__ = ["PICKLED", "SAFE", "Source", "find_source", "is_weight_file", "shipped", "shipped_names"]
+__all__ = ["PICKLED", "SAFE", "ModelSource", "is_weight_file", "resolve_source", "shipped", "shipped_names"]
 
 
 SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".pth.tar")
@@ -23,7 +23,7 @@ _REVISION = re.compile(r"\w[\w./-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """Where a model is: in the repository `where` of the hub at `revision`, or at the path `where`.
 
     `architecture` is what the source's name promises, if it promises any; `name` what to call it, if not `where`.
@@ -41,7 +41,7 @@ def is_weight_file(name: str) -> bool:
     return name.lower().endswith(SAFE + PICKLED)
 
 
-def find_source(text: str) -> Source:
+def resolve_source(text: str) -> ModelSource:
     """The source that `text` names: `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to
     a folder or to a weight file, or `shipped:NAME`. A network's name comes before a path of the same name.
 
@@ -57,9 +57,9 @@ def find_source(text: str) -> Source:
         return _released(name, tag)
     path = Path(os.path.expanduser(text))
     if text and os.path.isdir(path):  # unlike Path's, these find no path where a name is too long for one
-        return Source("folder", str(path))
+        return ModelSource("folder", str(path))
     if text and os.path.exists(path):
-        return Source("file", str(path))
+        return ModelSource("file", str(path))
     if is_weight_file(text):
         raise UnavailableError(f"{text} does not exist.")
     if re.search(r"[/\\:]", text):
@@ -68,31 +68,31 @@ def find_source(text: str) -> Source:
     raise AssertionError(text)
 
 
-def _of_scheme(scheme: str, rest: str) -> Source:
+def _of_scheme(scheme: str, rest: str) -> ModelSource:
     if scheme == "hf-hub":
         repo, at, revision = rest.partition("@")
         if not _REPO.fullmatch(repo) or ".." in rest or (at and not _REVISION.fullmatch(revision)):
             raise UsageError(
                 f'"hf-hub:{rest}" names no repository. Allowed: hf-hub:owner/name or hf-hub:owner/name@revision'
             )
-        return Source("hub", repo, revision or None)
+        return ModelSource("hub", repo, revision or None)
     if scheme == "shipped":
-        return Source("folder", str(shipped(rest)), name=f"shipped:{rest}")
+        return ModelSource("folder", str(shipped(rest)), name=f"shipped:{rest}")
     if not rest:
         raise UsageError('"local-dir:" names no folder. Allowed: local-dir:PATH, such as local-dir:.')
     path = Path(os.path.expanduser(rest))
     if not os.path.isdir(path):
         raise UnavailableError(f"{path} is no folder. A model folder holds config.json and model.safetensors.")
-    return Source("folder", str(path))
+    return ModelSource("folder", str(path))
 
 
-def _released(name: str, tag: str) -> Source:
+def _released(name: str, tag: str) -> ModelSource:
     r = row(name)
     if r.tag is None:
         raise UsageError(f"{name} has no released weights. Try: the path of a folder or file with some.")
     if tag and tag != r.tag:
         raise UnknownNameError("released set of weights", f"{name}.{tag}", [f"{name}.{r.tag}"])
-    return Source("hub", f"timm/{name}.{r.tag}", architecture=name)
+    return ModelSource("hub", f"timm/{name}.{r.tag}", architecture=name)
 
 
 def shipped(name: str) -> Path:
