@@ -16,7 +16,7 @@ from dla.exporting.targets import TARGETS
 
 @pytest.fixture(autouse=True)
 def _few_pictures_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "TEST_IMAGES", 6)
+    monkeypatch.setattr(verify, "SAMPLE_IMAGES", 6)
     monkeypatch.chdir(tmp_path)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import oracle  # noqa: F401  makes timm and torchvision importable
 import pytest
 import torch
 
 import dla
 from dla.weights.keys import authors_state
+from support import oracle  # noqa: F401  makes timm and torchvision importable
 from support.run_page import blocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "decoder.md"

@@ -29,7 +29,7 @@ from dla.errors import CheckError, DlaError, UnknownNameError, UsageError
 from dla.exporting import export, targets, verify
 from dla.exporting.readme import usage_script
 from dla.exporting.targets import to_program
-from dla.exporting.verify import FileComparison, TestImages
+from dla.exporting.verify import FileComparison, SampleImages
 from dla.images.decode import ReadOptions
 from dla.images.preprocessing import Preprocessing
 from dla.models.build import build
@@ -68,7 +68,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, cooled: str) -> dict[tupl
     """One folder a form, checked with fewer pictures than usual; those that take pixels at another temperature."""
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "TEST_IMAGES", 12)
+        patch.setattr(verify, "SAMPLE_IMAGES", 12)
         return {
             (to, inside): dla.export(TINY if inside else cooled, folder / f"{to}-{inside}", to, preprocessing=inside)
             for to, inside in MADE
@@ -130,7 +130,7 @@ def test_use_py_reads_as_predict_does(
 
 @pytest.mark.parametrize("kind", ["here", "link", "mounted"])
 def test_into_an_empty_folder_that_is_there(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "TEST_IMAGES", 3)
+    monkeypatch.setattr(verify, "SAMPLE_IMAGES", 3)
     folder = tmp_path / "there"
     folder.mkdir()
     number = folder.stat().st_ino
@@ -199,11 +199,11 @@ def umask() -> int:
 
 
 def test_the_photos_that_come_along_make_sixty_pictures() -> None:
-    found = list(TestImages(None, ReadOptions()))
+    found = list(SampleImages(None, ReadOptions()))
     assert len(found) == 60
     assert len({picture.image.tobytes() for picture in found}) == 60
     assert len({picture.image.size for picture in found}) > 50
-    assert [p.name for p in found] == [p.name for p in TestImages(None, ReadOptions())]
+    assert [p.name for p in found] == [p.name for p in SampleImages(None, ReadOptions())]
     for path in Path(str(verify.files("dla"))).glob("shipped/photos/*"):
         assert path.stat().st_size <= 40_000
 
@@ -211,11 +211,11 @@ def test_the_photos_that_come_along_make_sixty_pictures() -> None:
 def test_photos_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(Image.open(CHELSEA).convert("RGB").crop((0, 0, 1, 9))))
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
-    own = TestImages(tmp_path, ReadOptions())
+    own = SampleImages(tmp_path, ReadOptions())
     assert (len(own), len(list(own)), own.unreadable) == (60, 60, 1)
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(UsageError, match=r"there are no photos to check with in .* Try: without --photos"):
-        list(TestImages(tmp_path, ReadOptions()))
+        list(SampleImages(tmp_path, ReadOptions()))
 
 
 def damaged_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def damaged_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "TEST_IMAGES", 6)
+    monkeypatch.setattr(verify, "SAMPLE_IMAGES", 6)
     damaged_onnx(monkeypatch)
     with pytest.raises(
         CheckError, match=r"the ONNX file does not answer as PyTorch does.* Report: .*out\.report\.json"
@@ -242,7 +242,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: 
     assert report["passed"] is False
     assert report["largest_difference"] > 1e-2
     flip = report["same_flips"][0]
-    assert flip["picture"].partition(",")[0] in {Path(path).name for path in TestImages(None, ReadOptions()).paths}
+    assert flip["picture"].partition(",")[0] in {Path(path).name for path in SampleImages(None, ReadOptions()).paths}
     assert flip["found"] != flip["expected"]
     assert flip["margin"] > 0
 
@@ -377,7 +377,7 @@ def test_use_py_prepares_as_dla_does(preprocessing: Preprocessing, height: int, 
 
 def test_pt2_of_a_network_for_small_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No larger than its stride: H and W are those."""
-    monkeypatch.setattr(verify, "TEST_IMAGES", 12)
+    monkeypatch.setattr(verify, "SAMPLE_IMAGES", 12)
     cfg = {"input_size": [3, 32, 32], "crop_pct": 1.0}
     state = build("dla46x_c", num_classes=3).state_dict()
     write_folder(tmp_path / "m", state, ModelConfig("dla46x_c", 3, pretrained_cfg=cfg))

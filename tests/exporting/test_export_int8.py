@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def _few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "TEST_IMAGES", 6)
+    monkeypatch.setattr(verify, "SAMPLE_IMAGES", 6)
 
 
 @pytest.mark.usefixtures("_few_pictures")

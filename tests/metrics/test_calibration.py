@@ -1,7 +1,6 @@
 """Calibration and temperature, against torchmetrics, SciPy and bins by hand."""
 
 import numpy as np
-import oracle  # noqa: F401  # before torchmetrics, which imports torchvision too
 import pytest
 import scipy.optimize
 import scipy.special
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 import dla
 from dla.metrics.calibration import apply_temperature, fit_temperature, reliability
+from support import oracle  # noqa: F401  # before torchmetrics, which imports torchvision too
 
 from torchmetrics.classification import MulticlassCalibrationError  # isort: skip
 

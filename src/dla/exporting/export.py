@@ -24,8 +24,8 @@ from dla.exporting.verify import (
     LEVEL,
     ExportReport,
     FileComparison,
-    TestImage,
-    TestImages,
+    SampleImage,
+    SampleImages,
     compare,
 )
 from dla.images.decode import ReadOptions
@@ -50,7 +50,7 @@ class Exported:
 
 
 Log = Callable[[str], None]
-WatchProgress = Callable[[Iterator[TestImage], int], Iterator[TestImage]]
+WatchProgress = Callable[[Iterator[SampleImage], int], Iterator[SampleImage]]
 REPORT, SCRIPT, CARD = "report.json", "use.py", "README.md"
 
 
@@ -101,7 +101,7 @@ def export(
     _check_precision(to, precision, calibrate)
     _check_out(folder)
     source, info = _open(model, preprocessing and form.takes_photos, precision == "int8" and calibrate is None)
-    pictures = TestImages(photos, ReadOptions(source.preprocessing.exif))
+    pictures = SampleImages(photos, ReadOptions(source.preprocessing.exif))
     if calibrate is not None:
         source = replace(source, in_int8=_made_int8(model, calibrate, say))
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -206,7 +206,7 @@ def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource
 
 
 def _compared(
-    form: Target, file: Path, source: ExportSource, info: ModelInfo, pictures: TestImages, watch: WatchProgress
+    form: Target, file: Path, source: ExportSource, info: ModelInfo, pictures: SampleImages, watch: WatchProgress
 ) -> ExportReport:
     engine, against = _rival(source)
 

@@ -27,12 +27,12 @@ __all__ = [
     "DIFFERENCE",
     "EXPORT_SCHEMA",
     "LEVEL",
-    "TEST_IMAGES",
+    "SAMPLE_IMAGES",
     "Disagreement",
     "ExportReport",
     "FileComparison",
-    "TestImage",
-    "TestImages",
+    "SampleImage",
+    "SampleImages",
     "compare",
 ]
 
@@ -141,7 +141,7 @@ def compare(
     run: RunFile,
     expect: Callable[[Array], Array],
     preprocessing: Preprocessing,
-    pictures: Iterable[TestImage],
+    pictures: Iterable[SampleImage],
     comparison: FileComparison,
     *,
     other_size: bool,
@@ -160,8 +160,8 @@ def compare(
             comparison.add_photos(names, (should_NHW3, prepared_NHW3), expect(should_NHW3), found_NK)
 
 
-def _of_photos(pictures: Iterable[TestImage]) -> Iterator[PixelBatch]:
-    kept = list[TestImage]()
+def _of_photos(pictures: Iterable[SampleImage]) -> Iterator[PixelBatch]:
+    kept = list[SampleImage]()
     for picture in pictures:
         yield [picture.name], [picture.image]
         kept = [*kept, picture][-max(BATCHES) :]
@@ -174,8 +174,8 @@ def _of_photos(pictures: Iterable[TestImage]) -> Iterator[PixelBatch]:
         )
 
 
-def _of_pixels(pictures: Iterable[TestImage], preprocessing: Preprocessing, other_size: bool) -> Iterator[PixelBatch]:
-    rest, last = iter(pictures), list[TestImage]()
+def _of_pixels(pictures: Iterable[SampleImage], preprocessing: Preprocessing, other_size: bool) -> Iterator[PixelBatch]:
+    rest, last = iter(pictures), list[SampleImage]()
     for count in cycle(BATCHES):
         some = list(islice(rest, count))
         if not some:
@@ -189,20 +189,20 @@ def _of_pixels(pictures: Iterable[TestImage], preprocessing: Preprocessing, othe
     yield [f"{p.name}, at {width}x{height}" for p in last], [Image.fromarray(odd.pixels(p.image)) for p in last]
 
 
-TEST_IMAGES = 60  # at least
+SAMPLE_IMAGES = 60  # at least
 SHARES, FACTORS = (0.3, 1.0), (0.3, 1.5)  # of a crop's sides, of its size
 
 
 @dataclass(frozen=True, slots=True)
-class TestImage:
+class SampleImage:
     """An RGB image and what to call it."""
 
     name: str
     image: Image.Image
 
 
-class TestImages:
-    """The photos of a folder, by default those of the package; then parts of them, until there are `TEST_IMAGES`.
+class SampleImages:
+    """The photos of a folder, by default those of the package; then parts of them, until there are `SAMPLE_IMAGES`.
 
     The parts are the same each time. Once they have been gone through, `read` are the photos that could be read;
     `unreadable` counts the others.
@@ -220,9 +220,9 @@ class TestImages:
             raise self._nothing()
 
     def __len__(self) -> int:
-        return max(len(self.paths), TEST_IMAGES)
+        return max(len(self.paths), SAMPLE_IMAGES)
 
-    def __iter__(self) -> Iterator[TestImage]:
+    def __iter__(self) -> Iterator[SampleImage]:
         self.read, self.unreadable = [], 0
         for path in self.paths:
             try:
@@ -235,17 +235,17 @@ class TestImages:
         if not self.read:
             raise self._nothing()
         generator = np.random.default_rng(0)
-        for number in range(len(self.read), TEST_IMAGES):
+        for number in range(len(self.read), SAMPLE_IMAGES):
             yield _part(self._whole(self.read[number % len(self.read)]), generator)
 
-    def _whole(self, path: str) -> TestImage:
-        return TestImage(Path(path).name, read_photo(path, self.options).image)
+    def _whole(self, path: str) -> SampleImage:
+        return SampleImage(Path(path).name, read_photo(path, self.options).image)
 
     def _nothing(self) -> UsageError:
         return UsageError(f"there are no photos to check with in {self.root}. Try: without --photos, with those of dla")
 
 
-def _part(whole: TestImage, generator: np.random.Generator) -> TestImage:
+def _part(whole: SampleImage, generator: np.random.Generator) -> SampleImage:
     """A random part of a picture at a random size, both with odd sides."""
     image = whole.image
     width, height = (max(1, int(side * generator.uniform(*SHARES))) | 1 for side in image.size)
@@ -256,4 +256,4 @@ def _part(whole: TestImage, generator: np.random.Generator) -> TestImage:
     factor = generator.uniform(*FACTORS)
     size = tuple(max(1, round(side * factor)) | 1 for side in (width, height))
     part = image.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))  # type: ignore[arg-type]
-    return TestImage(f"{whole.name}, {width}x{height}+{left}+{top} at {size[0]}x{size[1]}", part)
+    return SampleImage(f"{whole.name}, {width}x{height}+{left}+{top} at {size[0]}x{size[1]}", part)
