@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "version",
     "types",
+    "options",
     "storage",
     "models",
     "images",

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dla.errors import ImageError
-from dla.images.decode import ERROR_CODES, Photo, ReadOptions, read_photo
+from dla.images.decode import ERROR_CODES, Photo, read_photo
+from dla.options import ReadOptions
 
 # Pillow warns of what it skips in damaged metadata.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -185,7 +186,8 @@ BOMBS = {
 MEASURE = """
 import resource, sys, time
 from dla.errors import ImageError
-from dla.images.decode import ReadOptions, read_photo
+from dla.images.decode import read_photo
+from dla.options import ReadOptions
 read_photo(sys.argv[1])
 options = [ReadOptions(), ReadOptions(allow_truncated=True), ReadOptions(max_pixels=1000, allow_truncated=True)]
 before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

@@ -18,8 +18,9 @@ from dla.benchmarking import bench
 from dla.benchmarking import bench as bench_run
 from dla.benchmarking.worker import PEAK, BenchmarkCase, Round
 from dla.cli import main
-from dla.engines.cpu import cores, machine
+from dla.engines.cpu import machine
 from dla.errors import DlaError, UnavailableError, UsageError
+from dla.options import cores
 from support.small_models import write_small
 
 INFO = dla.info("shipped:tiny200")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from huggingface_hub import constants
 
 from dla.cli import main
-from dla.weights.convert import CONVERT_FORMATS
+from dla.options import ConvertFormat
 from support.authors import AuthorsDLA
 from support.released import put_in_cache
 
@@ -108,5 +109,5 @@ def test_help_names_each_form(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["convert", "--help"])
     out = capsys.readouterr().out
-    assert all(f"  {form} " in out for form in CONVERT_FORMATS)
+    assert all(f"  {form} " in out for form in get_args(ConvertFormat))
     assert max(map(len, out.splitlines())) <= 100

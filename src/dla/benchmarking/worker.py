@@ -21,8 +21,9 @@ from typing import Any, cast
 import numpy as np
 
 from dla.benchmarking.baseline import TIMM, run_timm
-from dla.engines.cpu import Precision, peak_memory
+from dla.engines.cpu import peak_memory
 from dla.errors import CheckError, DlaError, UnavailableError, UsageError
+from dla.options import EngineOptions, Precision
 
 __all__ = ["PEAK", "BenchmarkCase", "Round", "Worker", "main"]
 
@@ -72,7 +73,7 @@ def _ready(arm: BenchmarkCase) -> Callable[[], Any]:
         return run_timm(arm.source, pixels_NHW3, arm.threads)
     # both as `dla predict` does it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from dla.inference.open_engine import EngineOptions, open_engine
+    from dla.inference.open_engine import open_engine
 
     options = EngineOptions("cpu", None, arm.engine, cast(Precision, arm.precision), arm.threads)
     engine, _ = open_engine(arm.source, options)

@@ -11,7 +11,7 @@ from dla.storage import cache
 DESCRIPTION = """\
 Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine
 was fastest. It is made again when it is needed. int8 forms, which took photos of yours to make, are kept
-there too, and stay. Weights from the hub are not among it; dla models lists them. Exit code 0."""
+there too, and stay. Weights from the hub are not among it; dla models lists them."""
 
 EXAMPLE = """\
   dla cache
@@ -26,11 +26,11 @@ KINDS = {
 }
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
     parser.flag("--clear", action="store_true", help="remove it, but for int8 forms")
-    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
-    args = parser.parse_args(words)
+    parser.output_format()
+    args = parser.read(argv)
 
     entries = cache.clear() if args.clear else list(cache.entries())
     files, sizes = Counter[str](), Counter[str]()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from dla.cli.common import log
 from dla.cli.parser import Parser
 from dla.errors import UsageError
+from dla.options import ExportOptions, TargetName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,18 +16,17 @@ if TYPE_CHECKING:
     from dla.exporting.export import Exported
 
 
-TO = ("onnx", "openvino", "pt2")
-
 DESCRIPTION = """\
 Write a network as one file for other programs. MODEL is whatever --model takes elsewhere: a network's
 name, a model folder, a .safetensors or .pth file, shipped:NAME.
 
   onnx       model.onnx, for ONNX Runtime and whatever else reads ONNX
   openvino   model.xml and model.bin, for OpenVINO
-  pt2        model.pt2, for PyTorch without dla (torch.export); it takes prepared pixels
+  pt2        model.pt2, for PyTorch without dla; it takes prepared pixels
 
 Photos of any size go in as uint8 RGB, probabilities come out. DIR also gets use.py, which answers a
 photo without dla, and a report: the file is kept only if it answers as PyTorch does.
+
 Exit code 2: DIR is not empty; 3: MODEL or a package cannot be had; 4: the file answers otherwise, or
 the int8 form is too much worse than fp32."""
 
@@ -38,14 +38,13 @@ EXAMPLE = """\
 
 
 def build_parser() -> Parser:
-    parser = Parser("export", DESCRIPTION, EXAMPLE, "MODEL -o DIR --to FORM [options]")
+    parser = Parser("export", DESCRIPTION, EXAMPLE, "MODEL -o DIR --to KIND [options]")
     parser.flag("model", metavar="MODEL", help="the network")
     parser.flag("-o", "--output", metavar="DIR", help="where it goes: a new or empty folder")
-    parser.flag("--to", choices=TO, help="onnx, openvino or pt2")
+    parser.flag("--to", type=TargetName | None, help="the kind of file")
     parser.flag("--no-preprocessing", action="store_true", help="have the file take pixels as the network sees them, "
                 "resized and cropped")  # fmt: skip
-    parser.flag("--precision", choices=("fp32", "int8"), default="fp32", help="int8 is for openvino: faster, and a "
-                "little different (default: fp32)")  # fmt: skip
+    parser.options(ExportOptions, precision=None)
     parser.flag("--calibrate", metavar="DATA", help="make the int8 form from these photos and check it on others; 550 "
                 "or more, labels if there are any (default: the form that is kept)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="compare the answers on these photos (default: some that come along)")
@@ -53,12 +52,12 @@ def build_parser() -> Parser:
     return parser
 
 
-def run(words: list[str]) -> int:
-    args = build_parser().parse_args(words)
+def run(argv: list[str]) -> int:
+    args = build_parser().read(argv)
     if args.output is None:
         raise UsageError("--output is missing. Give a new or empty folder")
     if args.to is None:
-        raise UsageError(f"--to is missing. Allowed: {', '.join(TO)}")
+        raise UsageError(f"--to is missing. Allowed: {', '.join(get_args(TargetName))}")
 
     from dla.exporting.export import export
 

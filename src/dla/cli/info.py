@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.parser import Parser, default_model
+from dla.cli.parser import MODEL_HELP, Parser, default_model
 from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ DESCRIPTION = f"""\
 Tell everything about one network: what it is, its classes, preprocessing, licence, data, results,
 where its weights are; without a name, about the default of dla predict (the variable DLA_MODEL, else
 {DEFAULT_MODEL}). Nothing is fetched: of weights that are not here it tells what is published.
+
 Exit code 2: no such network; 3: its files are damaged, or nothing is known of it here."""
 
 EXAMPLE = """\
@@ -32,15 +33,14 @@ WIDTH = 100
 INDENT = 17
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("info", DESCRIPTION, EXAMPLE, "[NAME|PATH] [options]")
-    parser.flag("model", nargs="?", default=default_model(), help="a network's name, a model folder, or a .safetensors "
-                "or .pth file")  # fmt: skip
+    parser.flag("model", nargs="?", default=default_model(), help=MODEL_HELP)
     parser.flag("--nodes", action="store_true", help="also list every aggregation node: what it takes, its channels, "
                 "its stride")  # fmt: skip
     parser.flag("--engines", action="store_true", help="also time every engine with it, and say which one runs")
-    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
-    args = parser.parse_args(words)
+    parser.output_format()
+    args = parser.read(argv)
 
     from dla.catalog import info
 

@@ -32,10 +32,10 @@ MB: the file's size where the weights are here; ~ is 4 bytes a parameter.
 More: dla info NAME. Fetch weights: dla pull NAME. The default of dla predict: {DEFAULT_MODEL}."""
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("models", DESCRIPTION, EXAMPLE, "[--format table|json]")
-    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
-    args = parser.parse_args(words)
+    parser.output_format()
+    args = parser.read(argv)
 
     from dla.catalog import models
 

@@ -22,6 +22,7 @@ from dla.data.dataset import find_sources, val_name
 from dla.data.duplicates import identical, near_groups
 from dla.data.scan import THUMBNAIL_SIDE, PhotoStats, scan_photos
 from dla.data.sources import DataOptions, LabelledPhotos
+from dla.options import cores
 
 __all__ = [
     "DATA_CHECK_SCHEMA",
@@ -260,7 +261,7 @@ def check_data(
     """Decode every photo of `data` once and tell what would hurt a training run. Nothing is written.
 
     Args:
-        workers: processes that decode; None: one a core.
+        workers: processes that decode; None: one per core.
         watch: is handed the looks as they come and how many there will be, and hands them on: for a bar.
 
     Raises:
@@ -269,9 +270,8 @@ def check_data(
     """
     began = time.monotonic()
     pool = PhotoPool.of(str(data), find_sources(Path(data), options))
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     names = [name for name, _, _ in pool.about]
-    seen = list(watch(scan_photos(pool.photos, names, count if workers is None else workers), len(pool.photos)))
+    seen = list(watch(scan_photos(pool.photos, names, cores() if workers is None else workers), len(pool.photos)))
     return find_faults(pool, seen, time.monotonic() - began)
 
 

@@ -8,13 +8,15 @@ import numpy as np
 
 from dla.data.dataset import Split, Splits, Unreadable
 from dla.data.prefetch import run_ahead
+from dla.data.sources import DataOptions
 from dla.errors import CheckError, ImageError
 from dla.images.decode import read_header, read_photo
+from dla.options import RuntimeOptions
 
 __all__ = ["check_headers", "without_unreadable"]
 
 
-def check_headers(split: Split, workers: int = 2) -> dict[int, Unreadable]:
+def check_headers(split: Split, workers: int = RuntimeOptions.workers) -> dict[int, Unreadable]:
     """The photos whose file is missing, empty, no photo, cut off or has a broken header, by their row.
 
     Pixels are decoded only where a file does not end like a whole one.
@@ -33,7 +35,9 @@ def check_headers(split: Split, workers: int = 2) -> dict[int, Unreadable]:
     return {row: fault for row, fault in found if fault is not None}
 
 
-def without_unreadable(splits: Splits, max_unreadable: float = 0.01, workers: int = 2) -> Splits:
+def without_unreadable(
+    splits: Splits, max_unreadable: float = DataOptions.max_unreadable, workers: int = RuntimeOptions.workers
+) -> Splits:
     """The splits without the photos that `check_headers` finds; these are in `left_out`, and told in `notes`.
 
     Raises:

@@ -8,15 +8,12 @@ import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from dla.errors import UsageError
+from dla.options import cores
 
 __all__ = [
-    "Precision",
-    "PrecisionChoice",
     "bf16_error",
-    "cores",
     "has_bf16",
     "has_gpu",
     "instructions",
@@ -24,9 +21,6 @@ __all__ = [
     "peak_memory",
 ]
 
-
-Precision = Literal["fp32", "bf16", "int8"]  # of what is multiplied; what comes out is float32
-PrecisionChoice = Literal["fp32", "bf16", "int8", "auto"]
 
 _BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # x86 with either, ARM
 _OF_INTEREST = _BF16.union(
@@ -55,11 +49,6 @@ _LIMITS = {  # what a user leaves oneDNN by ONEDNN_MAX_CPU_ISA, on which PyTorch
     "AVX512_CORE_VNNI": _AVX2 | {"avx512f", "avx512_vnni"},
     "AVX512_CORE_BF16": _AVX2 | {"avx512f", "avx512_vnni", "avx512_bf16"},
 }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

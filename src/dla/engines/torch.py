@@ -14,10 +14,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dla.engines.cpu import Precision, bf16_error, has_bf16
+from dla.engines.cpu import bf16_error, has_bf16
 from dla.errors import UsageError
 from dla.models.fuse import fuse_conv_bn
 from dla.models.nodes import truncate
+from dla.options import Precision
 from dla.types import Array
 
 __all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "worth_compiling"]

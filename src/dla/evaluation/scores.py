@@ -8,37 +8,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from dla.data.dataset import Split, Unreadable
 from dla.data.prefetch import run_ahead
-from dla.errors import ImageError, UsageError
-from dla.images.decode import ReadOptions, read_photo
+from dla.errors import ImageError
+from dla.images.decode import read_photo
 from dla.images.preprocessing import Preprocessing
 from dla.inference.classifier import Classifier
 from dla.inference.pipeline import in_batches
+from dla.options import Preset, ReadOptions, TestTime
 from dla.training.distributed import Ranks
 from dla.types import Array
 
 __all__ = [
-    "PRESETS",
-    "TEST_TIMES",
-    "Preset",
     "ProgressHook",
     "ReadConfig",
-    "TestTime",
     "log_probabilities",
     "no_progress",
     "tta_views",
 ]
 
 
-Preset = Literal["model", "imagenet"]
-PRESETS: tuple[Preset, ...] = get_args(Preset)
-TestTime = Literal["none", "flips", "scales", "both"]
-TEST_TIMES: tuple[TestTime, ...] = get_args(TestTime)
 ProgressHook = Callable[[Iterator[Any], int], Iterator[Any]]
 
 SMALLER, LARGER = 0.75, 1.25
@@ -50,19 +43,12 @@ TINY = np.finfo(np.float32).tiny
 class ReadConfig:
     """How photos are read, and how many at once. `preset` "imagenet" leaves them as stored, as timm does."""
 
-    batch_size: int = 8
-    workers: int = 2
-    allow_truncated: bool = False
-    max_pixels: int = ReadOptions().max_pixels
-    preset: Preset = "model"
-    tta: TestTime = "none"
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise UsageError(f"batch_size is {self.batch_size}, workers {self.workers}: at least 1 and 0")
-        for name, value, allowed in (("preset", self.preset, PRESETS), ("tta", self.tta, TEST_TIMES)):
-            if value not in allowed:
-                raise UsageError(f"{name} is {value!r}. Allowed: {', '.join(allowed)}")
+    batch_size: int
+    workers: int
+    allow_truncated: bool
+    max_pixels: int
+    preset: Preset
+    tta: TestTime
 
 
 @dataclass(frozen=True)

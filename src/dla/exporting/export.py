@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dla.catalog import ModelInfo
 from dla.engines.base import Engine
-from dla.engines.cpu import cores
 from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
 from dla.exporting.readme import readme, usage_script
-from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target, TargetName
+from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target
 from dla.exporting.verify import (
     AGREEMENT,
     BATCHES,
@@ -28,9 +27,9 @@ from dla.exporting.verify import (
     SampleImages,
     compare,
 )
-from dla.images.decode import ReadOptions
 from dla.inference.classifier import check_classifies
 from dla.metrics.calibration import apply_temperature
+from dla.options import ExportOptions, ReadOptions, TargetName
 from dla.types import Array
 from dla.version import __version__
 
@@ -60,7 +59,7 @@ def export(
     to: TargetName,
     *,
     preprocessing: bool = True,
-    precision: Literal["fp32", "int8"] = "fp32",
+    precision: Literal["fp32", "int8"] = ExportOptions.precision,
     calibrate: str | os.PathLike[str] | None = None,
     photos: str | os.PathLike[str] | None = None,
     watch: WatchProgress = lambda pictures, total: pictures,
@@ -147,7 +146,7 @@ def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
 def _made_int8(model: str, calibrate: str | os.PathLike[str], say: Log) -> Int8Form:
     from dla.inference.calibrate_int8 import make_quantized
 
-    made = make_quantized(model, calibrate, workers=cores(), say=say)
+    made = make_quantized(model, calibrate, say=say)
     say(f"int8: {made.gate.sentence()}")
     kept = (
         f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"

@@ -18,13 +18,13 @@ from dla.engines.graph import Network
 from dla.engines.openvino import OpenvinoEngine
 from dla.engines.quantized import MAX_DROP, Gate, QuantizedModel, quantize, quantize_with_accuracy_control
 from dla.errors import CheckError, DamagedError, UsageError
-from dla.images.decode import ReadOptions
 from dla.images.find import PhotoFinder
 from dla.inference.classifier import check_classifies, class_names
 from dla.inference.int8_store import find_quantized, store_quantized
 from dla.inference.pipeline import InputPipeline, PreparedInput
 from dla.inference.traced_model import TracedModel, open_traced
 from dla.metrics.intervals import paired_bootstrap_ci, proportion_ci
+from dla.options import BatchOptions, ReadOptions
 from dla.types import Array
 
 __all__ = ["AGREEMENT", "GATE_PHOTOS", "CalibrationResult", "make_quantized", "try_quantized"]
@@ -66,7 +66,7 @@ def make_quantized(
     source: str,
     photos: str | os.PathLike[str],
     *,
-    workers: int = 2,
+    workers: int | None = BatchOptions.workers,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
     say: LogMessage = lambda sentence: None,
@@ -132,7 +132,7 @@ def try_quantized(
     source: str,
     photos: str | os.PathLike[str],
     *,
-    workers: int = 2,
+    workers: int | None = BatchOptions.workers,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
 ) -> Gate:
@@ -147,8 +147,11 @@ def try_quantized(
     return _gate(network, form, _reader(model, workers), held_out, seed)
 
 
-def _reader(model: TracedModel, workers: int) -> InputPipeline:
-    return InputPipeline(model.preprocessing, BATCH, workers, False, ReadOptions(model.preprocessing.exif))
+def _reader(model: TracedModel, workers: int | None) -> InputPipeline:
+    batch = BatchOptions(BATCH, workers)
+    return InputPipeline(
+        model.preprocessing, batch.batch_size, batch.threads, False, ReadOptions(model.preprocessing.exif)
+    )
 
 
 def _divided(photos: str, model: TracedModel, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dla.engines.base import Engine
-from dla.engines.cpu import PrecisionChoice
 from dla.errors import InputError, UsageError
-from dla.images.decode import ReadOptions
 from dla.images.labels import ClassName, imagenet_classes
 from dla.images.preprocessing import Preprocessing
-from dla.inference.open_engine import EngineOptions, open_engine
+from dla.inference.open_engine import open_engine
 from dla.inference.pipeline import InputPipeline, PhotoInput, PreparedInput
 from dla.metrics.calibration import apply_temperature
+from dla.models.registry import PRE_LOGITS
+from dla.options import BatchOptions, EngineOptions, PrecisionChoice, PredictOptions, ReadOptions
 from dla.storage.files import errors_name
 from dla.types import DEFAULT_MODEL, Array
 from dla.weights.model_folder import ModelConfig
@@ -108,19 +108,23 @@ class Classifier:
     notes: tuple[str, ...] = ()
 
     @overload
-    def predict(self, images: str | os.PathLike[str] | bytes, topk: int = 5, **options: Any) -> Prediction: ...
+    def predict(
+        self, images: str | os.PathLike[str] | bytes, topk: int = PredictOptions.topk, **options: Any
+    ) -> Prediction: ...
     @overload
-    def predict(self, images: Iterable[PhotoInput], topk: int = 5, **options: Any) -> Iterator[Prediction]: ...
+    def predict(
+        self, images: Iterable[PhotoInput], topk: int = PredictOptions.topk, **options: Any
+    ) -> Iterator[Prediction]: ...
     def predict(  # type: ignore[misc]  # the overloads leave the options to this signature
         self,
         images: PhotoInput | Iterable[PhotoInput],
-        topk: int = 5,
+        topk: int = PredictOptions.topk,
         *,
-        batch_size: int = 8,
-        workers: int = 2,
+        batch_size: int = BatchOptions.batch_size,
+        workers: int | None = BatchOptions.workers,
         strict: bool = False,
-        allow_truncated: bool = False,
-        max_pixels: int = ReadOptions().max_pixels,
+        allow_truncated: bool = ReadOptions.allow_truncated,
+        max_pixels: int = ReadOptions.max_pixels,
         pictures: str | os.PathLike[str] | None = None,
     ) -> Prediction | Iterator[Prediction]:
         """The `topk` likeliest classes of one photo, or of each of several.
@@ -131,7 +135,7 @@ class Classifier:
                 which reads ahead of the network but holds only a few photos at a time.
             topk: classes a photo; more than there are means all.
             batch_size: photos that the network takes at once.
-            workers: threads that read and resize; 0 does it in this thread.
+            workers: threads that read and resize; None: one per core; 0 does it in this thread.
             strict: raise at the first input that cannot be read, after the records of those before it, instead of
                 giving a record with `error`.
             allow_truncated: classify what is there of a file that ends early.
@@ -144,8 +148,7 @@ class Classifier:
             ImageError: with `strict`, the first input that cannot be read.
         """
         check_classifies(self.config, self.origin)
-        if topk < 1:
-            raise UsageError(f"topk is {topk}: at least 1")
+        PredictOptions(topk)  # in its range
         folder = None if pictures is None else Path(pictures)
         if folder is not None:
             try:
@@ -155,7 +158,8 @@ class Classifier:
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         keep = None if folder is None else thumbnail_for_chart
         at_once = self.engine.at_once
-        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, keep, at_once)
+        batch = BatchOptions(batch_size, workers)
+        reader = InputPipeline(self.preprocessing, batch.batch_size, batch.threads, strict, options, keep, at_once)
 
         def answer(batch: list[PreparedInput]) -> Iterator[Prediction]:
             for p, probabilities_K in _with_rows(batch, self.probabilities):
@@ -172,19 +176,19 @@ class Classifier:
         return reader.answers(images, answer)
 
     @overload
-    def features(self, images: str | os.PathLike[str] | bytes, at: str = "pooled", **options: Any) -> Features: ...
+    def features(self, images: str | os.PathLike[str] | bytes, at: str = PRE_LOGITS, **options: Any) -> Features: ...
     @overload
-    def features(self, images: Iterable[PhotoInput], at: str = "pooled", **options: Any) -> Iterator[Features]: ...
+    def features(self, images: Iterable[PhotoInput], at: str = PRE_LOGITS, **options: Any) -> Iterator[Features]: ...
     def features(  # type: ignore[misc]
         self,
         images: PhotoInput | Iterable[PhotoInput],
-        at: str = "pooled",
+        at: str = PRE_LOGITS,
         *,
-        batch_size: int = 8,
-        workers: int = 2,
+        batch_size: int = BatchOptions.batch_size,
+        workers: int | None = BatchOptions.workers,
         strict: bool = False,
-        allow_truncated: bool = False,
-        max_pixels: int = ReadOptions().max_pixels,
+        allow_truncated: bool = ReadOptions.allow_truncated,
+        max_pixels: int = ReadOptions.max_pixels,
     ) -> Features | Iterator[Features]:
         """What the network holds at one place of one photo, or of each of several; nothing after it is computed.
 
@@ -200,7 +204,10 @@ class Classifier:
         """
         at_place = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, at_once=self.engine.at_once)
+        batch = BatchOptions(batch_size, workers)
+        reader = InputPipeline(
+            self.preprocessing, batch.batch_size, batch.threads, strict, options, at_once=self.engine.at_once
+        )
 
         def answer(batch: list[PreparedInput]) -> Iterator[Features]:
             for p, values in _with_rows(batch, at_place):
@@ -208,7 +215,7 @@ class Classifier:
 
         return reader.answers(images, answer)
 
-    def features_shape(self, at: str = "pooled") -> tuple[int, ...]:
+    def features_shape(self, at: str = PRE_LOGITS) -> tuple[int, ...]:
         """The shape of each photo's features at a place: (C,) or (C, H, W).
 
         Raises:
@@ -249,12 +256,12 @@ def _picture_name(name: str) -> str:
 def load(
     source: str = DEFAULT_MODEL,
     *,
-    device: str = "auto",
-    cache_dir: str | None = None,
-    engine: str = "auto",
-    precision: PrecisionChoice = "fp32",
-    threads: int | None = None,
-    photos: int | None = None,
+    device: str = EngineOptions.device,
+    cache_dir: str | None = EngineOptions.cache_dir,
+    engine: str = EngineOptions.engine,
+    precision: PrecisionChoice = EngineOptions.precision,
+    threads: int | None = EngineOptions.threads,
+    photos: int | None = EngineOptions.photos,
 ) -> Classifier:
     """A network with everything it needs to classify photos.
 
@@ -268,7 +275,7 @@ def load(
         precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where the network has such a form
             (`dla export` makes one): faster, and a little different; "auto" is int8 where that was checked on a CPU
             with these instructions, else fp32.
-        threads: those that compute; None is one a core.
+        threads: those that compute; None: one per core.
         photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
             few seconds to measure which engine is fastest, and remembers it.
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from dla.engines.base import Engine
-from dla.engines.cpu import Precision, PrecisionChoice, cores, has_gpu
+from dla.engines.cpu import has_gpu
 from dla.engines.graph import Network
 from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_engine, installed, select_fastest
-from dla.errors import DamagedError, OnlyTorchError, UsageError
+from dla.errors import DamagedError, OnlyTorchError
 from dla.inference.int8_store import find_quantized, not_quantized_error
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
+from dla.options import EngineOptions, Precision, cores
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel
 
-__all__ = ["EngineChoice", "EngineOptions", "open_engine", "time_engines"]
+__all__ = ["EngineChoice", "open_engine", "time_engines"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,54 +30,8 @@ class EngineChoice:
     missing: tuple[str, ...] = ()
 
 
-MOST_THREADS = 1024
-PRECISIONS = get_args(PrecisionChoice)
-
 WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second or two go into the choice
 FEW = 16  # photos, which do not take so long: not even an estimate is worth its time
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How a network is to run. The fields are `dla.load`'s arguments.
-
-    Raises:
-        UsageError, UnavailableError: values that do not go together, or what is not here.
-    """
-
-    device: str = "auto"
-    cache_dir: str | None = None
-    engine: str = "auto"
-    precision: PrecisionChoice = "fp32"
-    threads: int | None = None
-    photos: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.engine != "auto":
-            check_engine(self.engine)
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision is {self.precision!r}. Allowed: {', '.join(PRECISIONS)}")
-        if self.precision == "int8" and (self.engine not in ("auto", "openvino") or self.device not in ("auto", "cpu")):
-            where = self.engine if self.engine != "auto" else self.device
-            raise UsageError(f"int8 runs in the engine openvino on the CPU, not in {where}. Try --engine openvino")
-        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
-            raise UsageError(f"threads is {self.threads}. Allowed: 1 to {MOST_THREADS:,}")
-        if self.device not in ("auto", "cpu") and self.engine not in ("auto", "torch"):
-            raise UsageError(f"the engine {self.engine} runs on the CPU, not on {self.device}. Try --engine torch")
-
-    @property
-    def computed(self) -> Precision:
-        """What engines compute in that have no form of reduced precision."""
-        return "fp32" if self.precision == "auto" else self.precision
-
-    @property
-    def by_torch(self) -> bool:
-        """Whether it has to be PyTorch: it or a GPU was asked for, or there is one, and more to do than one photo."""
-        if self.precision == "int8":
-            return False
-        if self.engine != "auto" or self.device not in ("auto", "cpu"):
-            return self.engine in ("auto", "torch")
-        return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
 
 
 def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
@@ -86,7 +41,9 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedMode
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
         UnavailableError: int8, and the network has no such form.
     """
-    if options.by_torch:
+    if options.engine != "auto":
+        check_engine(options.engine)
+    if _by_torch_only(options):
         return _by_torch(source, options)
     try:
         network, model = open_traced(source, options.cache_dir)
@@ -102,9 +59,23 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedMode
             return _openvino(network, options, form.model()), model
     if options.engine != "auto":
         return _make(options.engine, source, network, options), model
-    if options.computed != "fp32":
+    if _computed(options) != "fp32":
         return _make(installed()[0], source, network, options), model
     return _fastest(source, network, model, options), model
+
+
+def _computed(options: EngineOptions) -> Precision:
+    """What engines compute in that have no form of reduced precision."""
+    return "fp32" if options.precision == "auto" else options.precision
+
+
+def _by_torch_only(options: EngineOptions) -> bool:
+    """Whether it has to be PyTorch: it or a GPU was asked for, or there is one, and more to do than one photo."""
+    if options.precision == "int8":
+        return False
+    if options.engine != "auto" or options.device not in ("auto", "cpu"):
+        return options.engine in ("auto", "torch")
+    return installed() == ("torch",) or (options.device == "auto" and options.photos != 1 and has_gpu())
 
 
 def _form(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
@@ -122,7 +93,8 @@ def time_engines(source: str) -> EngineChoice:
     network, model = open_traced(source)
     timings = _stopwatch(source, network, model, many).run()
     for_one, for_many = (
-        "torch" if options.by_torch else select_fastest(timings, options.photos).engine for options in (one, many)
+        "torch" if _by_torch_only(options) else select_fastest(timings, options.photos).engine
+        for options in (one, many)
     )
     return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
 
@@ -156,7 +128,7 @@ def _make(name: str, source: str, network: Network, options: EngineOptions) -> E
     if name == "onnx":
         from dla.engines.onnx import OnnxEngine
 
-        return OnnxEngine(network, options.computed, options.threads)
+        return OnnxEngine(network, _computed(options), options.threads)
     return _openvino(network, options)
 
 
@@ -164,7 +136,7 @@ def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Eng
     from dla.engines.openvino import OpenvinoEngine
 
     exact = options.precision == "auto"  # features, which no form has
-    return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form, exact)
+    return OpenvinoEngine(network, _computed(options) if form is None else "int8", options.threads, form, exact)
 
 
 def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
@@ -172,4 +144,4 @@ def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]
 
     net, model = open_in_torch(source, options.cache_dir)
     scale_shift = model.preprocessing.scale_shift()
-    return TorchEngine(net, *scale_shift, options.device, options.computed, options.threads, options.photos), model
+    return TorchEngine(net, *scale_shift, options.device, _computed(options), options.threads, options.photos), model

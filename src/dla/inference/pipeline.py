@@ -1,4 +1,4 @@
-"""What every verb that answers photos stands on: inputs of any kind, read ahead of the network, in their order."""
+"""What every command that answers photos stands on: inputs of any kind, read ahead of the network, in their order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from PIL import Image
 
 from dla.data.prefetch import run_ahead
 from dla.errors import DlaError, ImageError, InputError, UsageError
-from dla.images.decode import ReadOptions, to_photo
+from dla.images.decode import to_photo
 from dla.images.preprocessing import Preprocessing
+from dla.options import ReadOptions
 from dla.types import Array
 
 __all__ = ["InputPipeline", "PhotoInput", "PreparedInput", "in_batches"]
@@ -50,10 +51,6 @@ class InputPipeline:
     options: ReadOptions
     keep: Callable[[Image.Image], Image.Image] | None = None
     at_once: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise UsageError(f"batch_size is {self.batch_size}, workers {self.workers}: at least 1 and 0")
 
     def answers(
         self, images: PhotoInput | Iterable[PhotoInput], answer: Callable[[list[PreparedInput]], Iterator[R]]

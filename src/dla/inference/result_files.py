@@ -12,21 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, get_args
+from typing import Any, BinaryIO, TextIO
 
 from dla.engines.select import TITLES
 from dla.errors import UsageError
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
+from dla.options import ResultFormat
 from dla.storage.files import errors_name, write_files
 from dla.storage.locks import lock_file
 
 __all__ = [
-    "FORMATS",
     "RESUMABLE",
     "FinishedResults",
     "PredictionWriter",
-    "ResultFormat",
     "ResultRecord",
     "csv_columns",
     "engine_of",
@@ -36,8 +35,6 @@ __all__ = [
 ]
 
 
-ResultFormat = Literal["table", "json", "jsonl", "csv"]
-FORMATS: tuple[ResultFormat, ...] = get_args(ResultFormat)
 RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # a stopped run's records can be read back
 
 

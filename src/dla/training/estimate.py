@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from dla.data.photo_cache import Cache
 from dla.engines.cpu import peak_memory
 from dla.errors import DlaError, UnavailableError
+from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import errors_name
 from dla.training.batches import Batch, TrainBatches
 from dla.training.memory import enough_memory
@@ -52,9 +52,9 @@ class RunEstimate:
 def estimate_run(
     recipe: Recipe,
     *,
-    workers: int = 2,
-    device: str = "auto",
-    cache: Cache = "none",
+    workers: int = RuntimeOptions.workers,
+    device: str = RuntimeOptions.device,
+    cache: PhotoCache = RuntimeOptions.photo_cache,
     say: Callable[[str], None] = lambda text: None,
 ) -> RunEstimate:
     """Measure a few steps of the recipe on its photos. Arguments and errors are those of `train`."""
@@ -139,9 +139,9 @@ def find_learning_rate(
     recipe: Recipe,
     picture: Path,
     *,
-    workers: int = 2,
-    device: str = "auto",
-    cache: Cache = "none",
+    workers: int = RuntimeOptions.workers,
+    device: str = RuntimeOptions.device,
+    cache: PhotoCache = RuntimeOptions.photo_cache,
     say: Callable[[str], None] = lambda text: None,
 ) -> RateSweep:
     """Let the learning rate rise from step to step until the loss grows; draw the curve into a PNG.

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from dla.data.dataset import Split, Splits, scanned_folders
-from dla.data.photo_cache import Budget, Cache, PhotoStore, half_of_memory
+from dla.data.photo_cache import Budget, PhotoStore, half_of_memory
 from dla.engines.torch import pick_device
 from dla.errors import UnavailableError, UsageError
+from dla.options import PhotoCache, RuntimeOptions
 from dla.storage import cache
 from dla.training.batches import TrainBatches
 from dla.training.distributed import Ranks
@@ -33,21 +34,20 @@ class Runtime:
 
     workers: int
     device: torch.device
-    cache: Cache
+    cache: PhotoCache
     say: Callable[[str], None]
     ranks: Ranks
 
     @classmethod
     def named(
-        cls, workers: int, device: str, cache: Cache, say: Callable[[str], None], ranks: Ranks = Ranks()
+        cls, workers: int, device: str, cache: PhotoCache, say: Callable[[str], None], ranks: Ranks = Ranks()
     ) -> Runtime:
         """Checked, from what a user says.
 
         Raises:
             UsageError: no such device, or fewer than no workers.
         """
-        if workers < 0:
-            raise UsageError(f"workers is {workers}: at least 0")
+        RuntimeOptions(workers)  # in its range
         return cls(workers, ranks.device(pick_device(device)), cache, say, ranks)
 
 
@@ -74,7 +74,7 @@ def with_data(recipe: Recipe, data: str | Path | None) -> Recipe:
     if not Path(photos).exists():
         raise UnavailableError(f"{photos} is not there. DATA is a folder with a folder a class, or a table")
     place = Path(photos)
-    # a table is read under its own name and beside its own place, a link too, as by every other verb
+    # a table is read under its own name and beside its own place, a link too, as by every other command
     whole = place.parent.resolve() / place.name if place.is_file() else place.resolve()
     return replace(recipe, photos=str(whole))
 
