@@ -11,6 +11,7 @@ from typing import Any
 
 from dla.benchmarking.worker import PEAK_SIDE, BenchmarkCase, Round
 from dla.catalog import ModelInfo
+from dla.text_table import text_table
 
 __all__ = [
     "BENCH_SCHEMA",
@@ -159,7 +160,7 @@ def _accuracy(found: ModelInfo) -> tuple[float | None, str | None]:
     return (100 * measured, "own") if isinstance(measured, float) else (None, None)
 
 
-HEAD = "photos  engine            p50 ms   p95 ms  photos/s  of peak     MB  compared"
+HEAD = ("photos", "engine", "p50 ms", "p95 ms", "photos/s", "of peak", "MB", "compared")
 
 
 def bench_table(report: BenchReport) -> str:
@@ -180,8 +181,7 @@ def _tables(rows: Sequence[BenchRow]) -> Iterator[str]:
         network = list(same)
         yield ""
         yield _about(network[0])
-        yield HEAD
-        yield from map(_line, network)
+        yield from text_table([HEAD, *map(_cells, network)], "><>>>>><")
 
 
 def _about(row: BenchRow) -> str:
@@ -193,12 +193,20 @@ def _about(row: BenchRow) -> str:
     return ", ".join(parts) + ("; random weights: speed only" if row.drawn else "")
 
 
-def _line(row: BenchRow) -> str:
+def _cells(row: BenchRow) -> tuple[str, ...]:
     memory = "" if row.memory is None else f"{row.memory / 1e6:.0f}"
     first = row.arm == row.ratio_to
     compared = f"1: {row.arm}" if first else f"{row.ratio:.2f} ({row.ratio_range[0]:.2f} to {row.ratio_range[1]:.2f})"
-    return (f"{row.batch:>6}  {row.arm:<15}{1000 * row.p50_s:>9.1f}{1000 * row.p95_s:>9.1f}{row.photos_per_s:>10.1f}"
-            f"{100 * row.of_peak:>7.0f} %{memory:>7}  {compared}")  # fmt: skip
+    return (
+        str(row.batch),
+        row.arm,
+        f"{1000 * row.p50_s:.1f}",
+        f"{1000 * row.p95_s:.1f}",
+        f"{row.photos_per_s:.1f}",
+        f"{100 * row.of_peak:.0f} %",
+        memory,
+        compared,
+    )
 
 
 def skipped_lines(left_out: Sequence[BenchSkipped]) -> list[str]:

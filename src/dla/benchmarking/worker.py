@@ -77,8 +77,7 @@ def _ready(arm: BenchmarkCase) -> Callable[[], Any]:
 
     options = EngineOptions("cpu", None, arm.engine, cast(Precision, arm.precision), arm.threads)
     engine, _ = open_engine(arm.source, options)
-    if "dla.engines.torch" in sys.modules:
-        sys.modules["dla.engines.torch"].keep_freed_memory()
+    engine.own_process()
     return lambda: engine.probabilities(pixels_NHW3)
 
 

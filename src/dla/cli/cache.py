@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, table_width
 from dla.storage import cache
+from dla.text_table import text_table
 
 DESCRIPTION = """\
 Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine
@@ -47,6 +48,7 @@ def run(argv: list[str]) -> int:
         )
         return 0
     print(f"{done}{cache.cache_folder()}: {len(entries)} files, {sum(sizes.values()) / 1e6:.1f} MB")
-    for kind in sorted(files):
-        print(f"  {kind:<10}{files[kind]:>6} files {sizes[kind] / 1e6:>8.1f} MB   {KINDS.get(kind, '')}".rstrip())
+    rows = [(f"  {k}", f"{files[k]} files", f"{sizes[k] / 1e6:.1f} MB", KINDS.get(k, "")) for k in sorted(files)]
+    if rows:
+        print("\n".join(text_table(rows, "<>><", table_width())))
     return 0

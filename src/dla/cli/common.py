@@ -90,8 +90,7 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
 
     classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
                       threads=args.threads, photos=photos)  # fmt: skip
-    if "dla.engines.torch" in sys.modules:
-        sys.modules["dla.engines.torch"].keep_freed_memory()
+    classifier.engine.own_process()
     for note in classifier.notes:
         log(args, f"dla: {note}")
     if model == DEFAULT_MODEL:

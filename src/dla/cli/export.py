@@ -9,6 +9,7 @@ from dla.cli.common import log
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.options import ExportOptions, TargetName
+from dla.text_table import text_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,12 +82,12 @@ def run(argv: list[str]) -> int:
 
 def _lines(made: Exported) -> Iterator[str]:
     report, script = made.report, made.folder / "use.py"
-    width = max(len(str(made.file)), len(str(script)))
     flips = report.photo_flips or ()
-    yield (f"{made.file!s:<{width}}   compared on {report.pictures} pictures at batch "
-           f"{', '.join(map(str, report.batches))}: same first class for {report.pictures - len(flips)}, largest "
-           f"difference {report.largest_difference:.0e}")  # fmt: skip
-    yield f"{script!s:<{width}}   answers a photo without dla: python {script} PHOTO"
+    batches = ", ".join(map(str, report.batches))
+    compared = (f"compared on {report.pictures} pictures at batch {batches}: same first class for "
+                f"{report.pictures - len(flips)}, largest difference {report.largest_difference:.0e}")  # fmt: skip
+    rows = [(str(made.file), compared), (str(script), f"answers a photo without dla: python {script} PHOTO")]
+    yield from text_table(rows, "<<")
     for flip in flips:
         yield f"other first class: {flip.picture}, {flip.found} for {flip.expected}, by {flip.margin:.0e}"
 

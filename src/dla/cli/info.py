@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.parser import MODEL_HELP, Parser, default_model
+from dla.cli.parser import MODEL_HELP, WIDTH, Parser, default_model, table_width
+from dla.text_table import text_table
 from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ EXAMPLE = """\
   dla info --engines
   dla info runs/mine --format json"""
 
-WIDTH = 100
-INDENT = 17
-
 
 def run(argv: list[str]) -> int:
     parser = Parser("info", DESCRIPTION, EXAMPLE, "[NAME|PATH] [options]")
@@ -49,9 +46,8 @@ def run(argv: list[str]) -> int:
         print(json.dumps(found.to_dict(), indent=1))
         return 0
     print(found.model)
-    for label, text in _lines(found):
-        print(textwrap.fill(text, WIDTH, initial_indent=f"  {label:<{INDENT - 2}}", subsequent_indent=" " * INDENT,
-                            break_long_words=False, break_on_hyphens=False))  # fmt: skip
+    rows = [(f"  {label}", text) for label, text in _lines(found)]
+    print("\n".join(text_table(rows, "<<", table_width() or WIDTH)))
     if found.nodes is not None:
         print(f"\n{_nodes(found.nodes)}")
     if found.engines is not None:
@@ -135,22 +131,17 @@ def _weights(found: ModelInfo) -> str:
 
 
 def _nodes(nodes: tuple[Mapping[str, Any], ...]) -> str:
-    name = max(len("node"), *(len(node["name"]) for node in nodes))
-    lines = [f"{'node':<{name}}  channels  stride  takes"]
-    for node in nodes:
-        head = f"{node['name']:<{name}}  {node['channels']:>8}  {node['stride']:>6}  "
-        lines.append(textwrap.fill(", ".join(node["inputs"]), WIDTH, initial_indent=head,
-                                   subsequent_indent=" " * len(head), break_on_hyphens=False))  # fmt: skip
-    return "\n".join(lines)
+    rows = [(n["name"], f"{n['channels']}", f"{n['stride']}", ", ".join(n["inputs"])) for n in nodes]
+    return "\n".join(text_table([("node", "channels", "stride", "takes"), *rows], "<>><", table_width()))
 
 
 def _engines(choice: EngineChoice) -> str:
     from dla.engines.select import pip_line
 
-    lines = [f"{'engine':<10}first answer     one photo     many photos"]
+    rows = [("engine", "first answer", "one photo", "many photos", "")]
     for t in choice.timings:
         taken = [what for what, name in (("one", choice.for_one), ("many", choice.for_many)) if name == t.engine]
-        runs = f"   runs for {' and '.join(taken)}" if taken else ""
-        lines.append(f"{t.engine:<10}{t.first_s:10.2f} s{1000 * t.one_s:11.1f} ms{1 / t.each_s:10.1f} a second{runs}")
-    lines += [f"{name:<10}is not installed: {pip_line(name)}" for name in choice.missing]
-    return "\n".join(lines)
+        runs = f"runs for {' and '.join(taken)}" if taken else ""
+        rows.append((t.engine, f"{t.first_s:.2f} s", f"{1000 * t.one_s:.1f} ms", f"{1 / t.each_s:.1f} a second", runs))
+    missing = [f"{name} is not installed: {pip_line(name)}" for name in choice.missing]
+    return "\n".join([*text_table(rows, "<>>><"), *missing])

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from dla.options import check_range
 from dla.storage.option_files import check_null, dotted_types, read_options, value_error
 from dla.types import DEFAULT_MODEL
 
-__all__ = ["MODEL_HELP", "WIDTH", "Parser", "default_model"]
+__all__ = ["MODEL_HELP", "WIDTH", "Parser", "default_model", "table_width"]
 
 
 MODEL_HELP = "a network's name, a model folder, or a .safetensors or .pth file"
@@ -208,6 +209,11 @@ def _with_default(text: str, default: object) -> str:
     elif isinstance(default, float):
         default = f"{default:g}"
     return f"{text} (default: {list(default) if isinstance(default, tuple) else default})"
+
+
+def table_width() -> int | None:
+    """Where tables wrap: at the terminal's width; not at all where standard output is none."""
+    return min(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
 
 
 def default_model() -> str:

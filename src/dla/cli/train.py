@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.options import RuntimeOptions
+from dla.text_table import text_table
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import default_output, find_recipe, read_recipe, recipe_from, shipped_recipes, to_yaml
 
@@ -99,14 +100,17 @@ def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
 
     found = estimate_run(recipe, **options)
     steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in found.step_seconds.items())
-    print(f"data     {found.train:,} train, {found.val:,} val, {found.classes} classes")
-    print(f"network  {found.parameters:,} parameters, {found.learning:,} of them learn")
     in_all = found.steps_per_epoch * found.epochs
-    print(f"steps    {found.steps_per_epoch:,} an epoch, {in_all:,} in {found.epochs} epochs")
-    print(f"a step   {steps}, {recipe.batch_size} photos each")
+    rows = [
+        ("data", f"{found.train:,} train, {found.val:,} val, {found.classes} classes"),
+        ("network", f"{found.parameters:,} parameters, {found.learning:,} of them learn"),
+        ("steps", f"{found.steps_per_epoch:,} an epoch, {in_all:,} in {found.epochs} epochs"),
+        ("a step", f"{steps}, {recipe.batch_size} photos each"),
+        ("time", f"about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation"),
+    ]
     if found.peak_bytes is not None:
-        print(f"memory   {found.peak_bytes / 1e6:,.0f} MB at most")
-    print(f"time     about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation")
+        rows.insert(4, ("memory", f"{found.peak_bytes / 1e6:,.0f} MB at most"))
+    print("\n".join(text_table(rows, "<<")))
 
 
 def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
