@@ -52,7 +52,7 @@ class NetworkEngine(ABC):
     network: Network
     at_once = 1
 
-    def own_process(self) -> None:
+    def own_process(self) -> None:  # noqa: B027  # most have nothing to set up
         """Nothing to set up."""
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
