@@ -1,4 +1,7 @@
-"""Everything there is to know about one network with its weights. The hub is never asked."""
+"""Everything there is to know about one network with its weights. The hub is never asked.
+
+The list of all networks is there at once: what `info` needs of PyTorch and NumPy is imported in its functions.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dla.errors import UnavailableError
-from dla.images.preprocessing import Preprocessing
-from dla.inference.classifier import class_names
-from dla.inference.open_engine import EngineChoice, time_engines
 from dla.models import flops
-from dla.models import nodes as feature_nodes
-from dla.models.build import build
-from dla.models.dla import DLA
 from dla.models.registry import TABLE, Row
 from dla.types import DEFAULT_MODEL
 from dla.weights import hub
-from dla.weights.keys import shapes_of
-from dla.weights.load import LoadedModel, load_model
 from dla.weights.model_folder import ModelConfig
 from dla.weights.spec import ModelSource, resolve_source, shipped, shipped_names
+
+if TYPE_CHECKING:
+    from dla.inference.open_engine import EngineChoice
+    from dla.models.dla import DLA
+    from dla.weights.load import LoadedModel
 
 __all__ = ["INFO_SCHEMA", "MODELS_SCHEMA", "ModelInfo", "ModelRow", "StoredWeights", "info", "models", "stored_of_row"]
 
@@ -138,13 +136,19 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
         UnavailableError: it is neither here nor in the table.
         DamagedError: the weights are not what they should be.
     """
+    from dla.weights.load import load_model
+
     if source in TABLE and TABLE[source].tag is None and not engines:
         return _not_here(TABLE[source], nodes)
     found = resolve_source(source)
     r = next((r for r in TABLE.values() if r.hub_id == found.where), None) if found.kind == "hub" else None
     if found.kind != "hub" or hub.locate(found.where, found.revision):
         known = _here(load_model(source), found, r, nodes)
-        return replace(known, engines=time_engines(source)) if engines else known
+        if not engines:
+            return known
+        from dla.inference.open_engine import time_engines
+
+        return replace(known, engines=time_engines(source))
     if r is None:
         raise UnavailableError(
             f"{found.where} is not in the cache ({hub.cache_folder()}), so nothing is known about it yet. "
@@ -158,6 +162,10 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
 
 
 def _not_here(r: Row, nodes: bool) -> ModelInfo:
+    import torch
+
+    from dla.models.build import build
+
     with torch.device("meta"):
         model = build(r.name)
     config = ModelConfig(r.name, model.num_classes, pretrained_cfg=r.pretrained_cfg())
@@ -188,6 +196,10 @@ def _info(
     opened: LoadedModel | None = None,
 ) -> ModelInfo:
     """`r` is the row whose released weights these are, if they are any's."""
+    from dla.inference.classifier import class_names
+    from dla.models.nodes import nodes as feature_nodes
+    from dla.weights.keys import shapes_of
+
     cfg, said = config.pretrained_cfg, config.dla
     _, height, width = cfg.get("input_size") or (3, 224, 224)
     licence = _if(str, said.get("licence")) or (r.licence if r else _if(str, cfg.get("license"))) or None
@@ -214,7 +226,7 @@ def _info(
         results=_if(dict, said.get("results")),
         recipe=_if(dict, said.get("recipe")),
         notes=opened.report.notes if opened else (),
-        nodes=tuple(asdict(node) for node in feature_nodes.nodes(model)) if nodes else None,
+        nodes=tuple(asdict(node) for node in feature_nodes(model)) if nodes else None,
     )
 
 
@@ -222,6 +234,8 @@ def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:
     """As photos are prepared for the network; None where it does not take photos."""
     if config.in_chans != 3:
         return None
+    from dla.images.preprocessing import Preprocessing
+
     return {**Preprocessing.from_config(config.pretrained_cfg, config.exif).to_config(), "exif": config.exif}
 
 
