@@ -62,7 +62,7 @@ def test_without_a_command_it_prints_its_help(words: list[str], capsys: pytest.C
         (["pedict"], 'no command is called "pedict". Nearest: predict. All: dla --help'),
         (["predict", "a.jpg", "--topl", "3"], 'no option is called "--topl". Nearest: --topk'),
         (["predict", "a.jpg", "--topk", "many"], "topk is many. Allowed: a whole number"),
-        (["predict", "a.jpg", "--format", "xml"], "format is xml. Allowed: table, json, jsonl, csv"),
+        (["predict", "a.jpg", "--format", "xml"], "format is xml. Allowed: table, json, jsonl, csv\n"),
         (["predict", "a.jpg", "--topk"], "--topk takes a value. See: dla predict --help"),
         (["predict", "a.jpg", "--quiet=3"], "--quiet takes no value. See: dla predict --help"),
         (["models", "dla34"], '"dla34" is one argument too many. See: dla models --help'),
@@ -133,7 +133,7 @@ def test_help_fits_the_terminal_and_is_in_our_words(
     [
         ("topk: many", "topk is many. Allowed: a whole number"),
         ("max_megapixels: many", "max_megapixels is many. Allowed: a number"),
-        ("format: xml", "format is xml. Allowed: table, json, jsonl, csv, null"),
+        ("format: xml", "format is xml. Allowed: table, json, jsonl, csv\n"),
         ("topl: 3", 'called "topl". Nearest: topk. All: dla predict --help'),
         ("topk: [", "my.yaml is no YAML: "),
         ("- topk", "my.yaml is no file of options: it holds no fields such as `model: dla60`"),

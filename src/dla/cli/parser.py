@@ -147,7 +147,7 @@ class Parser(ArgumentParser):
             raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=see)
         if missing := re.search(r"arguments are required: (.*)", message):
             raise UsageError(f"{missing[1].upper()} is missing. See: {see}")
-        raise UsageError(value_error(message, self.types))
+        raise UsageError(value_error(message, {name: _given(hint) for name, hint in self.types.items()}))
 
     def _option_names(self) -> list[str]:
         """Those that a file can have."""
@@ -197,6 +197,12 @@ def _choices(hint: Any) -> tuple[str, ...]:
     """The values of a Literal, or of one that may be left out."""
     kinds = [hint, *get_args(hint)] if hint is not None else []
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+
+def _given(hint: Any) -> Any:
+    """The type of a flag that was given, where it may be left out."""
+    choices = _choices(hint)
+    return Literal[choices] if choices else hint
 
 
 def _with_default(text: str, default: object) -> str:
