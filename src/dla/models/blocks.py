@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dla.errors import UsageError
+from dla.models.export_shapes import exports_any_size, to_even_sides
 
 __all__ = ["BLOCKS", "RELU", "Basic", "BlockOptions", "Bottle2neck", "Bottleneck", "DropPath", "Reduction", "conv_bn"]
 
@@ -184,6 +185,9 @@ class Bottle2neck(nn.Module):
 
     def _mean3x3(self, x: Tensor) -> Tensor:
         if self.dilation_in == 1:
+            if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102 - what it leaves out
+                if self.stride > 1 and exports_any_size(x):
+                    x = to_even_sides(x, 0.0)  # the row and column that are padding anyway
             return F.avg_pool2d(x, 3, self.stride, padding=1)
         # Average pooling knows no dilation: the same mean as a depthwise convolution.
         d, c = self.dilation_in, self.width

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dla.errors import UsageError
 from dla.models.blocks import RELU, ActLayer, NormLayer, Reduction, conv_bn
+from dla.models.export_shapes import exports_any_size, to_even_sides
 
 __all__ = ["Node", "Tree", "sum_nodes"]
 
@@ -102,18 +103,12 @@ class CeilMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         s, d = self.stride, self.dilation
-        any_size = False if torch.jit.is_scripting() else _exports_any_size(x)  # type: ignore[attr-defined]
-        if s > 1 and not any_size:
-            return F.max_pool2d(x, 2, s, ceil_mode=True)
-        return F.max_pool2d(F.pad(x, (0, d, 0, d), value=float("-inf")), 2, s, dilation=d)
-
-
-def _exports_any_size(x: Tensor) -> bool:
-    """Whether an exporter must prove sizes for every H and W: it can for padding, but not for ceil_mode."""
-    if not torch.compiler.is_exporting():
-        return False
-    # The strict exporter shows every size as an int, so there is no telling.
-    return torch.compiler.is_dynamo_compiling() or not all(isinstance(n, int) for n in x.shape[2:])
+        if s == 1:
+            return F.max_pool2d(F.pad(x, (0, d, 0, d), value=float("-inf")), 2, 1, dilation=d)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102 - what it leaves out
+            if exports_any_size(x):
+                return F.max_pool2d(to_even_sides(x, float("-inf")), 2, s)
+        return F.max_pool2d(x, 2, s, ceil_mode=True)
 
 
 class Tree(nn.Module):
