@@ -14,7 +14,6 @@ there is one.
 
 import argparse
 import gc
-import json
 import os
 import random
 import shutil
@@ -33,6 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # nothing may run in threads befo
 import kornia.augmentation  # noqa: F401  (what a run imports late is here before the forks)
 import numpy as np
 import torch
+from ends import differing, ended_in
 from PIL import Image
 
 import dla.cli.train
@@ -117,25 +117,6 @@ def moments(command: Command, dice: random.Random) -> Iterator[float]:
         while not (folder.is_dir() and any(what in name for name in os.listdir(folder))):
             yield 0.001
         yield dice.uniform(0, 0.02)
-
-
-def ended_in(folder: Path) -> dict[str, object]:
-    """Everything that must not depend on a kill."""
-    newest = sorted((folder / "checkpoints").iterdir())[-1]
-    record = json.loads((newest / "state.json").read_text())
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    times = {"seconds", "photos_per_second", "waiting"}
-    return {
-        "last checkpoint": (newest / "state.safetensors").read_bytes(),
-        "its facts": (record["step"], record["facts"]),
-        "best/model.safetensors": (folder / "best" / "model.safetensors").read_bytes(),
-        "best/config.json": (folder / "best" / "config.json").read_bytes(),
-        "metrics.jsonl": [{k: v for k, v in line.items() if k not in times} for line in lines],
-    }
-
-
-def differing(one: dict[str, object], other: dict[str, object]) -> list[str]:
-    return [name for name in one if one[name] != other[name]]
 
 
 def make_photos(folder: Path) -> None:

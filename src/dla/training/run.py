@@ -27,7 +27,7 @@ from dla.training.html import write_report
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import default_output, recipe_from
-from dla.training.run_folder import RunFolder, environment, environment_difference, run_lock
+from dla.training.run_folder import RunFolder, environment, environment_difference, repeatable, run_lock
 from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
 from dla.training.trainer import TrainerCallback
 from dla.weights.load import load_model
@@ -122,7 +122,7 @@ class _Run:
             return
         splits = self._photos()
         # what happens to PyTorch's randomness here stays here
-        with torch.random.fork_rng(_gpus(self.means.device)):
+        with torch.random.fork_rng(_gpus(self.means.device)), repeatable():
             setup = set_up(self.recipe, splits, self.means)
             if self.ranks.is_main:
                 self._claim(splits, facts)
