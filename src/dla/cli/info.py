@@ -132,7 +132,7 @@ def _weights(found: ModelInfo) -> str:
 
 def _nodes(nodes: tuple[Mapping[str, Any], ...]) -> str:
     rows = [(n["name"], f"{n['channels']}", f"{n['stride']}", ", ".join(n["inputs"])) for n in nodes]
-    return "\n".join(text_table([("node", "channels", "stride", "takes"), *rows], "<>><", table_width()))
+    return "\n".join(text_table([("node", "channels", "stride", "takes"), *rows], "<>><", table_width() or WIDTH))
 
 
 def _engines(choice: EngineChoice) -> str:
