@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ends import differing, ended_in
 from gpu_networks import flops, pair
 from gpu_record import Child, Here, Record, SkippedError, compared, in_turns, numbers
 from PIL import Image
 from torch import nn
+
+from support.ends import differing, ended_in
 
 MODELS = ("dla34", "dla60")
 SIDE, BATCH = 224, 64

@@ -23,6 +23,8 @@ from dla.benchmarking.worker import CALLS, PEAK, PEAK_SIDE, ROUND_S, BenchmarkCa
 from dla.catalog import ModelInfo
 from support.small_models import SIDE, write_small
 
+pytestmark = pytest.mark.slow
+
 USUAL = {"models": ("dla34",), "engine": "all", "precision": "fp32", "batches": (1, 8), "against": None,
          "threads": None, "rounds": 7}  # fmt: skip
 SECONDS = st.floats(1e-3, 10)

@@ -22,6 +22,8 @@ from dla.engines.cpu import cores, machine
 from dla.errors import DlaError, UnavailableError, UsageError
 from support.small_models import write_small
 
+pytestmark = pytest.mark.slow
+
 INFO = dla.info("shipped:tiny200")
 TOP1 = f"{100 * INFO.results['top1']:.1f}"  # type: ignore[index]
 GMACS = f"{INFO.macs / 1e9:.2f} GMACs at {INFO.input_size[1]}x{INFO.input_size[2]}"

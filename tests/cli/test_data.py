@@ -118,6 +118,7 @@ def many(data: Path) -> list[str]:
     return [sys.executable, "-m", "dla", "data", "check", str(data), "--workers", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "started", "code"), [("all", 1, 130), ("all", 2, 130), ("worker", 2, 1)])
 def test_a_check_that_is_stopped_ends_at_once_and_without_a_traceback(
     data: Path, victim: str, started: int, code: int

@@ -13,6 +13,8 @@ from dla.cli import export, main
 from dla.exporting import verify
 from dla.exporting.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _few_pictures_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

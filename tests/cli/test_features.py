@@ -197,6 +197,7 @@ def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
     assert out.stat().st_mode == other.stat().st_mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code", "ending"), [(signal.SIGINT, 130, "npz"), (signal.SIGTERM, 143, "parquet")])
 def test_stopped_it_leaves_nothing(sent: int, code: int, ending: str, tmp_path: Path) -> None:
     out = tmp_path / f"f.{ending}"

@@ -17,6 +17,8 @@ from dla.cli.progress import clock, summary
 from dla.training.events import EpochEvent
 from support import flat_photos
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--model", "dla34_half", "--batch-size", "8", "--epochs", "1", "--input.val-size", "32", "--workers", "0"]
 
 

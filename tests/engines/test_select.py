@@ -19,6 +19,8 @@ from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.photos import COFFEE
 
+pytestmark = pytest.mark.slow
+
 OPENVINO, ONNX, TORCH = TIMINGS = (
     EngineTiming("openvino", 0.3, 0.02, 0.01),
     EngineTiming("onnx", 0.2, 0.01, 0.02),

@@ -17,6 +17,8 @@ from dla.weights.model_folder import ModelConfig, write_folder
 from dla.weights.spec import shipped, shipped_names
 from support.photos import CHELSEA, COFFEE
 
+pytestmark = pytest.mark.slow
+
 WATCH = """\
 import atexit, os, sys
 seen = []

@@ -28,6 +28,8 @@ from support.photos import crops, jpeg
 from support.small_models import write_small
 from support.torchrun import torchrun
 
+pytestmark = pytest.mark.slow
+
 IDS = ("n01", "n02", "n03", "n04", "n05", "n06", "n07")
 LABELS = {c: f"thing {c[-1]}" for c in IDS}
 

@@ -38,6 +38,8 @@ from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE, jpeg
 from support.tiny import tiny
 
+pytestmark = pytest.mark.slow
+
 TINY = "shipped:tiny200"
 MADE = [("onnx", True), ("onnx", False), ("openvino", True), ("openvino", False), ("pt2", False)]
 WATCH = """\
@@ -271,6 +273,7 @@ def test_what_passes() -> None:
 
 def test_what_came_in_the_meantime_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when two exports write to one folder: the one that is later finds it taken."""
+    monkeypatch.setattr(verify, "TEST_IMAGES", 3)
     out = tmp_path / "out"
     out.mkdir()
     compared = export._compared

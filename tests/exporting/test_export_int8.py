@@ -15,7 +15,7 @@ from PIL import Image
 import dla
 from dla.cli import main
 from dla.engines.openvino import import_openvino
-from dla.engines.quantized import Gate, quantize
+from dla.engines.quantized import Gate, parse_quantized, quantize
 from dla.exporting import verify
 from dla.images.decode import read_photo
 from dla.inference.calibrate_int8 import CalibrationResult
@@ -23,6 +23,8 @@ from dla.inference.traced_model import open_traced
 from dla.weights.model_folder import write_temperature
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE
+
+pytestmark = pytest.mark.slow
 
 GATE = Gate(True, "agreement", 0.985, 0.97, 0.99, 600, None, None, ("avx2",))
 
@@ -79,8 +81,7 @@ def test_its_script_says_what_predict_says(model: str, tmp_path: Path) -> None:
 def test_a_form_that_was_just_made_is_what_is_exported(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network, _ = open_traced(model)
-    form = quantize(network, [np.zeros((32, 32, 3), np.uint8)] * 2).with_gate(GATE)
+    form = parse_quantized((Path(model) / "int8.zip").read_bytes(), "int8.zip")
     given: list[str] = []
 
     def make(source: str, photos: str, **options: object) -> CalibrationResult:

@@ -21,6 +21,8 @@ from dla.training.recipe_files import recipe_from
 from dla.training.run import train
 from support.torchrun import command, environment, torchrun
 
+pytestmark = pytest.mark.slow
+
 KILLING = Path(__file__).with_name("killing_rank.py")
 SETTINGS = {
     "model": "dla46x_c", "epochs": 2, "batch_size": 8, "lr": 0.01, "input.sizes": {0: 32}, "input.val_size": 32,

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import dla
 from dla.cli import main
 from dla.engines import quantized
 from dla.engines.cpu import instructions
+from dla.engines.graph import Network
 from dla.engines.quantized import QuantizedModel, parse_quantized, quantize_with_accuracy_control
 from dla.errors import CheckError, DamagedError, UnavailableError, UsageError
 from dla.inference import int8_store
@@ -30,7 +32,27 @@ from dla.inference.calibrate_int8 import AGREEMENT, GATE_PHOTOS, CalibrationResu
 from dla.inference.traced_model import open_traced
 from dla.weights.model_folder import ModelConfig, write_folder
 
+pytestmark = pytest.mark.slow
+
 SIDE, EACH = 32, {"train": 40, "val": 250}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quantised_once() -> Iterator[None]:
+    """NNCF makes one form of each network: which photos calibrate it changes nothing that is asserted here."""
+    int8_store: dict[tuple[str, int], QuantizedModel] = {}
+    quantise = quantized.quantize
+
+    def once(network: Network, pixels: Sequence[np.ndarray]) -> QuantizedModel:
+        key = network.content, len(pixels)
+        if key not in int8_store:
+            int8_store[key] = quantise(network, pixels)
+        return int8_store[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dla.engines.quantized.quantize", once)
+        patch.setattr("dla.inference.calibrate_int8.quantize", once)
+        yield
 
 
 @pytest.fixture(scope="module")

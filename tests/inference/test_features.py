@@ -17,6 +17,8 @@ from dla.weights.model_folder import ModelConfig, write_folder
 from support.oracle import randomise, timm
 from support.photos import CHELSEA, COFFEE, ROCKET, crops
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def classifier() -> dla.Classifier:

@@ -15,6 +15,8 @@ from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.photos import CHELSEA
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"input_size": [3, 64, 64]}
 
 

@@ -79,6 +79,7 @@ def test_names_and_inputs_of_a_deep_level() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", ["basic", "bottle2neck"])
 @pytest.mark.parametrize("output_stride", [32, 8])
 def test_what_a_node_is_said_to_take_is_what_it_takes(block: str, output_stride: int) -> None:

@@ -18,6 +18,8 @@ from dla.training.run import train
 from support import flat_photos
 from support.oracle import timm
 
+pytestmark = pytest.mark.slow
+
 TINY = Recipe(
     model="dla34_half", epochs=2, batch_size=8, lr=0.01, input=InputConfig(sizes={0: 32}, val_size=32, crop_pct=1.0),
     augment=AugmentConfig(scale=(0.8, 1.0)), schedule=ScheduleConfig(warmup_epochs=0.5), average=EmaConfig(0.8),

@@ -35,6 +35,8 @@ from dla.training.trainer import Trainer, TrainerCallback, ValidationSet
 from dla.weights.model_folder import ModelConfig
 from support.tiny import tiny
 
+pytestmark = pytest.mark.slow
+
 SIDE, CLASSES = 32, 3
 RECIPE = Recipe(
     epochs=3, batch_size=12, lr=0.01, input=InputConfig({0: SIDE}), schedule=ScheduleConfig(warmup_epochs=0)

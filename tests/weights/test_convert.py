@@ -24,6 +24,8 @@ from dla.weights.model_folder import ModelConfig, read_config, write_folder
 from support.authors import AuthorsDLA
 from support.oracle import randomise, relative, timm
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:

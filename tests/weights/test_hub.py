@@ -20,6 +20,8 @@ from dla.errors import DamagedError
 from dla.weights.load import load_model
 from support.hub_server import Hub
 
+pytestmark = pytest.mark.slow
+
 REPO = "timm/dla46x_c.in1k"
 CONFIG, WEIGHTS = b'{"architecture": "dla46x_c"}', os.urandom(100_000)
 FILES = {"config.json": CONFIG, "model.safetensors": WEIGHTS}

@@ -1,6 +1,6 @@
 """Runs that are killed and started again: how many end in the same bits as a run that nobody killed.
 
-    python benchmarks/crash.py [--kills 200] [--chain 1] [--seed 0]
+    python tests/faults/kill_runs.py [--kills 200] [--chain 1] [--seed 0]
 
 Each run is `dla train` on a tiny network and tiny photos, in a process of its own that is forked off one with PyTorch
 imported already. SIGKILL comes at a random moment: a third of them at any time from the first instruction on, a third
@@ -28,17 +28,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nothing may run in threads before a fork
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import kornia.augmentation  # noqa: F401  (what a run imports late is here before the forks)
 import numpy as np
 import torch
-from ends import differing, ended_in
+import torch._dynamo  # what an optimizer imports
 from PIL import Image
 
 import dla.cli.train
 import dla.training.run
 from dla.cli import main
 from dla.models.registry import TABLE, Row
+from support.ends import differing, ended_in
 
 TINY = Row("tiny", (1, 1, 1, 1, 1, 1), (4, 8, 8, 8, 16, 16), "basic", params=0, macs=0)
 USUAL = ["--model", "tiny", "--epochs", "2", "--batch-size", "4", "--input.sizes", "{0: 24}", "--input.val_size", "24",
