@@ -19,7 +19,6 @@ from dla.errors import UsageError
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
 from dla.storage.files import errors_name, write_files
-from dla.storage.locks import lock_file
 
 __all__ = [
     "FORMATS",
@@ -222,6 +221,8 @@ def open_results(
             has changed.
         OSError: it cannot be written.
     """
+    from dla.storage.locks import lock_file
+
     run_file = _run_file(output)
     run = {"schema": RUN_SCHEMA, "model": _identity(classifier), "settings": {"format": form, **settings}}
     before = FinishedResults()
