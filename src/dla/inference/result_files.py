@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, get_args
 
@@ -302,7 +302,7 @@ def _match(
 
     kept = FinishedResults()
     batch_size: int = settings["batch_size"]
-    batches = in_batches(matched(), batch_size, lambda record: not record.failed)
+    batches = in_batches(matched(), repeat(batch_size), lambda record: not record.failed)
     for batch in batches:
         failed = sum(record.failed for record in batch)
         if len(batch) - failed not in (0, batch_size):
