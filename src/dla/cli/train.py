@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dla.cli.common import clock, show_progress
+from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
@@ -138,6 +138,7 @@ def summary(epoch: EpochEvent, is_best: bool) -> str:
 
 
 def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
+    from dla.cli.progress import clock
     from dla.training.estimate import estimate_run
 
     found = estimate_run(recipe, **options)

@@ -22,7 +22,7 @@ from dla.inference.open_engine import EngineOptions, open_engine
 from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
 from dla.metrics.calibration import apply_temperature
 from dla.storage.files import errors_name
-from dla.types import DEFAULT_MODEL, Array
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import ModelConfig
 
 __all__ = [
@@ -242,6 +242,7 @@ def load(
     precision: PrecisionChoice = "fp32",
     threads: int | None = None,
     photos: int | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Classifier:
     """A network with everything it needs to classify photos.
 
@@ -258,6 +259,7 @@ def load(
         threads: those that compute; None is one a core.
         photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
             few seconds to measure which engine is fastest, and remembers it.
+        progress: told of the bytes that the hub sends.
 
     Raises:
         UnknownNameError: no network, file or engine is called so.
@@ -266,7 +268,8 @@ def load(
             or there is no int8 form.
         DamagedError: the weights are not what they should be.
     """
-    made, model = open_engine(source, EngineOptions(device, cache_dir, engine, precision, threads, photos))
+    options = EngineOptions(device, cache_dir, engine, precision, threads, photos)
+    made, model = open_engine(source, options, progress)
     names = class_names(model.config)
     return Classifier(made, model.preprocessing, names, model.config, model.origin, model.digest, model.notes)
 
