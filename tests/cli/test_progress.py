@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import pty
 import subprocess
@@ -18,6 +19,8 @@ from dla.benchmarking import bench as bench_module
 from dla.cli import common
 from dla.cli.common import show_progress
 from dla.cli.progress import ProgressBar
+from dla.cli.train import RunFigures
+from dla.training.events import StepEvent
 from dla.types import NO_PROGRESS
 from support.photos import crops, jpeg
 from support.progress import Piece, Recorder
@@ -153,3 +156,13 @@ def test_a_benchmark_tells_of_every_round_of_what_ran_and_what_was_left_out(monk
     report = dla.bench(["shipped:tiny200"], batches=(1, 2), rounds=3, progress=progress)
     assert {left.engine for left in report.left_out} == {"onnx"}
     assert progress.pieces == [Piece("measuring", 2 * 4 * 3, "rounds", 2 * 4 * 3)]
+
+
+def test_where_a_run_stands_is_noted() -> None:
+    progress = Recorder()
+    figures = RunFigures(progress)
+    figures.on_step(StepEvent(3, 12, 5, 40, 0.4128, 0.5, 0.1, 8))
+    figures.on_step(StepEvent(3, 12, 6, 40, 0.4128, math.nan, 0.1, 8))
+    figures.on_validation_batch()
+    place = "epoch 3/12  step 5/40  loss 0.413"
+    assert progress.notes == [f"{place}  right 50%", place.replace("5/40", "6/40"), "validating"]

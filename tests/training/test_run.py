@@ -42,7 +42,8 @@ def test_a_run_learns_and_its_folder_predicts(data: Path, tmp_path: Path) -> Non
     figures, progress = Figures(), Recorder()
     recipe = replace(TINY, epochs=8)
     folder = train(data, recipe, output=tmp_path / "run", workers=1, progress=progress, callback=figures)
-    assert progress.pieces == [Piece("training", 8 * 40, "photos", 8 * 40)]
+    headers = [Piece("reading headers", count, "photos", count) for count in (40, 10)]
+    assert progress.pieces == [*headers, Piece("training", 8 * 40, "photos", 8 * 40)]
     epochs = figures.epochs
     assert max(e.top1 for e in epochs) == 1.0
     assert [e.epoch for e in epochs] == list(range(1, 9))

@@ -116,7 +116,7 @@ def open_photos(recipe: Recipe, means: Runtime) -> Splits:
         CheckError: too many cannot.
     """
     splits = open_splits(recipe.photos, recipe.data, recipe.seed)
-    return without_unreadable(splits, recipe.data.max_unreadable, means.workers)
+    return without_unreadable(splits, recipe.data.max_unreadable, means.workers, means.progress)
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,8 @@ class _RunCallback(TrainerCallback):
             self.checkpoint()
 
     def on_validation_batch(self) -> None:
+        if self.run.ranks.is_main:
+            self.callback.on_validation_batch()
         self.leave_if_asked()
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
