@@ -100,6 +100,24 @@ def test_on_a_terminal_there_is_a_bar_and_the_records_are_whole(tmp_path: Path) 
     assert f"dla: {folder / 'empty.jpg'}: the file is empty" in text
 
 
+def test_what_is_printed_beside_a_bar_stays_on_stdout() -> None:
+    code = (
+        "from dla.cli.common import show_progress\n"
+        "with show_progress(False) as progress:\n"
+        "    progress.start('working', 2)\n"
+        "    print('a result')\n"
+        "    progress.log('a sentence')\n"
+    )
+    master, slave = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", code], stderr=slave, stdout=subprocess.PIPE, text=True)
+    os.close(slave)
+    seen = os.read(master, 10_000).decode()
+    os.close(master)
+    assert done.stdout == "a result\n"
+    assert "working" in seen
+    assert "dla: a sentence" in seen
+
+
 def test_validate_tells_of_every_photo_of_each_model(tmp_path: Path) -> None:
     models = [str(write_small(tmp_path / name, ("a", "b"), seed)) for seed, name in enumerate(("one", "other"))]
     for i, photo in enumerate(crops(6)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -16,7 +18,9 @@ class ProgressBar:
     def __init__(self, console: Console | None = None) -> None:
         words = TextColumn("{task.description}", markup=False)
         columns = (words, BarColumn(bar_width=24), _Done(), _Rate(), _TimeLeft())
-        self.bars = Progress(*columns, console=console or Console(stderr=True), transient=True)
+        console = console or Console(stderr=True)
+        # rich prints on the console what is written to stdout meanwhile; that is for a screen, and not for a pipe
+        self.bars = Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
         self.task = self.bars.add_task("", visible=False, unit="")
         self.bars.start()
 

@@ -138,16 +138,16 @@ class _Run:
 
     def photos(self) -> Splits:
         """The photos of the run: those it began with, or all that can be read at its beginning."""
-        say, photos, options = self.means.progress.log, self.recipe.photos, self.recipe.data
+        log, photos, options = self.means.progress.log, self.recipe.photos, self.recipe.data
         splits = self._opened() if self.ranks.is_main else None
         told = self.ranks.from_main(lambda: splits and splits_to_dict(splits, photos))
         if splits is None:
             return restore_splits(told or {}, photos, options)
         for note in splits.notes:
-            say(note)
+            log(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
         left = f"; {len(splits.left_out):,} left out ({self.folder.path}/data.json)" if splits.left_out else ""
-        say(f"data    {counts}{left}")
+        log(f"data    {counts}{left}")
         return splits
 
     def _opened(self) -> Splits:
