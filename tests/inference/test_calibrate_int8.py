@@ -31,6 +31,7 @@ from dla.inference import int8_store
 from dla.inference.calibrate_int8 import AGREEMENT, GATE_PHOTOS, CalibrationResult, make_quantized, try_quantized
 from dla.inference.traced_model import open_traced
 from dla.weights.model_folder import ModelConfig, write_folder
+from support.progress import Recorder
 
 pytestmark = pytest.mark.slow
 
@@ -160,16 +161,19 @@ def test_what_does_not_agree_is_not_kept(photos: Path, tmp_path: Path, monkeypat
 def test_a_labelled_gate_that_fails_leads_to_more_care(
     model: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    progress = Recorder()
     monkeypatch.setattr("dla.inference.calibrate_int8.MAX_DROP", -1.0)
 
-    def with_care(network: Any, pixels: Any, targets_N: Any) -> QuantizedModel | None:
+    def with_care(network: Any, pixels: Any, targets_N: Any, progress: Any) -> QuantizedModel | None:
         return quantized.quantize(network, pixels) if len(targets_N) == len(pixels) else None
 
     monkeypatch.setattr("dla.inference.calibrate_int8.quantize_with_accuracy_control", with_care)
     with pytest.raises(CheckError, match=r"a loss of .* points"):
-        make_quantized(model, photos, say=said.append)
-    assert any("again with the layers in fp32" in sentence for sentence in said)
+        make_quantized(model, photos, progress=progress)
+    assert any("again with the layers in fp32" in sentence for sentence in progress.said)
+    assert all(piece.done == piece.total for piece in progress.pieces if piece.what != "calibrating")
+    assert [piece.what for piece in progress.pieces][:3] == ["reading", "calibrating", "comparing with fp32"]
+    assert all(piece.done for piece in progress.pieces)
 
 
 def test_with_care(model: str) -> None:
