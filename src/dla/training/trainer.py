@@ -188,7 +188,7 @@ class Trainer:
                 val_loss=float(outcome.loss_N.mean()),
                 seconds=seconds,
                 photos_per_second=photos / seconds,
-                waiting=clock.waited / seconds,
+                data_wait=clock.waited / seconds,
             )
             is_best = self._count(epoch)
             watcher.epoch(epoch, is_best)
