@@ -219,16 +219,16 @@ def test_a_gpu_takes_what_is_more_than_one_photo(model: str, monkeypatch: pytest
 def test_a_network_that_only_pytorch_runs(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def no_steps(net: object) -> None:
-        raise NotImplementedError("%gelu : call_module has no step")
+    def unsupported(net: object) -> None:
+        raise NotImplementedError("unsupported operation %gelu")
 
-    monkeypatch.setattr("dla.engines.tracing.trace_ops", no_steps)
+    monkeypatch.setattr("dla.engines.tracing.trace_ops", unsupported)
     assert dla.load(model).engine.name == "PyTorch on cpu"
     assert main(["predict", str(COFFEE), "--model", model]) == 0
     for words in (["predict", str(COFFEE), "--engine", "onnx", "--model", model], ["info", model, "--engines"]):
         capsys.readouterr()
         assert main(words) == 2
-        said = f"dla: {model} has a part that only PyTorch runs (%gelu : call_module has no step). Try --engine torch\n"
+        said = f"dla: {model} has a part that only PyTorch runs (unsupported operation %gelu). Try --engine torch\n"
         assert capsys.readouterr().err == said
 
 

@@ -141,20 +141,20 @@ def test_a_labelled_gate_that_fails_leads_to_more_care(
     said: list[str] = []
     monkeypatch.setattr("dla.inference.calibrate_int8.MAX_DROP", -1.0)
 
-    def with_care(network: Any, pixels: Any, targets_N: Any) -> QuantizedModel | None:
+    def accuracy_control(network: Any, pixels: Any, targets_N: Any) -> QuantizedModel | None:
         return quantized.quantize(network, pixels) if len(targets_N) == len(pixels) else None
 
-    monkeypatch.setattr("dla.inference.calibrate_int8.quantize_with_accuracy_control", with_care)
+    monkeypatch.setattr("dla.inference.calibrate_int8.quantize_with_accuracy_control", accuracy_control)
     with pytest.raises(CheckError, match=r"a loss of .* points"):
         make_quantized(model, photos, say=said.append)
     assert any("again with the layers in fp32" in sentence for sentence in said)
 
 
-def test_with_care(model: str) -> None:
+def test_with_accuracy_control(model: str) -> None:
     network, _ = open_traced(model)
     pixels = list(np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE, 3), np.uint8))
     form = quantize_with_accuracy_control(network, pixels, np.arange(20) % 2)
-    assert form.how["with_care"]
+    assert form.calibration["accuracy_control"]
     assert form.content == network.content
     assert form.model().get_output_size() == 1
 

@@ -74,13 +74,13 @@ class Gate:
 class QuantizedModel:
     """A network in int8: OpenVINO's two files, what it was made from (`content` of the network), and its gates.
 
-    `how` says what it was made by: NNCF's version, how many photos, whether layers were left in fp32 for accuracy.
+    `calibration` says how: NNCF's version, how many photos, and whether layers were left in fp32 by accuracy control.
     """
 
     xml: bytes
     weights: bytes
     content: str
-    how: Mapping[str, Any]
+    calibration: Mapping[str, Any]
     gates: tuple[Gate, ...] = ()
 
     @property
@@ -113,7 +113,12 @@ class QuantizedModel:
 
     def to_bytes(self) -> bytes:
         """One file: a zip; equal forms give equal bytes."""
-        about = {"format": FORMAT, "content": self.content, "how": self.how, "gates": [asdict(g) for g in self.gates]}
+        about = {
+            "format": FORMAT,
+            "content": self.content,
+            "calibration": self.calibration,
+            "gates": [asdict(g) for g in self.gates],
+        }
         text = json.dumps(about, indent=1, sort_keys=True).encode() + b"\n"
         whole = io.BytesIO()
         with zipfile.ZipFile(whole, "w") as file:
@@ -141,7 +146,7 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         if root["format"] != FORMAT:
             raise ValueError(f"it has format {root['format']}, not {FORMAT}")
         gates = tuple(Gate(**{**gate, "instructions": tuple(gate["instructions"])}) for gate in root["gates"])
-        return QuantizedModel(xml, weights, root["content"], root["how"], gates)
+        return QuantizedModel(xml, weights, root["content"], root["calibration"], gates)
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -166,8 +171,8 @@ def quantize(network: Network, pixels: Sequence[Array]) -> QuantizedModel:
     with _nncf() as nncf:
         model = to_openvino(network, pixels[0].shape[:2])
         settings = _settings(nncf, network, len(pixels))
-        quantised = nncf.quantize(model, _dataset(nncf, pixels), advanced_parameters=_fix(nncf), **settings)
-    return _form(quantised, network, nncf, {"photos": len(pixels), "with_care": False})
+        quantized = nncf.quantize(model, _dataset(nncf, pixels), advanced_parameters=_fix(nncf), **settings)
+    return _quantized_model(quantized, network, nncf, {"photos": len(pixels), "accuracy_control": False})
 
 
 def quantize_with_accuracy_control(network: Network, pixels: Sequence[Array], targets_N: Array) -> QuantizedModel:
@@ -185,8 +190,8 @@ def quantize_with_accuracy_control(network: Network, pixels: Sequence[Array], ta
     with _nncf() as nncf:
         model, photos = to_openvino(network, pixels[0].shape[:2]), _dataset(nncf, pixels)
         settings = _settings(nncf, network, len(pixels)) | {"advanced_quantization_parameters": _fix(nncf)}
-        quantised = nncf.quantize_with_accuracy_control(model, photos, photos, top1, max_drop=MAX_DROP, **settings)
-    return _form(quantised, network, nncf, {"photos": len(pixels), "with_care": True})
+        quantized = nncf.quantize_with_accuracy_control(model, photos, photos, top1, max_drop=MAX_DROP, **settings)
+    return _quantized_model(quantized, network, nncf, {"photos": len(pixels), "accuracy_control": True})
 
 
 def _by(instructions: tuple[str, ...]) -> str:
@@ -199,7 +204,7 @@ def _dataset(nncf: Any, pixels: Sequence[Array]) -> Any:
 
 
 def _settings(nncf: Any, network: Network, photos: int) -> dict[str, Any]:
-    layers = [step.settings["layer"] for step in network.graph.steps if step.op == "conv"]
+    layers = [op.attributes["layer"] for op in network.graph.ops if op.op_type == "conv"]
     return {
         "preset": nncf.QuantizationPreset.MIXED,
         "target_device": nncf.TargetDevice.CPU,
@@ -214,12 +219,12 @@ def _fix(nncf: Any) -> Any:
     return nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
 
 
-def _form(quantised: Any, network: Network, nncf: Any, how: dict[str, Any]) -> QuantizedModel:
+def _quantized_model(model: Any, network: Network, nncf: Any, calibration: dict[str, Any]) -> QuantizedModel:
     with tempfile.TemporaryDirectory() as aside:
         file = Path(aside, _XML)
-        import_openvino().save_model(quantised, file, compress_to_fp16=False)
+        import_openvino().save_model(model, file, compress_to_fp16=False)
         xml, weights = file.read_bytes(), file.with_suffix(".bin").read_bytes()
-    return QuantizedModel(xml, weights, network.content, {"nncf": nncf.__version__, **how})
+    return QuantizedModel(xml, weights, network.content, {"nncf": nncf.__version__, **calibration})
 
 
 @contextmanager

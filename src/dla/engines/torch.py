@@ -36,7 +36,7 @@ class TorchEngine:
         UsageError: bf16 on a CPU that has no instruction for it, or a device that is not here.
     """
 
-    at_once = 1
+    max_concurrent = 1
 
     def __init__(
         self,

@@ -80,7 +80,7 @@ With {report.runtime}, beside {report.against}: {count} pictures made of {report
 def _precision(source: ExportSource) -> str | None:
     if source.in_int8 is None:
         return None
-    care = source.in_int8.how["with_care"]
+    care = source.in_int8.calibration["accuracy_control"]
     exact = "the first layer, the last and those that int8 would hurt" if care else "the first layer and the last"
     return f"int8; {exact} in fp32"
 

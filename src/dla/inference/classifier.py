@@ -21,6 +21,7 @@ from dla.images.preprocessing import Preprocessing
 from dla.inference.open_engine import EngineOptions, open_engine
 from dla.inference.pipeline import InputPipeline, PhotoInput, PreparedInput
 from dla.metrics.calibration import apply_temperature
+from dla.models.registry import PRE_LOGITS
 from dla.storage.files import errors_name
 from dla.types import DEFAULT_MODEL, Array
 from dla.weights.model_folder import ModelConfig
@@ -154,8 +155,8 @@ class Classifier:
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         keep = None if folder is None else thumbnail_for_chart
-        at_once = self.engine.at_once
-        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, keep, at_once)
+        max_concurrent = self.engine.max_concurrent
+        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, keep, max_concurrent)
 
         def answer(batch: list[PreparedInput]) -> Iterator[Prediction]:
             for p, probabilities_K in _with_rows(batch, self.probabilities):
@@ -172,13 +173,13 @@ class Classifier:
         return reader.answers(images, answer)
 
     @overload
-    def features(self, images: str | os.PathLike[str] | bytes, at: str = "pooled", **options: Any) -> Features: ...
+    def features(self, images: str | os.PathLike[str] | bytes, at: str = PRE_LOGITS, **options: Any) -> Features: ...
     @overload
-    def features(self, images: Iterable[PhotoInput], at: str = "pooled", **options: Any) -> Iterator[Features]: ...
+    def features(self, images: Iterable[PhotoInput], at: str = PRE_LOGITS, **options: Any) -> Iterator[Features]: ...
     def features(  # type: ignore[misc]
         self,
         images: PhotoInput | Iterable[PhotoInput],
-        at: str = "pooled",
+        at: str = PRE_LOGITS,
         *,
         batch_size: int = 8,
         workers: int = 2,
@@ -190,7 +191,7 @@ class Classifier:
 
         Args:
             images: as in `predict`: one input gives one `Features`, several a generator of them.
-            at: "pooled", what the classifier is given, (C,); "level0" to "level5", a map (C, H, W); or a node, tree
+            at: "pre_logits", what the classifier is given, (C,); "level0" to "level5", a map (C, H, W); or a node, tree
                 or block by its name, such as "level4.tree1", a map too (`dla info MODEL --nodes` lists the nodes).
 
         The other arguments and errors are `predict`'s; and
@@ -200,7 +201,9 @@ class Classifier:
         """
         at_place = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, at_once=self.engine.at_once)
+        reader = InputPipeline(
+            self.preprocessing, batch_size, workers, strict, options, max_concurrent=self.engine.max_concurrent
+        )
 
         def answer(batch: list[PreparedInput]) -> Iterator[Features]:
             for p, values in _with_rows(batch, at_place):
@@ -208,7 +211,7 @@ class Classifier:
 
         return reader.answers(images, answer)
 
-    def features_shape(self, at: str = "pooled") -> tuple[int, ...]:
+    def features_shape(self, at: str = PRE_LOGITS) -> tuple[int, ...]:
         """The shape of each photo's features at a place: (C,) or (C, H, W).
 
         Raises:

@@ -40,7 +40,7 @@ class InputPipeline:
     """How inputs become batches. The fields are `Classifier.predict`'s arguments.
 
     keep: makes of each photo what `PreparedInput.kept` holds, in the threads that read.
-    at_once: batches that are answered at the same time, by threads.
+    max_concurrent: batches that are answered at the same time, by threads.
     """
 
     preprocessing: Preprocessing
@@ -49,7 +49,7 @@ class InputPipeline:
     strict: bool
     options: ReadOptions
     keep: Callable[[Image.Image], Image.Image] | None = None
-    at_once: int = 1
+    max_concurrent: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:
@@ -64,9 +64,9 @@ class InputPipeline:
         ahead = self.batch_size + 2 * self.workers
         prepared = run_ahead(self._prepare_one_of_many, enumerate(images), self.workers, ahead)
         batches = in_batches(prepared, self.batch_size, lambda p: p.error is None)
-        if self.strict or self.at_once < 2 or not self.workers:
+        if self.strict or self.max_concurrent < 2 or not self.workers:
             return (record for batch in batches for record in answer(batch))
-        answered = run_ahead(lambda batch: list(answer(batch)), batches, self.at_once, self.at_once)
+        answered = run_ahead(lambda batch: list(answer(batch)), batches, self.max_concurrent, self.max_concurrent)
         return (record for records in answered for record in records)
 
     def _prepare_one_of_many(self, numbered: tuple[int, PhotoInput]) -> PreparedInput:

@@ -326,7 +326,7 @@ def row(name: str) -> Row:
         raise UnknownNameError("network", name, TABLE, see="dla models") from None
 
 
-PRE_LOGITS = "pooled"  # the feature node in front of the classifier
+PRE_LOGITS = "pre_logits"  # the feature node in front of the classifier
 
 
 def check_feature_node(at: str, known: Collection[str]) -> None:

@@ -1,7 +1,7 @@
 """Write, beside the network that comes along, its int8 form, if it passes its gate.
 
-python examples/int8.py DATA        after its weights changed; DATA has the train and val of Tiny ImageNet
-python examples/int8.py DATA --try  the form that is there, once more on this kind of CPU
+python tools/int8.py DATA        after its weights changed; DATA has the train and val of Tiny ImageNet
+python tools/int8.py DATA --try  the form that is there, once more on this kind of CPU
 
 The first also tries it on those older kinds of CPU that this one can stand in for.
 """
