@@ -171,7 +171,7 @@ def test_the_file_tells_what_it_is(exported: dict[tuple[str, bool], Any]) -> Non
             texts["weights_sha256"]
             == hashlib.sha256((shipped("tiny200") / "model.safetensors").read_bytes()).hexdigest()
         )
-        assert (texts["licence"], texts["dataset"]) == (expected.licence, expected.dataset)
+        assert (texts["license"], texts["dataset"]) == (expected.license, expected.dataset)
         assert texts["dla"] == dla.__version__
     about = json.loads(extra["about.json"])
     assert (about["labels"], about["temperature"], about["preprocessing"]["inside"]) == (labels, 1.7, False)

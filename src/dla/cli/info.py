@@ -79,9 +79,9 @@ def _lines(found: ModelInfo) -> Iterator[tuple[str, str]]:
         yield "data", found.dataset
     if found.recipe:
         # data and licence have lines of their own
-        yield "recipe", _settings({k: v for k, v in found.recipe.items() if k not in ("dataset", "licence")})
+        yield "recipe", _settings({k: v for k, v in found.recipe.items() if k not in ("dataset", "license")})
     if found.weights.state != "none":
-        yield "licence", found.licence or "none is stated in its files"
+        yield "licence", found.license or "none is stated in its files"
     if found.restrictions:
         yield "", found.restrictions
     if found.homepage:

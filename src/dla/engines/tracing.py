@@ -22,7 +22,7 @@ _NOTHING = (nn.Identity, nn.Dropout, DropPath)  # in evaluation mode
 
 
 def trace_ops(model: nn.Module) -> OpGraph:
-    """The operations to the logits (N, K) of a network of the table, in evaluation mode; to its map where it does not pool.
+    """The operations to the logits (N, K) of a network in evaluation mode; to its map where it does not pool.
 
     Raises:
         NotImplementedError: it has other parts than those of the table.

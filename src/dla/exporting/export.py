@@ -194,7 +194,7 @@ def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource
             "inside": takes_photos,
         },
         "temperature": config.temperature,
-        "licence": known.licence or "",
+        "license": known.license or "",
         "dataset": known.dataset or "",
         "dla": __version__,
     }

@@ -24,7 +24,7 @@ def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: Expo
     facts = {
         "network": f"{info.architecture}, {info.params / 1e6:.1f} M parameters, {info.macs / 1e9:.2f} GMACs",
         "weights": f"{report.model}, SHA-256 `{report.sha256}`",
-        "licence": info.licence or "not stated",
+        "licence": info.license or "not stated",
         "restrictions": info.restrictions,
         "trained on": info.dataset,
         "takes": takes,

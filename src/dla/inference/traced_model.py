@@ -1,7 +1,7 @@
 """A model's files as what engines are made from, without torch where the very same files were opened before.
 
-Opening is strict, and PyTorch does it. What it finds, the network's operations and its config, is remembered by the SHA-256
-of the files. Networks that come along carry theirs beside their weights.
+Opening is strict, and PyTorch does it. What it finds, the network's operations and its config, is remembered by the
+SHA-256 of the files. Bundled networks carry theirs beside their weights.
 """
 
 from __future__ import annotations
