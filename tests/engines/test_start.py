@@ -25,6 +25,9 @@ def hook(event, args):
         seen.append(f"{event} {args}")
 def tell():
     heavy = sorted({"torch", "onnx", "openvino_telemetry", "huggingface_hub"} & set(sys.modules))
+    ours = [n for n, m in sys.modules.items() if n.split(".")[0] == "dla" and not hasattr(m, "__path__")]
+    with open(os.environ["TOLD"] + ".modules", "w") as file:
+        file.write("\\n".join(ours))
     with open(os.environ["TOLD"], "w") as file:
         file.write("\\n".join([*seen, f"loaded {heavy}"]))
 sys.addaudithook(hook)
@@ -63,6 +66,14 @@ def test_predict_loads_no_torch_and_tells_nobody(tmp_path: Path, engine: str) ->
     first = watched(tmp_path, *predict)
     assert first == "loaded ['onnx']" if engine == "onnx" else "loaded []"
     assert watched(tmp_path, *predict) == "loaded []"
+
+
+def test_a_photo_takes_few_of_our_modules(tmp_path: Path) -> None:
+    """Each is read from the disk before the first answer; a package's `__init__` is not counted."""
+    assert watched(tmp_path, "-m", "dla", "predict", str(COFFEE)) == "loaded []"
+    ours = (tmp_path / "told.txt.modules").read_text().splitlines()
+    assert "dla.inference.classifier" in ours
+    assert len(ours) <= 30, ours
 
 
 def test_features_load_no_torch(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from sklearn import metrics
 import dla
 from dla.cli import main
 from dla.data.sources import DataOptions
+from dla.evaluation.html import write_report
 from dla.evaluation.scores import tta_views
 from support.photos import crops, jpeg
 from support.small_models import write_small
@@ -313,7 +314,7 @@ def test_two_processes_have_the_figures_of_one(desk: Path, tmp_path: Path, capsy
 
 def test_a_report_tells_all_models(desk: Path, tmp_path: Path) -> None:
     models = [str(desk / name) for name in ("one", "other")]
-    dla.validate(desk / "val", models, report=tmp_path / "r.html")
+    write_report(tmp_path / "r.html", dla.validate(desk / "val", models))
     text = (tmp_path / "r.html").read_text()
     assert "Which is better?" in text
     for name in models:

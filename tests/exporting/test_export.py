@@ -36,6 +36,7 @@ from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder, write_temperature
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE, jpeg
+from support.progress import Recorder
 from support.tiny import tiny
 
 TINY = "shipped:tiny200"
@@ -341,12 +342,12 @@ def test_a_full_disk(to: Any, tmp_path: Path) -> None:
 
 
 def test_stopped_in_the_middle(tmp_path: Path) -> None:
-    def stop(seen: Any, total: int) -> Any:
-        yield next(seen)
-        raise KeyboardInterrupt
+    class Stop(Recorder):
+        def advance(self, count: int = 1) -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dla.export(TINY, tmp_path / "deep" / "out", "onnx", preprocessing=False, watch=stop)
+        dla.export(TINY, tmp_path / "deep" / "out", "onnx", preprocessing=False, progress=Stop())
     assert list((tmp_path / "deep").iterdir()) == []
 
 

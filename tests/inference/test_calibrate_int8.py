@@ -29,6 +29,7 @@ from dla.inference import int8_store
 from dla.inference.calibrate_int8 import AGREEMENT, GATE_PHOTOS, CalibrationResult, make_quantized, try_quantized
 from dla.inference.traced_model import open_traced
 from dla.weights.model_folder import ModelConfig, write_folder
+from support.progress import Recorder
 
 SIDE, EACH = 32, {"train": 40, "val": 250}
 
@@ -138,16 +139,16 @@ def test_what_does_not_agree_is_not_kept(photos: Path, tmp_path: Path, monkeypat
 def test_a_labelled_gate_that_fails_leads_to_more_care(
     model: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    progress = Recorder()
     monkeypatch.setattr("dla.inference.calibrate_int8.MAX_DROP", -1.0)
 
-    def accuracy_control(network: Any, pixels: Any, targets_N: Any) -> QuantizedModel | None:
+    def accuracy_control(network: Any, pixels: Any, targets_N: Any, progress: Any) -> QuantizedModel | None:
         return quantized.quantize(network, pixels) if len(targets_N) == len(pixels) else None
 
     monkeypatch.setattr("dla.inference.calibrate_int8.quantize_with_accuracy_control", accuracy_control)
     with pytest.raises(CheckError, match=r"a loss of .* points"):
-        make_quantized(model, photos, say=said.append)
-    assert any("again with the layers in fp32" in sentence for sentence in said)
+        make_quantized(model, photos, progress=progress)
+    assert any("again with the layers in fp32" in sentence for sentence in progress.said)
 
 
 def test_with_accuracy_control(model: str) -> None:

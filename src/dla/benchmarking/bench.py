@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from dla.images.preprocessing import Preprocessing
 from dla.inference.int8_store import FILE
 from dla.inference.traced_model import open_traced
 from dla.models.build import build
-from dla.types import DEFAULT_MODEL
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 from dla.version import __version__
 from dla.weights.model_folder import ModelConfig, write_folder
 
@@ -98,6 +98,7 @@ def bench(
     against: str | None = None,
     threads: int | None = None,
     rounds: int = 7,
+    progress: Progress = NO_PROGRESS,
 ) -> BenchReport:
     """How fast networks are here, on the CPU. It takes some ten seconds for each network, engine and batch.
 
@@ -109,13 +110,13 @@ def bench(
         against: "timm" measures timm's own network too, with the same weights.
         threads: those that compute; None is each engine's own choice.
         rounds: so many turns for each.
+        progress: told of each turn.
 
     Raises:
         UsageError, UnavailableError: nothing of what was asked for can run here; and as `dla.load`.
     """
     run = Bench(BenchmarkPlan(tuple(models), engine, precision, tuple(batches), against, threads, rounds))
-    for _ in run.turns():
-        pass
+    run.measure(progress)
     return run.report()
 
 
@@ -129,7 +130,7 @@ class _Network:
 
 
 class Bench:
-    """What `plan` asks for. `rows` and `left_out` grow while `turns` runs."""
+    """What `plan` asks for. `rows` and `left_out` grow while `measure` runs."""
 
     def __init__(self, plan: BenchmarkPlan) -> None:
         self.plan = plan
@@ -142,17 +143,14 @@ class Bench:
         time.sleep(LOOK_S)
         self.others_before, self.others = others.cores(), others
 
-    @property
-    def total(self) -> int:
-        """Turns in all."""
-        return len(self.networks) * len(self.batches) * (1 + len(self.plan.arms)) * self.plan.rounds
-
-    def turns(self) -> Iterator[None]:
-        """Measure, turn by turn.
+    def measure(self, progress: Progress = NO_PROGRESS) -> None:
+        """Measure everything, turn by turn.
 
         Raises:
             UsageError, UnavailableError: no engine that was asked for can run a network here.
         """
+        total = len(self.networks) * len(self.batches) * (1 + len(self.plan.arms)) * self.plan.rounds
+        progress.start("measuring", total, "rounds")
         with tempfile.TemporaryDirectory() as aside, Worker(BenchmarkCase(PEAK)) as peak:
             peak.wait()
             for number, network in enumerate(self.networks):
@@ -163,20 +161,21 @@ class Bench:
                     if ("openvino", "int8") in self.plan.arms:
                         add_random_int8(Path(source))
                 for batch in self.batches:
-                    yield from self._group(network, source, cache, batch, peak)
+                    self._group(network, source, cache, batch, peak, progress)
 
-    def _group(self, network: _Network, source: str, cache: str | None, batch: int, peak: Worker) -> Iterator[None]:
+    def _group(
+        self, network: _Network, source: str, cache: str | None, batch: int, peak: Worker, progress: Progress
+    ) -> None:
         """One network with so many photos at once: its arms have their turns one after the other, round by round."""
         with ExitStack() as stack:
             arms = self._start(stack, network, source, cache, batch)
-            for _ in range((len(self.plan.arms) - len(arms)) * self.plan.rounds):
-                yield  # the turns of those that were left out
+            progress.advance((len(self.plan.arms) - len(arms)) * self.plan.rounds)  # of those that were left out
             turns: dict[Worker, list[Round]] = {arm: [] for arm in (peak, *arms)}
             for _ in range(self.plan.rounds):
                 for arm, done in turns.items():
                     time.sleep(PAUSE_S)
                     done.append(arm.turn())
-                    yield
+                    progress.advance()
         flops = peak_flops(turns.pop(peak))
         self.peaks.append(flops)
         measured = {arm.arm: done for arm, done in turns.items()}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
-from dla.cli.common import check_file, log
+from dla.cli.common import check_file, log, show_progress
 from dla.cli.parser import Parser, default_model
 from dla.engines.cpu import Precision, cores
 from dla.errors import UsageError
@@ -16,7 +15,6 @@ from dla.storage.files import write_file
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from dla.benchmarking.bench import Bench
     from dla.benchmarking.rows import BenchReport
 
 
@@ -66,8 +64,8 @@ def run(words: list[str]) -> int:
         log(args, f"dla: this machine is busy: other processes keep {bench.others_before:.1f} of {cores()} cores busy, "
                   "so that what is measured is slower than it has to be, and varies.")  # fmt: skip
     try:
-        for _ in _with_bar(args, bench):
-            pass
+        with show_progress(args.quiet) as progress:
+            bench.measure(progress)
     finally:
         if bench.rows:  # after Ctrl-C, what was measured before
             _write(args, bench.report())
@@ -90,14 +88,6 @@ def _check_files(args: Namespace) -> None:
     for flag in ("output", "picture"):
         if args[flag] is not None:
             check_file(f"--{flag}", args[flag])
-
-
-def _with_bar(args: Namespace, bench: Bench) -> Iterator[None]:
-    if args.quiet or not sys.stderr.isatty():
-        return bench.turns()
-    from dla.cli.progress import bar
-
-    return bar(bench.turns(), bench.total, "measuring", "turns")
 
 
 def _write(args: Namespace, report: BenchReport) -> None:

@@ -8,13 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, get_args
 
 from dla.cli.parser import Parser
 from dla.engines.cpu import PrecisionChoice, cores
 from dla.errors import UsageError
 from dla.images.find import PhotoFinder
-from dla.types import DEFAULT_MODEL
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -23,19 +24,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Counter",
+    "Sentences",
     "add_input_flags",
     "add_run_flags",
     "check_file",
     "check_numbers",
+    "clock",
     "count_photos",
     "find_photos",
     "load_classifier",
     "log",
     "reading",
+    "show_progress",
+    "wants_bar",
 ]
-
-
-AnswerT = TypeVar("AnswerT", "Prediction", "Features")
 
 
 def add_input_flags(parser: Parser) -> None:
@@ -124,31 +126,25 @@ def reading(args: Namespace) -> dict[str, Any]:
 
 
 class Counter:
-    """Counts a run's records, shows a bar and says what failed. `done` of them, `failed` wrong, are there already."""
+    """Counts a run's records and says what failed. `done` of them, `failed` wrong, are there already."""
 
     def __init__(self, args: Namespace, finder: PhotoFinder, done: int = 0, failed: int = 0) -> None:
         self.args, self.finder = args, finder
         self.before, self.done, self.failed = done, done, failed
         self.began = time.monotonic()
 
-    def watch(self, records: Iterator[AnswerT], doing: str) -> Iterator[AnswerT]:
-        """The same records."""
-        for record in self._with_bar(records, doing):
-            yield record
-            self.done += 1
-            if record.error is not None:
-                self.failed += 1
-                log(self.args, f"dla: {record.error.message}")
+    def left(self) -> int | None:
+        """How many records there are still to come, where a bar shows it and somebody knows."""
+        count = count_photos(self.args) if wants_bar(self.args) else None
+        return None if count is None else count - self.before
 
-    def _with_bar(self, records: Iterator[AnswerT], doing: str) -> Iterator[AnswerT]:
-        to_screen = self.args.output is None and sys.stdout.isatty()
-        if to_screen or self.args.quiet or not sys.stderr.isatty():
-            return records
-        from dla.cli.progress import bar
-
-        count = count_photos(self.args)
-        total = None if count is None else count - self.before
-        return bar(records, total, doing, "photos")
+    def add(self, record: Prediction | Features, progress: Progress) -> None:
+        """One record more."""
+        self.done += 1
+        progress.advance()
+        if record.error is not None:
+            self.failed += 1
+            progress.log(record.error.message)
 
     def finish(self) -> int:
         """Say how it went; the exit code."""
@@ -165,6 +161,63 @@ class Counter:
             log(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all answered'}. "
                            f"{seconds:.1f} s, {now / max(seconds, 1e-9):.0f} photos/s.")  # fmt: skip
         return 1 if self.failed else 0
+
+
+def wants_bar(args: Namespace) -> bool:
+    """Whether people look at standard error, and no records go to the screen between."""
+    to_screen = args.output is None and sys.stdout.isatty()
+    return not to_screen and not args.quiet and sys.stderr.isatty()
+
+
+@contextmanager
+def show_progress(quiet: bool, *, bar: bool | None = None, prefix: str = "dla: ") -> Iterator[Progress]:
+    """What shows people how far long work is, as long as the context lasts: on a terminal a bar, else its sentences.
+
+    Args:
+        bar: whether there is a bar; None: where standard error is a terminal.
+        prefix: what sentences begin with.
+    """
+    if quiet:
+        yield NO_PROGRESS
+    elif sys.stderr.isatty() if bar is None else bar:
+        from dla.cli.progress import ProgressBar
+
+        with ProgressBar(prefix) as shown:
+            yield shown
+    else:
+        yield Sentences(prefix)
+
+
+NOTE_SECONDS = 30.0
+
+
+class Sentences:
+    """Progress for a file or a pipe: what is logged, and where the work stands every half minute."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix, self.last = prefix, time.monotonic()
+
+    def start(self, what: str, total: int | None = None, unit: str = "photos") -> None:
+        pass
+
+    def advance(self, count: int = 1) -> None:
+        pass
+
+    def note(self, words: str) -> None:
+        """Say where the work stands, if nothing was said for a while."""
+        if time.monotonic() - self.last > NOTE_SECONDS:
+            self.log(f"  {words}")
+
+    def log(self, sentence: str) -> None:
+        self.last = time.monotonic()
+        print(self.prefix + sentence, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def log(args: Namespace, text: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dla.cli.common import log
+from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 
@@ -62,18 +62,17 @@ def run(words: list[str]) -> int:
 
     from dla.exporting.export import export
 
-    watch: dict[str, Any] = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}
-    made = export(
-        args.model,
-        args.output,
-        args.to,
-        preprocessing=not args.no_preprocessing,
-        precision=args.precision,
-        calibrate=args.calibrate,
-        photos=args.photos,
-        say=lambda sentence: log(args, f"dla: {sentence}"),
-        **watch,
-    )
+    with show_progress(args.quiet) as progress:
+        made = export(
+            args.model,
+            args.output,
+            args.to,
+            preprocessing=not args.no_preprocessing,
+            precision=args.precision,
+            calibrate=args.calibrate,
+            photos=args.photos,
+            progress=progress,
+        )
     if made.report.unreadable:
         print(f"dla: {made.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
     print("\n".join(_lines(made)))
@@ -90,9 +89,3 @@ def _lines(made: Exported) -> Iterator[str]:
     yield f"{script!s:<{width}}   answers a photo without dla: python {script} PHOTO"
     for flip in flips:
         yield f"other first class: {flip.picture}, {flip.found} for {flip.expected}, by {flip.margin:.0e}"
-
-
-def _bar(pictures: Iterator[Any], total: int) -> Iterator[Any]:
-    from dla.cli.progress import bar
-
-    return bar(pictures, total, "comparing", "pictures")

@@ -12,6 +12,7 @@ from dla.cli.common import (
     load_classifier,
     log,
     reading,
+    show_progress,
 )
 from dla.cli.parser import Parser
 from dla.errors import UsageError
@@ -51,8 +52,10 @@ def run(words: list[str]) -> int:
     if args.verbose:
         log(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers a photo")
     about = {"at": args.at, "model": classifier.origin, "weights_sha256": classifier.sha256}
-    tally = Counter(args, finder)
-    with open_features(args.output, shape, about) as writer:
-        for features in tally.watch(classifier.features(photos, args.at, **reading(args)), "computing"):
+    counter = Counter(args, finder)
+    with open_features(args.output, shape, about) as writer, show_progress(args.quiet) as progress:
+        progress.start("computing", counter.left())
+        for features in classifier.features(photos, args.at, **reading(args)):
             writer.write(features)
-    return tally.finish()
+            counter.add(features, progress)
+    return counter.finish()

@@ -11,7 +11,7 @@ import statistics
 import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from dla.data.dataset import find_sources, val_name
 from dla.data.duplicates import identical, near_groups
 from dla.data.scan import THUMBNAIL_SIDE, PhotoStats, scan_photos
 from dla.data.sources import DataOptions, LabelledPhotos
+from dla.types import NO_PROGRESS, Progress
 
 __all__ = [
     "DATA_CHECK_SCHEMA",
@@ -247,21 +248,18 @@ def _same_but_for_case(named: Iterable[tuple[str, T]]) -> list[list[T]]:
     return [things for things in groups.values() if len(things) > 1]
 
 
-Progress = Callable[[Iterator[PhotoStats], int], Iterator[PhotoStats]]
-
-
 def check_data(
     data: str | Path,
     options: DataOptions = DataOptions(),
     *,
     workers: int | None = None,
-    watch: Progress = lambda seen, total: seen,
+    progress: Progress = NO_PROGRESS,
 ) -> DataReport:
     """Decode every photo of `data` once and tell what would hurt a training run. Nothing is written.
 
     Args:
         workers: processes that decode; None: one a core.
-        watch: is handed the looks as they come and how many there will be, and hands them on: for a bar.
+        progress: told of each photo.
 
     Raises:
         UnavailableError: there is no such data, or imagehash is not installed.
@@ -271,7 +269,11 @@ def check_data(
     pool = PhotoPool.of(str(data), find_sources(Path(data), options))
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     names = [name for name, _, _ in pool.about]
-    seen = list(watch(scan_photos(pool.photos, names, count if workers is None else workers), len(pool.photos)))
+    progress.start("checking", len(pool.photos))
+    seen = []
+    for look in scan_photos(pool.photos, names, count if workers is None else workers):
+        seen.append(look)
+        progress.advance()
     return find_faults(pool, seen, time.monotonic() - began)
 
 

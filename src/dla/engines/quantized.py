@@ -24,7 +24,7 @@ from dla.engines.cpu import instructions
 from dla.engines.graph import Network
 from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
 from dla.errors import DamagedError, UnavailableError
-from dla.types import Array
+from dla.types import NO_PROGRESS, Array, Progress
 
 __all__ = ["MAX_DROP", "Gate", "QuantizedModel", "parse_quantized", "quantize", "quantize_with_accuracy_control"]
 
@@ -162,8 +162,10 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         ) from None
 
 
-def quantize(network: Network, pixels: Sequence[Array]) -> QuantizedModel:
+def quantize(network: Network, pixels: Sequence[Array], progress: Progress = NO_PROGRESS) -> QuantizedModel:
     """The network in 8 bits, the ranges of its maps taken from photos: uint8 (H, W, 3), all of the network's size.
+
+    `progress` is told of each photo each time that it goes through the network.
 
     Raises:
         UnavailableError: NNCF is not installed.
@@ -171,11 +173,13 @@ def quantize(network: Network, pixels: Sequence[Array]) -> QuantizedModel:
     with _nncf() as nncf:
         model = to_openvino(network, pixels[0].shape[:2])
         settings = _settings(nncf, network, len(pixels))
-        quantized = nncf.quantize(model, _dataset(nncf, pixels), advanced_parameters=_fix(nncf), **settings)
+        quantized = nncf.quantize(model, _dataset(nncf, pixels, progress), advanced_parameters=_fix(nncf), **settings)
     return _quantized_model(quantized, network, nncf, {"photos": len(pixels), "accuracy_control": False})
 
 
-def quantize_with_accuracy_control(network: Network, pixels: Sequence[Array], targets_N: Array) -> QuantizedModel:
+def quantize_with_accuracy_control(
+    network: Network, pixels: Sequence[Array], targets_N: Array, progress: Progress = NO_PROGRESS
+) -> QuantizedModel:
     """The same, with those layers left in fp32 without which the photos' own top-1 would fall by over `MAX_DROP`.
 
     Raises:
@@ -188,7 +192,7 @@ def quantize_with_accuracy_control(network: Network, pixels: Sequence[Array], ta
         return float(np.mean(right)), right
 
     with _nncf() as nncf:
-        model, photos = to_openvino(network, pixels[0].shape[:2]), _dataset(nncf, pixels)
+        model, photos = to_openvino(network, pixels[0].shape[:2]), _dataset(nncf, pixels, progress)
         settings = _settings(nncf, network, len(pixels)) | {"advanced_quantization_parameters": _fix(nncf)}
         quantized = nncf.quantize_with_accuracy_control(model, photos, photos, top1, max_drop=MAX_DROP, **settings)
     return _quantized_model(quantized, network, nncf, {"photos": len(pixels), "accuracy_control": True})
@@ -199,8 +203,13 @@ def _by(instructions: tuple[str, ...]) -> str:
     return next((name for name in _BEST_FIRST if name in instructions), "")
 
 
-def _dataset(nncf: Any, pixels: Sequence[Array]) -> Any:
-    return nncf.Dataset([photo_HW3[None] for photo_HW3 in pixels])
+def _dataset(nncf: Any, pixels: Sequence[Array], progress: Progress) -> Any:
+    def taken(photo_1HW3: Array) -> Array:
+        progress.advance()
+        return photo_1HW3
+
+    progress.start("calibrating")  # NNCF decides how often it goes through the photos
+    return nncf.Dataset([photo_HW3[None] for photo_HW3 in pixels], taken)
 
 
 def _settings(nncf: Any, network: Network, photos: int) -> dict[str, Any]:

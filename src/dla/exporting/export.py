@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,14 +23,13 @@ from dla.exporting.verify import (
     LEVEL,
     ExportReport,
     FileComparison,
-    SampleImage,
     SampleImages,
     compare,
 )
 from dla.images.decode import ReadOptions
 from dla.inference.classifier import check_classifies
 from dla.metrics.calibration import apply_temperature
-from dla.types import Array
+from dla.types import NO_PROGRESS, Array, Progress
 from dla.version import __version__
 
 if TYPE_CHECKING:
@@ -49,8 +47,6 @@ class Exported:
     report: ExportReport
 
 
-Log = Callable[[str], None]
-WatchProgress = Callable[[Iterator[SampleImage], int], Iterator[SampleImage]]
 REPORT, SCRIPT, CARD = "report.json", "use.py", "README.md"
 
 
@@ -63,8 +59,7 @@ def export(
     precision: Literal["fp32", "int8"] = "fp32",
     calibrate: str | os.PathLike[str] | None = None,
     photos: str | os.PathLike[str] | None = None,
-    watch: WatchProgress = lambda pictures, total: pictures,
-    say: Log = lambda sentence: None,
+    progress: Progress = NO_PROGRESS,
 ) -> Exported:
     """Write a network as one file, with `use.py`, which uses it, `README.md` and `report.json`.
 
@@ -85,8 +80,7 @@ def export(
             the form that is kept is exported.
         photos: a folder of photos to compare with, at best as it will be used on; by default some that come along.
             Where there are fewer than 60, parts of them make up the number.
-        watch: is given the iterator over the pictures and their number and returns it, for a progress bar.
-        say: is given sentences about what takes long.
+        progress: told of the photos that make the int8 form and of the pictures that are compared.
 
     Raises:
         UsageError: int8 in another form than "openvino", or too few photos to calibrate; `out` is there and not empty,
@@ -103,12 +97,12 @@ def export(
     source, info = _open(model, preprocessing and form.takes_photos, precision == "int8" and calibrate is None)
     pictures = SampleImages(photos, ReadOptions(source.preprocessing.exif))
     if calibrate is not None:
-        source = replace(source, in_int8=_made_int8(model, calibrate, say))
+        source = replace(source, in_int8=_made_int8(model, calibrate, progress))
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         aside.mkdir(parents=True)
         form.write(source, aside / form.file)
-        report = _compared(form, aside / form.file, source, info, pictures, watch)
+        report = _compared(form, aside / form.file, source, info, pictures, progress)
         text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
         if not report.passed:
             kept = folder.with_name(f"{folder.name}.{REPORT}")
@@ -144,15 +138,15 @@ def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
         raise UsageError("--calibrate is for int8. Give --precision int8 too")
 
 
-def _made_int8(model: str, calibrate: str | os.PathLike[str], say: Log) -> Int8Form:
+def _made_int8(model: str, calibrate: str | os.PathLike[str], progress: Progress) -> Int8Form:
     from dla.inference.calibrate_int8 import make_quantized
 
-    made = make_quantized(model, calibrate, workers=cores(), say=say)
-    say(f"int8: {made.gate.sentence()}")
+    made = make_quantized(model, calibrate, workers=cores(), progress=progress)
+    progress.log(f"int8: {made.gate.sentence()}")
     kept = (
         f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"
     )
-    say(f"int8: passed, and {kept} for --precision int8")
+    progress.log(f"int8: passed, and {kept} for --precision int8")
     return made.form
 
 
@@ -206,7 +200,7 @@ def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource
 
 
 def _compared(
-    form: Target, file: Path, source: ExportSource, info: ModelInfo, pictures: SampleImages, watch: WatchProgress
+    form: Target, file: Path, source: ExportSource, info: ModelInfo, pictures: SampleImages, progress: Progress
 ) -> ExportReport:
     engine, against = _rival(source)
 
@@ -215,8 +209,8 @@ def _compared(
 
     found = FileComparison(source.about["class_ids"], source.takes_photos)
     run: RunFile = form.open(file, source.takes_photos)
-    seen = watch(iter(pictures), len(pictures))
-    compare(run, expect, source.preprocessing, seen, found, other_size=form.any_size or source.above_stride)
+    other_size = form.any_size or source.above_stride
+    compare(run, expect, source.preprocessing, pictures, found, other_size=other_size, progress=progress)
     inside: dict[str, Any] = {"largest_level": None, "photo_flips": None}
     if source.takes_photos:
         inside = {"largest_level": max(found.levels), "photo_flips": tuple(found.photo_flips)}

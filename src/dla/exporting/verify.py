@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from dla.exporting.targets import RunFile
 from dla.images.decode import ReadOptions, read_photo
 from dla.images.find import PhotoFinder
 from dla.images.preprocessing import Preprocessing
-from dla.types import Array
+from dla.inference.pipeline import InputPipeline, PreparedInput
+from dla.types import NO_PROGRESS, Array, Progress
 
 __all__ = [
     "AGREEMENT",
@@ -95,7 +96,19 @@ DIFFERENCE, LEVEL = 1e-4, 1  # at most, of probabilities and of levels of pixels
 AGREEMENT = 0.995  # of first classes, at least
 ODD = 13, 7  # rows and columns more, for a network that is given another size than its own
 
-PixelBatch = tuple[list[str], list[Image.Image]]
+
+@dataclass(frozen=True, slots=True)
+class FileAnswer:
+    """What a file and its rival made of one picture: probabilities (K,) of the very pixels that the file's network saw.
+
+    Of a file that takes photos also the largest difference (0 to 255) of those pixels from what they should be, and the
+    rival's probabilities of these.
+    """
+
+    expected_K: Array
+    found_K: Array
+    level: int | None = None
+    of_photo_K: Array | None = None
 
 
 @dataclass
@@ -117,76 +130,80 @@ class FileComparison:
         most = (1 - AGREEMENT) * self.pictures
         return bool(same and max(self.levels, default=0) <= LEVEL and len(self.photo_flips) <= most)
 
-    def add(self, names: list[str], expected_NK: Array, found_NK: Array) -> None:
-        """The answers to the same pixels."""
-        self.pictures += len(names)
-        self.differences += np.abs(found_NK - expected_NK).max(1).tolist()
-        self.same_flips += self._flips(names, expected_NK, found_NK)
+    def add(self, picture: PreparedInput, answer: FileAnswer) -> None:
+        """What one picture came to."""
+        self.pictures += 1
+        self.differences.append(float(np.abs(answer.found_K - answer.expected_K).max()))
+        self.same_flips += self._flip(picture.name, answer.expected_K, answer.found_K)
+        if answer.level is not None and answer.of_photo_K is not None:
+            self.levels.append(answer.level)
+            self.photo_flips += self._flip(picture.name, answer.of_photo_K, answer.found_K)
 
-    def add_photos(self, names: list[str], pixels: tuple[Array, Array], expected_NK: Array, found_NK: Array) -> None:
-        """The pixels that should have been and that were made of photos, and the answers to them."""
-        should, were = (p.astype(np.int16) for p in pixels)
-        self.levels.append(int(np.abs(should - were).max()))
-        self.photo_flips += self._flips(names, expected_NK, found_NK)
-
-    def _flips(self, names: list[str], expected_NK: Array, found_NK: Array) -> Iterator[Disagreement]:
-        for name, expected_K, found_K in zip(names, expected_NK, found_NK, strict=True):
-            k, other = int(expected_K.argmax()), int(found_K.argmax())
-            if k != other:
-                ids = self.class_ids[k], self.class_ids[other]
-                yield Disagreement(name, *ids, float(expected_K[k] - expected_K[other]))
+    def _flip(self, name: str, expected_K: Array, found_K: Array) -> list[Disagreement]:
+        k, other = int(expected_K.argmax()), int(found_K.argmax())
+        if k == other:
+            return []
+        return [Disagreement(name, self.class_ids[k], self.class_ids[other], float(expected_K[k] - expected_K[other]))]
 
 
 def compare(
     run: RunFile,
     expect: Callable[[Array], Array],
     preprocessing: Preprocessing,
-    pictures: Iterable[SampleImage],
+    pictures: SampleImages,
     comparison: FileComparison,
     *,
     other_size: bool,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Give `run`, an exported file, the pictures, one, three and eight at a time, and the same pixels to `expect`.
 
     A file that takes photos gets them one by one, and parts of one size together. One that takes pixels also gets, with
     `other_size`, some of another size than its network's own.
     """
-    of_pixels = _of_pixels(pictures, preprocessing, other_size)
-    for names, images in _of_photos(pictures) if comparison.takes_photos else of_pixels:
-        prepared_NHW3, found_NK = run(np.stack([np.asarray(image) for image in images]))
-        comparison.add(names, expect(prepared_NHW3), found_NK)
-        if comparison.takes_photos:
-            should_NHW3 = np.stack([preprocessing.pixels(image) for image in images])
-            comparison.add_photos(names, (should_NHW3, prepared_NHW3), expect(should_NHW3), found_NK)
+    last = deque[SampleImage](maxlen=max(BATCHES))
+    batch = 0
+
+    def give(some: Iterable[SampleImage], total: int, sizes: int | tuple[int, ...], seen: Preprocessing) -> None:
+        def prepare(picture: SampleImage) -> PreparedInput:
+            pixels_HW3 = seen.pixels(picture.image)
+            photo = (np.asarray(picture.image),) if comparison.takes_photos else ()
+            return PreparedInput(picture.name, (*photo, pixels_HW3))
+
+        progress.start("comparing", total, "pictures")
+        for _ in InputPipeline(sizes, workers=0).results(some, prepare, answer, comparison.add):
+            progress.advance()
+
+    def answer(given_NHW3: Array, should_NHW3: Array | None = None) -> Iterator[FileAnswer]:
+        nonlocal batch
+        batch = len(given_NHW3)
+        prepared_NHW3, found_NK = run(given_NHW3)
+        expected_NK = expect(prepared_NHW3)
+        if should_NHW3 is None:
+            return map(FileAnswer, expected_NK, found_NK)
+        levels_N = np.abs(should_NHW3.astype(np.int16) - prepared_NHW3).max((1, 2, 3)).tolist()
+        return map(FileAnswer, expected_NK, found_NK, levels_N, expect(should_NHW3))
+
+    def kept() -> Iterator[SampleImage]:
+        for picture in pictures:
+            last.append(picture)
+            yield picture
+
+    give(kept(), len(pictures), 1 if comparison.takes_photos else BATCHES, preprocessing)
+    if comparison.takes_photos:
+        for count in BATCHES[1:]:
+            give(_of_one_size([*last][-count:]), min(count, len(last)), count, preprocessing)
+    elif other_size:
+        height, width = (side + more for side, more in zip(preprocessing.size, ODD, strict=True))
+        some = [SampleImage(f"{p.name}, at {width}x{height}", p.image) for p in [*last][-batch:]]
+        give(some, batch, batch, replace(preprocessing, size=(height, width)))
 
 
-def _of_photos(pictures: Iterable[SampleImage]) -> Iterator[PixelBatch]:
-    kept = list[SampleImage]()
-    for picture in pictures:
-        yield [picture.name], [picture.image]
-        kept = [*kept, picture][-max(BATCHES) :]
-    for count in BATCHES[1:]:
-        some = kept[-count:]
-        width, height = (min(p.image.size[axis] for p in some) for axis in (0, 1))
-        yield (
-            [f"{p.name}, its first {width}x{height}" for p in some],
-            [p.image.crop((0, 0, width, height)) for p in some],
-        )
-
-
-def _of_pixels(pictures: Iterable[SampleImage], preprocessing: Preprocessing, other_size: bool) -> Iterator[PixelBatch]:
-    rest, last = iter(pictures), list[SampleImage]()
-    for count in cycle(BATCHES):
-        some = list(islice(rest, count))
-        if not some:
-            break
-        last = some
-        yield [p.name for p in some], [Image.fromarray(preprocessing.pixels(p.image)) for p in some]
-    if not other_size:
-        return
-    height, width = (side + more for side, more in zip(preprocessing.size, ODD, strict=True))
-    odd = replace(preprocessing, size=(height, width))
-    yield [f"{p.name}, at {width}x{height}" for p in last], [Image.fromarray(odd.pixels(p.image)) for p in last]
+def _of_one_size(pictures: Sequence[SampleImage]) -> list[SampleImage]:
+    """The upper left part of each, all as large as the smallest allows."""
+    width, height = (min(p.image.size[axis] for p in pictures) for axis in (0, 1))
+    name = f"its first {width}x{height}"
+    return [SampleImage(f"{p.name}, {name}", p.image.crop((0, 0, width, height))) for p in pictures]
 
 
 SAMPLE_IMAGES = 60  # at least

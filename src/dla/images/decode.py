@@ -16,7 +16,6 @@ from PIL.ImageFile import ImageFile
 from dla.errors import ImageError, UsageError
 from dla.images.formats import FORMATS, HEADER_BYTES, ImageFormat, format_of, turned_by_loading, webp_size
 from dla.images.rgb import image_from_array, to_rgb
-from dla.images.truncated import is_truncated, salvage
 
 __all__ = ["ERROR_CODES", "Header", "Photo", "ReadOptions", "read_header", "read_photo", "to_photo"]
 
@@ -151,6 +150,8 @@ def read_header(
 
 
 def _header(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> Header:
+    from dla.images.truncated import is_truncated
+
     image = _opened(format_, file, options)
     size, mode, orientation = image.size, image.mode, _orientation(image)
     file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -279,6 +280,8 @@ def _from_tensor(tensor: Any) -> Any:
 
 def _rescue(format_: ImageFormat, data: bytes, error: Exception, options: ReadOptions) -> Photo:
     """What is there of a photo that could not be decoded, if its file ends early and that is allowed."""
+    from dla.images.truncated import is_truncated, salvage
+
     if isinstance(error, MemoryError):
         raise ImageError("decode_error", "there is not enough memory to decode it") from error
     if "truncated" not in str(error).lower() and not is_truncated(format_, data):

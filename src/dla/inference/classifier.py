@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -19,7 +19,7 @@ from dla.images.decode import ReadOptions
 from dla.images.labels import ClassName, imagenet_classes
 from dla.images.preprocessing import Preprocessing
 from dla.inference.open_engine import EngineOptions, open_engine
-from dla.inference.pipeline import InputPipeline, PhotoInput, PreparedInput
+from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
 from dla.metrics.calibration import apply_temperature
 from dla.models.registry import PRE_LOGITS
 from dla.storage.files import errors_name
@@ -154,23 +154,20 @@ class Classifier:
             except (FileExistsError, NotADirectoryError):
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        keep = None if folder is None else thumbnail_for_chart
-        max_concurrent = self.engine.max_concurrent
-        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, keep, max_concurrent)
+        reader = PhotoReader((self.preprocessing,), options, strict, None if folder is None else thumbnail_for_chart)
+        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.max_concurrent)
 
-        def answer(batch: list[PreparedInput]) -> Iterator[Prediction]:
-            for p, probabilities_K in _with_rows(batch, self.probabilities):
-                if probabilities_K is None:
-                    yield Prediction(p.name, error=p.error)
-                    continue
-                if folder is not None and p.kept is not None:
-                    best = Prediction(p.name, self._best(probabilities_K, BARS))
-                    picture = folder / _picture_name(p.name)
-                    with errors_name(picture):
-                        draw_prediction(p.kept, best).save(picture)
-                yield Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
+        def record(p: PreparedInput, probabilities_K: Array | None) -> Prediction:
+            if probabilities_K is None:
+                return Prediction(p.name, error=p.error)
+            if folder is not None and p.kept is not None:
+                best = Prediction(p.name, self._best(probabilities_K, BARS))
+                picture = folder / _picture_name(p.name)
+                with errors_name(picture):
+                    draw_prediction(p.kept, best).save(picture)
+            return Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
 
-        return reader.answers(images, answer)
+        return pipeline.of_photos(images, reader, self.probabilities, record)
 
     @overload
     def features(self, images: str | os.PathLike[str] | bytes, at: str = PRE_LOGITS, **options: Any) -> Features: ...
@@ -201,15 +198,13 @@ class Classifier:
         """
         at_place = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        reader = InputPipeline(
-            self.preprocessing, batch_size, workers, strict, options, max_concurrent=self.engine.max_concurrent
-        )
+        reader = PhotoReader((self.preprocessing,), options, strict)
+        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.max_concurrent)
 
-        def answer(batch: list[PreparedInput]) -> Iterator[Features]:
-            for p, values in _with_rows(batch, at_place):
-                yield Features(p.name, values, p.error, p.truncated)
+        def record(p: PreparedInput, values: Array | None) -> Features:
+            return Features(p.name, values, p.error, p.truncated)
 
-        return reader.answers(images, answer)
+        return pipeline.of_photos(images, reader, at_place, record)
 
     def features_shape(self, at: str = PRE_LOGITS) -> tuple[int, ...]:
         """The shape of each photo's features at a place: (C,) or (C, H, W).
@@ -231,16 +226,6 @@ class Classifier:
             ClassScore(rank, int(k), self.classes[k].class_id, self.classes[k].label, float(probabilities_K[k]))
             for rank, k in enumerate(order, 1)
         )
-
-
-def _with_rows(
-    batch: list[PreparedInput], run: Callable[[Array], Array]
-) -> Iterator[tuple[PreparedInput, Array | None]]:
-    """Each input of a batch with its row of what `run` gives for those that have pixels."""
-    pixels = [p.pixels_HW3 for p in batch if p.pixels_HW3 is not None]
-    rows = iter(run(np.stack(pixels)) if pixels else ())
-    for p in batch:
-        yield p, None if p.pixels_HW3 is None else next(rows)
 
 
 def _picture_name(name: str) -> str:

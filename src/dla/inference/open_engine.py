@@ -10,7 +10,6 @@ from dla.engines.cpu import Precision, PrecisionChoice, cores, has_gpu
 from dla.engines.graph import Network
 from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_engine, installed, select_fastest
 from dla.errors import DamagedError, OnlyTorchError, UsageError
-from dla.inference.int8_store import find_quantized, not_quantized_error
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedMode
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
         form = _form(network, model, options)
         if options.precision == "int8" and form is None:
+            from dla.inference.int8_store import not_quantized_error
+
             raise not_quantized_error(source)
         if form is not None and (options.precision == "int8" or form.passed_here):
             return _openvino(network, options, form.model()), model
@@ -108,6 +109,8 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedMode
 
 
 def _form(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
+    from dla.inference.int8_store import find_quantized
+
     try:
         return find_quantized(network, model)
     except DamagedError:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, get_args
 
@@ -19,7 +19,6 @@ from dla.errors import UsageError
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
 from dla.storage.files import errors_name, write_files
-from dla.storage.locks import lock_file
 
 __all__ = [
     "FORMATS",
@@ -222,6 +221,8 @@ def open_results(
             has changed.
         OSError: it cannot be written.
     """
+    from dla.storage.locks import lock_file
+
     run_file = _run_file(output)
     run = {"schema": RUN_SCHEMA, "model": _identity(classifier), "settings": {"format": form, **settings}}
     before = FinishedResults()
@@ -301,7 +302,7 @@ def _match(
 
     kept = FinishedResults()
     batch_size: int = settings["batch_size"]
-    batches = in_batches(matched(), batch_size, lambda record: not record.failed)
+    batches = in_batches(matched(), repeat(batch_size), lambda record: not record.failed)
     for batch in batches:
         failed = sum(record.failed for record in batch)
         if len(batch) - failed not in (0, batch_size):

@@ -18,7 +18,6 @@ from dla.errors import OnlyTorchError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
 from dla.types import Array
-from dla.weights import hub
 from dla.weights.model_folder import CONFIG, WEIGHTS, ModelConfig, parse_config
 from dla.weights.spec import SAFE, resolve_source
 
@@ -118,6 +117,8 @@ def _files(source: str, cache_dir: str | None) -> _Files | None:
     """The files that `source` names; None where only PyTorch reads them, or says what is wrong with them."""
     found = resolve_source(source)
     if found.kind == "hub":
+        from dla.weights import hub
+
         fetched = hub.fetch(found.where, found.revision, cache_dir=cache_dir)
         if not fetched.weights_path.name.endswith(SAFE):
             return None

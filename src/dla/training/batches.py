@@ -20,7 +20,7 @@ from dla.training.distributed import Ranks
 from dla.training.recipe import Recipe
 from dla.types import Array
 
-__all__ = ["Batch", "ImageReader", "TrainBatches", "val_batches"]
+__all__ = ["Batch", "ImageReader", "TrainBatches"]
 
 
 class ImageReader(Protocol):
@@ -96,14 +96,3 @@ class TrainBatches:
             crop = crop_resize(canvas, box, (side, side), self.preprocessing.interpolation)
             pixels[i] = crop[:, ::-1] if generator.random() < augment.flip else crop
         return Batch(pixels, self.targets_N[rows], rows)
-
-
-def val_batches(
-    images: ImageReader, rows: Array, preprocessing: Preprocessing, batch_size: int, workers: int
-) -> Iterator[Array]:
-    """Pixels (N, H, W, 3) of the rows, in order, as `dla predict` would see them."""
-
-    def make(start: int) -> Array:
-        return np.stack([preprocessing.pixels(images[int(r)]) for r in rows[start : start + batch_size]])
-
-    return run_ahead(make, range(0, len(rows), batch_size), workers, 2 * max(workers, 1))

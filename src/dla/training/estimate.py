@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.run import open_photos
 from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
+from dla.types import NO_PROGRESS, Progress
 
 __all__ = ["RateSweep", "RunEstimate", "draw_rates", "estimate_run", "find_learning_rate"]
 
@@ -57,16 +58,17 @@ def estimate_run(
     workers: int = 2,
     device: str = "auto",
     cache: Cache = "none",
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = NO_PROGRESS,
 ) -> RunEstimate:
     """Measure a few steps of the recipe on its photos. Arguments and errors are those of `train`."""
     recipe = with_data(recipe, None)
-    means = Runtime.named(workers, device, cache, say)
+    means = Runtime.named(workers, device, cache, progress)
     splits = open_photos(recipe, means)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, means)
         sides = _sides(recipe, setup)
-        seconds = {side: _step_seconds(setup, recipe, *first) for side, (first, _) in sides.items()}
+        progress.start("trying steps", len(sides) * (STEPS + 1), "steps")
+        seconds = {side: _step_seconds(setup, recipe, *first, progress) for side, (first, _) in sides.items()}
         val_seconds = _val_seconds(setup)
     parameters = list(setup.fit.network.parameters())
     return RunEstimate(
@@ -96,7 +98,7 @@ def _sides(recipe: Recipe, setup: Setup) -> dict[int, tuple[tuple[int, int], int
     return found
 
 
-def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int) -> float:
+def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int, progress: Progress) -> float:
     """The median of some steps on this batch, after one that is not counted. Its making is not in it."""
     batch = next(setup.batches.epoch(epoch, step))
     times = []
@@ -104,6 +106,7 @@ def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int) -> float:
         began = time.monotonic()
         setup.fit.step(batch, recipe.lr * GENTLY)
         times.append(time.monotonic() - began)
+        progress.advance()
     return sorted(times[1:])[STEPS // 2]
 
 
@@ -114,7 +117,7 @@ def _val_seconds(setup: Setup) -> float:
     some = min(count, VAL_BATCHES * whole.batch_size)
     network = setup.fit.stored()
     began = time.monotonic()
-    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.fit, lambda: None)
+    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.fit)
     return (time.monotonic() - began) * count / some
 
 
@@ -144,7 +147,7 @@ def find_learning_rate(
     workers: int = 2,
     device: str = "auto",
     cache: Cache = "none",
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = NO_PROGRESS,
 ) -> RateSweep:
     """Let the learning rate rise from step to step until the loss grows; draw the curve into a PNG.
 
@@ -155,11 +158,12 @@ def find_learning_rate(
     """
     recipe = with_data(recipe, None)
     check_apart(picture.parent, recipe)
-    means = Runtime.named(workers, device, cache, say)
+    means = Runtime.named(workers, device, cache, progress)
     splits = open_photos(recipe, means)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, means)
         rates, losses = [], []
+        progress.start("raising the learning rate", SWEEP_STEPS, "steps")
         for i, batch in enumerate(islice(_batches(setup.batches), SWEEP_STEPS)):
             rate = LOWEST * (HIGHEST / LOWEST) ** (i / (SWEEP_STEPS - 1))
             try:
@@ -167,6 +171,7 @@ def find_learning_rate(
             except DlaError:  # not finite any more
                 break
             setup.fit.at.step += 1
+            progress.advance()
             rates.append(rate)
             losses.append(loss)
             if smoothed(losses)[-1] > TOO_MUCH * min(smoothed(losses)):
