@@ -42,17 +42,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def _few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "SAMPLE_IMAGES", 6)
 
 
-@pytest.mark.usefixtures("_few_pictures")
+@pytest.mark.usefixtures("_few_images")
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_file_answers_as_the_form_does(model: str, tmp_path: Path, inside: bool) -> None:
     made = dla.export(model, tmp_path / "out", "openvino", precision="int8", preprocessing=inside)
     assert (made.report.precision, made.report.passed, made.report.gates) == ("int8", True, (GATE.sentence(),))
     assert GATE.sentence() in (tmp_path / "out" / "README.md").read_text()
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["against"] == f"dla {dla.__version__} in int8"
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["reference"] == f"dla {dla.__version__} in int8"
     assert (tmp_path / "out" / "model.bin").stat().st_size < 0.6 * (Path(model) / "model.safetensors").stat().st_size
     classifier = dla.load(model, precision="int8")
     photo = read_photo(str(COFFEE)).image
@@ -65,7 +65,7 @@ def test_the_file_answers_as_the_form_does(model: str, tmp_path: Path, inside: b
     assert expected_K.max() < 0.999  # so the temperature counts
 
 
-@pytest.mark.usefixtures("_few_pictures")
+@pytest.mark.usefixtures("_few_images")
 def test_its_script_says_what_predict_says(model: str, tmp_path: Path) -> None:
     dla.export(model, tmp_path / "out", "openvino", precision="int8", preprocessing=False)
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
@@ -75,7 +75,7 @@ def test_its_script_says_what_predict_says(model: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [f"{100 * c.probability:6.1f} %  {c.label}" for c in best]
 
 
-@pytest.mark.usefixtures("_few_pictures")
+@pytest.mark.usefixtures("_few_images")
 def test_a_form_that_was_just_made_is_what_is_exported(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

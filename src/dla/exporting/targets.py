@@ -1,4 +1,4 @@
-"""The forms that a network is exported in: what each writes, and how what was written is run."""
+"""The formats that a network is exported to: how each is written and run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dla.models.fuse import fuse_conv_bn
 from dla.types import Array
 
 if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as Int8Form
+    from dla.engines.quantized import QuantizedModel as QuantizedModel
     from dla.models.dla import DLA
 
 __all__ = ["TARGETS", "ExportSource", "RunFile", "Target", "TargetName", "to_program"]
@@ -33,10 +33,10 @@ RunFile = Callable[[Array], tuple[Array, Array]]
 
 @dataclass(frozen=True, slots=True)
 class ExportSource:
-    """What is exported: a network as steps and in PyTorch, and its preprocessing; `about` is what the file tells of it.
+    """What is exported: a network as operations and in PyTorch, its preprocessing, and `about`, the file's metadata.
 
     `network` is at its temperature, `model` is not. `takes_photos` says that the preprocessing is to be inside.
-    `in_int8` is what is written in place of the network, where its int8 form is exported.
+    `quantized` is what is written in place of the network, where its int8 model is exported.
     """
 
     network: Network
@@ -45,7 +45,7 @@ class ExportSource:
     preprocessing: Preprocessing
     takes_photos: bool
     about: Mapping[str, Any]
-    in_int8: Int8Form | None = None
+    quantized: QuantizedModel | None = None
 
     @property
     def above_stride(self) -> bool:
@@ -61,7 +61,7 @@ class ExportSource:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One form. `file` is what is opened, in the folder that `write` fills; `packages` are needed for both.
+    """One format. `file` is what is opened, in the folder that `write` fills; `packages` are needed for both.
 
     `takes_photos` says whether the preprocessing can be inside, `any_size` whether H and W are free however small.
     """
@@ -115,10 +115,10 @@ def _write_openvino(source: ExportSource, path: Path) -> None:
     from dla.engines.openvino import import_openvino, to_openvino
 
     size = source.preprocessing.size if source.takes_photos else None
-    if source.in_int8 is None:
+    if source.quantized is None:
         model = to_openvino(source.network, size)
     else:
-        model = source.in_int8.model(source.temperature)
+        model = source.quantized.model(source.temperature)
         model.reshape([-1, *(size or (-1, -1)), 3])
     if source.inside is not None:
         from dla.engines.onnx import PREPARED
