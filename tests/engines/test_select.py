@@ -103,8 +103,8 @@ def test_info_tells(model: str, measured: list[str], capsys: pytest.CaptureFixtu
     assert "20.0 a second" in lines[1]
     choice = dla.info(model, engines=True).engines
     assert choice is not None
-    assert choice.for_many == "onnx"
-    assert choice.for_one in ("openvino", "onnx")
+    assert choice.best_for_many == "onnx"
+    assert choice.best_for_one in ("openvino", "onnx")
 
 
 def test_what_is_not_here_cannot_be_timed(capsys: pytest.CaptureFixture[str], tmp_path: Path,
@@ -245,4 +245,4 @@ def test_stopwatch_by_the_clock(model: str) -> None:
 
     choice = time_engines(model)
     assert [t.engine for t in choice.timings] == list(select.installed())
-    assert all(t.first_s > t.one_s > 0 and t.each_s > 0 for t in choice.timings)
+    assert all(t.cold_start_s > t.latency_s > 0 and t.per_photo_s > 0 for t in choice.timings)

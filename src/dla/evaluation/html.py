@@ -43,7 +43,7 @@ def _compared(found: Validations) -> Section:
     pairs = [(f"{one}, less {other}", c.top1, c.top1_interval) for one, other, c in found.comparisons]
     charts.append(Chart("difference of top-1", interval_chart(pairs, zero=True)))
     rows = tuple(
-        (one, other, f"{100 * c.top1:+.1f}", _span(c.top1_interval), f"{c.only_one:,}", f"{c.only_other:,}")
+        (one, other, f"{100 * c.top1:+.1f}", _span(c.top1_interval), f"{c.only_a_correct:,}", f"{c.only_b_correct:,}")
         for one, other, c in found.comparisons
     )
     heads = ("one", "other", "top-1, points", "95 % interval", "only one right", "only other right")

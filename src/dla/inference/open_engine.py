@@ -20,12 +20,12 @@ __all__ = ["EngineChoice", "EngineOptions", "open_engine", "time_engines"]
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What was timed, and which engine `auto` takes for one photo and for many. `missing` are not installed."""
+    """What was timed, which engine `auto` takes for one photo and for many, and the engines that are not installed."""
 
     timings: tuple[EngineTiming, ...]
-    for_one: str
-    for_many: str
-    missing: tuple[str, ...] = ()
+    best_for_one: str
+    best_for_many: str
+    not_installed: tuple[str, ...] = ()
 
 
 MOST_THREADS = 1024
@@ -124,10 +124,12 @@ def time_engines(source: str) -> EngineChoice:
     one, many = EngineOptions(photos=1), EngineOptions()
     network, model = open_traced(source)
     timings = _stopwatch(source, network, model, many).run()
-    for_one, for_many = (
+    best_for_one, best_for_many = (
         "torch" if options.by_torch else select_fastest(timings, options.photos).engine for options in (one, many)
     )
-    return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
+    return EngineChoice(
+        timings, best_for_one, best_for_many, tuple(name for name in ENGINES if name not in installed())
+    )
 
 
 def _stopwatch(source: str, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
