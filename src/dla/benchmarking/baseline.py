@@ -35,6 +35,7 @@ def run_timm(source: str, pixels_NHW3: Array, threads: int | None) -> Callable[[
     import torch
 
     from dla.inference.traced_model import open_in_torch
+    from dla.models.normalize import Normalize
 
     net, model = open_in_torch(source)
     with torch.device("meta"):
@@ -47,8 +48,7 @@ def run_timm(source: str, pixels_NHW3: Array, threads: int | None) -> Callable[[
         raise UsageError(f"timm's {model.config.architecture} takes other weights than {source}") from error
     if threads is not None:
         torch.set_num_threads(threads)
-    scale_3, shift_3 = model.preprocessing.scale_shift()
-    x_N3HW = torch.from_numpy(pixels_NHW3 * scale_3 + shift_3).permute(0, 3, 1, 2).contiguous()
+    x_N3HW = Normalize(*model.preprocessing.scale_shift())(torch.from_numpy(pixels_NHW3)).contiguous()
     timm_net.eval()
 
     @torch.inference_mode()

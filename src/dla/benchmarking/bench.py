@@ -28,6 +28,7 @@ from dla.images.preprocessing import Preprocessing
 from dla.inference.int8_store import FILE
 from dla.inference.traced_model import open_traced
 from dla.models.build import build
+from dla.models.normalize import Normalize
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 from dla.version import __version__
 from dla.weights.model_folder import ModelConfig, write_folder
@@ -250,10 +251,9 @@ def write_random_model(architecture: str, folder: Path) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics of the one batch
-    pixels_N3HW = np.random.default_rng(0).integers(0, 256, (PHOTOS, 3, SIDE, SIDE), np.uint8)
-    scale_311, shift_311 = (torch.from_numpy(a)[:, None, None] for a in Preprocessing().scale_shift())
+    pixels_NHW3 = np.random.default_rng(0).integers(0, 256, (PHOTOS, SIDE, SIDE, 3), np.uint8)
     with torch.no_grad():
-        model(torch.from_numpy(pixels_N3HW) * scale_311 + shift_311)
+        model(Normalize(*Preprocessing().scale_shift())(torch.from_numpy(pixels_NHW3)))
     cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in ("url", "hf_hub_id")}
     write_folder(folder, model.state_dict(), ModelConfig(architecture, model.num_classes, pretrained_cfg=cfg))
 

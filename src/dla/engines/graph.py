@@ -112,7 +112,10 @@ class Network:
         return key_of(__version__, self.content)
 
     def at_temperature(self, temperature: float) -> Network:
-        """The network whose scores are divided by `temperature` before they become probabilities."""
+        """The network with its logits divided by `temperature`, as `dla.metrics.calibration.apply_temperature` has it.
+
+        For exported files, which have the division inside.
+        """
         if temperature == 1:
             return self
         ops = (*self.graph.ops, Op("scale", (self.graph.output,), {"factor": 1 / temperature}))

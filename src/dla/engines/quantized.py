@@ -102,7 +102,7 @@ class QuantizedModel:
         """
         try:
             model = core().read_model(model=self.xml, weights=self.weights)
-            if temperature != 1:
+            if temperature != 1:  # as `Network.at_temperature`; but this graph is OpenVINO's already
                 scores = model.get_results()[0].input_value(0).get_node().input(0)
                 divided = import_openvino().opset13.multiply(scores.get_source_output(), np.float32(1 / temperature))
                 scores.replace_source_output(divided.output(0))

@@ -18,6 +18,7 @@ from dla.engines.cpu import Precision, bf16_error, has_bf16
 from dla.errors import UsageError
 from dla.models.fuse import fuse_conv_bn
 from dla.models.nodes import truncate
+from dla.models.normalize import Normalize
 from dla.types import Array
 
 __all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "worth_compiling"]
@@ -56,8 +57,7 @@ class TorchEngine:
         folded = fuse_conv_bn(model)
         self.network = folded.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.cut: dict[str, nn.Module] = {}  # parts of the network: they share its weights
-        self.scale_311 = torch.from_numpy(scale_3).to(self.device)[:, None, None]
-        self.shift_311 = torch.from_numpy(shift_3).to(self.device)[:, None, None]
+        self.normalize = Normalize(scale_3, shift_3).to(self.device)
 
     @property
     def name(self) -> str:
@@ -89,9 +89,7 @@ class TorchEngine:
         pixels = torch.from_numpy(pixels_NHW3)
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
-        # permuted, the pixels already lie in memory as channels_last wants them
-        x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        x = x.mul_(self.scale_311).add_(self.shift_311)
+        x: Tensor = self.normalize(pixels.to(self.device, non_blocking=True))
         if self.compiles and part not in self.compiled:
             self.compiled[part] = _CompiledTorch(part, x.shape)
         run = self.compiled.get(part, part)

@@ -17,6 +17,7 @@ from dla.engines.cpu import cores
 from dla.engines.graph import Network
 from dla.images.preprocessing import Preprocessing
 from dla.models.fuse import fuse_conv_bn
+from dla.models.normalize import Normalize
 from dla.types import Array
 
 if TYPE_CHECKING:
@@ -186,16 +187,16 @@ TARGETS: Mapping[TargetName, Target] = {
 assert set(TARGETS) == set(get_args(TargetName))
 
 
-class _Answer(nn.Module):
+class _Program(nn.Module):
+    """What a "pt2" file holds: pixels (N, H, W, 3) -> probabilities (N, K)."""
+
     def __init__(self, network: nn.Module, scale_3: Array, shift_3: Array, temperature: float) -> None:
         super().__init__()
-        self.network, self.temperature = network, temperature
-        self.scale_311 = nn.Buffer(torch.from_numpy(scale_3)[:, None, None])
-        self.shift_311 = nn.Buffer(torch.from_numpy(shift_3)[:, None, None])
+        self.normalize, self.network, self.temperature = Normalize(scale_3, shift_3), network, temperature
 
     def forward(self, pixels_NHW3: Tensor) -> Tensor:
-        x_N3HW = pixels_NHW3.permute(0, 3, 1, 2).float() * self.scale_311 + self.shift_311
-        probabilities_NK: Tensor = (self.network(x_N3HW) / self.temperature).softmax(1)
+        # as `dla.metrics.calibration.apply_temperature`, whose NumPy cannot be inside the program
+        probabilities_NK: Tensor = (self.network(self.normalize(pixels_NHW3)) / self.temperature).softmax(1)
         return probabilities_NK
 
 
@@ -205,6 +206,6 @@ def to_program(model: nn.Module, scale_3: Array, shift_3: Array, temperature: fl
     N is free, and so are H and W above the network's stride; where `size`, (height, width), is not above it, they are
     those.
     """
-    answer = _Answer(fuse_conv_bn(model), scale_3, shift_3, temperature).eval()
+    answer = _Program(fuse_conv_bn(model), scale_3, shift_3, temperature).eval()
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     return export(answer, (example,), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},))
