@@ -1,4 +1,4 @@
-"""The int8 form as a file of its own."""
+"""The int8 model as a file of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GATE = Gate(True, "agreement", 0.985, 0.97, 0.99, 600, None, None, ("avx2",))
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The network that comes along at another temperature, with an int8 form made from a few parts of photos."""
+    """The network that comes along at another temperature, with an int8 model made from a few parts of photos."""
     folder = tmp_path_factory.mktemp("model")
     for path in shipped("tiny200").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -80,12 +80,12 @@ def test_a_form_that_was_just_made_is_what_is_exported(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network, _ = open_traced(model)
-    form = quantize(network, [np.zeros((32, 32, 3), np.uint8)] * 2).with_gate(GATE)
+    quantized = quantize(network, [np.zeros((32, 32, 3), np.uint8)] * 2).with_gate(GATE)
     given: list[str] = []
 
     def make(source: str, photos: str, **options: object) -> CalibrationResult:
         given.append(photos)
-        return CalibrationResult(form, GATE, "here")
+        return CalibrationResult(quantized, GATE, "here")
 
     monkeypatch.setattr("dla.inference.calibrate_int8.make_quantized", make)
     words = ["export", model, "-o", str(tmp_path / "out"), "--to", "openvino", "--precision", "int8"]
@@ -115,4 +115,4 @@ def test_without_a_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (tmp_path / name).write_bytes((shipped("tiny200") / name).read_bytes())
     words = ["-o", str(tmp_path / "out"), "--to", "openvino", "--precision", "int8"]
     assert main(["export", str(tmp_path), *words]) == 3
-    assert "has no int8 form. Make one from a few hundred photos" in capsys.readouterr().err
+    assert "has no int8 model. Make one from a few hundred photos" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def without_telemetry() -> Iterator[None]:
 class OpenvinoEngine(NetworkEngine):
     """`network` on the CPU; `threads` are those that compute, by default one a core.
 
-    For int8 `form` is the network with its multiplications in 8 bits (dla.engines.quantized). It gives classes
+    For int8 `quantized` is the network with its multiplications in 8 bits (dla.engines.quantized). It gives classes
     alone; with `exact_features` features are computed in fp32, and without it they are refused.
 
     Raises:
@@ -70,10 +70,10 @@ class OpenvinoEngine(NetworkEngine):
         network: Network,
         precision: Precision = "fp32",
         threads: int | None = None,
-        form: Any = None,
+        quantized: Any = None,
         exact_features: bool = False,
     ) -> None:
-        self.network, self.precision, self.threads, self.form = network, precision, threads or cores(), form
+        self.network, self.precision, self.threads, self.quantized = network, precision, threads or cores(), quantized
         if precision == "bf16" and not has_bf16():
             raise bf16_error()
         self.exact_features = exact_features
@@ -93,21 +93,23 @@ class OpenvinoEngine(NetworkEngine):
             UsageError: in int8, but with `exact_features`.
         """
         features = super().features_at(at)
-        if self.form is not None and not self.exact_features:
-            raise UsageError("features are not computed in int8: its form gives classes alone. Try --precision fp32")
+        if self.quantized is not None and not self.exact_features:
+            raise UsageError(
+                "features are not computed in int8: an int8 model gives classes alone. Try --precision fp32"
+            )
         return features
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         size = pixels_NHW3.shape[1:3]
         with self.lock:
             if (at, size) not in self.compiled:
-                model = self.form.clone() if self.form and at is None else to_openvino(self.network, size, at)
+                model = self.quantized.clone() if self.quantized and at is None else to_openvino(self.network, size, at)
                 self.compiled[at, size] = _Compiled(model, size, self._config())
         return self.compiled[at, size].run(pixels_NHW3)
 
     def _config(self) -> dict[str, Any]:
         return {
-            # what is not in 8 bits of an int8 form is in 32
+            # what is not in 8 bits of an int8 model is in 32
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,  # the threads that decode photos share the cores

@@ -1,7 +1,7 @@
 """int8: a network whose multiplications are in 8 bits, made by NNCF from a few photos, run by OpenVINO.
 
-Made with NNCF's overflow fix, which leaves one bit of the weights unused, so that a form is right on every CPU, those
-without VNNI instructions included, which add products in 16 bits.
+Made with NNCF's overflow fix, which leaves one bit of the weights unused, so that an int8 model is right on every CPU,
+those without VNNI instructions included, which add products in 16 bits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["MAX_DROP", "Gate", "QuantizedModel", "parse_quantized", "quantize", 
 
 FORMAT = 1
 MAX_DROP = 0.005  # of top-1, as a share of the photos
-# What products of 8 bits are added by, the best first: with one of them a form's answers are the same on every CPU.
+# What products of 8 bits are added by, the best first: two CPUs with the same one give the same answers.
 _BEST_FIRST = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
 _XML, _BIN, _ABOUT = "model.xml", "model.bin", "about.json"
 _MOST_BYTES = 2**31
@@ -39,7 +39,7 @@ _MOST_BYTES = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a form's answers were beside those in fp32, on photos that it was not made from.
+    """What an int8 model's answers were beside those in fp32, on photos that it was not made from.
 
     `kind` says what `value` is a share of: "top1", the photos that are right in fp32 less those that are in int8, or
     "agreement", the photos with the same first class. `low` and `high` are its 95 % interval; `fp32` and `int8` the
@@ -90,7 +90,7 @@ class QuantizedModel:
         return next((gate for gate in self.gates if gate.passed and _by(gate.instructions) == here), None)
 
     def with_gate(self, gate: Gate) -> QuantizedModel:
-        """The form with one gate more, in place of an earlier one on the same kind of CPU."""
+        """The model with one gate more, in place of an earlier one on the same kind of CPU."""
         others = tuple(g for g in self.gates if _by(g.instructions) != _by(gate.instructions))
         return replace(self, gates=(*others, gate))
 
@@ -108,11 +108,11 @@ class QuantizedModel:
                 scores.replace_source_output(divided.output(0))
             return model
         except RuntimeError as error:
-            raise DamagedError(f"the int8 form cannot be read ({str(error).splitlines()[-1]}). Make it again: "
+            raise DamagedError(f"the int8 model cannot be read ({str(error).splitlines()[-1]}). Make it again: "
                                "dla export --precision int8") from None  # fmt: skip
 
     def to_bytes(self) -> bytes:
-        """One file: a zip; equal forms give equal bytes."""
+        """One file: a zip; equal models give equal bytes."""
         about = {
             "format": FORMAT,
             "content": self.content,
@@ -158,7 +158,7 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         ValueError,
     ) as error:
         raise DamagedError(
-            f"{where} is no whole int8 form ({error}). Make it again: dla export --precision int8"
+            f"{where} is no whole int8 model ({error}). Make it again: dla export --precision int8"
         ) from None
 
 
@@ -244,7 +244,7 @@ def _nncf() -> Iterator[Any]:
         with without_telemetry():
             import nncf
     except ImportError:
-        raise UnavailableError("int8 forms are made by NNCF: pip install 'dla[export]'") from None
+        raise UnavailableError("int8 models are made by NNCF: pip install 'dla[export]'") from None
     nncf.set_log_level(40)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield nncf

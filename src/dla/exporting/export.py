@@ -147,7 +147,7 @@ def _made_int8(model: str, calibrate: str | os.PathLike[str], progress: Progress
         f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"
     )
     progress.log(f"int8: passed, and {kept} for --precision int8")
-    return made.form
+    return made.quantized
 
 
 def _check_out(folder: Path) -> None:
@@ -232,7 +232,7 @@ def _reference(source: ExportSource) -> tuple[Engine, str]:
     if source.quantized is not None:
         from dla.engines.openvino import OpenvinoEngine
 
-        return OpenvinoEngine(source.network, "int8", form=source.quantized.model()), f"dla {__version__} in int8"
+        return OpenvinoEngine(source.network, "int8", quantized=source.quantized.model()), f"dla {__version__} in int8"
     import torch
 
     from dla.engines.torch import TorchEngine

@@ -85,7 +85,7 @@ def percent(value: float) -> str:
 def line_chart(
     series: Sequence[Series],
     x_name: str,
-    form: NumberFormat = _GENERAL,
+    y_format: NumberFormat = _GENERAL,
     *,
     log_x: bool = False,
     mark: tuple[str, float] | None = None,
@@ -93,7 +93,7 @@ def line_chart(
     """Up to three lines over the same x, with a dot at the end of each; None where there is no point at all.
 
     Args:
-        form: writes the values of y.
+        y_format: writes the values of y.
         log_x: the x axis is logarithmic; every x is above 0.
         mark: a name and an x, at which a dashed vertical line stands.
     """
@@ -102,7 +102,7 @@ def line_chart(
         return None
     x = (_log_axis if log_x else _whole_axis)([p[0] for p in every])
     y = _y_axis([p[1] for p in every])
-    shapes = [*_grid(y, form), *_x_labels(x, x_name, _GENERAL)]
+    shapes = [*_grid(y, y_format), *_x_labels(x, x_name, _GENERAL)]
     legend: float = LEFT
     for s, style in zip(series, _LINES, strict=False):
         if points := [(x.at(a), y.at(b)) for a, b in s.points()]:
@@ -203,21 +203,21 @@ def round_numbers(low: float, high: float, most: int) -> list[float]:
     return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
 
 
-def _grid(y: _ChartAxis, form: NumberFormat) -> Iterator[Shape]:
+def _grid(y: _ChartAxis, y_format: NumberFormat) -> Iterator[Shape]:
     for tick in y.ticks:
         yield Line("grid", ((LEFT, y.at(tick)), (WIDTH - RIGHT, y.at(tick))))
-        yield Text("end", LEFT - 7, y.at(tick) + 4, form(tick))
+        yield Text("end", LEFT - 7, y.at(tick) + 4, y_format(tick))
 
 
-def _x_labels(x: _ChartAxis, name: str, form: NumberFormat, bottom: float = HEIGHT - BOTTOM) -> Iterator[Shape]:
-    yield from _tick_labels(x, form, bottom + 15)
+def _x_labels(x: _ChartAxis, name: str, x_format: NumberFormat, bottom: float = HEIGHT - BOTTOM) -> Iterator[Shape]:
+    yield from _tick_labels(x, x_format, bottom + 15)
     yield Text("middle", (LEFT + WIDTH - RIGHT) / 2, bottom + 29, name)
 
 
-def _tick_labels(x: _ChartAxis, form: NumberFormat, y: float) -> Iterator[Shape]:
+def _tick_labels(x: _ChartAxis, x_format: NumberFormat, y: float) -> Iterator[Shape]:
     for tick in x.ticks:
         at = x.at(tick)
-        yield Text("start" if at < 20 else "end" if at > WIDTH - 20 else "middle", at, y, form(tick))
+        yield Text("start" if at < 20 else "end" if at > WIDTH - 20 else "middle", at, y, x_format(tick))
 
 
 def shortened(text: str, most: int) -> str:

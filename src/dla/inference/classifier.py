@@ -253,8 +253,8 @@ def load(
         cache_dir: where files from the hub are kept, in place of its usual cache.
         engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the fastest one here, as
             far as that was measured for this network, and OpenVINO where it was not.
-        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where the network has such a form
-            (`dla export` makes one): faster, and a little different; "auto" is int8 where that was checked on a CPU
+        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where the network has such a model
+            (`dla export` makes it): faster, and a little different; "auto" is int8 where that was checked on a CPU
             with these instructions, else fp32.
         threads: those that compute; None is one a core.
         photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
@@ -264,7 +264,7 @@ def load(
         UnknownNameError: no network, file or engine is called so.
         UsageError: the network takes another number of channels than a photo has, or the options cannot be met.
         UnavailableError: the weights cannot be had; the message says where it looked. Or the engine is not installed,
-            or there is no int8 form.
+            or there is no int8 model.
         DamagedError: the weights are not what they should be.
     """
     made, model = open_engine(source, EngineOptions(device, cache_dir, engine, precision, threads, photos))

@@ -65,7 +65,7 @@ class EngineOptions:
 
     @property
     def computed(self) -> Precision:
-        """What engines compute in that have no form of reduced precision."""
+        """What engines compute in that have no int8 model."""
         return "fp32" if self.precision == "auto" else self.precision
 
     @property
@@ -83,7 +83,7 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedMode
 
     Raises:
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
-        UnavailableError: int8, and the network has no such form.
+        UnavailableError: int8, and the network has no int8 model.
     """
     if options.by_torch:
         return _by_torch(source, options)
@@ -94,13 +94,13 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedMode
             raise
         return _by_torch(source, options)
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
-        form = _form(network, model, options)
-        if options.precision == "int8" and form is None:
+        quantized = _quantized(network, model, options)
+        if options.precision == "int8" and quantized is None:
             from dla.inference.int8_store import not_quantized_error
 
             raise not_quantized_error(source)
-        if form is not None and (options.precision == "int8" or form.passed_here):
-            return _openvino(network, options, form.model()), model
+        if quantized is not None and (options.precision == "int8" or quantized.passed_here):
+            return _openvino(network, options, quantized.model()), model
     if options.engine != "auto":
         return _make(options.engine, source, network, options), model
     if options.computed != "fp32":
@@ -108,7 +108,7 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedMode
     return _fastest(source, network, model, options), model
 
 
-def _form(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
+def _quantized(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
     from dla.inference.int8_store import find_quantized
 
     try:
@@ -165,11 +165,11 @@ def _make(name: str, source: str, network: Network, options: EngineOptions) -> E
     return _openvino(network, options)
 
 
-def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Engine:
+def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -> Engine:
     from dla.engines.openvino import OpenvinoEngine
 
-    exact = options.precision == "auto"  # features, which no form has
-    return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form, exact)
+    exact = options.precision == "auto"  # features, which no int8 model has
+    return OpenvinoEngine(network, options.computed if quantized is None else "int8", options.threads, quantized, exact)
 
 
 def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
