@@ -253,7 +253,7 @@ def load(
         cache_dir: where files from the hub are kept, in place of its usual cache.
         engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the fastest one here, as
             far as that was measured for this network, and OpenVINO where it was not.
-        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where the network has such a model
+        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where there is such a model
             (`dla export` makes it): faster, and a little different; "auto" is int8 where that was checked on a CPU
             with these instructions, else fp32.
         threads: those that compute; None is one a core.
