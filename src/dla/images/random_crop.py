@@ -80,7 +80,7 @@ def random_resized_crop(
     of `random_crop`.
     """
     box = random_crop(image.size, scale, ratio, generator, ratio_rule)
-    interpolation = interpolations[generator.integers(len(interpolations))]
+    interpolation = interpolations[int(generator.integers(len(interpolations)))]
     pixels = crop_resize(image, box, size, interpolation)
     return pixels[:, ::-1] if generator.random() < flip else pixels
 
