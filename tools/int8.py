@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 
+from dla.cli.common import show_progress
 from dla.engines.cpu import instructions
 from dla.engines.quantized import parse_quantized
 from dla.inference.calibrate_int8 import make_quantized, try_quantized
@@ -31,7 +32,8 @@ if args.again:
     gate = try_quantized(quantized, DEFAULT_MODEL, args.data)
     quantized = quantized.with_gate(gate)
 else:
-    made = make_quantized(DEFAULT_MODEL, args.data, say=print)
+    with show_progress(quiet=False) as progress:
+        made = make_quantized(DEFAULT_MODEL, args.data, progress=progress)
     quantized, gate = made.quantized, made.gate
 path.write_bytes(quantized.to_bytes())
 print(gate.sentence(), flush=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 import dla
 from dla.cli import main
-from dla.cli.common import clock
+from dla.cli.progress import clock
 from dla.cli.train import summary
 from dla.training.events import EpochEvent
 from support import flat_photos

@@ -149,6 +149,9 @@ def test_a_labelled_gate_that_fails_leads_to_more_care(
     with pytest.raises(CheckError, match=r"a loss of .* points"):
         make_quantized(model, photos, progress=progress)
     assert any("again with the layers in fp32" in sentence for sentence in progress.said)
+    assert all(piece.done == piece.total for piece in progress.pieces if piece.what != "calibrating")
+    assert [piece.what for piece in progress.pieces][:3] == ["reading", "calibrating", "comparing with fp32"]
+    assert all(piece.done for piece in progress.pieces)
 
 
 def test_with_accuracy_control(model: str) -> None:

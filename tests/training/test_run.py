@@ -17,7 +17,7 @@ from dla.training.recipe import AugmentConfig, DistillConfig, EmaConfig, InputCo
 from dla.training.run import train
 from support import flat_photos
 from support.oracle import timm
-from support.progress import Recorder
+from support.progress import Piece, Recorder
 
 TINY = Recipe(
     model="dla34_half", epochs=2, batch_size=8, lr=0.01, input=InputConfig(sizes={0: 32}, val_size=32, crop_pct=1.0),
@@ -39,8 +39,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_learns_and_its_folder_predicts(data: Path, tmp_path: Path) -> None:
-    figures = Figures()
-    folder = train(data, replace(TINY, epochs=8), output=tmp_path / "run", workers=1, callback=figures)
+    figures, progress = Figures(), Recorder()
+    recipe = replace(TINY, epochs=8)
+    folder = train(data, recipe, output=tmp_path / "run", workers=1, progress=progress, callback=figures)
+    headers = [Piece("reading headers", count, "photos", count) for count in (40, 10)]
+    assert progress.pieces == [*headers, Piece("training", 8 * 40, "photos", 8 * 40)]
     epochs = figures.epochs
     assert max(e.top1 for e in epochs) == 1.0
     assert [e.epoch for e in epochs] == list(range(1, 9))

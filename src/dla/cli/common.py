@@ -20,16 +20,15 @@ from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from dla.cli.progress import ProgressBar
     from dla.inference.classifier import Classifier, Features, Prediction
 
 __all__ = [
     "Counter",
-    "Sentences",
     "add_input_flags",
     "add_run_flags",
     "check_file",
     "check_numbers",
-    "clock",
     "count_photos",
     "find_photos",
     "load_classifier",
@@ -94,8 +93,9 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.inference.classifier import load
 
-    classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
-                      threads=args.threads, photos=photos)  # fmt: skip
+    with show_progress(args.quiet) as progress:
+        classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
+                          threads=args.threads, photos=photos, progress=progress)  # fmt: skip
     if "dla.engines.torch" in sys.modules:
         sys.modules["dla.engines.torch"].keep_freed_memory()
     for note in classifier.notes:
@@ -177,47 +177,51 @@ def show_progress(quiet: bool, *, bar: bool | None = None, prefix: str = "dla: "
         bar: whether there is a bar; None: where standard error is a terminal.
         prefix: what sentences begin with.
     """
-    if quiet:
-        yield NO_PROGRESS
-    elif sys.stderr.isatty() if bar is None else bar:
-        from dla.cli.progress import ProgressBar
-
-        with ProgressBar(prefix) as shown:
-            yield shown
-    else:
-        yield Sentences(prefix)
+    shown = _Shown(sys.stderr.isatty() if bar is None else bar, prefix)
+    try:
+        yield NO_PROGRESS if quiet else shown
+    finally:
+        shown.close()
 
 
 NOTE_SECONDS = 30.0
 
 
-class Sentences:
-    """Progress for a file or a pipe: what is logged, and where the work stands every half minute."""
+class _Shown:
+    """Progress on standard error. Without a bar, notes are sentences, and there is one every half minute."""
 
-    def __init__(self, prefix: str) -> None:
-        self.prefix, self.last = prefix, time.monotonic()
+    def __init__(self, with_bar: bool, prefix: str) -> None:
+        self.with_bar, self.prefix, self.last = with_bar, prefix, time.monotonic()
+        self.bar: ProgressBar | None = None
 
     def start(self, what: str, total: int | None = None, unit: str = "photos") -> None:
-        pass
+        if self.with_bar and self.bar is None:
+            from dla.cli.progress import ProgressBar
+
+            self.bar = ProgressBar()
+        if self.bar is not None:
+            self.bar.start(what, total, unit)
 
     def advance(self, count: int = 1) -> None:
-        pass
+        if self.bar is not None:
+            self.bar.advance(count)
 
     def note(self, words: str) -> None:
-        """Say where the work stands, if nothing was said for a while."""
-        if time.monotonic() - self.last > NOTE_SECONDS:
+        if self.bar is not None:
+            self.bar.describe(words)
+        elif time.monotonic() - self.last > NOTE_SECONDS:
             self.log(f"  {words}")
 
     def log(self, sentence: str) -> None:
         self.last = time.monotonic()
-        print(self.prefix + sentence, file=sys.stderr, flush=True)
+        if self.bar is not None:
+            self.bar.print(self.prefix + sentence)
+        else:
+            print(self.prefix + sentence, file=sys.stderr, flush=True)
 
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def log(args: Namespace, text: str) -> None:

@@ -2,83 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Self
+import sys
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from dla.cli.common import clock
-
-__all__ = ["ProgressBar"]
+__all__ = ["ProgressBar", "clock"]
 
 
 class ProgressBar:
-    """A bar as long as the `with` block lasts; what is logged stays above it."""
+    """One bar for one piece of work after another; it goes away where a piece is done."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         words = TextColumn("{task.description}", markup=False)
         columns = (words, BarColumn(bar_width=24), _Done(), _Rate(), _TimeLeft())
-        self.bars = Bars(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.bars.add_task("", visible=False)
-        self.prefix = prefix
-
-    def __enter__(self) -> Self:
+        console = console or Console(stderr=True)
+        # rich prints on the console what is written to stdout meanwhile; that is for a screen, and not for a pipe
+        self.bars = Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
+        self.task = self.bars.add_task("", visible=False, unit="")
         self.bars.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Take the bar away for good."""
         self.bars.stop()
 
-    def start(self, what: str, total: int | None = None, unit: str = "photos") -> None:
+    def start(self, what: str, total: int | None, unit: str) -> None:
+        """Another piece of work in place of the one before; `unit` "bytes" is shown in kB, MB and so on."""
         self.bars.remove_task(self.task)
         self.task = self.bars.add_task(what, total=total, unit=unit)
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int) -> None:
+        """So many more units are done."""
         self.bars.advance(self.task, count)
-        task = self.bars.tasks[0]
-        if task.finished:
+        if self.bars.finished:
             self.bars.update(self.task, visible=False)
 
-    def note(self, words: str) -> None:
-        """Say where the work stands, in place of its name."""
+    def describe(self, words: str) -> None:
+        """Other words before the bar."""
         self.bars.update(self.task, description=words)
 
-    def log(self, sentence: str) -> None:
-        self.bars.console.print(self.prefix + sentence, markup=False, highlight=False, soft_wrap=True)
+    def print(self, line: str) -> None:
+        """A line above the bar, which stays."""
+        self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def rate(task: Task) -> float:
-    """Units a second since the task began."""
-    return task.completed / task.elapsed if task.elapsed else 0.0
-
-
-def amount(count: float, unit: str) -> str:
-    """A number of units in words."""
-    return decimal(int(count)) if unit == "bytes" else f"{count:,.0f}" if count >= 10 else f"{count:.3g}"
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class _Done(ProgressColumn):
     def render(self, task: Task) -> Text:
-        unit = task.fields["unit"]
-        done = (
-            amount(task.completed, unit)
-            if task.total is None
-            else "/".join(amount(count, unit) for count in (task.completed, task.total))
-        )
-        return Text(done if unit == "bytes" else f"{done} {unit}")
+        counts = [task.completed] if task.total is None else [task.completed, task.total]
+        if task.fields["unit"] == "bytes":
+            return Text("/".join(decimal(int(count)) for count in counts))
+        return Text("/".join(f"{count:,.0f}" for count in counts) + f" {task.fields['unit']}")
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        unit = task.fields["unit"]
-        each = amount(rate(task), unit)
-        return Text("" if not rate(task) else f"{each}/s" if unit == "bytes" else f"{each} {unit}/s")
+        rate = _rate(task)
+        if not rate:
+            return Text("")
+        if task.fields["unit"] == "bytes":
+            return Text(f"{decimal(int(rate))}/s")
+        return Text(f"{rate:.{0 if rate >= 10 else 1}f} {task.fields['unit']}/s")
 
 
 class _TimeLeft(ProgressColumn):
     def render(self, task: Task) -> Text:
-        known = task.total is not None and rate(task)
-        return Text(f"{clock((task.total - task.completed) / rate(task))} left" if known else "")
+        rate = _rate(task)
+        return Text(f"{clock(task.remaining / rate)} left" if task.remaining is not None and rate else "")
+
+
+def _rate(task: Task) -> float:
+    """Units a second since the piece of work began."""
+    return task.completed / task.elapsed if task.elapsed else 0.0

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dla.cli.common import clock, show_progress
+from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
@@ -94,7 +94,9 @@ def run(words: list[str]) -> int:
         else:
             from dla.training.run import train
 
-            train(recipe=recipe, output=output, save_every=values["save_every"], callback=_Figures(progress), **options)
+            train(
+                recipe=recipe, output=output, save_every=values["save_every"], callback=RunFigures(progress), **options
+            )
     return 0
 
 
@@ -112,7 +114,7 @@ def _show(quiet: bool) -> AbstractContextManager[Progress]:
     return show_progress(quiet or not Ranks.from_env().is_main, prefix="")
 
 
-class _Figures(TrainerCallback):
+class RunFigures(TrainerCallback):
     """Shows the figures of steps and epochs."""
 
     def __init__(self, progress: Progress) -> None:
@@ -123,6 +125,9 @@ class _Figures(TrainerCallback):
         self.progress.note(
             f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  loss {step.loss:.3f}{right}"
         )
+
+    def on_validation_batch(self) -> None:
+        self.progress.note("validating")
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         self.progress.log(summary(epoch, is_best))
@@ -138,6 +143,7 @@ def summary(epoch: EpochEvent, is_best: bool) -> str:
 
 
 def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
+    from dla.cli.progress import clock
     from dla.training.estimate import estimate_run
 
     found = estimate_run(recipe, **options)

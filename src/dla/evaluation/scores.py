@@ -101,7 +101,7 @@ def log_probabilities(
         probabilities_bK = np.mean([classifier.probabilities(view) for view in views], 0)
         return np.log(np.maximum(probabilities_bK, TINY))  # type: ignore[no-any-return]
 
-    named = ((split.names[row], split.photos[row]) for row in rows_n)
+    named = ((split.names[row], split.photos[row]) for row in rows_n.tolist())
     progress.start("validating", len(rows_n))
     pipeline = replace(pipeline, at_once=classifier.engine.at_once)
     results = pipeline.results(named, reading.reader(classifier.preprocessing), compute, lambda p, row: (p, row))

@@ -23,7 +23,7 @@ from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, Prepa
 from dla.metrics.calibration import apply_temperature
 from dla.models.registry import PRE_LOGITS
 from dla.storage.files import errors_name
-from dla.types import DEFAULT_MODEL, Array
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import ModelConfig
 
 __all__ = [
@@ -243,6 +243,7 @@ def load(
     precision: PrecisionChoice = "fp32",
     threads: int | None = None,
     photos: int | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Classifier:
     """A network with everything it needs to classify photos.
 
@@ -259,6 +260,7 @@ def load(
         threads: those that compute; None is one a core.
         photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
             few seconds to measure which engine is fastest, and remembers it.
+        progress: told of the bytes that the hub sends.
 
     Raises:
         UnknownNameError: no network, file or engine is called so.
@@ -267,7 +269,8 @@ def load(
             or there is no int8 model.
         DamagedError: the weights are not what they should be.
     """
-    made, model = open_engine(source, EngineOptions(device, cache_dir, engine, precision, threads, photos))
+    options = EngineOptions(device, cache_dir, engine, precision, threads, photos)
+    made, model = open_engine(source, options, progress)
     names = class_names(model.config)
     return Classifier(made, model.preprocessing, names, model.config, model.origin, model.digest, model.notes)
 

@@ -11,6 +11,7 @@ from dla.engines.graph import Network
 from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_engine, installed, select_fastest
 from dla.errors import DamagedError, OnlyTorchError, UsageError
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
+from dla.types import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel
@@ -78,17 +79,17 @@ class EngineOptions:
         return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
 
 
-def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
-    """The engine that the options mean, with the network that `source` names.
+def open_engine(source: str, options: EngineOptions, progress: Progress = NO_PROGRESS) -> tuple[Engine, TracedModel]:
+    """The engine that the options mean, with the network that `source` names; `progress` is told of what is fetched.
 
     Raises:
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
         UnavailableError: int8, and the network has no int8 model.
     """
     if options.by_torch:
-        return _by_torch(source, options)
+        return _by_torch(source, options, progress)
     try:
-        network, model = open_traced(source, options.cache_dir)
+        network, model = open_traced(source, options.cache_dir, progress)
     except OnlyTorchError:
         if options.engine != "auto" or options.precision == "int8":
             raise
@@ -172,9 +173,9 @@ def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -
     return OpenvinoEngine(network, options.computed if quantized is None else "int8", options.threads, quantized, exact)
 
 
-def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
+def _by_torch(source: str, options: EngineOptions, progress: Progress = NO_PROGRESS) -> tuple[Engine, TracedModel]:
     from dla.engines.torch import TorchEngine
 
-    net, model = open_in_torch(source, options.cache_dir)
+    net, model = open_in_torch(source, options.cache_dir, progress)
     scale_shift = model.preprocessing.scale_shift()
     return TorchEngine(net, *scale_shift, options.device, options.computed, options.threads, options.photos), model

@@ -17,7 +17,7 @@ from dla.engines.graph import Network, OpGraph
 from dla.errors import OnlyTorchError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
-from dla.types import Array
+from dla.types import NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import CONFIG, WEIGHTS, ModelConfig, parse_config
 from dla.weights.spec import SAFE, resolve_source
 
@@ -65,7 +65,9 @@ class _Files:
         return cache.key_of(FORMAT, self.digest, hashlib.sha256(self.config).hexdigest())
 
 
-def open_traced(source: str, cache_dir: str | None = None) -> tuple[Network, TracedModel]:
+def open_traced(
+    source: str, cache_dir: str | None = None, progress: Progress = NO_PROGRESS
+) -> tuple[Network, TracedModel]:
     """The network that `source` names, for any engine.
 
     Raises:
@@ -73,11 +75,11 @@ def open_traced(source: str, cache_dir: str | None = None) -> tuple[Network, Tra
         OnlyTorchError: it has parts that no other engine knows.
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`.
     """
-    files = _files(source, cache_dir)
+    files = _files(source, cache_dir, progress)
     known = _remembered(files)
     if files is not None and known is not None:
         return _known(files, known)
-    net, model = open_in_torch(source, cache_dir)
+    net, model = open_in_torch(source, cache_dir, progress)
     graph = _trace(net, model.origin)
     state = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
     if files is not None and not model.notes and _covers(_plain_state(files), graph):
@@ -85,7 +87,9 @@ def open_traced(source: str, cache_dir: str | None = None) -> tuple[Network, Tra
     return Network(graph, state, *model.preprocessing.scale_shift(), model.digest), model
 
 
-def open_in_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, TracedModel]:
+def open_in_torch(
+    source: str, cache_dir: str | None = None, progress: Progress = NO_PROGRESS
+) -> tuple[DLA, TracedModel]:
     """The network in PyTorch, in evaluation mode.
 
     Raises:
@@ -93,7 +97,7 @@ def open_in_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, Trace
     """
     from dla.weights.load import load_model
 
-    opened = load_model(source, cache_dir=cache_dir)
+    opened = load_model(source, cache_dir=cache_dir, progress=progress)
     config = opened.config
     if config.in_chans != 3:
         raise UsageError(f"{opened.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
@@ -107,19 +111,19 @@ def open_in_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, Trace
 
 def shipped_ops(source: str) -> str:
     """What `OPS` has to hold beside the weights of `source`."""
-    files = _files(source, None)
+    files = _files(source, None, NO_PROGRESS)
     assert files is not None
     net, model = open_in_torch(source)
     return _to_text(files, _trace(net, model.origin), model.config)
 
 
-def _files(source: str, cache_dir: str | None) -> _Files | None:
+def _files(source: str, cache_dir: str | None, progress: Progress) -> _Files | None:
     """The files that `source` names; None where only PyTorch reads them, or says what is wrong with them."""
     found = resolve_source(source)
     if found.kind == "hub":
         from dla.weights import hub
 
-        fetched = hub.fetch(found.where, found.revision, cache_dir=cache_dir)
+        fetched = hub.fetch(found.where, found.revision, cache_dir=cache_dir, progress=progress)
         if not fetched.weights_path.name.endswith(SAFE):
             return None
         return _Files(f"{fetched.repo}@{fetched.commit}", fetched.config, fetched.weights)

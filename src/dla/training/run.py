@@ -116,7 +116,7 @@ def open_photos(recipe: Recipe, means: Runtime) -> Splits:
         CheckError: too many cannot.
     """
     splits = open_splits(recipe.photos, recipe.data, recipe.seed)
-    return without_unreadable(splits, recipe.data.max_unreadable, means.workers)
+    return without_unreadable(splits, recipe.data.max_unreadable, means.workers, means.progress)
 
 
 @dataclass(frozen=True)
@@ -138,16 +138,16 @@ class _Run:
 
     def photos(self) -> Splits:
         """The photos of the run: those it began with, or all that can be read at its beginning."""
-        say, photos, options = self.means.progress.log, self.recipe.photos, self.recipe.data
+        log, photos, options = self.means.progress.log, self.recipe.photos, self.recipe.data
         splits = self._opened() if self.ranks.is_main else None
         told = self.ranks.from_main(lambda: splits and splits_to_dict(splits, photos))
         if splits is None:
             return restore_splits(told or {}, photos, options)
         for note in splits.notes:
-            say(note)
+            log(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
         left = f"; {len(splits.unreadable):,} left out ({self.folder.path}/data.json)" if splits.unreadable else ""
-        say(f"data    {counts}{left}")
+        log(f"data    {counts}{left}")
         return splits
 
     def _opened(self) -> Splits:
@@ -228,6 +228,8 @@ class _RunCallback(TrainerCallback):
             self.checkpoint()
 
     def on_validation_batch(self) -> None:
+        if self.run.ranks.is_main:
+            self.callback.on_validation_batch()
         self.leave_if_asked()
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:

@@ -62,7 +62,7 @@ class ValidationSet:
         rows = ranks.share(np.arange(len(self.targets_N)))
 
         def prepare(row: int) -> PreparedInput:
-            return PreparedInput(str(row), (fit.preprocessing.pixels(self.images[int(row)]),))
+            return PreparedInput(str(row), (fit.preprocessing.pixels(self.images[row]),))
 
         def compute(pixels_NHW3: Array) -> Array:
             pause()
@@ -70,7 +70,7 @@ class ValidationSet:
             return folded(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
 
         pipeline = InputPipeline(self.batch_size, self.workers)
-        logits = list(pipeline.results(rows, prepare, compute, lambda _, logits_K: logits_K))
+        logits = list(pipeline.results(rows.tolist(), prepare, compute, lambda _, logits_K: logits_K))
         most = math.ceil(len(self.targets_N) / ranks.world)
         if math.ceil(most / self.batch_size) > math.ceil(len(rows) / self.batch_size):
             pause()  # as the ranks that have a batch more
