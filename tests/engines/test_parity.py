@@ -122,7 +122,7 @@ def test_features_at_every_node(block: str) -> None:
     model = lively(tiny(block, num_classes=0), damped=True)
     pixels = real_pixels(33, 47, 2)
     ours, engines = TorchEngine(model, *SCALE_SHIFT, "cpu"), list(others(model))
-    for at in ("level0", "level1", "level5", "pooled", *(node.name for node in nodes(model))):
+    for at in ("level0", "level1", "level5", "pre_logits", *(node.name for node in nodes(model))):
         expected = ours.features_at(at)(pixels)
         for engine in engines:
             found = engine.features_at(at)(pixels)
@@ -133,7 +133,7 @@ def test_features_at_every_node(block: str) -> None:
 def test_a_place_that_is_not_there() -> None:
     model = tiny().eval()
     for engine in (*others(model), TorchEngine(model, *SCALE_SHIFT, "cpu")):
-        with pytest.raises(UnknownNameError, match='no node of this network is called "level7".*level5, pooled'):
+        with pytest.raises(UnknownNameError, match='no node of this network is called "level7".*level5, pre_logits'):
             engine.features_at("level7")
 
 

@@ -121,9 +121,9 @@ def test_what_was_opened_before_is_told_alike(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_the_steps_that_come_along_are_those_of_the_weights(name: str) -> None:
-    """Stale? Run: python examples/steps.py"""
+    """Stale? Run: python tools/ops.py"""
     path = shipped(name) / OPS
-    assert path.read_text(encoding="utf-8") == shipped_ops(f"shipped:{name}"), "stale: run python examples/steps.py"
+    assert path.read_text(encoding="utf-8") == shipped_ops(f"shipped:{name}"), "stale: run python tools/ops.py"
     assert path.stat().st_size < 30_000  # the wheel grows by no more
 
 

@@ -112,10 +112,10 @@ def test_several_models_are_compared(desk: Path, capsys: pytest.CaptureFixture[s
     (compared,) = both["comparisons"]
     answers = [said_by_predict(desk / name, photos_of(desk / "val")) for name in ("one", "other")]
     one, other = (p.argmax(1) == t for p, t in answers)
-    assert (compared["one"], compared["other"]) == (str(desk / "one"), str(desk / "other"))
+    assert (compared["model_a"], compared["model_b"]) == (str(desk / "one"), str(desk / "other"))
     assert compared["top1"] == pytest.approx(one.mean() - other.mean(), abs=1e-12)
-    assert compared["only_one"] == (one & ~other).sum()
-    assert compared["only_other"] == (other & ~one).sum()
+    assert compared["only_a_correct"] == (one & ~other).sum()
+    assert compared["only_b_correct"] == (other & ~one).sum()
     assert compared["top1_interval"][0] <= compared["top1"] <= compared["top1_interval"][1]
 
 

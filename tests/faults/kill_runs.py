@@ -7,8 +7,8 @@ imported already. SIGKILL comes at a random moment: a third of them at any time 
 within a checkpoint's writing (there is one after every step), a third within the writing of best/. Then the same
 command runs again, to its end or, for --chain, to the next kill. A run ends the same when the weights, averages and
 optimizer of its last checkpoint, best/model.safetensors, best/config.json and metrics.jsonl (but for its times) are
-equal byte for byte. Settings take turns: threads or none, mixup and CutMix, an average, accumulation, AdamW, balanced
-sampling, drawn sizes, distillation, early stopping. Prints a line a run that differs, and the count; exit code 1 when
+equal byte for byte. Settings alternate: threads or none, mixup and CutMix, an average, accumulation, AdamW, balanced
+sampling, random sizes, distillation, early stopping. Prints a line a run that differs, and the count; exit code 1 when
 there is one.
 """
 

@@ -15,7 +15,7 @@ def test_there_are_twelve_released_networks_with_sources_and_figures() -> None:
     for r in released:
         assert r.hub_id == f"timm/{r.name}.in1k"
         assert r.origin.startswith("https://")
-        assert r.licence == ("unknown" if "res2" in r.name else "bsd-3-clause")
+        assert r.license == ("unknown" if "res2" in r.name else "bsd-3-clause")
         assert r.top1 is not None
         assert r.top5 is not None
         assert 60 < r.top1 < r.top5 < 100

@@ -13,6 +13,7 @@ from PIL import Image
 import dla
 from dla.images.preprocessing import Preprocessing
 from dla.images.random_crop import crop_generator, random_crop
+from dla.models.normalize import Normalize
 from dla.training.batches import TrainBatches
 from dla.training.distributed import Ranks
 from dla.training.recipe import AugmentConfig, InputConfig, LossConfig, OptimizerConfig, Recipe
@@ -110,8 +111,8 @@ def test_validation_sees_what_predict_sees(workers: int, monkeypatch: pytest.Mon
             return x_N3HW[:, :1, 0, 0]
 
     monkeypatch.setattr("dla.training.trainer.fuse_conv_bn", lambda network: network)
-    ones = torch.ones(3, 1, 1)
-    fit = SimpleNamespace(device=torch.device("cpu"), ranks=Ranks(), preprocessing=SEEN, scale=ones, shift=0 * ones)
+    unchanged = Normalize(np.ones(3, np.float32), np.zeros(3, np.float32))
+    fit = SimpleNamespace(device=torch.device("cpu"), ranks=Ranks(), preprocessing=SEEN, normalize=unchanged)
     images = [IMAGES[row] for row in (5, 40, 2)]
     pauses: list[int] = []
     found = ValidationSet(images, TARGETS[:3], 2, workers).logits(Seen(), fit, lambda: pauses.append(len(parts)))  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("--engine", default="auto", metavar="E", help="openvino, onnx, torch, or auto: the fastest one here, "
                 "see dla info MODEL --engines (default: auto)")  # fmt: skip
     parser.flag("--precision", choices=get_args(PrecisionChoice), default="fp32", help="bf16 (where the machine has "
-                "instructions for it) and int8 (where the network has such a form) are faster and a little different; "
+                "instructions for it) and int8 (where the network has such a model) are faster and a little different; "
                 "auto: int8 where it was checked on such a CPU, else fp32 (default: fp32)")  # fmt: skip
     parser.flag("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
     parser.flag("--workers", type=int, metavar="N", help="threads that read and resize photos (default: one a core)")

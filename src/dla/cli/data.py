@@ -63,4 +63,4 @@ def _check(words: list[str]) -> int:
     with show_progress(args.quiet) as progress:
         report = check_data(args.data, DataOptions(**columns), workers=args.workers, progress=progress)
     print(json.dumps(report.to_dict(), indent=1) if args.format == "json" else "\n".join(data_lines(report)))
-    return 0 if report.fit else 4
+    return 0 if report.passed else 4

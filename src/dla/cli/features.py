@@ -16,6 +16,7 @@ from dla.cli.common import (
 )
 from dla.cli.parser import Parser
 from dla.errors import UsageError
+from dla.models.registry import PRE_LOGITS
 
 DESCRIPTION = """\
 Write what the network holds of each photo at one place, as arrays: one row an input, in order, with its
@@ -30,7 +31,7 @@ EXAMPLE = """\
 def build_parser() -> Parser:
     parser = Parser("features", DESCRIPTION, EXAMPLE, "IMAGE... --output FILE [options]", config="--config")
     add_input_flags(parser)
-    parser.flag("--at", default="pooled", metavar="PLACE", help="pooled: what the classifier is given (default); "
+    parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits: what the classifier is given (default); "
                 "level0 to level5; or a node, see: dla info MODEL --nodes")  # fmt: skip
     parser.flag("-o", "--output", metavar="FILE", help="the file to write, .npz or .parquet")
     add_run_flags(parser)

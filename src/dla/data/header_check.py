@@ -42,18 +42,18 @@ def check_headers(split: Split, workers: int = 2, progress: Progress = NO_PROGRE
 def without_unreadable(
     splits: Splits, max_unreadable: float = 0.01, workers: int = 2, progress: Progress = NO_PROGRESS
 ) -> Splits:
-    """The splits without the photos that `check_headers` finds; these are in `left_out`, and told in `notes`.
+    """The splits without the photos that `check_headers` finds; these are in `unreadable`, and told in `notes`.
 
     Raises:
         CheckError: they are more than `max_unreadable` of a split (0 to 1), or all of it.
     """
     train, train_faults = _without(splits.train, max_unreadable, workers, progress)
     val, val_faults = _without(splits.val, max_unreadable, workers, progress)
-    left_out = (*train_faults, *val_faults)
+    unreadable = (*train_faults, *val_faults)
     notes = splits.notes
-    if left_out:
-        notes = (*notes, f"photos that cannot be read are left out ({len(left_out):,}): {_some(left_out)}")
-    return replace(splits, train=train, val=val, notes=notes, left_out=left_out)
+    if unreadable:
+        notes = (*notes, f"photos that cannot be read are left out ({len(unreadable):,}): {_some(unreadable)}")
+    return replace(splits, train=train, val=val, notes=notes, unreadable=unreadable)
 
 
 def _without(

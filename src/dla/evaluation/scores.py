@@ -103,7 +103,7 @@ def log_probabilities(
 
     named = ((split.names[row], split.photos[row]) for row in rows_n.tolist())
     progress.start("validating", len(rows_n))
-    pipeline = replace(pipeline, at_once=classifier.engine.at_once)
+    pipeline = replace(pipeline, max_concurrent=classifier.engine.max_concurrent)
     results = pipeline.results(named, reading.reader(classifier.preprocessing), compute, lambda p, row: (p, row))
     for i, (p, logs_K) in enumerate(results):
         if p.error is None:

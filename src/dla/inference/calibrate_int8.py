@@ -1,4 +1,4 @@
-"""The int8 form of a network: made from photos, and put through its gate before it is kept."""
+"""The int8 model of a network: made from photos, and put through its gate before it is kept."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """A form that passed its gate, and where it is kept; None where the disk does not let us."""
+    """An int8 model that passed its gate, and where it is kept; None where the disk does not let us."""
 
-    form: QuantizedModel
+    quantized: QuantizedModel
     gate: Gate
     kept: str | None
 
@@ -72,8 +72,8 @@ def make_quantized(
     """The network in int8, calibrated on some of `photos` and checked on others; kept for `dla predict`.
 
     The gate: with labels a loss of at most half a point of top-1, without at least 98 % of the first classes as in
-    fp32, on at least 500 photos that calibration did not see. Where it fails and there are labels, the form is made
-    again with the layers left in fp32 that int8 hurts. A form that passed on another kind of CPU is tried here before
+    fp32, on at least 500 photos that calibration did not see. Where it fails and there are labels, it is made
+    again with the layers left in fp32 that int8 hurts. A model that passed on another kind of CPU is tried here before
     another is made.
 
     Args:
@@ -97,13 +97,11 @@ def make_quantized(
     with suppress(DamagedError):  # what is made takes its place
         there = find_quantized(network, model)
     if there is not None and there.gates and there.passed_here is None:
-        progress.log(
-            f"int8: comparing the form that is kept with fp32 on {len(held_out):,} photos, on this kind of CPU"
-        )
+        progress.log(f"int8: comparing the stored model with fp32 on {len(held_out):,} photos, on this kind of CPU")
         gate = _gate(network, there, loop, held_out, seed)
         if gate.passed:
-            form = there.with_gate(gate)
-            return CalibrationResult(form, gate, store_quantized(form, model))
+            quantized = there.with_gate(gate)
+            return CalibrationResult(quantized, gate, store_quantized(quantized, model))
         progress.log(f"int8: {gate.sentence()}; making another")
     some = learned.take(np.arange(min(CALIBRATION, len(learned))))
     progress.log(f"int8: calibrating with {len(some):,} photos")
@@ -111,24 +109,24 @@ def make_quantized(
     if len(pixels) < LEAST_CALIBRATION:
         raise UsageError(f"only {len(pixels)} of the photos in {photos} can be read: at least {LEAST_CALIBRATION}")
     progress.log(f"int8: comparing with fp32 on {len(held_out):,} other photos")
-    form = quantize(network, pixels, progress)
-    gate = _gate(network, form, loop, held_out, seed)
+    quantized = quantize(network, pixels, progress)
+    gate = _gate(network, quantized, loop, held_out, seed)
     if not gate.passed and learned.targets_N is not None:
         progress.log(f"int8: {gate.sentence()}; making it again with the layers in fp32 that this hurts")
         pixels, seen = _pixels(loop, learned.take(np.arange(min(CARE, len(learned)))))
-        form = quantize_with_accuracy_control(network, pixels, learned.targets_N[seen], progress)
-        gate = _gate(network, form, loop, held_out, seed)
+        quantized = quantize_with_accuracy_control(network, pixels, learned.targets_N[seen], progress)
+        gate = _gate(network, quantized, loop, held_out, seed)
     if not gate.passed:
         allowed = (f"at most {100 * MAX_DROP:.1f} points" if gate.kind == "top1" else
                    f"at least {100 * AGREEMENT:.0f} %")  # fmt: skip
-        raise CheckError(f"the int8 form of {model.origin} did not pass: {gate.sentence()}. Allowed: {allowed}. "
+        raise CheckError(f"the int8 model of {model.origin} did not pass: {gate.sentence()}. Allowed: {allowed}. "
                          "Nothing is kept. Try more photos, like those it will see")  # fmt: skip
-    form = form.with_gate(gate)
-    return CalibrationResult(form, gate, store_quantized(form, model))
+    quantized = quantized.with_gate(gate)
+    return CalibrationResult(quantized, gate, store_quantized(quantized, model))
 
 
 def try_quantized(
-    form: QuantizedModel,
+    quantized: QuantizedModel,
     source: str,
     photos: str | os.PathLike[str],
     *,
@@ -137,7 +135,7 @@ def try_quantized(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> Gate:
-    """How good a form is on this CPU, on the photos that `calibrate` with the same arguments tries it on.
+    """How good an int8 model is on this CPU, on the photos that `calibrate` with the same arguments tries it on.
 
     Raises:
         UsageError: too few photos.
@@ -145,7 +143,7 @@ def try_quantized(
     """
     network, model = open_traced(source)
     _, held_out = _divided(os.fspath(photos), model, columns, seed)
-    return _gate(network, form, _PhotoLoop.of(model, workers, progress), held_out, seed)
+    return _gate(network, quantized, _PhotoLoop.of(model, workers, progress), held_out, seed)
 
 
 def _divided(photos: str, model: TracedModel, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:
@@ -218,9 +216,9 @@ def _pixels(loop: _PhotoLoop, photos: _Photos) -> tuple[list[Array], Array]:
     return [pixels for _, pixels in found], np.array([n for n, _ in found], np.int64)
 
 
-def _gate(network: Network, form: QuantizedModel, loop: _PhotoLoop, photos: _Photos, seed: int) -> Gate:
+def _gate(network: Network, quantized: QuantizedModel, loop: _PhotoLoop, photos: _Photos, seed: int) -> Gate:
     """Both precisions' first classes of the same pixels."""
-    engines = OpenvinoEngine(network), OpenvinoEngine(network, "int8", form=form.model())
+    engines = OpenvinoEngine(network), OpenvinoEngine(network, "int8", quantized=quantized.model())
 
     def first(pixels_NHW3: Array) -> Iterable[tuple[int, int]]:
         return zip(*(engine.probabilities(pixels_NHW3).argmax(1) for engine in engines), strict=True)

@@ -21,6 +21,7 @@ from dla.images.preprocessing import Preprocessing
 from dla.inference.open_engine import EngineOptions, open_engine
 from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
 from dla.metrics.calibration import apply_temperature
+from dla.models.registry import PRE_LOGITS
 from dla.storage.files import errors_name
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import ModelConfig
@@ -154,7 +155,7 @@ class Classifier:
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         reader = PhotoReader((self.preprocessing,), options, strict, None if folder is None else thumbnail_for_chart)
-        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.at_once)
+        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.max_concurrent)
 
         def record(p: PreparedInput, probabilities_K: Array | None) -> Prediction:
             if probabilities_K is None:
@@ -169,13 +170,13 @@ class Classifier:
         return pipeline.of_photos(images, reader, self.probabilities, record)
 
     @overload
-    def features(self, images: str | os.PathLike[str] | bytes, at: str = "pooled", **options: Any) -> Features: ...
+    def features(self, images: str | os.PathLike[str] | bytes, at: str = PRE_LOGITS, **options: Any) -> Features: ...
     @overload
-    def features(self, images: Iterable[PhotoInput], at: str = "pooled", **options: Any) -> Iterator[Features]: ...
+    def features(self, images: Iterable[PhotoInput], at: str = PRE_LOGITS, **options: Any) -> Iterator[Features]: ...
     def features(  # type: ignore[misc]
         self,
         images: PhotoInput | Iterable[PhotoInput],
-        at: str = "pooled",
+        at: str = PRE_LOGITS,
         *,
         batch_size: int = 8,
         workers: int = 2,
@@ -187,7 +188,7 @@ class Classifier:
 
         Args:
             images: as in `predict`: one input gives one `Features`, several a generator of them.
-            at: "pooled", what the classifier is given, (C,); "level0" to "level5", a map (C, H, W); or a node, tree
+            at: "pre_logits", what the classifier is given, (C,); "level0" to "level5", a map (C, H, W); or a node, tree
                 or block by its name, such as "level4.tree1", a map too (`dla info MODEL --nodes` lists the nodes).
 
         The other arguments and errors are `predict`'s; and
@@ -198,14 +199,14 @@ class Classifier:
         at_place = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         reader = PhotoReader((self.preprocessing,), options, strict)
-        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.at_once)
+        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.max_concurrent)
 
         def record(p: PreparedInput, values: Array | None) -> Features:
             return Features(p.name, values, p.error, p.truncated)
 
         return pipeline.of_photos(images, reader, at_place, record)
 
-    def features_shape(self, at: str = "pooled") -> tuple[int, ...]:
+    def features_shape(self, at: str = PRE_LOGITS) -> tuple[int, ...]:
         """The shape of each photo's features at a place: (C,) or (C, H, W).
 
         Raises:
@@ -253,8 +254,8 @@ def load(
         cache_dir: where files from the hub are kept, in place of its usual cache.
         engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the fastest one here, as
             far as that was measured for this network, and OpenVINO where it was not.
-        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where the network has such a form
-            (`dla export` makes one): faster, and a little different; "auto" is int8 where that was checked on a CPU
+        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where there is such a model
+            (`dla export` makes it): faster, and a little different; "auto" is int8 where that was checked on a CPU
             with these instructions, else fp32.
         threads: those that compute; None is one a core.
         photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
@@ -265,7 +266,7 @@ def load(
         UnknownNameError: no network, file or engine is called so.
         UsageError: the network takes another number of channels than a photo has, or the options cannot be met.
         UnavailableError: the weights cannot be had; the message says where it looked. Or the engine is not installed,
-            or there is no int8 form.
+            or there is no int8 model.
         DamagedError: the weights are not what they should be.
     """
     options = EngineOptions(device, cache_dir, engine, precision, threads, photos)

@@ -21,12 +21,12 @@ __all__ = ["EngineChoice", "EngineOptions", "open_engine", "time_engines"]
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What was timed, and which engine `auto` takes for one photo and for many. `missing` are not installed."""
+    """What was timed, which engine `auto` takes for one photo and for many, and the engines that are not installed."""
 
     timings: tuple[EngineTiming, ...]
-    for_one: str
-    for_many: str
-    missing: tuple[str, ...] = ()
+    best_for_one: str
+    best_for_many: str
+    not_installed: tuple[str, ...] = ()
 
 
 MOST_THREADS = 1024
@@ -66,7 +66,7 @@ class EngineOptions:
 
     @property
     def computed(self) -> Precision:
-        """What engines compute in that have no form of reduced precision."""
+        """What engines compute in that have no int8 model."""
         return "fp32" if self.precision == "auto" else self.precision
 
     @property
@@ -84,7 +84,7 @@ def open_engine(source: str, options: EngineOptions, progress: Progress = NO_PRO
 
     Raises:
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
-        UnavailableError: int8, and the network has no such form.
+        UnavailableError: int8, and the network has no int8 model.
     """
     if options.by_torch:
         return _by_torch(source, options, progress)
@@ -95,13 +95,13 @@ def open_engine(source: str, options: EngineOptions, progress: Progress = NO_PRO
             raise
         return _by_torch(source, options)
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
-        form = _form(network, model, options)
-        if options.precision == "int8" and form is None:
+        quantized = _quantized(network, model, options)
+        if options.precision == "int8" and quantized is None:
             from dla.inference.int8_store import not_quantized_error
 
             raise not_quantized_error(source)
-        if form is not None and (options.precision == "int8" or form.passed_here):
-            return _openvino(network, options, form.model()), model
+        if quantized is not None and (options.precision == "int8" or quantized.passed_here):
+            return _openvino(network, options, quantized.model()), model
     if options.engine != "auto":
         return _make(options.engine, source, network, options), model
     if options.computed != "fp32":
@@ -109,7 +109,7 @@ def open_engine(source: str, options: EngineOptions, progress: Progress = NO_PRO
     return _fastest(source, network, model, options), model
 
 
-def _form(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
+def _quantized(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
     from dla.inference.int8_store import find_quantized
 
     try:
@@ -125,10 +125,12 @@ def time_engines(source: str) -> EngineChoice:
     one, many = EngineOptions(photos=1), EngineOptions()
     network, model = open_traced(source)
     timings = _stopwatch(source, network, model, many).run()
-    for_one, for_many = (
+    best_for_one, best_for_many = (
         "torch" if options.by_torch else select_fastest(timings, options.photos).engine for options in (one, many)
     )
-    return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
+    return EngineChoice(
+        timings, best_for_one, best_for_many, tuple(name for name in ENGINES if name not in installed())
+    )
 
 
 def _stopwatch(source: str, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
@@ -164,11 +166,11 @@ def _make(name: str, source: str, network: Network, options: EngineOptions) -> E
     return _openvino(network, options)
 
 
-def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Engine:
+def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -> Engine:
     from dla.engines.openvino import OpenvinoEngine
 
-    exact = options.precision == "auto"  # features, which no form has
-    return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form, exact)
+    exact = options.precision == "auto"  # features, which no int8 model has
+    return OpenvinoEngine(network, options.computed if quantized is None else "int8", options.threads, quantized, exact)
 
 
 def _by_torch(source: str, options: EngineOptions, progress: Progress = NO_PROGRESS) -> tuple[Engine, TracedModel]:

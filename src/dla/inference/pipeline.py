@@ -85,7 +85,7 @@ class InputPipeline:
 
     batch_size: inputs that the network takes at once; of several numbers each has its turn.
     workers: threads that prepare inputs; 0 does it in the caller's thread.
-    at_once: batches that are answered at the same time, by threads. More than 1 is for inputs that never raise.
+    max_concurrent: batches that are answered at the same time, by threads. More than 1 is for inputs that never raise.
 
     Raises:
         UsageError: no inputs at once, or fewer than no workers.
@@ -93,7 +93,7 @@ class InputPipeline:
 
     batch_size: int | tuple[int, ...] = 8
     workers: int = 2
-    at_once: int = 1
+    max_concurrent: int = 1
 
     def __post_init__(self) -> None:
         if min(self._sizes) < 1 or self.workers < 0:
@@ -120,11 +120,13 @@ class InputPipeline:
         """
         prepared = run_ahead(prepare, items, self.workers, max(self._sizes) + 2 * self.workers)
         batches = in_batches(prepared, cycle(self._sizes), lambda p: p.error is None)
-        if self.at_once < 2 or not self.workers:
+        if self.max_concurrent < 2 or not self.workers:
             for batch in batches:
                 yield from _answer(batch, compute, record)
             return
-        answers = run_ahead(lambda batch: list(_answer(batch, compute, record)), batches, self.at_once, self.at_once)
+        answers = run_ahead(
+            lambda batch: list(_answer(batch, compute, record)), batches, self.max_concurrent, self.max_concurrent
+        )
         for results in answers:
             yield from results
 

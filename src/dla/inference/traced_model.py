@@ -1,7 +1,7 @@
 """A model's files as what engines are made from, without torch where the very same files were opened before.
 
-Opening is strict, and PyTorch does it. What it finds, the network's steps and its config, is remembered by the SHA-256
-of the files. Networks that come along carry theirs beside their weights.
+Opening is strict, and PyTorch does it. What it finds, the network's operations and its config, is remembered by the
+SHA-256 of the files. Bundled networks carry theirs beside their weights.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["OPS", "TracedModel", "open_in_torch", "open_traced", "shipped_ops"]
 
 
-OPS = "steps.json"  # beside the weights of a network that comes along
-KIND, FORMAT = "steps", "1"
+OPS = "ops.json"  # beside the weights of a network that comes along
+KIND, FORMAT = "ops", "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class TracedModel:
 
 @dataclass(frozen=True)
 class _Files:
-    """A model folder's files, unread by PyTorch; `steps` is where those of a network that comes along stand."""
+    """A model folder's files, unread by PyTorch; `ops` is where the operations of a bundled network are."""
 
     origin: str
     config: bytes
     weights: bytes
     folder: Path | None = None
-    steps: Path | None = None
+    ops: Path | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -141,8 +141,8 @@ def _remembered(files: _Files | None) -> str | None:
     """What was found in the same files before."""
     if files is None:
         return None
-    if files.steps is not None and files.steps.is_file():
-        text = files.steps.read_text(encoding="utf-8")
+    if files.ops is not None and files.ops.is_file():
+        text = files.ops.read_text(encoding="utf-8")
         if json.loads(text)["key"] == files.key:
             return text
     data = cache.read(KIND, files.key)
@@ -184,5 +184,5 @@ def _plain_state(files: _Files) -> dict[str, Array]:
 
 def _covers(state: dict[str, Array], graph: OpGraph) -> bool:
     """Whether the tensors stand in the file under the network's own names."""
-    layers = (step.settings["layer"] for step in graph.steps if step.op == "conv")
+    layers = (op.attributes["layer"] for op in graph.ops if op.op_type == "conv")
     return all(f"{layer}.weight" in state for layer in layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from dla.data.photo_cache import Cache
+from dla.drawing.shapes import to_png
 from dla.engines.cpu import peak_memory
-from dla.errors import DlaError, UnavailableError
-from dla.storage.files import errors_name
+from dla.errors import DlaError
+from dla.html_report.charts import Series, line_chart
+from dla.storage.files import write_file
 from dla.training.batches import Batch, TrainBatches
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
@@ -22,7 +24,7 @@ from dla.training.run import open_photos
 from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
 from dla.types import NO_PROGRESS, Progress
 
-__all__ = ["RateSweep", "RunEstimate", "check_can_draw", "draw_rates", "estimate_run", "find_learning_rate"]
+__all__ = ["RateSweep", "RunEstimate", "draw_rates", "estimate_run", "find_learning_rate"]
 
 
 STEPS, VAL_BATCHES = 3, 2
@@ -153,9 +155,7 @@ def find_learning_rate(
 
     Raises:
         DlaError: the loss grew at once.
-        UnavailableError: matplotlib is missing.
     """
-    check_can_draw()
     recipe = with_data(recipe, None)
     check_apart(picture.parent, recipe)
     means = Runtime.named(workers, device, cache, progress)
@@ -177,7 +177,7 @@ def find_learning_rate(
             if smoothed(losses)[-1] > TOO_MUCH * min(smoothed(losses)):
                 break
     curve = RateSweep(tuple(rates), tuple(smoothed(losses)), suggest_rate(rates, smoothed(losses)))
-    draw_rates(curve.rates, curve.losses, curve.proposed, picture)
+    draw_rates(curve, picture)
     return curve
 
 
@@ -210,33 +210,14 @@ def suggest_rate(rates: list[float], losses: list[float]) -> float:
     return round(rate, digits)
 
 
-def check_can_draw() -> None:
-    """See that curves can be drawn, before anything long.
-
-    Raises:
-        UnavailableError: matplotlib is missing.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UnavailableError("the curve is drawn by matplotlib, which is missing: pip install 'dla[train]'") from None
-
-
-def draw_rates(rates: Sequence[float], losses: Sequence[float], proposed: float, path: Path) -> None:
-    """Losses over learning rates (logarithmic), with a line at the proposed one."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.plot(rates, losses, color="#1f5fa8")
-    axes.axvline(proposed, color="#c8501e", linestyle="--", label=f"proposed: {proposed:g}")
-    axes.set_xscale("log")
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss, running mean")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+def draw_rates(sweep: RateSweep, path: Path) -> None:
+    """Draw the losses over the learning rates (logarithmic), with a line at the proposed one, into a PNG."""
+    page = line_chart(
+        [Series("loss, running mean", sweep.rates, sweep.losses)],
+        "learning rate",
+        log_x=True,
+        mark=(f"proposed: {sweep.proposed:g}", sweep.proposed),
+    )
+    assert page is not None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with errors_name(path):
-        figure.savefig(path)
+    write_file(path, to_png(page))

@@ -29,7 +29,7 @@ class EpochEvent:
     """What one pass over the training photos came to: a line of `metrics.jsonl` (docs/train.md).
 
     `epoch` counts from 1, `step` over the whole run. Accuracies (0 to 1) and `val_loss` are of the weights as they
-    would be stored. `waiting` is the share of the time in which the loop waited for photos.
+    would be stored. `data_wait` is the share of the time in which the loop waited for photos.
     """
 
     epoch: int
@@ -41,7 +41,7 @@ class EpochEvent:
     val_loss: float
     seconds: float
     photos_per_second: float
-    waiting: float
+    data_wait: float
 
 
 class TrainerCallback:

@@ -146,7 +146,7 @@ class _Run:
         for note in splits.notes:
             log(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
-        left = f"; {len(splits.left_out):,} left out ({self.folder.path}/data.json)" if splits.left_out else ""
+        left = f"; {len(splits.unreadable):,} left out ({self.folder.path}/data.json)" if splits.unreadable else ""
         log(f"data    {counts}{left}")
         return splits
 
@@ -285,8 +285,8 @@ def _summary(splits: Splits) -> dict[str, Any]:
         "train": len(splits.train),
         "val": len(splits.val),
         "classes": len(splits.train.class_ids),
-        "how": splits.how,
-        "left_out": len(splits.left_out),
+        "split_method": splits.split_method,
+        "unreadable": len(splits.unreadable),
     }
 
 

@@ -20,6 +20,7 @@ from dla.inference.pipeline import InputPipeline, PreparedInput
 from dla.metrics.classification import sample_results
 from dla.models.dla import DLA
 from dla.models.fuse import fuse_conv_bn
+from dla.models.normalize import Normalize
 from dla.training.augment import BatchAugment
 from dla.training.batches import Batch, ImageReader, TrainBatches
 from dla.training.distributed import Ranks
@@ -65,8 +66,8 @@ class ValidationSet:
 
         def compute(pixels_NHW3: Array) -> Array:
             pause()
-            x_N3HW = torch.from_numpy(pixels_NHW3).to(device).permute(0, 3, 1, 2).float()
-            return folded(x_N3HW.mul_(fit.scale).add_(fit.shift)).cpu().numpy()  # type: ignore[no-any-return]
+            x_N3HW = fit.normalize(torch.from_numpy(pixels_NHW3).to(device))
+            return folded(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
 
         pipeline = InputPipeline(self.batch_size, self.workers)
         logits = list(pipeline.results(rows.tolist(), prepare, compute, lambda _, logits_K: logits_K))
@@ -120,9 +121,7 @@ class Trainer:
         weights_K = balanced_weights(torch.from_numpy(targets_N), start.config.num_classes).to(device)
         balanced = recipe.loss.class_weights == "balanced"
         self.criterion = Criterion(recipe.loss, recipe.distill, weights_K if balanced else None)
-        self.scale, self.shift = (
-            torch.from_numpy(a).to(device)[:, None, None] for a in self.preprocessing.scale_shift()
-        )
+        self.normalize = Normalize(*self.preprocessing.scale_shift()).to(device)
         train_mode(self.network, recipe.freeze)
         self.parallel = DistributedDataParallel(self.network) if ranks.world > 1 else None
         self.forward: Callable[[Tensor], Tensor] = self.parallel or self.network
@@ -184,7 +183,7 @@ class Trainer:
                 val_loss=float(outcome.loss_N.mean()),
                 seconds=seconds,
                 photos_per_second=photos / seconds,
-                waiting=clock.waited / seconds,
+                data_wait=clock.waited / seconds,
             )
             is_best = self._count(epoch)
             callback.on_epoch(epoch, is_best)
@@ -263,7 +262,7 @@ class Trainer:
         teacher_NK = None
         if self.teacher is not None:
             teacher_NK = (self.teacher(pixels, batch.rows_N) / self.recipe.distill.temperature).softmax(1)
-        x_N3HW = pixels.mul_(self.scale).add_(self.shift).contiguous(memory_format=self.layout)
+        x_N3HW = self.normalize.normalize_(pixels).contiguous(memory_format=self.layout)
         if mix is None:
             return x_N3HW, Labels(targets_N, teacher_NK=teacher_NK)
         if teacher_NK is not None and not self.teacher.sees_mixed:  # type: ignore[union-attr]
@@ -272,8 +271,7 @@ class Trainer:
 
     def pixels(self, x_N3HW: Tensor) -> Array:
         """What `prepare` made, as uint8 pictures (N, H, W, 3)."""
-        pixels = x_N3HW.sub(self.shift).div(self.scale).round().clamp(0, 255).byte()
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return self.normalize.pixels(x_N3HW).cpu().numpy()
 
     def _broken(self, what: str, value: float) -> DlaError:
         return DlaError(f"the {what} is {value} at epoch {self.at.epoch + 1}, step {self.at.step + 1}. {self._way_out}")

@@ -47,7 +47,7 @@ _PREPROCESSING = (
     "first_conv", "classifier",
 )  # fmt: skip
 # What stays true of a model whose classifier was replaced.
-_OF_THE_BODY = ("task", "preprocessing", "licence")
+_OF_THE_BODY = ("task", "preprocessing", "license")
 
 
 @dataclass(frozen=True, slots=True)
