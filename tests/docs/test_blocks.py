@@ -56,6 +56,7 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if any(language in RUNNING for language, _ in blocks(p))],
                          ids=lambda p: p.stem)  # fmt: skip
 def test_every_block_runs(page: Path, hub: hub_server.Hub, desk: Path) -> None:
