@@ -8,6 +8,9 @@ TORCH = $(shell grep '^torch==' constraints.txt) --extra-index-url https://downl
 demo: .venv/demo
 	.venv/bin/python examples/demo.py build/demo
 
+quick: .venv/dev
+	.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
+
 test: .venv/dev
 	.venv/bin/python -m pytest -q -n auto --dist loadfile
 
