@@ -24,8 +24,8 @@ RUNNING = ("python", "bash")
 KNOWN = {*RUNNING, "json", "bibtex", ""}
 OTHERS = {  # options of pip, torchrun, Slurm, and of the scripts in benchmarks/
     "--again", "--cpus-per-task", "--gpus-per-node", "--index-url", "--job-name", "--max-restarts", "--memory",
-    "--nnodes", "--nproc-per-node", "--ntasks-per-node", "--open-mode", "--rdzv-backend", "--rdzv-endpoint",
-    "--rdzv-id", "--requeue", "--signal", "--time",
+    "--nnodes", "--nproc-per-node", "--ntasks-per-node", "--only", "--open-mode", "--rdzv-backend",
+    "--rdzv-endpoint", "--rdzv-id", "--rehearse", "--requeue", "--signal", "--time",
 }  # fmt: skip
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 
