@@ -3,13 +3,20 @@ PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH = $(shell grep '^torch==' constraints.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test check
+.PHONY: demo test quick check
 
 demo: .venv/demo
 	.venv/bin/python examples/demo.py build/demo
 
+quick: .venv/dev
+	.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
+
 test: .venv/dev
 	.venv/bin/python -m pytest -q -n auto --dist loadfile
+
+# What takes no longer than a minute or so; `test` runs the rest too.
+quick: .venv/dev
+	.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
 check: .venv/dev
 	.venv/bin/ruff format --check .

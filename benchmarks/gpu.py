@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 sys.path.insert(0, str(Path(__file__).parent))
 PARTS = {"correctness": 120.0, "inference": 180.0, "training": 180.0}
 NO_GPU = "no NVIDIA GPU that PyTorch can use is here: nothing is measured (--rehearse runs what needs none)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 import time
@@ -31,7 +32,7 @@ def _parity(here: Here, name: str) -> dict[str, dict[str, float]]:
     for kind, dtype in TYPES.items():
         if here.rehearsal and kind == "bf16":
             continue
-        ours, theirs = (net.to(here.device, dtype).eval() for net in pair(name))
+        ours, theirs = (copy.deepcopy(net).to(here.device, dtype) for net in pair(name))
         x = torch.randn(2, 3, h, w, generator=torch.Generator().manual_seed(1)).to(here.device, dtype)
         found[kind] = differences(ours, theirs, x)
     return found

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,16 @@ class _Networks:
     """One network of timm's and ours, and ours as `dla.load` has it, in every type and layout that is asked for."""
 
     def __init__(self, here: Here, name: str, side: int) -> None:
-        self.here, self.side = here, side
-        ours, theirs = pair(name)
-        self.nets = {"timm": theirs.eval(), "dla": ours.eval()}
-        self.folder = model_folder(ours, name, side, here.room / name)
-        self.flops = flops(ours, side)
+        self.here, self.name, self.side = here, name, side
         self.cast: dict[Any, dict[str, nn.Module]] = {}
+
+    @cached_property
+    def flops(self) -> int:
+        return flops(pair(self.name)[0], self.side)
+
+    @cached_property
+    def folder(self) -> Path:
+        return model_folder(pair(self.name)[0], self.name, self.side, self.here.room / self.name)
 
     def clear(self) -> None:
         self.cast.clear()
@@ -108,7 +112,8 @@ class _Networks:
         if (key := (precision, layout)) not in self.cast:
             self.clear()
             how = {"device": self.here.device, "dtype": TYPES[precision], "memory_format": layout}
-            arms = {arm: copy.deepcopy(net).to(**how) for arm, net in self.nets.items()}
+            ours, theirs = (copy.deepcopy(net).to(**how) for net in pair(self.name))
+            arms = {"timm": theirs, "dla": ours}
             if layout is torch.channels_last:  # as dla.load lays it out, batch-norm folded
                 arms["dla.load's"] = self.load(precision).engine.network
             self.cast[key] = arms

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from support.oracle import differences, randomise, timm
 __all__ = ["captured", "differences", "flops", "model_folder", "pair", "timm"]
 
 
+@lru_cache(maxsize=1)
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """Ours and timm's, equal weights and batch-norm statistics that are neither 0 nor 1."""
+    """Ours and timm's to be copied: on the CPU, in evaluation form, with equal weights and drawn statistics."""
     torch.manual_seed(0)
     ours, theirs = dla.create_model(name), timm.create_model(name, pretrained=False)
     randomise(theirs)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    return ours, theirs
+    return ours.eval(), theirs.eval()
 
 
 def model_folder(ours: nn.Module, name: str, side: int, folder: Path) -> Path:
@@ -42,7 +44,7 @@ def model_folder(ours: nn.Module, name: str, side: int, folder: Path) -> Path:
 
 
 def flops(network: nn.Module, side: int) -> int:
-    """Of one photo; a multiplication and an addition are two."""
+    """Of one photo, in evaluation form; a multiplication and an addition are two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     like = next(network.parameters())

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ends import differing, ended_in
 from gpu_networks import flops, pair
 from gpu_record import Child, Here, Record, SkippedError, compared, in_turns, numbers
 from PIL import Image
 from torch import nn
+
+from support.ends import differing, ended_in
 
 MODELS = ("dla34", "dla60")
 SIDE, BATCH = 224, 64
@@ -47,13 +48,12 @@ def training(here: Here, record: Record, models: tuple[str, ...]) -> None:
 def _steps(here: Here, record: Record, models: tuple[str, ...]) -> None:
     batch, side = (2, 64) if here.rehearsal else (BATCH, SIDE)
     for name in models:
-        nets = pair(name)
         for setting in SETTINGS:
             record.row(f"{name}, a step, {setting}, batch {batch}",
-                       partial(_step_row, here, nets, setting, batch, side), needs=8)  # fmt: skip
+                       partial(_step_row, here, name, setting, batch, side), needs=8)  # fmt: skip
         for setting in ("fp32", "bf16 autocast, channels_last"):
             record.row(f"{name}, peak memory, {setting}, batch {batch}",
-                       partial(_memory_row, here, nets, setting, batch, side), needs=6)  # fmt: skip
+                       partial(_memory_row, here, name, setting, batch, side), needs=6)  # fmt: skip
 
 
 class _Stepper:
@@ -84,25 +84,25 @@ def _check(here: Here, setting: str) -> None:
         raise SkippedError("needs a GPU")
 
 
-def _step_row(here: Here, nets: tuple[nn.Module, nn.Module], setting: str, batch: int, side: int) -> dict[str, Any]:
+def _step_row(here: Here, name: str, setting: str, batch: int, side: int) -> dict[str, Any]:
     """Steps of both, and of ours with cuDNN's repeatable algorithms, as `dla train` has it. TF32 is off."""
     _check(here, setting)
-    ours, theirs = nets
+    ours, theirs = pair(name)
     arms = {arm: _Stepper(here, net, setting, batch, side)
             for arm, net in (("timm", theirs), ("dla", ours), ("dla, repeatable", ours))}  # fmt: skip
     arms["dla, repeatable"].repeatable = True
     losses = {arm: float(step()) for arm, step in arms.items()}
     times = in_turns(here, dict(arms), TURN_S, ROUNDS)
-    work = 3 * flops(ours.eval(), side) * batch
+    work = 3 * flops(ours, side) * batch
     rates = {arm: round(work / statistics.median(each) / 1e12, 3) for arm, each in times.items()}
     return compared(times) | {"first loss": losses, "tflops": rates}
 
 
-def _memory_row(here: Here, nets: tuple[nn.Module, nn.Module], setting: str, batch: int, side: int) -> dict[str, Any]:
+def _memory_row(here: Here, name: str, setting: str, batch: int, side: int) -> dict[str, Any]:
     """The most that a step holds beyond weights, gradients, momentum and the batch (MiB), and what saving costs."""
     if here.rehearsal:
         raise SkippedError("needs a GPU")
-    ours, theirs = nets
+    ours, theirs = pair(name)
     saving = copy.deepcopy(ours)
     saving.set_grad_checkpointing()
     peaks, seconds = {}, {}

@@ -78,11 +78,13 @@ class ReadOptions:
 
     exif: turn photos upright as their EXIF block says, or leave them as stored.
     max_pixels: larger photos are refused by their header, before memory is taken.
+    max_bytes: larger files are refused before they are read.
     allow_truncated: give what is there of a file that ends early.
     """
 
     exif: Literal["apply", "ignore"] = "apply"
     max_pixels: int = 179_000_000
+    max_bytes: int = 600_000_000
     allow_truncated: bool = field(default=False, metadata=described("use what is there of files that end early"))
 
 
@@ -125,7 +127,7 @@ class EngineOptions(_Checked):
     precision: PrecisionChoice = field(
         default="fp32",
         metadata=described(
-            "bf16 (where the machine has instructions for it) and int8 (where the network has such a form) are faster "
+            "bf16 (where the machine has instructions for it) and int8 (where the network has such a model) are faster "
             "and a little different; auto: int8 where it was checked on such a CPU, else fp32"
         ),
     )

@@ -117,7 +117,7 @@ def test_checkpointing_gives_the_same_gradients_with_less_memory() -> None:
     for saving in (False, True):
         net = network("dla34").cuda()
         net.set_grad_checkpointing(saving)
-        x = images(8, 128, 128).cuda()
+        x = images(16, 160, 160).cuda()
         torch.cuda.reset_peak_memory_stats()
         floor = torch.cuda.memory_allocated()
         found.append(step(net, x))

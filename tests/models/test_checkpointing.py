@@ -22,6 +22,8 @@ from dla.models.tree import Node
 from support.oracle import differences, randomise, timm
 from support.tiny import CHANNELS, LEVELS, tiny
 
+pytestmark = pytest.mark.slow
+
 X_N3HW = torch.randn(3, 3, 40, 64, generator=torch.Generator().manual_seed(3))
 
 

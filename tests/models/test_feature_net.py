@@ -98,6 +98,7 @@ def test_checkpointing_gives_the_same_bits(options: dict[str, Any]) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_a_usual_module(net: DLA, kind: str) -> None:
     features = features_of(net, kind, out_indices=(2, 3))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dla.models.dla import DLA
 from dla.models.feature_net import FeatureNet
-from dla.models.nodes import cut_at
+from dla.models.nodes import truncate
 from dla.models.tree import sum_nodes
 from support.oracle import randomise
 
@@ -107,7 +107,7 @@ def test_feature_networks(kind: str) -> None:
 
 
 def test_a_network_cut_at_a_node() -> None:
-    net = cut_at(small("bottle2neck").eval(), "level4.tree1")
+    net = truncate(small("bottle2neck").eval(), "level4.tree1")
     assert torch.equal(script(net)(X_N3HW), net(X_N3HW))
 
 

@@ -11,7 +11,7 @@ from dla.text_table import text_table
 
 DESCRIPTION = """\
 Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine
-was fastest. It is made again when it is needed. int8 forms, which took photos of yours to make, are kept
+was fastest. It is made again when it is needed. int8 models, which took photos of yours to make, are kept
 there too, and stay. Weights from the hub are not among it; dla models lists them."""
 
 EXAMPLE = """\
@@ -29,7 +29,7 @@ KINDS = {
 
 def run(argv: list[str]) -> int:
     parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
-    parser.flag("--clear", action="store_true", help="remove it, but for int8 forms")
+    parser.flag("--clear", action="store_true", help="remove it, but for int8 models")
     parser.output_format()
     args = parser.read(argv)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
-from dla.cli.common import log
+from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.options import ExportOptions, TargetName
@@ -29,7 +29,7 @@ Photos of any size go in as uint8 RGB, probabilities come out. DIR also gets use
 photo without dla, and a report: the file is kept only if it answers as PyTorch does.
 
 Exit code 2: DIR is not empty; 3: MODEL or a package cannot be had; 4: the file answers otherwise, or
-the int8 form is too much worse than fp32."""
+the int8 model is too much worse than fp32."""
 
 EXAMPLE = """\
   dla export runs/mine/best -o out/ --to onnx
@@ -46,8 +46,8 @@ def build_parser() -> Parser:
     parser.flag("--no-preprocessing", action="store_true", help="have the file take pixels as the network sees them, "
                 "resized and cropped")  # fmt: skip
     parser.options(ExportOptions, precision=None)
-    parser.flag("--calibrate", metavar="DATA", help="make the int8 form from these photos and check it on others; 550 "
-                "or more, labels if there are any (default: the form that is kept)")  # fmt: skip
+    parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos and check it on others; 550 "
+                "or more, labels if there are any (default: the stored int8 model)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="compare the answers on these photos (default: some that come along)")
     parser.flag("-q", "--quiet", action="store_true", help="no progress")
     return parser
@@ -62,18 +62,17 @@ def run(argv: list[str]) -> int:
 
     from dla.exporting.export import export
 
-    watch: dict[str, Any] = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}
-    made = export(
-        args.model,
-        args.output,
-        args.to,
-        preprocessing=not args.no_preprocessing,
-        precision=args.precision,
-        calibrate=args.calibrate,
-        photos=args.photos,
-        say=lambda sentence: log(args, f"dla: {sentence}"),
-        **watch,
-    )
+    with show_progress(args.quiet) as progress:
+        made = export(
+            args.model,
+            args.output,
+            args.to,
+            preprocessing=not args.no_preprocessing,
+            precision=args.precision,
+            calibrate=args.calibrate,
+            photos=args.photos,
+            progress=progress,
+        )
     if made.report.unreadable:
         print(f"dla: {made.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
     print("\n".join(_lines(made)))
@@ -82,17 +81,11 @@ def run(argv: list[str]) -> int:
 
 def _lines(made: Exported) -> Iterator[str]:
     report, script = made.report, made.folder / "use.py"
-    flips = report.photo_flips or ()
-    batches = ", ".join(map(str, report.batches))
-    compared = (f"compared on {report.pictures} pictures at batch {batches}: same first class for "
-                f"{report.pictures - len(flips)}, largest difference {report.largest_difference:.0e}")  # fmt: skip
+    disagreements = report.photo_disagreements or ()
+    batches = ", ".join(map(str, report.batch_sizes))
+    compared = (f"compared on {report.images} images at batch {batches}: same first class for "
+                f"{report.images - len(disagreements)}, largest difference {report.max_difference:.0e}")  # fmt: skip
     rows = [(str(made.file), compared), (str(script), f"answers a photo without dla: python {script} PHOTO")]
     yield from text_table(rows, "<<")
-    for flip in flips:
-        yield f"other first class: {flip.picture}, {flip.found} for {flip.expected}, by {flip.margin:.0e}"
-
-
-def _bar(pictures: Iterator[Any], total: int) -> Iterator[Any]:
-    from dla.cli.progress import bar
-
-    return bar(pictures, total, "comparing", "pictures")
+    for d in disagreements:
+        yield f"other first class: {d.image}, {d.actual} for {d.expected}, by {d.margin:.0e}"

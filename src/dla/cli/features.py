@@ -12,6 +12,7 @@ from dla.cli.common import (
     load_classifier,
     log,
     reading,
+    show_progress,
 )
 from dla.cli.parser import Parser
 from dla.errors import UsageError
@@ -31,8 +32,8 @@ EXAMPLE = """\
 def build_parser() -> Parser:
     parser = Parser("features", DESCRIPTION, EXAMPLE, "IMAGE... --output FILE [options]", config="--config")
     add_input_flags(parser)
-    parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pooled: what the classifier is given; "
-                "level0 to level5; or a node, see: dla info MODEL --nodes (default: pooled)")  # fmt: skip
+    parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits: what the classifier is given; "
+                "level0 to level5; or a node, see: dla info MODEL --nodes")  # fmt: skip
     parser.flag("-o", "--output", metavar="FILE", help="the file to write, .npz or .parquet")
     add_run_flags(parser)
     return parser
@@ -57,7 +58,9 @@ def run(argv: list[str]) -> int:
         log(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers a photo")
     about = {"at": args.at, "model": classifier.origin, "weights_sha256": classifier.sha256}
     counter = Counter(args, finder)
-    with open_features(args.output, shape, about) as writer:
-        for features in counter.watch(classifier.features(photos, args.at, **reading(args)), "computing"):
+    with open_features(args.output, shape, about) as writer, show_progress(args.quiet) as progress:
+        progress.start("computing", counter.left())
+        for features in classifier.features(photos, args.at, **reading(args)):
             writer.write(features)
+            counter.add(features, progress)
     return counter.finish()

@@ -25,7 +25,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def at_once(self) -> int:
+    def max_concurrent(self) -> int:
         """How many calls at the same time, from threads, keep it busiest."""
         ...
 
@@ -47,10 +47,10 @@ class Engine(Protocol):
 
 
 class NetworkEngine(ABC):
-    """What the engines share that are made from a network's steps; `_run` is their own."""
+    """What the engines share that are made from a network's operations; `_run` is their own."""
 
     network: Network
-    at_once = 1
+    max_concurrent = 1
 
     def own_process(self) -> None:  # noqa: B027  # most have nothing to set up
         """Nothing to set up."""
@@ -65,7 +65,7 @@ class NetworkEngine(ABC):
         Raises:
             UnknownNameError: the network has no such place.
         """
-        check_feature_node(at, self.network.graph.places)
+        check_feature_node(at, self.network.graph.nodes)
         return partial(self._run, at)
 
     @abstractmethod

@@ -53,7 +53,8 @@ class _Maker:
     def __init__(self, device: torch.device) -> None:
         self.device, self.left = device, MOST_GRAPHS
         with torch.cuda.device(device):
-            self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+            self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self.pool = torch.cuda.graph_pool_handle()
 
     def may(self) -> bool:
         return self.left > 0

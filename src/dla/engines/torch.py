@@ -22,6 +22,7 @@ from dla.engines.cuda_graph import CudaGraphs
 from dla.errors import UsageError
 from dla.models.fuse import fuse_conv_bn
 from dla.models.nodes import truncate
+from dla.models.normalize import Normalize
 from dla.options import Precision
 from dla.types import Array
 
@@ -41,7 +42,7 @@ class TorchEngine:
         UsageError: bf16 on a CPU that has no instruction for it, or a device that is not here.
     """
 
-    at_once = 1
+    max_concurrent = 1
 
     def __init__(
         self,
@@ -63,8 +64,7 @@ class TorchEngine:
         folded = fuse_conv_bn(model).to(device=self.device, dtype=self.dtype)
         self.network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.cut: dict[str, nn.Module] = {}  # parts of the network: they share its weights
-        self.scale_311 = torch.from_numpy(scale_3).to(self.device)[:, None, None]
-        self.shift_311 = torch.from_numpy(shift_3).to(self.device)[:, None, None]
+        self.normalize = Normalize(scale_3, shift_3).to(self.device)
 
     @property
     def name(self) -> str:
@@ -105,9 +105,7 @@ class TorchEngine:
         return self._compute(part, pixels.to(self.device, non_blocking=True))
 
     def _compute(self, part: nn.Module, pixels_NHW3: Tensor) -> Tensor:
-        # permuted, the pixels already lie in memory as channels_last wants them
-        x = pixels_NHW3.permute(0, 3, 1, 2).float()
-        x = x.mul_(self.scale_311).add_(self.shift_311).to(self.dtype)
+        x: Tensor = self.normalize(pixels_NHW3).to(self.dtype)
         if self.compiles and part not in self.compiled:
             self.compiled[part] = _CompiledTorch(part, x.shape)
         run = self.compiled.get(part, part)

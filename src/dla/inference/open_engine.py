@@ -10,9 +10,9 @@ from dla.engines.cpu import has_gpu
 from dla.engines.graph import Network
 from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_engine, installed, select_fastest
 from dla.errors import DamagedError, OnlyTorchError
-from dla.inference.int8_store import find_quantized, not_quantized_error
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
 from dla.options import EngineOptions, Precision, cores
+from dla.types import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel
@@ -22,41 +22,43 @@ __all__ = ["EngineChoice", "open_engine", "time_engines"]
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What was timed, and which engine `auto` takes for one photo and for many. `missing` are not installed."""
+    """What was timed, which engine `auto` takes for one photo and for many, and the engines that are not installed."""
 
     timings: tuple[EngineTiming, ...]
-    for_one: str
-    for_many: str
-    missing: tuple[str, ...] = ()
+    best_for_one: str
+    best_for_many: str
+    not_installed: tuple[str, ...] = ()
 
 
 WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second or two go into the choice
 FEW = 16  # photos, which do not take so long: not even an estimate is worth its time
 
 
-def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
-    """The engine that the options mean, with the network that `source` names.
+def open_engine(source: str, options: EngineOptions, progress: Progress = NO_PROGRESS) -> tuple[Engine, TracedModel]:
+    """The engine that the options mean, with the network that `source` names; `progress` is told of what is fetched.
 
     Raises:
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
-        UnavailableError: int8, and the network has no such form.
+        UnavailableError: int8, and the network has no int8 model.
     """
     if options.engine != "auto":
         check_engine(options.engine)
     if _by_torch_only(options):
-        return _by_torch(source, options)
+        return _by_torch(source, options, progress)
     try:
-        network, model = open_traced(source, options.cache_dir)
+        network, model = open_traced(source, options.cache_dir, progress)
     except OnlyTorchError:
         if options.engine != "auto" or options.precision == "int8":
             raise
         return _by_torch(source, options)
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
-        form = _form(network, model, options)
-        if options.precision == "int8" and form is None:
+        quantized = _quantized(network, model, options)
+        if options.precision == "int8" and quantized is None:
+            from dla.inference.int8_store import not_quantized_error
+
             raise not_quantized_error(source)
-        if form is not None and (options.precision == "int8" or form.passed_here):
-            return _openvino(network, options, form.model()), model
+        if quantized is not None and (options.precision == "int8" or quantized.passed_here):
+            return _openvino(network, options, quantized.model()), model
     if options.engine != "auto":
         return _make(options.engine, source, network, options), model
     if _computed(options) != "fp32":
@@ -65,7 +67,7 @@ def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedMode
 
 
 def _computed(options: EngineOptions) -> Precision:
-    """What engines compute in that have no form of reduced precision."""
+    """What engines compute in that have no model of reduced precision."""
     return "fp32" if options.precision == "auto" else options.precision
 
 
@@ -78,7 +80,9 @@ def _by_torch_only(options: EngineOptions) -> bool:
     return installed() == ("torch",) or (options.device == "auto" and options.photos != 1 and has_gpu())
 
 
-def _form(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
+def _quantized(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
+    from dla.inference.int8_store import find_quantized
+
     try:
         return find_quantized(network, model)
     except DamagedError:
@@ -92,11 +96,13 @@ def time_engines(source: str) -> EngineChoice:
     one, many = EngineOptions(photos=1), EngineOptions()
     network, model = open_traced(source)
     timings = _stopwatch(source, network, model, many).run()
-    for_one, for_many = (
+    best_for_one, best_for_many = (
         "torch" if _by_torch_only(options) else select_fastest(timings, options.photos).engine
         for options in (one, many)
     )
-    return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
+    return EngineChoice(
+        timings, best_for_one, best_for_many, tuple(name for name in ENGINES if name not in installed())
+    )
 
 
 def _stopwatch(source: str, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
@@ -132,16 +138,18 @@ def _make(name: str, source: str, network: Network, options: EngineOptions) -> E
     return _openvino(network, options)
 
 
-def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Engine:
+def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -> Engine:
     from dla.engines.openvino import OpenvinoEngine
 
-    exact = options.precision == "auto"  # features, which no form has
-    return OpenvinoEngine(network, _computed(options) if form is None else "int8", options.threads, form, exact)
+    exact = options.precision == "auto"  # features, which no int8 model has
+    return OpenvinoEngine(
+        network, _computed(options) if quantized is None else "int8", options.threads, quantized, exact
+    )
 
 
-def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
+def _by_torch(source: str, options: EngineOptions, progress: Progress = NO_PROGRESS) -> tuple[Engine, TracedModel]:
     from dla.engines.torch import TorchEngine
 
-    net, model = open_in_torch(source, options.cache_dir)
+    net, model = open_in_torch(source, options.cache_dir, progress)
     scale_shift = model.preprocessing.scale_shift()
     return TorchEngine(net, *scale_shift, options.device, _computed(options), options.threads, options.photos), model

@@ -1,7 +1,7 @@
 """A model's files as what engines are made from, without torch where the very same files were opened before.
 
-Opening is strict, and PyTorch does it. What it finds, the network's steps and its config, is remembered by the SHA-256
-of the files. Networks that come along carry theirs beside their weights.
+Opening is strict, and PyTorch does it. What it finds, the network's operations and its config, is remembered by the
+SHA-256 of the files. Bundled networks carry theirs beside their weights.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from dla.engines.graph import Network, OpGraph
 from dla.errors import OnlyTorchError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
-from dla.types import Array
-from dla.weights import hub
+from dla.types import NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import CONFIG, WEIGHTS, ModelConfig, parse_config
 from dla.weights.spec import SAFE, resolve_source
 
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["OPS", "TracedModel", "open_in_torch", "open_traced", "shipped_ops"]
 
 
-OPS = "steps.json"  # beside the weights of a network that comes along
-KIND, FORMAT = "steps", "1"
+OPS = "ops.json"  # beside the weights of a network that comes along
+KIND, FORMAT = "ops", "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +48,13 @@ class TracedModel:
 
 @dataclass(frozen=True)
 class _Files:
-    """A model folder's files, unread by PyTorch; `steps` is where those of a network that comes along stand."""
+    """A model folder's files, unread by PyTorch; `ops` is where the operations of a bundled network are."""
 
     origin: str
     config: bytes
     weights: bytes
     folder: Path | None = None
-    steps: Path | None = None
+    ops: Path | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -66,7 +65,9 @@ class _Files:
         return cache.key_of(FORMAT, self.digest, hashlib.sha256(self.config).hexdigest())
 
 
-def open_traced(source: str, cache_dir: str | None = None) -> tuple[Network, TracedModel]:
+def open_traced(
+    source: str, cache_dir: str | None = None, progress: Progress = NO_PROGRESS
+) -> tuple[Network, TracedModel]:
     """The network that `source` names, for any engine.
 
     Raises:
@@ -74,11 +75,11 @@ def open_traced(source: str, cache_dir: str | None = None) -> tuple[Network, Tra
         OnlyTorchError: it has parts that no other engine knows.
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`.
     """
-    files = _files(source, cache_dir)
+    files = _files(source, cache_dir, progress)
     known = _remembered(files)
     if files is not None and known is not None:
         return _known(files, known)
-    net, model = open_in_torch(source, cache_dir)
+    net, model = open_in_torch(source, cache_dir, progress)
     graph = _trace(net, model.origin)
     state = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
     if files is not None and not model.notes and _covers(_plain_state(files), graph):
@@ -86,7 +87,9 @@ def open_traced(source: str, cache_dir: str | None = None) -> tuple[Network, Tra
     return Network(graph, state, *model.preprocessing.scale_shift(), model.digest), model
 
 
-def open_in_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, TracedModel]:
+def open_in_torch(
+    source: str, cache_dir: str | None = None, progress: Progress = NO_PROGRESS
+) -> tuple[DLA, TracedModel]:
     """The network in PyTorch, in evaluation mode.
 
     Raises:
@@ -94,7 +97,7 @@ def open_in_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, Trace
     """
     from dla.weights.load import load_model
 
-    opened = load_model(source, cache_dir=cache_dir)
+    opened = load_model(source, cache_dir=cache_dir, progress=progress)
     config = opened.config
     if config.in_chans != 3:
         raise UsageError(f"{opened.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
@@ -108,17 +111,19 @@ def open_in_torch(source: str, cache_dir: str | None = None) -> tuple[DLA, Trace
 
 def shipped_ops(source: str) -> str:
     """What `OPS` has to hold beside the weights of `source`."""
-    files = _files(source, None)
+    files = _files(source, None, NO_PROGRESS)
     assert files is not None
     net, model = open_in_torch(source)
     return _to_text(files, _trace(net, model.origin), model.config)
 
 
-def _files(source: str, cache_dir: str | None) -> _Files | None:
+def _files(source: str, cache_dir: str | None, progress: Progress) -> _Files | None:
     """The files that `source` names; None where only PyTorch reads them, or says what is wrong with them."""
     found = resolve_source(source)
     if found.kind == "hub":
-        fetched = hub.fetch(found.where, found.revision, cache_dir=cache_dir)
+        from dla.weights import hub
+
+        fetched = hub.fetch(found.where, found.revision, cache_dir=cache_dir, progress=progress)
         if not fetched.weights_path.name.endswith(SAFE):
             return None
         return _Files(f"{fetched.repo}@{fetched.commit}", fetched.config, fetched.weights)
@@ -136,8 +141,8 @@ def _remembered(files: _Files | None) -> str | None:
     """What was found in the same files before."""
     if files is None:
         return None
-    if files.steps is not None and files.steps.is_file():
-        text = files.steps.read_text(encoding="utf-8")
+    if files.ops is not None and files.ops.is_file():
+        text = files.ops.read_text(encoding="utf-8")
         if json.loads(text)["key"] == files.key:
             return text
     data = cache.read(KIND, files.key)
@@ -179,5 +184,5 @@ def _plain_state(files: _Files) -> dict[str, Array]:
 
 def _covers(state: dict[str, Array], graph: OpGraph) -> bool:
     """Whether the tensors stand in the file under the network's own names."""
-    layers = (step.settings["layer"] for step in graph.steps if step.op == "conv")
+    layers = (op.attributes["layer"] for op in graph.ops if op.op_type == "conv")
     return all(f"{layer}.weight" in state for layer in layers)

@@ -17,6 +17,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from dla.errors import UsageError
 from dla.models.export_shapes import exports_any_size, to_even_sides
@@ -185,7 +186,7 @@ class Bottle2neck(nn.Module):
 
     def _mean3x3(self, x: Tensor) -> Tensor:
         if self.dilation_in == 1:
-            if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102 - what it leaves out
+            if not is_scripting():  # noqa: SIM102 - TorchScript leaves out what is inside
                 if self.stride > 1 and exports_any_size(x):
                     x = to_even_sides(x, 0.0)  # the row and column that are padding anyway
             return F.avg_pool2d(x, 3, self.stride, padding=1)

@@ -5,8 +5,6 @@ logits_NK. With `output_stride` 8 or 16 the levels that would be coarser keep th
 Module names and constructor arguments are timm's: they are a file format.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -3,8 +3,6 @@
 A map of level l is (N, channels[l], ceil(H/2^l), ceil(W/2^l)).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 

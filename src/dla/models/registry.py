@@ -215,7 +215,7 @@ class Row:
     top1: float | None = None
     top5: float | None = None
     tag: str | None = None
-    licence: str = ""
+    license: str = ""
     origin: str = ""
 
     @property
@@ -241,7 +241,7 @@ class Row:
             "std": IMAGENET_STD,
             "first_conv": "base_layer.0",
             "classifier": "fc",
-            "license": self.licence,
+            "license": self.license,
             "origin_url": self.origin,
             "paper_name": "Deep Layer Aggregation",
             "paper_ids": "arXiv:1707.06484",
@@ -272,7 +272,7 @@ def _released(
         *size,
         *accuracy,
         tag="in1k",
-        licence="unknown" if res2 else "bsd-3-clause",
+        license="unknown" if res2 else "bsd-3-clause",
         origin="https://github.com/gasvn/Res2Net" if res2 else "https://github.com/ucbdrive/dla",
     )
 
@@ -326,7 +326,7 @@ def row(name: str) -> Row:
         raise UnknownNameError("network", name, TABLE, see="dla models") from None
 
 
-PRE_LOGITS = "pooled"  # the feature node in front of the classifier
+PRE_LOGITS = "pre_logits"  # the feature node in front of the classifier
 
 
 def check_feature_node(at: str, known: Collection[str]) -> None:

@@ -16,6 +16,7 @@ from inspect import signature
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from dla.errors import UsageError
 from dla.models.blocks import RELU, ActLayer, NormLayer, Reduction, conv_bn
@@ -105,7 +106,7 @@ class CeilMaxPool(nn.Module):
         s, d = self.stride, self.dilation
         if s == 1:
             return F.max_pool2d(F.pad(x, (0, d, 0, d), value=float("-inf")), 2, 1, dilation=d)
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]  # noqa: SIM102 - what it leaves out
+        if not is_scripting():  # noqa: SIM102 - TorchScript leaves out what is inside
             if exports_any_size(x):
                 return F.max_pool2d(to_even_sides(x, float("-inf")), 2, s)
         return F.max_pool2d(x, 2, s, ceil_mode=True)

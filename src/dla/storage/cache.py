@@ -1,4 +1,4 @@
-"""Files that save time and can be made again, and int8 forms: our cache folder, by content.
+"""Files that save time and can be made again, and int8 models: our cache folder, by content.
 
 A file is called KIND/KEY, for what it was made from, and begins with the SHA-256 of the rest: a damaged one is seen,
 and what is made again takes its place. Each is written aside and renamed, so that processes at once do each other no

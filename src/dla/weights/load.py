@@ -20,6 +20,7 @@ from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.models.build import build
 from dla.models.dla import DLA
 from dla.models.registry import row
+from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
 from dla.weights.keys import (
     COUNTER,
@@ -46,7 +47,7 @@ _PREPROCESSING = (
     "first_conv", "classifier",
 )  # fmt: skip
 # What stays true of a model whose classifier was replaced.
-_OF_THE_BODY = ("task", "preprocessing", "licence")
+_OF_THE_BODY = ("task", "preprocessing", "license")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def load_model(
     new_head: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     overlay: Mapping[str, Any] | None = None,
+    progress: Progress = NO_PROGRESS,
     **options: Any,
 ) -> LoadedModel:
     """The network that `source` names (see `resolve_source`), with its weights, in training mode as `build` makes it.
@@ -94,6 +96,7 @@ def load_model(
         new_head: replace the classifier even where the number of classes is the same.
         cache_dir: the hub's cache, else huggingface_hub's own.
         overlay: fields of `pretrained_cfg` that go before the source's own, `num_classes` and `input_size` included.
+        progress: told of the bytes that the hub sends.
         options: other options of the network, before those of the source's config.
 
     Raises:
@@ -102,7 +105,7 @@ def load_model(
     """
     found = resolve_source(source)
     if found.kind == "hub":
-        files = hub.fetch(found.where, found.revision, cache_dir=cache_dir)
+        files = hub.fetch(found.where, found.revision, cache_dir=cache_dir, progress=progress)
         origin = f"{files.repo}@{files.commit}"
         config = parse_config(files.config, f"{CONFIG} of {origin}")
         path = files.weights_path

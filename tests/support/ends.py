@@ -13,7 +13,7 @@ def ended_in(folder: Path) -> dict[str, object]:
     newest = sorted((folder / "checkpoints").iterdir())[-1]
     record = json.loads((newest / "state.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    times = {"seconds", "photos_per_second", "waiting"}
+    times = {"seconds", "photos_per_second", "data_wait"}
     return {
         "last checkpoint": (newest / "state.safetensors").read_bytes(),
         "its facts": (record["step"], record["facts"]),
