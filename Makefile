@@ -14,10 +14,6 @@ quick: .venv/dev
 test: .venv/dev
 	.venv/bin/python -m pytest -q -n auto --dist loadfile
 
-# What takes no longer than a minute or so; `test` runs the rest too.
-quick: .venv/dev
-	.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
-
 check: .venv/dev
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .

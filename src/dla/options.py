@@ -78,14 +78,14 @@ class ReadOptions:
 
     exif: turn photos upright as their EXIF block says, or leave them as stored.
     max_pixels: larger photos are refused by their header, before memory is taken.
-    max_bytes: larger files are refused before they are read.
     allow_truncated: give what is there of a file that ends early.
+    max_bytes: larger files are refused before they are read.
     """
 
     exif: Literal["apply", "ignore"] = "apply"
     max_pixels: int = 179_000_000
-    max_bytes: int = 600_000_000
     allow_truncated: bool = field(default=False, metadata=described("use what is there of files that end early"))
+    max_bytes: int = 600_000_000
 
 
 @dataclass(frozen=True)
