@@ -77,7 +77,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_at_once_and_one_killed() -> None:
     """Writers of the same key in turns of many, one of them killed: what is read is whole, always."""
-    code = ("from dla.engines import cache\nfor i in range(10**6): cache.remember('steps', cache.key_of('a'), "
+    code = ("from dla.storage import cache\nfor i in range(10**6): cache.write('steps', cache.key_of('a'), "
             "bytes([65 + i % 7]) * 300_000); print(i, flush=True)")  # fmt: skip
     with ExitStack() as stack:
         writers = []
