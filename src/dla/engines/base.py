@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from dla.models.nodes import check_feature_node
+from dla.models.registry import check_feature_node
 from dla.types import Array
 
 if TYPE_CHECKING:

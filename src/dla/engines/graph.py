@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dla.models.nodes import check_feature_node
+from dla.models.registry import check_feature_node
 from dla.storage.cache import key_of
 from dla.types import Array
 from dla.version import __version__

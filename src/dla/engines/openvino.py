@@ -15,8 +15,6 @@ import numpy as np
 from dla.engines.base import NetworkEngine
 from dla.engines.cpu import Precision, bf16_error, cores, has_bf16
 from dla.engines.graph import Layer, Network, Op, fold_constants
-from dla.engines.onnx_builder import OnnxBuilder
-from dla.engines.onnx_resize import add_preprocessing
 from dla.errors import UnavailableError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.types import Array
@@ -261,6 +259,9 @@ def add_preprocessing_to(body: Any, preprocessing: Preprocessing, name: str) -> 
             "--no-preprocessing"
         )
     from onnx import TensorProto, helper
+
+    from dla.engines.onnx_builder import OnnxBuilder  # here, because only an export needs them
+    from dla.engines.onnx_resize import add_preprocessing
 
     made = OnnxBuilder()
     add_preprocessing(made, "pixels", preprocessing, name)

@@ -12,7 +12,8 @@ from torch import fx, nn
 
 from dla.engines.graph import Op, OpGraph
 from dla.models.blocks import DropPath
-from dla.models.nodes import PRE_LOGITS, feature_nodes, trace
+from dla.models.nodes import feature_nodes, trace
+from dla.models.registry import PRE_LOGITS
 
 __all__ = ["trace_ops"]
 

@@ -16,7 +16,6 @@ from PIL.ImageFile import ImageFile
 from dla.errors import ImageError, UsageError
 from dla.images.formats import FORMATS, HEADER_BYTES, ImageFormat, format_of, turned_by_loading, webp_size
 from dla.images.rgb import image_from_array, to_rgb
-from dla.images.truncated import is_truncated, salvage
 
 __all__ = ["ERROR_CODES", "Header", "Photo", "ReadOptions", "read_header", "read_photo", "to_photo"]
 
@@ -153,6 +152,8 @@ def read_header(
 def _header(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> Header:
     image = _opened(format_, file, options)
     size, mode, orientation = image.size, image.mode, _orientation(image)
+    from dla.images.truncated import is_truncated
+
     file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
     ends = format_.name in _MARKED_AT_THE_END and not is_truncated(format_, file.read())
     return Header(format_.name, size, mode, orientation, ends)
@@ -281,6 +282,8 @@ def _rescue(format_: ImageFormat, data: bytes, error: Exception, options: ReadOp
     """What is there of a photo that could not be decoded, if its file ends early and that is allowed."""
     if isinstance(error, MemoryError):
         raise ImageError("decode_error", "there is not enough memory to decode it") from error
+    from dla.images.truncated import is_truncated, salvage  # here, because most files are whole
+
     if "truncated" not in str(error).lower() and not is_truncated(format_, data):
         raise ImageError("decode_error", f"this {format_.name} file cannot be decoded ({_reason(error)})") from error
     about = f"{_file_size(len(data))} of {format_.name}"

@@ -26,6 +26,7 @@ from dla.inference.pipeline import InputPipeline, PreparedInput
 from dla.inference.traced_model import TracedModel, open_traced
 from dla.metrics.intervals import paired_bootstrap_ci, proportion_ci
 from dla.types import Array
+from dla.weights.model_files import ModelFiles
 
 __all__ = ["AGREEMENT", "GATE_PHOTOS", "CalibrationResult", "make_quantized", "try_quantized"]
 
@@ -63,7 +64,7 @@ class _Photos:
 
 
 def make_quantized(
-    source: str,
+    source: str | ModelFiles,
     photos: str | os.PathLike[str],
     *,
     workers: int = 2,
@@ -129,7 +130,7 @@ def make_quantized(
 
 def try_quantized(
     form: QuantizedModel,
-    source: str,
+    source: str | ModelFiles,
     photos: str | os.PathLike[str],
     *,
     workers: int = 2,

@@ -10,8 +10,8 @@ from dla.engines.cpu import Precision, PrecisionChoice, cores, has_gpu
 from dla.engines.graph import Network
 from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_engine, installed, select_fastest
 from dla.errors import DamagedError, OnlyTorchError, UsageError
-from dla.inference.int8_store import find_quantized, not_quantized_error
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
+from dla.weights.model_files import ModelFiles, open_files
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel
@@ -79,67 +79,75 @@ class EngineOptions:
         return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
 
 
-def open_engine(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
+def open_engine(source: str | ModelFiles, options: EngineOptions) -> tuple[Engine, TracedModel]:
     """The engine that the options mean, with the network that `source` names.
 
     Raises:
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
         UnavailableError: int8, and the network has no such form.
     """
+    files = open_files(source, options.cache_dir)
     if options.by_torch:
-        return _by_torch(source, options)
+        return _by_torch(files, options)
     try:
-        network, model = open_traced(source, options.cache_dir)
+        network, model = open_traced(files)
     except OnlyTorchError:
         if options.engine != "auto" or options.precision == "int8":
             raise
-        return _by_torch(source, options)
+        return _by_torch(files, options)
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
-        form = _form(network, model, options)
-        if options.precision == "int8" and form is None:
-            raise not_quantized_error(source)
-        if form is not None and (options.precision == "int8" or form.passed_here):
+        form = _form(files, network, model, options)
+        if form is not None:
             return _openvino(network, options, form.model()), model
     if options.engine != "auto":
-        return _make(options.engine, source, network, options), model
+        return _make(options.engine, files, network, options), model
     if options.computed != "fp32":
-        return _make(installed()[0], source, network, options), model
-    return _fastest(source, network, model, options), model
+        return _make(installed()[0], files, network, options), model
+    return _fastest(files, network, model, options), model
 
 
-def _form(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
+def _form(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
+    """The int8 form that is to run: the one that was asked for, or one that passed on a CPU like this."""
+    from dla.inference.int8_store import find_quantized, not_quantized_error  # here, because most runs are in fp32
+
     try:
-        return find_quantized(network, model)
+        form = find_quantized(network, model)
     except DamagedError:
         if options.precision == "int8":
             raise
         return None  # as where none passed
+    if options.precision == "int8":
+        if form is None:
+            raise not_quantized_error(files.name)
+        return form
+    return form if form is not None and form.passed_here else None
 
 
-def time_engines(source: str) -> EngineChoice:
+def time_engines(source: str | ModelFiles) -> EngineChoice:
     """Every engine with the network that `source` names, timed anew; the outcome is what `auto` goes by from now on."""
     one, many = EngineOptions(photos=1), EngineOptions()
-    network, model = open_traced(source)
-    timings = _stopwatch(source, network, model, many).run()
+    files = open_files(source)
+    network, model = open_traced(files)
+    timings = _stopwatch(files, network, model, many).run()
     for_one, for_many = (
         "torch" if options.by_torch else select_fastest(timings, options.photos).engine for options in (one, many)
     )
     return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
 
 
-def _stopwatch(source: str, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
+def _stopwatch(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
     threads = options.threads or cores()
     return EngineBenchmark(
-        lambda name: _make(name, source, network, options), network, model.preprocessing.size, threads
+        lambda name: _make(name, files, network, options), network, model.preprocessing.size, threads
     )
 
 
-def _fastest(source: str, network: Network, model: TracedModel, options: EngineOptions) -> Engine:
+def _fastest(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> Engine:
     """By what was measured before; else the first one, unless there is so much to do that measuring pays."""
-    stopwatch = _stopwatch(source, network, model, options)
+    stopwatch = _stopwatch(files, network, model, options)
     timings = stopwatch.recall()
     if not timings:
-        usual = _make(installed()[0], source, network, options)
+        usual = _make(installed()[0], files, network, options)
         if (
             options.photos is None
             or options.photos < FEW
@@ -147,12 +155,12 @@ def _fastest(source: str, network: Network, model: TracedModel, options: EngineO
         ):
             return usual
         timings = stopwatch.run()
-    return _make(select_fastest(timings, options.photos).engine, source, network, options)
+    return _make(select_fastest(timings, options.photos).engine, files, network, options)
 
 
-def _make(name: str, source: str, network: Network, options: EngineOptions) -> Engine:
+def _make(name: str, files: ModelFiles, network: Network, options: EngineOptions) -> Engine:
     if name == "torch":
-        return _by_torch(source, options)[0]
+        return _by_torch(files, options)[0]
     if name == "onnx":
         from dla.engines.onnx import OnnxEngine
 
@@ -167,9 +175,9 @@ def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Eng
     return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form, exact)
 
 
-def _by_torch(source: str, options: EngineOptions) -> tuple[Engine, TracedModel]:
+def _by_torch(files: ModelFiles, options: EngineOptions) -> tuple[Engine, TracedModel]:
     from dla.engines.torch import TorchEngine
 
-    net, model = open_in_torch(source, options.cache_dir)
+    net, model = open_in_torch(files)
     scale_shift = model.preprocessing.scale_shift()
     return TorchEngine(net, *scale_shift, options.device, options.computed, options.threads, options.photos), model

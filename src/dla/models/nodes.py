@@ -7,18 +7,18 @@ same node as `level4` itself, the last one is its name; the others are synonyms.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
-from dla.errors import UnknownNameError
 from dla.models.blocks import DropPath
 from dla.models.dla import DLA
+from dla.models.registry import PRE_LOGITS, check_feature_node
 from dla.models.tree import Tree
 
-__all__ = ["PRE_LOGITS", "NodeInfo", "check_feature_node", "feature_nodes", "nodes", "trace", "truncate"]
+__all__ = ["NodeInfo", "feature_nodes", "nodes", "trace", "truncate"]
 
 
 _PLACE = re.compile(r"level[0-5](\.tree[12])*(\.root|\.downsample)?")
@@ -125,13 +125,3 @@ def _leading_to(last: fx.Node) -> list[fx.Node]:
         if node in needed:
             needed.update(node.all_input_nodes)
     return [node for node in last.graph.nodes if node in needed]
-
-
-PRE_LOGITS = "pooled"
-
-
-def check_feature_node(at: str, known: Collection[str]) -> None:
-    """Raise an UnknownNameError for a place that is not among the known ones."""
-    if at not in known:
-        largest = ", ".join(name for name in known if "." not in name)
-        raise UnknownNameError("node of this network", at, known, f"{largest}, and what dla info MODEL --nodes lists")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -14,10 +14,12 @@ from dla.types import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = [
     "GLOBAL_POOLS",
+    "PRE_LOGITS",
     "TABLE",
     "BlockName",
     "PretrainedCfg",
     "Row",
+    "check_feature_node",
     "get_pretrained_cfg",
     "get_pretrained_cfg_value",
     "is_model",
@@ -322,3 +324,13 @@ def row(name: str) -> Row:
         return TABLE[name]
     except KeyError:
         raise UnknownNameError("network", name, TABLE, see="dla models") from None
+
+
+PRE_LOGITS = "pooled"  # the place of features before the classifier
+
+
+def check_feature_node(at: str, known: Collection[str]) -> None:
+    """Raise an UnknownNameError for a place in a network that is not among the known ones."""
+    if at not in known:
+        largest = ", ".join(name for name in known if "." not in name)
+        raise UnknownNameError("node of this network", at, known, f"{largest}, and what dla info MODEL --nodes lists")

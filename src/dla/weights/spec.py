@@ -12,10 +12,24 @@ from typing import Literal
 from dla.errors import UnavailableError, UnknownNameError, UsageError
 from dla.models.registry import TABLE, row
 
-__all__ = ["PICKLED", "SAFE", "ModelSource", "is_weight_file", "resolve_source", "shipped", "shipped_names"]
+__all__ = [
+    "CONFIG",
+    "PICKLED",
+    "SAFE",
+    "WEIGHTS",
+    "WEIGHT_NAMES",
+    "ModelSource",
+    "is_weight_file",
+    "resolve_source",
+    "shipped",
+    "shipped_names",
+]
 
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # the files of a model folder
 SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".pth.tar")
+# What weights are called in folders, in timm's order of preference; the hub has one of the first two.
+WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
 _SCHEME = re.compile(r"(hf[-_]hub|local-dir|shipped):(.*)", re.IGNORECASE | re.DOTALL)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -82,7 +96,7 @@ def _of_scheme(scheme: str, rest: str) -> ModelSource:
         raise UsageError('"local-dir:" names no folder. Allowed: local-dir:PATH, such as local-dir:.')
     path = Path(os.path.expanduser(rest))
     if not os.path.isdir(path):
-        raise UnavailableError(f"{path} is no folder. A model folder holds config.json and model.safetensors.")
+        raise UnavailableError(f"{path} is no folder. A model folder holds {CONFIG} and {WEIGHTS}.")
     return ModelSource("folder", str(path))
 
 
@@ -108,7 +122,7 @@ def shipped(name: str) -> Path:
 
 def shipped_names() -> list[str]:
     """The networks that come inside the package."""
-    return sorted(path.parent.name for path in _shipped_root().glob("*/config.json"))
+    return sorted(path.parent.name for path in _shipped_root().glob(f"*/{CONFIG}"))
 
 
 def _shipped_root() -> Path:
