@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -109,7 +109,7 @@ class ModelFiles:
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of the file of weights."""
-        return self._fetched.sha256 if self.source.kind == "hub" else sha256(self.weights).hexdigest()
+        return self._fetched.sha256 if self.source.kind == "hub" else hashlib.sha256(self.weights).hexdigest()
 
     @property
     def choice_notes(self) -> tuple[str, ...]:
