@@ -65,6 +65,16 @@ def test_predict_loads_no_torch_and_tells_nobody(tmp_path: Path, engine: str) ->
     assert watched(tmp_path, *predict) == "loaded []"
 
 
+def test_predict_loads_few_of_our_modules(tmp_path: Path) -> None:
+    code = (
+        "import sys; from dla.cli import main; main(['predict', sys.argv[1], '-q'])\n"
+        "ours = [module.__file__ for name, module in sys.modules.items() if name.startswith('dla.')]\n"
+        "print(sum(not file.endswith('__init__.py') for file in ours))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(COFFEE)], capture_output=True, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) <= 30
+
+
 def test_features_load_no_torch(tmp_path: Path) -> None:
     words = ("features", str(COFFEE), "--at", "level4.tree1", "-o", "f.npz")
     assert watched(tmp_path, "-m", "dla", *words) == "loaded []"

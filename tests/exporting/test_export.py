@@ -252,7 +252,7 @@ def test_what_passes() -> None:
 
     def after(*found: Any, levels: int = 0, pictures: int = 1) -> bool:
         comparison = FileComparison(["x", "y"], True)
-        for _ in range(verify):
+        for _ in range(pictures):
             comparison.add(["p"], a_NK, a_NK)
         for same, photo in found:
             comparison.add(["p"], a_NK, same)

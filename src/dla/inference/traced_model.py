@@ -112,20 +112,27 @@ def _load(files: ModelFiles) -> LoadedModel:
 
 
 def _key(files: ModelFiles) -> str:
-    return cache.key_of(FORMAT, files.sha256, hashlib.sha256(files.config_bytes or b"").hexdigest())
+    config = hashlib.sha256(
+        files.config_bytes or b""
+    ).hexdigest()  # first: a folder is known by it
+    return cache.key_of(FORMAT, files.sha256, config)
 
 
 def _remembered(files: ModelFiles) -> dict[str, Any] | None:
     """What was found in the same files before; nothing where only PyTorch reads them."""
-    if not files.weights_name.lower().endswith(SAFE):
-        return None
     key = _key(files)
+    if not _is_safe(files):
+        return None
     if files.source.name and files.folder is not None and (files.folder / OPS).is_file():  # one that comes along
         found = read_json(files.folder / OPS)
         if found["key"] == key:
             return found
     data = cache.read(KIND, key)
     return None if data is None else parse_object(data, f"{KIND}/{key}")
+
+
+def _is_safe(files: ModelFiles) -> bool:
+    return files.weights_name.lower().endswith(SAFE)
 
 
 def _known(files: ModelFiles, found: dict[str, Any]) -> tuple[Network, TracedModel]:
@@ -155,7 +162,7 @@ def _trace(net: DLA, origin: str) -> OpGraph:
 
 def _covers(files: ModelFiles, graph: OpGraph) -> bool:
     """Whether NumPy can read the file, and its tensors have the network's own names."""
-    if not files.weights_name.lower().endswith(SAFE):
+    if not _is_safe(files):
         return False
     tensors = read_header(io.BytesIO(files.weights))
     layers = (step.settings["layer"] for step in graph.steps if step.op == "conv")
