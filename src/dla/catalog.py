@@ -283,7 +283,7 @@ def _of_shipped(name: str) -> ModelRow:
     config = read_config(folder)
     path = folder / WEIGHTS
     with path.open("rb") as file:
-        shapes = {name: tensor.shape for name, tensor in read_header(file).items()}
+        shapes = {name: shape for name, (_, shape) in read_header(file).items()}
     channels, height, width = config.pretrained_cfg["input_size"]
     top1 = config.dla.get("results", {}).get("top1")
     return ModelRow(

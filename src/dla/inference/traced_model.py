@@ -112,9 +112,7 @@ def _load(files: ModelFiles) -> LoadedModel:
 
 
 def _key(files: ModelFiles) -> str:
-    config = hashlib.sha256(
-        files.config_bytes or b""
-    ).hexdigest()  # first: a folder is known by it
+    config = hashlib.sha256(files.config_bytes or b"").hexdigest()  # first: a folder is known by it
     return cache.key_of(FORMAT, files.sha256, config)
 
 
@@ -166,5 +164,5 @@ def _covers(files: ModelFiles, graph: OpGraph) -> bool:
         return False
     tensors = read_header(io.BytesIO(files.weights))
     layers = (step.settings["layer"] for step in graph.steps if step.op == "conv")
-    plain = all(tensor.dtype in _PLAIN for tensor in tensors.values())
+    plain = all(dtype in _PLAIN for dtype, _ in tensors.values())
     return plain and all(f"{layer}.weight" in tensors for layer in layers)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CacheDir",
     "ModelFiles",
-    "TensorHeader",
     "check_extension",
     "name_note",
     "open_files",
@@ -191,19 +189,11 @@ def name_note(name: str, digest: str) -> tuple[str, ...]:
     return (f"{name} promises a SHA-256 that begins with {named[1]}; it begins with {found}: not the published file.",)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorHeader:
-    """What a .safetensors file says of a tensor; `dtype` in its own words, such as "F32"."""
+def read_header(file: BinaryIO) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors of a whole .safetensors file, not read: type (such as "F32") and shape by name.
 
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def read_header(file: BinaryIO) -> dict[str, TensorHeader]:
-    """The tensors of a whole .safetensors file by name, not read: the package's reader would load numpy or torch."""
+    The package's own reader would load numpy or torch first.
+    """
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {
-        name: TensorHeader(tensor["dtype"], tuple(tensor["shape"]))
-        for name, tensor in header.items()
-        if name != "__metadata__"
-    }
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in tensors.items()}
