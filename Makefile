@@ -3,10 +3,13 @@ PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH = $(shell grep '^torch==' constraints.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test check
+.PHONY: demo test quick check
 
 demo: .venv/demo
 	.venv/bin/python examples/demo.py build/demo
+
+quick: .venv/dev
+	.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
 test: .venv/dev
 	.venv/bin/python -m pytest -q -n auto --dist loadfile

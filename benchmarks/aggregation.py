@@ -49,7 +49,7 @@ LEVELS, CHANNELS = (1, 1, 1, 2, 2, 1), (8, 16, 16, 32, 64, 128)
 WIDER = (8, 16, 16, 32, 68, 132)  # of the plain network: 965,282 parameters for 964,522
 STAGES = ("level2", "level3", "level4", "level5")
 CLASSES, BATCH, SHIFT = 50, 128, 4
-ARMS = ("aggregated", "plain", "grafted", "deepened", "continued")
+CASES = ("aggregated", "plain", "grafted", "deepened", "continued")
 
 Data = tuple[Tensor, Tensor]  # photos_N3HW (uint8), labels_N
 
@@ -118,17 +118,17 @@ def deepened(net: nn.Module, grafted: nn.Module) -> nn.Module:
     return net
 
 
-def begin(arm: str, trained: Path) -> nn.Module:
-    """An arm's network before its first step; the last three go on from the plain network in `trained`."""
-    if arm == "aggregated":
+def begin(case: str, trained: Path) -> nn.Module:
+    """A case's network before its first step; the last three go on from the plain network in `trained`."""
+    if case == "aggregated":
         return aggregated()
     net = plain()
-    if arm == "plain":
+    if case == "plain":
         return net
     net.load_state_dict(load_file(trained))
-    if arm == "grafted":
+    if case == "grafted":
         return dla.graft(net, STAGES)
-    return deepened(net, dla.graft(plain(), STAGES)) if arm == "deepened" else net
+    return deepened(net, dla.graft(plain(), STAGES)) if case == "deepened" else net
 
 
 # -- data
@@ -211,15 +211,15 @@ def top1(net: nn.Module, data: Data) -> float:
     return 100 * hits / len(data[1])
 
 
-def run(arm: str, seed: int, args: argparse.Namespace, data: tuple[Data, Data]) -> dict[str, object]:
+def run(case: str, seed: int, args: argparse.Namespace, data: tuple[Data, Data]) -> dict[str, object]:
     trained = args.output / f"plain-{seed}-{args.epochs}-{args.photos}.safetensors"
     torch.manual_seed(seed)
-    net = begin(arm, trained).to(memory_format=torch.channels_last)
-    from_start = arm in ("aggregated", "plain")
+    net = begin(case, trained).to(memory_format=torch.channels_last)
+    from_start = case in ("aggregated", "plain")
     epochs, rate, order = (args.epochs, 0.1, seed) if from_start else (args.more, 0.05, 1000 + seed)
     at_first = top1(net, data[1])
     seconds = train(net, tuple(part[: args.photos] for part in data[0]), epochs, rate, order)
-    if arm == "plain":
+    if case == "plain":
         save_file({name: t.contiguous() for name, t in net.state_dict().items()}, trained)
     found = {"top1": top1(net, data[1]), "at_first": at_first, "parameters": parameters(net), "seconds": seconds}
     return found | {"steps": epochs * (min(args.photos, len(data[0][1])) // BATCH)}
@@ -229,24 +229,24 @@ def report(results: dict[str, dict[str, float]]) -> None:
     print(
         f"\n{'network':<12}{'parameters':>12}{'steps':>8}{'top-1, mean':>13}{'spread':>16}{'s a step':>10}   each seed"
     )
-    for arm in ARMS:
-        runs = [found for key, found in results.items() if key.startswith(f"{arm} ")]
+    for case in CASES:
+        runs = [found for key, found in results.items() if key.startswith(f"{case} ")]
         if runs:
             top = [found["top1"] for found in runs]
             spread = f"{min(top):.1f} to {max(top):.1f}"
             sizes = f"{runs[0]['parameters']:>12,}{runs[0]['steps']:>8,}"
             seconds = statistics.mean(found["seconds"] for found in runs)
             each = ", ".join(f"{t:.2f}" for t in top)
-            print(f"{arm:<12}{sizes}{statistics.mean(top):>11.2f} %{spread:>16}{seconds:>10.3f}   {each}")
-    for arm, twin in (("aggregated", "plain"), ("grafted", "deepened"), ("grafted", "continued")):
+            print(f"{case:<12}{sizes}{statistics.mean(top):>11.2f} %{spread:>16}{seconds:>10.3f}   {each}")
+    for case, twin in (("aggregated", "plain"), ("grafted", "deepened"), ("grafted", "continued")):
         pairs = [
-            found["top1"] - results[key.replace(arm, twin)]["top1"]
+            found["top1"] - results[key.replace(case, twin)]["top1"]
             for key, found in results.items()
-            if key.startswith(f"{arm} ") and key.replace(arm, twin) in results
+            if key.startswith(f"{case} ") and key.replace(case, twin) in results
         ]
         if pairs:
             each = ", ".join(f"{d:+.2f}" for d in pairs)
-            print(f"{arm} - {twin}: {statistics.mean(pairs):+.2f} points (seed by seed: {each})")
+            print(f"{case} - {twin}: {statistics.mean(pairs):+.2f} points (seed by seed: {each})")
 
 
 def main() -> None:
@@ -265,11 +265,11 @@ def main() -> None:
     everything = json.loads(file.read_text()) if file.exists() else {}
     results = everything.setdefault(settings, {})
     for seed in range(args.seeds):
-        for arm in ("plain", *(arm for arm in ARMS if arm != "plain")):
-            key = f"{arm} {seed}"
+        for case in ("plain", *(case for case in CASES if case != "plain")):
+            key = f"{case} {seed}"
             if key in results:
                 continue
-            results[key] = run(arm, seed, args, data)
+            results[key] = run(case, seed, args, data)
             beside = file.with_suffix(".part")
             beside.write_text(json.dumps(everything, indent=1))
             beside.replace(file)

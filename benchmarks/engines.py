@@ -13,9 +13,9 @@ folder  JPEGs of about 500x375 from the disk to their classes: a plain timm loop
 parity  The largest difference of any probability from PyTorch's on the same pixels of real photos; every photo whose
         first class differs, with its margin.
 
-Turns alternate; medians, and the ratio to timm in the same turn with its range. Weights are random, with batch-norm
-statistics of photos; their int8 forms have passed no gate and are for speed alone. Needs the extras `dev`, `demo`,
-`engines` and `export`.
+Every case runs once in each round; medians, and the ratio to timm in the same round with its range. Weights are random,
+with batch-norm statistics of photos; their int8 models have passed no gate and are for speed alone. Needs the extras
+`dev`, `demo`, `engines` and `export`.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def openvino_by_hand(file: Path, hint: str):
 
 
 def one(name: str, model: Path, rounds: int) -> None:
-    """Milliseconds for one image, arm by arm in turns."""
+    """Milliseconds for one image, case by case, round by round."""
     import onnxruntime
     import torch
 
@@ -82,27 +82,27 @@ def one(name: str, model: Path, rounds: int) -> None:
     x = (pixels_1HW3.transpose(0, 3, 1, 2) / 255 - 0.45).astype(np.float32) / 0.22
     network, tensor = timms(name, model)[0], torch.from_numpy(x)
     session, request = onnxruntime.InferenceSession(file), openvino_by_hand(file, "LATENCY").create_infer_request()
-    arms: dict[str, Callable[[], object]] = {
+    cases: dict[str, Callable[[], object]] = {
         "timm": lambda: network(tensor).softmax(1),
         "by hand: OpenVINO": lambda: request.infer({0: x}, share_inputs=True),
         "by hand: ONNX Runtime": lambda: session.run(None, {"x": x}),
     }
     for engine in ENGINES:
         run = dla.load(str(model), engine=engine, photos=1).engine.probabilities
-        arms[f"dla: {engine}"] = lambda run=run: run(pixels_1HW3)
+        cases[f"dla: {engine}"] = lambda run=run: run(pixels_1HW3)
     for precision, said in reduced().items():
         run = dla.load(str(model), precision=precision, photos=1).engine.probabilities
-        arms[f"dla: {said}"] = lambda run=run: run(pixels_1HW3)
+        cases[f"dla: {said}"] = lambda run=run: run(pixels_1HW3)
     with torch.inference_mode():
-        times: dict[str, list[float]] = {arm: [] for arm in arms}
-        for turn in range(rounds + 1):
-            for arm, run_once in arms.items():
+        times: dict[str, list[float]] = {case: [] for case in cases}
+        for number in range(rounds + 1):
+            for case, run_once in cases.items():
                 time.sleep(0.3)  # ONNX Runtime's threads go on spinning for a while
                 run_once()
                 each = sorted(timed(run_once) for _ in range(5))[2]
-                if turn:  # the first one warms
-                    times[arm].append(1000 * each)
-    print_arms(name, times, "ms", lambda t, d: t / d)
+                if number:  # the first one warms
+                    times[case].append(1000 * each)
+    print_cases(name, times, "ms", lambda t, d: t / d)
 
 
 def reduced() -> dict[str, str]:
@@ -118,11 +118,11 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def print_arms(name: str, figures: dict[str, list[float]], unit: str, ratio: Callable[[float, float], float]) -> None:
+def print_cases(name: str, figures: dict[str, list[float]], unit: str, ratio: Callable[[float, float], float]) -> None:
     first = next(iter(figures))
-    for arm, values in figures.items():
+    for case, values in figures.items():
         ratios = sorted(ratio(t, d) for t, d in zip(figures[first], values, strict=True))
-        print(f"{name:9}{arm:24}{statistics.median(values):8.1f} {unit}   {statistics.median(ratios):5.2f} "
+        print(f"{name:9}{case:24}{statistics.median(values):8.1f} {unit}   {statistics.median(ratios):5.2f} "
               f"({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def ahead(pool: ThreadPoolExecutor, work: Callable[[Path], np.ndarray], paths: l
 
 
 def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> None:
-    """Photos a second, arm by arm in turns; every run is a process of its own."""
+    """Photos a second, case by case, round by round; every run is a process of its own."""
     export(name, model, model / "timm.onnx")
     trial = work / "trial"
     trial.mkdir(exist_ok=True)
@@ -175,19 +175,19 @@ def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> Non
     runtime = min(("openvino", "onnx"), key=lambda r: hand(name, trial, model, r))
     count = len(list(photos.iterdir()))
     ours(trial, model, work / "ours.jsonl")
-    arms: dict[str, Callable[[], float]] = {
+    cases: dict[str, Callable[[], float]] = {
         f"timm, {workers} workers": lambda: theirs(name, photos, model, workers, work / "theirs.json"),
         f"by hand: {runtime}": lambda: hand(name, photos, model, runtime),
         "dla predict": lambda: ours(photos, model, work / "ours.jsonl"),
     }
     for precision, said in reduced().items():
         words = ("--precision", precision)
-        arms[f"dla predict, {said}"] = lambda words=words: ours(photos, model, work / "reduced.jsonl", *words)
-    speeds: dict[str, list[float]] = {arm: [] for arm in arms}
+        cases[f"dla predict, {said}"] = lambda words=words: ours(photos, model, work / "reduced.jsonl", *words)
+    speeds: dict[str, list[float]] = {case: [] for case in cases}
     for _ in range(rounds):
-        for arm, run in arms.items():
-            speeds[arm].append(count / run())
-    print_arms(name, speeds, "photos/s", lambda t, d: d / t)
+        for case, run in cases.items():
+            speeds[case].append(count / run())
+    print_cases(name, speeds, "photos/s", lambda t, d: d / t)
 
 
 def parity(source: str, photos: Path) -> None:
@@ -201,11 +201,11 @@ def parity(source: str, photos: Path) -> None:
     for engine in ("openvino", "onnx"):
         run = dla.load(source, engine=engine).engine.probabilities
         found_NK = np.concatenate([run(batch) for batch in batches])
-        others = np.flatnonzero(found_NK.argmax(1) != expected_NK.argmax(1))
+        disagreements = np.flatnonzero(found_NK.argmax(1) != expected_NK.argmax(1))
         largest = np.abs(found_NK - expected_NK).max()
         print(f"{Path(source).name:16}{engine:10}{len(pixels)} photos: largest difference {largest:.1e}, "
-              f"{len(others)} first classes differ", flush=True)  # fmt: skip
-        for n in others:
+              f"{len(disagreements)} first classes differ", flush=True)  # fmt: skip
+        for n in disagreements:
             second, first = np.sort(expected_NK[n])[-2:]
             print(f"{'':26}{sorted(photos.iterdir())[n].name}  margin {first - second:.1e}")
 

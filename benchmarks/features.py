@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from predict import make_photos
 
-RUNS = [(at, ending) for at in ("pooled", "level4.tree1") for ending in ("npz", "parquet")]
+RUNS = [(at, ending) for at in ("pre_logits", "level4.tree1") for ending in ("npz", "parquet")]
 
 
 def peak_mb(model: str, at: str, listed: Path, out: Path) -> float:

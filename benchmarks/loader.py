@@ -41,7 +41,7 @@ def main() -> None:
         epoch = json.loads((output / "metrics.jsonl").read_text())
     print(
         f"{args.model}, 224 px, {args.workers} workers: {epoch['photos_per_second']:.1f} photos/s, "
-        f"{epoch['waiting']:.1%} of {epoch['seconds']:.0f} s spent waiting for photos"
+        f"{epoch['data_wait']:.1%} of {epoch['seconds']:.0f} s spent waiting for photos"
     )
 
 

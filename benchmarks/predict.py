@@ -134,9 +134,9 @@ def compare(name: str, photos: Path, work: Path, rounds: int) -> None:
 
 def differing(theirs_by_name: dict[str, list[int]], ours_file: Path) -> None:
     records = [json.loads(line) for line in ours_file.read_text().splitlines()]
-    others = [r for r in records if r["predictions"][0]["index"] != theirs_by_name[os.path.basename(r["path"])][0]]
-    print(f"{'':8}  first class differs on {len(others)} of {len(records)} photos")
-    for r in others:
+    different = [r for r in records if r["predictions"][0]["index"] != theirs_by_name[os.path.basename(r["path"])][0]]
+    print(f"{'':8}  first class differs on {len(different)} of {len(records)} photos")
+    for r in different:
         first, second = r["predictions"][:2]
         print(f"{'':10}{os.path.basename(r['path'])}  margin {first['probability'] - second['probability']:.2e}")
 

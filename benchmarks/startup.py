@@ -4,7 +4,8 @@
 
 Whole commands alternate, each in a process of its own; medians. timm's script loads the weights of a dla34 from a file,
 reads, prepares and classifies the photo, and prints the five likeliest classes. The parts are of another process, which
-goes through the same steps one by one. Everything was run once before. Needs the extras `dev` and `demo`.
+goes through the same steps one by one. Everything was run once before. `dla predict --help` and `dla models` come last:
+what a command costs that needs no network. Needs the extras `dev` and `demo`.
 """
 
 import argparse
@@ -94,7 +95,10 @@ def main() -> None:
         ours = ("-m", "dla", "predict", str(PHOTO), "--model", args.model, "--engine", args.engine)
         words = (str(PHOTO), args.model, args.engine)
         seconds(*ours), seconds(*theirs), parts(*words)  # warm
+        light = [("-m", "dla", "predict", "--help"), ("-m", "dla", "models")]
+        [seconds(*command) for command in light]
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {args.rounds} rounds")
+        lights = [[seconds(*command) for command in light] for _ in range(args.rounds)]
         rounds = [(seconds(*ours), seconds(*theirs), parts(*words)) for _ in range(args.rounds)]
     dla_s, timm_s = (statistics.median(column) for column in list(zip(*rounds, strict=True))[:2])
     ratios = sorted(t / d for d, t, _ in rounds)
@@ -103,6 +107,8 @@ def main() -> None:
     print(f"timm         {timm_s:.2f} s, {statistics.median(ratios):.1f} times ({ratios[0]:.1f} to {ratios[-1]:.1f})")
     for part in rounds[0][2][0]:
         print(f"  {part:<14}{1000 * statistics.median(r[2][0][part] for r in rounds):6.0f} ms")
+    for command, column in zip(light, zip(*lights, strict=True), strict=True):
+        print(f"{' '.join(command[1:]):<20}{statistics.median(column):.2f} s")
 
 
 if __name__ == "__main__":

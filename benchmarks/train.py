@@ -3,8 +3,8 @@
     python benchmarks/train.py [--models dla34 dla60] [--batch 32] [--size 224] [--steps 3]
 
 A step is a forward pass, cross-entropy, a backward pass and SGD with momentum, in float32 on the CPU, on one random
-batch and from equal weights: the first loss of every side is compared. Each side is a process of its own and all take
-turns, one step each at a time; seconds are the median of --steps after one that does not count. Memory is the highest
+batch and from equal weights: the first loss of every side is compared. Each side is a process of its own, and they
+alternate, one step each at a time; seconds are the median of --steps after one that does not count. Memory is the peak
 resident memory of the process, less what it held with the network and the batch before the first step. It includes
 gradients and momentum.
 

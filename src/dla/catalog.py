@@ -73,7 +73,7 @@ class ModelRow:
     input_size: tuple[int, int, int]
     top1: float | None
     num_classes: int | None
-    licence: str | None
+    license: str | None
     weights: StoredWeights
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class ModelInfo:
     sha256: str | None
     origin: str | None
     homepage: str | None
-    licence: str | None
+    license: str | None
     restrictions: str | None
     dataset: str | None
     num_classes: int
@@ -206,7 +206,7 @@ def _info(
     """`r` is the row whose released weights these are, if they are any's."""
     cfg, said = config.pretrained_cfg, config.dla
     _, height, width = cfg.get("input_size") or (3, 224, 224)
-    licence = _if(str, said.get("licence")) or (r.licence if r else _if(str, cfg.get("license"))) or None
+    license_ = _if(str, said.get("license")) or (r.license if r else _if(str, cfg.get("license"))) or None
     has_weights = weights.state != "none"
     return ModelInfo(
         model=name,
@@ -219,8 +219,8 @@ def _info(
         sha256=opened.digest if opened else None,
         origin=opened.origin if opened else None,
         homepage=(r.origin if r else _if(str, cfg.get("origin_url"))) or None,
-        licence=licence,
-        restrictions=_NO_LICENCE if licence == "unknown" else None,
+        license=license_,
+        restrictions=_NO_LICENCE if license_ == "unknown" else None,
         dataset=_if(str, said.get("dataset")) or ("ImageNet-1k" if r and has_weights else None),
         num_classes=config.num_classes,
         classes=tuple((c.class_id, c.label) for c in class_names(config)) if has_weights else (),
@@ -273,7 +273,7 @@ def _of_row(r: Row) -> ModelRow:
         input_size=(3, 224, 224),
         top1=r.top1,
         num_classes=1000 if r.tag else None,
-        licence=r.licence or None,
+        license=r.license or None,
         weights=stored_of_row(r),
     )
 
@@ -294,6 +294,6 @@ def _of_shipped(name: str) -> ModelRow:
         input_size=(channels, height, width),
         top1=None if top1 is None else round(100 * top1, 2),
         num_classes=config.num_classes,
-        licence=config.dla.get("licence"),
+        license=config.dla.get("license"),
         weights=StoredWeights("shipped", path.stat().st_size, path=str(path)),
     )

@@ -1,5 +1,3 @@
-""""""
-
-from __future__ import annotations
+"""The version, as pip and `dla --version` show it."""
 
 __version__ = "0.1.0"

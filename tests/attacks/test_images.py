@@ -69,6 +69,7 @@ def survives(data: bytes) -> Photo | None:
     return strict[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SMALL)
 def test_cut_at_every_byte(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     data = SMALL[kind]
@@ -183,19 +184,23 @@ BOMBS = {
 }
 
 MEASURE = """
-import resource, sys, time
+import resource, sys
+from PIL.ImageFile import ImageFile
 from dla.errors import ImageError
 from dla.images.decode import ReadOptions, read_photo
-read_photo(sys.argv[1])
 options = [ReadOptions(), ReadOptions(allow_truncated=True), ReadOptions(max_pixels=1000, allow_truncated=True)]
-before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+prepared, prepare = [], ImageFile.load_prepare
+ImageFile.load_prepare = lambda image: prepared.append(image) or prepare(image)  # called before any pixel is decoded
+read_photo(sys.argv[1])
+assert len(prepared) == 1
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:
     for option in options:
         try:
             read_photo(path, option)
         except ImageError as error:
             print(error.code, file=sys.stderr)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.process_time() - began)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, len(prepared) - 1)
 """
 
 
@@ -209,17 +214,18 @@ def test_a_bomb_is_refused_by_its_header(kind: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the module resource: POSIX")
-def test_bombs_take_neither_time_nor_memory(tmp_path: Path) -> None:
+def test_bombs_take_no_memory_and_nothing_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "small.png").write_bytes(SMALL["PNG"])
     paths = [str(tmp_path / "small.png")]
     for kind, data in BOMBS.items():
         paths.append(str(tmp_path / kind))
         Path(paths[-1]).write_bytes(data)
-    run = subprocess.run([sys.executable, "-c", MEASURE, *paths], capture_output=True, text=True, check=True)
-    kilobytes, seconds = map(float, run.stdout.split())
+    command = [sys.executable, "-c", MEASURE, *paths]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    kilobytes, decoded = map(int, run.stdout.split())
     assert len(run.stderr.split()) == 3 * len(BOMBS)
     assert kilobytes < 20_000
-    assert seconds < 1
+    assert decoded == 0
 
 
 def test_a_webp_that_states_four_gigabytes_is_not_padded_to_them() -> None:
@@ -252,10 +258,10 @@ def test_a_file_that_is_another_kind_than_its_name_says(tmp_path: Path) -> None:
     assert read_photo(path).image.size == (17, 13)
 
 
-def test_an_endless_file_is_refused_by_its_beginning() -> None:
+def test_an_endless_file_is_refused() -> None:
     zero = Path("/dev/zero")
     if not zero.exists():
         pytest.skip("needs /dev/zero: POSIX")
     with pytest.raises(ImageError) as caught:
         read_photo(zero)
-    assert caught.value.code == "not_an_image"
+    assert caught.value.code == "not_a_file"

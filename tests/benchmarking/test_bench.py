@@ -23,10 +23,12 @@ from dla.benchmarking.worker import CALLS, PEAK, PEAK_SIDE, ROUND_S, BenchmarkCa
 from dla.catalog import ModelInfo
 from support.small_models import SIDE, write_small
 
+pytestmark = pytest.mark.slow
+
 USUAL = {"models": ("dla34",), "engine": "all", "precision": "fp32", "batches": (1, 8), "against": None,
          "threads": None, "rounds": 7}  # fmt: skip
 SECONDS = st.floats(1e-3, 10)
-TURNS = st.lists(st.lists(SECONDS, min_size=4, max_size=9).map(lambda s: Round(tuple(s), 5)), min_size=3, max_size=3)
+ROUNDS = st.lists(st.lists(SECONDS, min_size=4, max_size=9).map(lambda s: Round(tuple(s), 5)), min_size=3, max_size=3)
 
 
 @pytest.mark.parametrize(
@@ -49,10 +51,10 @@ def test_what_cannot_be_planned(wrong: dict[str, object], said: str) -> None:
 
 def test_what_is_planned() -> None:
     plan = BenchmarkPlan(**USUAL | {"precision": "all", "against": "timm"})  # type: ignore[arg-type]
-    assert plan.arms[0] == ("timm", "fp32")
-    assert plan.arms[1:4] == (("openvino", "fp32"), ("onnx", "fp32"), ("torch", "fp32"))
-    assert {("openvino", "bf16"), ("torch", "bf16")} < set(plan.arms[4:])
-    assert BenchmarkPlan(**USUAL | {"engine": "torch"}).arms == (("torch", "fp32"),)  # type: ignore[arg-type]
+    assert plan.cases[0] == ("timm", "fp32")
+    assert plan.cases[1:4] == (("openvino", "fp32"), ("onnx", "fp32"), ("torch", "fp32"))
+    assert {("openvino", "bf16"), ("torch", "bf16")} < set(plan.cases[4:])
+    assert BenchmarkPlan(**USUAL | {"engine": "torch"}).cases == (("torch", "fp32"),)  # type: ignore[arg-type]
 
 
 def test_timm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +83,7 @@ def test_timm_lacks_an_option(tmp_path: Path) -> None:
         baseline.run_timm(str(tmp_path / "m"), np.zeros((1, 32, 32, 3), np.uint8), None)
 
 
-def test_drawn_weights_keep_numbers_alive(tmp_path: Path) -> None:
+def test_random_weights_keep_numbers_alive(tmp_path: Path) -> None:
     write_random_model("dla46_c", tmp_path / "m")
     write_random_model("dla46_c", tmp_path / "again")
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("m", "again")]
@@ -94,15 +96,15 @@ def test_drawn_weights_keep_numbers_alive(tmp_path: Path) -> None:
         assert not ((features > 0) & (features < 1e-30)).any()  # such numbers are slow
 
 
-def test_a_process_has_its_turns_and_its_own_memory() -> None:
+def test_a_process_has_its_rounds_and_its_own_memory() -> None:
     with Worker(BenchmarkCase(PEAK)) as running:
         running.wait()
-        first, second = running.turn(), running.turn()
+        first, second = running.run_round(), running.run_round()
         assert min(len(first.seconds), len(second.seconds)) >= CALLS
         assert sum(second.seconds) >= ROUND_S
-        assert second.memory is not None
+        assert second.peak_memory is not None
         matrices = 3 * 4 * PEAK_SIDE**2
-        assert matrices < second.memory < matrices + 150e6  # NumPy, and nothing of this process, which has torch
+        assert matrices < second.peak_memory < matrices + 150e6  # NumPy, and nothing of this process, which has torch
         flops = peak_flops([first, second, second])
         assert 1e9 < flops < 1e14
     assert running.process.returncode is not None
@@ -113,7 +115,7 @@ def test_a_process_that_dies() -> None:
         running.wait()
         os.kill(running.process.pid, signal.SIGKILL)
         with pytest.raises(dla.DlaError, match="the process that ran peak was ended by signal 9"):
-            running.turn()
+            running.run_round()
 
 
 def test_a_process_that_cannot_run() -> None:
@@ -130,25 +132,25 @@ def found() -> ModelInfo:
     return dla.info()
 
 
-@given(first=TURNS, second=TURNS)
+@given(first=ROUNDS, second=ROUNDS)
 def test_figures_by_another_road(found: ModelInfo, first: list[Round], second: list[Round]) -> None:
-    arms = {BenchmarkCase("timm", batch=4): first, BenchmarkCase("onnx", batch=4): second}
-    base, row = rows_of("shipped:tiny200", found, False, arms, 1e12)
-    every = np.concatenate([turn.seconds for turn in second])
+    cases = {BenchmarkCase("timm", batch=4): first, BenchmarkCase("onnx", batch=4): second}
+    base, row = rows_of("shipped:tiny200", found, False, cases, 1e12)
+    every = np.concatenate([one.seconds for one in second])
     assert row.calls == len(every)
     assert row.p50_s == pytest.approx(np.percentile(every, 50))
     assert row.p95_s == np.percentile(every, 95, method="inverted_cdf")
     assert row.photos_per_s == pytest.approx(4 / row.p50_s)
-    assert row.of_peak == pytest.approx(found.macs * 8 / 1e12 / row.p50_s)
-    ratios = [np.median(a.seconds) / np.median(b.seconds) for a, b in zip(first, second, strict=True)]
-    assert row.ratio == pytest.approx(sorted(ratios)[1])
-    assert row.ratio_range == pytest.approx((min(ratios), max(ratios)))
-    assert (row.memory, row.ratio_to, base.ratio_to) == (5, "timm fp32", "timm fp32")
-    assert base.ratio_range == (1, 1)
+    assert row.fraction_of_peak == pytest.approx(found.macs * 8 / 1e12 / row.p50_s)
+    speedups = [np.median(a.seconds) / np.median(b.seconds) for a, b in zip(first, second, strict=True)]
+    assert row.speedup == pytest.approx(sorted(speedups)[1])
+    assert row.speedup_range == pytest.approx((min(speedups), max(speedups)))
+    assert (row.peak_memory_bytes, row.baseline, base.baseline) == (5, "timm fp32", "timm fp32")
+    assert base.speedup_range == (1, 1)
     assert row.top1 == pytest.approx(100 * dla.info("shipped:tiny200").results["top1"])  # type: ignore[index]
 
 
-def test_drawn_weights_have_an_int8_form_that_passed_no_gate(tmp_path: Path) -> None:
+def test_random_weights_have_an_int8_model_that_passed_no_gate(tmp_path: Path) -> None:
     write_random_model("dla46_c", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["pretrained_cfg"]["input_size"] = [3, SIDE, SIDE]
@@ -162,7 +164,7 @@ def test_timm_in_a_process_of_its_own(tmp_path: Path) -> None:
     folder = write_small(tmp_path / "m", ["a", "b", "c"])
     with Worker(BenchmarkCase("timm", str(folder), batch=2, size=(SIDE, SIDE), threads=1)) as running:
         running.wait()
-        assert len(running.turn().seconds) >= CALLS
+        assert len(running.run_round().seconds) >= CALLS
 
 
 ABANDON = """

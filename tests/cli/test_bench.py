@@ -1,4 +1,4 @@
-"""`dla bench`: what is asked, in which order the arms run, what is printed, drawn and refused."""
+"""`dla bench`: what is asked, in which order the cases run, what is printed, put into the chart and refused."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from dla.engines.cpu import cores, machine
 from dla.errors import DlaError, UnavailableError, UsageError
 from support.small_models import write_small
 
+pytestmark = pytest.mark.slow
+
 INFO = dla.info("shipped:tiny200")
 TOP1 = f"{100 * INFO.results['top1']:.1f}"  # type: ignore[index]
 GMACS = f"{INFO.macs / 1e9:.2f} GMACs at {INFO.input_size[1]}x{INFO.input_size[2]}"
@@ -29,13 +31,13 @@ MS = {PEAK: 100.0, "timm": 40.0, "openvino": 10.0, "onnx": 20.0, "torch": 30.0}
 
 
 class Fake:
-    """An arm that takes no time: what it would measure is in `MS`."""
+    """A case that takes no time: what it would measure is in `MS`."""
 
     order: ClassVar[list[str]] = []
     refused: ClassVar[dict[tuple[str, str], DlaError]] = {}
 
-    def __init__(self, arm: BenchmarkCase, cache: str | None = None) -> None:
-        self.arm, self.cache, self.turns = arm, cache, 0
+    def __init__(self, case: BenchmarkCase, cache: str | None = None) -> None:
+        self.case, self.cache, self.rounds = case, cache, 0
 
     def __enter__(self) -> Fake:
         return self
@@ -44,20 +46,20 @@ class Fake:
         pass
 
     def wait(self) -> None:
-        if error := self.refused.get((self.arm.engine, self.arm.precision)):
+        if error := self.refused.get((self.case.engine, self.case.precision)):
             raise error
 
-    def turn(self) -> Round:
-        self.order.append(f"{self.arm.engine} {self.arm.precision}")
-        self.turns += 1
-        seconds = MS[self.arm.engine] / 1000 * self.arm.batch * (1 if self.arm.engine == "timm" else self.turns)
-        return Round((seconds,) * 4, 10**8 * self.arm.batch)
+    def run_round(self) -> Round:
+        self.order.append(f"{self.case.engine} {self.case.precision}")
+        self.rounds += 1
+        seconds = MS[self.case.engine] / 1000 * self.case.batch * (1 if self.case.engine == "timm" else self.rounds)
+        return Round((seconds,) * 4, 10**8 * self.case.batch)
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
     monkeypatch.setattr(bench_run, "Worker", Fake)
-    for name in ("PAUSE_S", "LOOK_S"):
+    for name in ("PAUSE_S", "LOAD_S"):
         monkeypatch.setattr(bench_run, name, 0.01)
     monkeypatch.setattr(bench_run.BackgroundLoad, "cores", lambda self: 0.25)
     monkeypatch.setattr(bench, "write_random_model", lambda architecture, folder: None)
@@ -75,15 +77,15 @@ def no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fake, "refused", refused)
 
 
-def test_the_arms_take_turns(fake: type[Fake], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_case_runs_in_every_round(fake: type[Fake], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--against", "timm", "--batch", "1", "--rounds", "3"]) == 0
-    turn = [f"{name} fp32" for name in (PEAK, "timm", "openvino", "onnx", "torch")]
-    assert fake.order == 3 * turn
+    one = [f"{name} fp32" for name in (PEAK, "timm", "openvino", "onnx", "torch")]
+    assert fake.order == 3 * one
     said = capsys.readouterr()
     assert said.err == ""
     table = said.out.splitlines()
     assert table[0].endswith(f"{cores()} cores; threads: each engine's own choice")
-    assert table[1] == "peak in fp32: 86 GFLOP/s (matrices multiplied in between); others kept 0.2 cores busy"
+    assert table[1] == "peak in fp32: 86 GFLOP/s (matrix multiplication in each round); background load: 0.2 cores"
     rows = [line.split() for line in table if line.startswith("     1 ")]
     assert [row[1] for row in rows] == ["timm", "openvino", "onnx", "torch"]
     assert rows[0][3:6] == ["40.0", "40.0", "25.0"]
@@ -101,23 +103,25 @@ def test_json_says_the_same(
     assert capsys.readouterr() == ("", "")
     report = json.loads(file.read_text())
     assert report["schema"] == "dla.bench/1"
-    assert (report["threads"], report["rounds"], report["others_before"]) == (2, 3, 0.25)
+    assert (report["threads"], report["rounds"], report["background_load_before"]) == (2, 3, 0.25)
     assert {"dla", "openvino", "onnxruntime", "torch"} <= set(report["versions"])
     rows = [row for row in report["rows"] if row["precision"] == "fp32"]
     assert [(row["engine"], row["batch"]) for row in rows] == [
         (engine, batch) for batch in (1, 4) for engine in ("openvino", "onnx", "torch")
     ]
     row = rows[4]
-    assert (row["model"], row["architecture"], row["drawn"]) == ("shipped:tiny200", INFO.architecture, False)
-    assert (row["calls"], row["memory"], row["ratio_to"]) == (12, 4 * 10**8, "openvino fp32")
+    assert (row["model"], row["architecture"], row["random_weights"]) == ("shipped:tiny200", INFO.architecture, False)
+    assert (row["calls"], row["peak_memory_bytes"], row["baseline"]) == (12, 4 * 10**8, "openvino fp32")
     assert row["p50_s"] == pytest.approx(0.16)
-    assert (row["ratio"], row["ratio_range"]) == (pytest.approx(0.5), [pytest.approx(0.5)] * 2)
-    assert row["of_peak"] == pytest.approx(2 * row["macs"] * 4 / 0.16 / (2 * 2048**3 / 0.5))  # in the same rounds
-    left = {(one["engine"], one["precision"]): one["reason"] for one in report["left_out"]}
+    assert (row["speedup"], row["speedup_range"]) == (pytest.approx(0.5), [pytest.approx(0.5)] * 2)
+    assert row["fraction_of_peak"] == pytest.approx(
+        2 * row["macs"] * 4 / 0.16 / (2 * 2048**3 / 0.5)
+    )  # in the same rounds
+    left = {(one["engine"], one["precision"]): one["reason"] for one in report["skipped"]}
     assert left["torch", "bf16"] == "this CPU has no instruction for bf16"
 
 
-def test_what_is_left_out_is_told_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_skipped_is_told_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     no_bf16(monkeypatch)
     assert main(["bench", "dla46_c", "shipped:tiny200", "--precision", "bf16", "--engine", "all"]) == 2
     assert capsys.readouterr().err.startswith("dla: this CPU has no instruction for bf16. Try --precision fp32")
@@ -126,8 +130,8 @@ def test_what_is_left_out_is_told_once(capsys: pytest.CaptureFixture[str], monke
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if "bf16" in line and not line.startswith(machine())]
     assert lines == [
-        "left out: openvino bf16, torch bf16: this CPU has no instruction for bf16",
-        "left out: onnx bf16: the engine onnx computes in fp32, not in bf16",
+        "skipped: openvino bf16, torch bf16: this CPU has no instruction for bf16",
+        "skipped: onnx bf16: the engine onnx computes in fp32, not in bf16",
     ]
     assert out.count("onnx fp32  ") == 4
     about = "dla46_c: 1.3 M parameters, 0.57 GMACs at 224x224, top-1 64.9 % as published; random weights: speed only"
@@ -143,23 +147,23 @@ def test_timm_that_does_not_load(capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr() == ("", "dla: timm is here but does not load (no torchvision)\n")
 
 
-def test_timm_that_lacks_an_option_is_left_out(
+def test_timm_that_lacks_an_option_is_skipped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Fake, "refused", {("timm", "fp32"): UsageError("timm has no dla34_half with output_stride 8")})
     assert main(["bench", "--against", "timm", "--engine", "onnx", "--batch", "2", "--rounds", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].endswith("1: onnx fp32")
-    assert lines[-1] == "left out: timm fp32: timm has no dla34_half with output_stride 8"
+    assert lines[-1] == "skipped: timm fp32: timm has no dla34_half with output_stride 8"
 
 
 def test_ctrl_c_keeps_what_was_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def turn(self: Fake) -> Round:
-        if self.arm.batch == 8:
+    def run_round(self: Fake) -> Round:
+        if self.case.batch == 8:
             raise KeyboardInterrupt
         return Round((0.01,) * 4, None)
 
-    monkeypatch.setattr(Fake, "turn", turn)
+    monkeypatch.setattr(Fake, "run_round", run_round)
     assert main(["bench", "--engine", "onnx"]) == 130
     assert "     1  onnx fp32" in capsys.readouterr().out
 

@@ -46,7 +46,7 @@ def test_photos_that_are_not_exit_4_and_all_are_in_the_json(data: Path, capsys: 
     assert main(["data", "check", str(data), "--format", "json"]) == 4
     record = json.loads(capsys.readouterr().out)
     assert record["schema"] == "dla.data-check/1"
-    assert record["fit"] is False
+    assert record["passed"] is False
     unreadable = [f for f in record["findings"] if f["kind"] == "unreadable"]
     assert [f["photos"][0]["name"] for f in unreadable] == [
         f"{data}/train/rose/{name}" for name in (*(f"empty{i}.jpg" for i in range(5)), "large.webp")
@@ -54,14 +54,14 @@ def test_photos_that_are_not_exit_4_and_all_are_in_the_json(data: Path, capsys: 
     assert "exact" not in unreadable[0]
     pair = next(f for f in record["findings"] if f["kind"] == "in_two_splits")
     assert pair == {
-        "kind": "in_two_splits", "hurts": True, "exact": True, "message": "the same pixels in train and val",
+        "kind": "in_two_splits", "severity": "error", "exact": True, "message": "the same pixels in train and val",
         "class_ids": [], "photos": [
             {"name": f"{data}/train/rose/1.jpg", "split": "train", "class_id": "rose"},
             {"name": f"{data}/val/tulip/copy.jpg", "split": "val", "class_id": "tulip"},
         ],
     }  # fmt: skip
     assert record["splits"][1] == {"split": "val", "photos": 5, "classes": {"rose": 2, "tulip": 3}}
-    assert record["exif_rotated"] == {"photos": 0, "share": 0.0}
+    assert record["exif_rotated"] == {"photos": 0, "fraction": 0.0}
 
 
 def test_names_stay_on_their_line_and_bytes_that_are_no_text_go_out_as_they_are(data: Path) -> None:
@@ -118,6 +118,7 @@ def many(data: Path) -> list[str]:
     return [sys.executable, "-m", "dla", "data", "check", str(data), "--workers", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "started", "code"), [("all", 1, 130), ("all", 2, 130), ("worker", 2, 1)])
 def test_a_check_that_is_stopped_ends_at_once_and_without_a_traceback(
     data: Path, victim: str, started: int, code: int

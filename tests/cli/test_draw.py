@@ -15,6 +15,8 @@ import dla
 from dla.cli import main
 from dla.weights.spec import shipped
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

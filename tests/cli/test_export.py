@@ -13,9 +13,11 @@ from dla.cli import export, main
 from dla.exporting import verify
 from dla.exporting.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
-def _few_pictures_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_images_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "SAMPLE_IMAGES", 6)
     monkeypatch.chdir(tmp_path)
 
@@ -24,8 +26,8 @@ def test_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "shipped:tiny200", "-o", "out", "--to", "onnx", "--no-preprocessing"]) == 0
     out, err = capsys.readouterr()
     first, second = out.splitlines()
-    difference = json.loads(Path("out/report.json").read_text())["largest_difference"]
-    assert first == ("out/model.onnx   compared on 8 pictures at batch 1, 3, 8: same first class for 8, largest "
+    difference = json.loads(Path("out/report.json").read_text())["max_difference"]
+    assert first == ("out/model.onnx   compared on 8 images at batch 1, 3, 8: same first class for 8, largest "
                      f"difference {difference:.0e}")  # fmt: skip
     assert second == "out/use.py       answers a photo without dla: python out/use.py PHOTO"
     assert err == ""

@@ -42,7 +42,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*paths, os.fsdecode(strange), str(folder / "gone.jpg")]
 
 
-@pytest.mark.parametrize("at", ["pooled", "level4.tree1"])
+@pytest.mark.parametrize("at", ["pre_logits", "level4.tree1"])
 def test_npz_and_parquet_hold_what_python_gives(at: str, inputs: list[str], tmp_path: Path) -> None:
     npz, parquet = tmp_path / "f.npz", tmp_path / "f.parquet"
     for file in (npz, parquet):
@@ -173,7 +173,7 @@ def test_a_run_that_breaks_leaves_the_old_file(
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
 def test_two_runs_into_one_file_do_not_meet(ending: str, tmp_path: Path) -> None:
-    out, about = tmp_path / f"f.{ending}", {"at": "pooled", "model": "m", "weights_sha256": "0"}
+    out, about = tmp_path / f"f.{ending}", {"at": "pre_logits", "model": "m", "weights_sha256": "0"}
     one, two = (dla.Features(name, np.ones(3, np.float32)) for name in "ab")
     with report.open_features(str(out), (3,), about) as first:
         first.write(one)
@@ -197,6 +197,7 @@ def test_the_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
     assert out.stat().st_mode == other.stat().st_mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code", "ending"), [(signal.SIGINT, 130, "npz"), (signal.SIGTERM, 143, "parquet")])
 def test_stopped_it_leaves_nothing(sent: int, code: int, ending: str, tmp_path: Path) -> None:
     out = tmp_path / f"f.{ending}"

@@ -66,7 +66,7 @@ def test_without_a_name_it_is_the_default_of_predict(capsys: pytest.CaptureFixtu
     assert found["classes"][0] == {"class_id": "n01443537", "label": "goldfish"}
     assert found["preprocessing"]["input_size"] == found["input_size"]
     assert found["input_size"] == config["pretrained_cfg"]["input_size"]
-    for ours, key in (("licence", "licence"), ("results", "results"), ("recipe", "recipe"), ("dataset", "dataset")):
+    for ours, key in (("license", "license"), ("results", "results"), ("recipe", "recipe"), ("dataset", "dataset")):
         assert found[ours] == config["dla"][key]
     weights = shipped("tiny200") / "model.safetensors"
     assert found["weights"] == {
@@ -110,7 +110,7 @@ def test_what_is_not_here_is_told_from_the_table(name: str, capsys: pytest.Captu
     }  # fmt: skip
     assert found["sha256"] is found["origin"] is None
     assert found["published"] == {"top1": r.top1, "top5": r.top5}
-    assert found["licence"] == r.licence
+    assert found["license"] == r.license
     assert [c["class_id"] for c in found["classes"]] == [c.class_id for c in imagenet_classes()]
     assert f"to download, about {4 * r.params / 1e6:.1f} MB: dla pull {name}" in out
     assert ("Nobody states a licence" in " ".join(out.split())) == ("res2" in name)
@@ -130,7 +130,7 @@ def test_what_is_cached_is_read(cache: Path, capsys: pytest.CaptureFixture[str])
         assert found["weights"]["path"] == str(path)
         assert found["sha256"] == hashlib.sha256(released("dla46x_c")["model.safetensors"]).hexdigest()
         assert found["origin"] == f"timm/dla46x_c.in1k@{'0123456789' * 4}"
-        assert found["licence"] == "bsd-3-clause"
+        assert found["license"] == "bsd-3-clause"
     path.write_bytes(path.read_bytes()[:-100])
     assert main(["info", "dla46x_c"]) == 3
     assert "truncated or damaged" in capsys.readouterr().err
@@ -178,11 +178,11 @@ def test_a_config_that_says_odd_things(tmp_path: Path, capsys: pytest.CaptureFix
     shutil.copytree(shipped("tiny200"), folder)
     config = json.loads((folder / "config.json").read_text())
     for odd in (None, 3, "text", ["a"], {"top1": "high", "deep": {"er": [1, 2]}}):
-        config["dla"] |= dict.fromkeys(("recipe", "results", "licence", "dataset", "task"), odd)
+        config["dla"] |= dict.fromkeys(("recipe", "results", "license", "dataset", "task"), odd)
         (folder / "config.json").write_text(json.dumps(config))
         found = record(capsys, str(folder))
         assert found["recipe"] == found["results"] == (odd if isinstance(odd, dict) else None)
-        assert found["licence"] == found["dataset"] == (odd if isinstance(odd, str) else None)
+        assert found["license"] == found["dataset"] == (odd if isinstance(odd, str) else None)
         assert found["task"] == (odd if isinstance(odd, str) else "classify")
         out = table(capsys, str(folder))
         assert ("deep.er [1, 2]" in out) == isinstance(odd, dict)

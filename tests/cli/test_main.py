@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dla.cli import COMMANDS, main
+from support.packages import PARSER, packages_of
 from support.photos import CHELSEA
 
 
@@ -17,25 +18,12 @@ def dla(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in COMMANDS)])
-def test_help_is_quick_shows_an_example_and_loads_no_torch(words: list[str]) -> None:
-    code = f"""
-import sys
-from dla.cli import main
-try:
-    main({words!r})
-finally:
-    assert "torch" not in sys.modules and "numpy" not in sys.modules, sorted(sys.modules)
-"""
-    seconds = []  # of the processor: the clock's would also count what else the machine does
-    for _ in range(3):
-        began = os.times()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        ended = os.times()
-        seconds.append(ended[2] + ended[3] - began[2] - began[3])
+def test_help_shows_an_example_and_loads_only_the_parser(words: list[str]) -> None:
+    done, loaded = packages_of(words)
     assert done.returncode == 0, done.stderr
     assert "example" in done.stdout
     assert "dla " in done.stdout.split("example")[1]
-    assert min(seconds) < 0.3
+    assert loaded <= PARSER
 
 
 def test_version() -> None:

@@ -161,6 +161,7 @@ def test_paths_from_stdin_and_a_closed_pipe(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_it_ends_soon_with_whole_records(sent: int, code: int, tmp_path: Path) -> None:
     shutil.copy(ROCKET, tmp_path / "a.jpg")

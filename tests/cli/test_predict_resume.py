@@ -19,6 +19,8 @@ from PIL import Image
 from dla.cli import main
 from support.photos import CHELSEA, COFFEE, crops, jpeg
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ["-q", "--batch-size", "4", "--threads", "1"]
 
 

@@ -14,6 +14,8 @@ import pytest
 from support import hub_server
 from support.released import released
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,9 +13,12 @@ from PIL import Image
 
 import dla
 from dla.cli import main
-from dla.cli.progress import clock, summary
+from dla.cli.progress import clock
+from dla.cli.train import summary
 from dla.training.events import EpochEvent
 from support import flat_photos
+
+pytestmark = pytest.mark.slow
 
 SMALL = ["--model", "dla34_half", "--batch-size", "8", "--epochs", "1", "--input.val-size", "32", "--workers", "0"]
 

@@ -15,6 +15,8 @@ from dla.cli import main
 from dla.training.trainer import Trainer
 from support import flat_photos
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "--model",
     "dla34_half",

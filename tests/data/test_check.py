@@ -39,7 +39,7 @@ def named(finding: DataFinding) -> list[str]:
 
 def test_good_photos_are_fit(data: Path) -> None:
     report = dla.check_data(data)
-    assert report.fit
+    assert report.passed
     assert report.findings == ()
     assert report.readable == 27
     assert report.splits == {"train": dict.fromkeys(("daisy", "rose", "tulip"), 6),
@@ -68,8 +68,8 @@ def test_what_a_run_would_refuse_hurts(data: Path, gone: str, kind: str) -> None
     with pytest.raises(dla.UsageError):
         open_splits(data)
     report = dla.check_data(data)
-    assert not report.fit
-    assert [finding.kind for finding in report.findings if finding.hurts] == [kind]
+    assert not report.passed
+    assert [finding.kind for finding in report.findings if finding.severity == "error"] == [kind]
 
 
 def test_nothing_is_written_into_the_data(data: Path) -> None:
@@ -137,35 +137,35 @@ def spoil(data: Path, kind: str) -> None:
 
 
 FAULTS = {
-    "zero bytes": ("unreadable", True, ["rose/0.jpg"]),
-    "truncated": ("unreadable", True, ["rose/0.jpg"]),
-    "text": ("unreadable", True, ["rose/0.jpg"]),
-    "in two splits": ("in_two_splits", True, ["rose/0.jpg", "rose/x.jpg"]),
-    "in two splits, smaller": ("in_two_splits", True, ["rose/0.jpg", "rose/x.webp"]),
-    "two labels": ("under_two_labels", True, ["rose/0.jpg", "tulip/x.jpg"]),
-    "two labels, as PNG": ("under_two_labels", True, ["rose/0.jpg", "tulip/x.png"]),
-    "twice": ("duplicate", False, ["rose/0.jpg", "rose/x.jpg"]),
-    "twice, other quality": ("duplicate", False, ["rose/0.jpg", "rose/x.jpg"]),
-    "an empty class": ("empty_class", True, ["orchid"]),
-    "no val": ("empty_class", False, ["rose"]),
-    "PNG named .jpg": ("wrong_ending", False, ["rose/0.jpg"]),
-    "CMYK": ("odd_mode", False, ["rose/0.jpg"]),
-    "16 bit": ("odd_mode", False, ["rose/x.png"]),
-    "1x1": ("tiny", False, ["rose/x.png"]),
-    "file case": ("similar_names", False, ["rose/A.JPG", "rose/a.jpg"]),
-    "other files": ("not_used", False, []),
+    "zero bytes": ("unreadable", "error", ["rose/0.jpg"]),
+    "truncated": ("unreadable", "error", ["rose/0.jpg"]),
+    "text": ("unreadable", "error", ["rose/0.jpg"]),
+    "in two splits": ("in_two_splits", "error", ["rose/0.jpg", "rose/x.jpg"]),
+    "in two splits, smaller": ("in_two_splits", "error", ["rose/0.jpg", "rose/x.webp"]),
+    "two labels": ("under_two_labels", "error", ["rose/0.jpg", "tulip/x.jpg"]),
+    "two labels, as PNG": ("under_two_labels", "error", ["rose/0.jpg", "tulip/x.png"]),
+    "twice": ("duplicate", "warning", ["rose/0.jpg", "rose/x.jpg"]),
+    "twice, other quality": ("duplicate", "warning", ["rose/0.jpg", "rose/x.jpg"]),
+    "an empty class": ("empty_class", "error", ["orchid"]),
+    "no val": ("empty_class", "warning", ["rose"]),
+    "PNG named .jpg": ("wrong_ending", "warning", ["rose/0.jpg"]),
+    "CMYK": ("odd_mode", "warning", ["rose/0.jpg"]),
+    "16 bit": ("odd_mode", "warning", ["rose/x.png"]),
+    "1x1": ("tiny", "warning", ["rose/x.png"]),
+    "file case": ("similar_names", "warning", ["rose/A.JPG", "rose/a.jpg"]),
+    "other files": ("not_used", "warning", []),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_found_and_nothing_else(data: Path, fault: str) -> None:
-    kind, hurts, names = FAULTS[fault]
+    kind, severity, names = FAULTS[fault]
     spoil(data, fault)
     report = dla.check_data(data, workers=0)
-    assert [(f.kind, f.hurts, named(f)) for f in report.findings if fault != "16 bit" or f.kind != "duplicate"] == [
-        (kind, hurts, names)
+    assert [(f.kind, f.severity, named(f)) for f in report.findings if fault != "16 bit" or f.kind != "duplicate"] == [
+        (kind, severity, names)
     ]
-    assert report.fit is not hurts
+    assert report.passed is (severity == "warning")
     if kind in ("in_two_splits", "under_two_labels", "duplicate"):
         assert report.findings[0].exact is (fault in ("in two splits", "two labels", "two labels, as PNG", "twice"))
 
@@ -173,8 +173,8 @@ def test_each_fault_is_found_and_nothing_else(data: Path, fault: str) -> None:
 def test_classes_that_do_not_match(data: Path) -> None:
     spoil(data, "unknown to train")
     report = dla.check_data(data)
-    assert [(f.kind, f.hurts, named(f)) for f in report.findings] == [
-        ("unknown_class", True, ["roses"]), ("empty_class", False, ["rose"]),
+    assert [(f.kind, f.severity, named(f)) for f in report.findings] == [
+        ("unknown_class", "error", ["roses"]), ("empty_class", "warning", ["rose"]),
     ]  # fmt: skip
 
 
@@ -184,13 +184,13 @@ def test_class_names_that_differ_only_in_case_or_in_how_accents_are_written(data
     (data / "train" / "Rose").rename(data / "train" / "ros\u00e9")
     (data / "train" / "tulip").rename(data / "train" / "rose\u0301")
     finding = of_kind(dla.check_data(data), "similar_classes")[0]
-    assert (named(finding), finding.hurts) == (["rose\u0301", "ros\u00e9"], True)
+    assert (named(finding), finding.severity) == (["rose\u0301", "ros\u00e9"], "error")
 
 
 def test_uneven_classes_are_told(data: Path) -> None:
     spoil(data, "uneven")
     finding = of_kind(dla.check_data(data), "imbalance")[0]
-    assert (named(finding), finding.hurts) == (["rose", "tulip"], False)
+    assert (named(finding), finding.severity) == (["rose", "tulip"], "warning")
     assert finding.message == "tulip has 10 photos to learn from, rose 1: 10 times as many"
 
 
@@ -220,7 +220,7 @@ def test_a_table_with_files_that_are_gone_or_named_twice(data: Path) -> None:
             "train/rose/0.jpg,tulip,train", "val/rose/0.jpg,rose,test"]  # fmt: skip
     table.write_text("\n".join(["path,label,split", *rows]))
     report = dla.check_data(table)
-    assert [(f.kind, named(f)) for f in report.findings if f.hurts] == [
+    assert [(f.kind, named(f)) for f in report.findings if f.severity == "error"] == [
         ("unreadable", ["rose/gone.jpg"]), ("under_two_labels", ["rose/0.jpg", "rose/0.jpg"]),
     ]  # fmt: skip
     assert report.findings[0].message.startswith("not_found: ")
@@ -229,7 +229,7 @@ def test_a_table_with_files_that_are_gone_or_named_twice(data: Path) -> None:
 
 def test_a_set_without_splits_and_one_class(data: Path) -> None:
     report = dla.check_data(data / "train")
-    assert report.fit
+    assert report.passed
     assert list(report.splits) == [""]
     shutil.rmtree(data / "train" / "rose")
     shutil.rmtree(data / "train" / "tulip")

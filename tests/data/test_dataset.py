@@ -88,7 +88,7 @@ def test_names_of_the_validation_folder(tmp_path: Path, name: str) -> None:
     fill(tmp_path / name, {"a": 1, "b": 2})
     splits = open_splits(tmp_path)
     assert len(splits.val) == 3
-    assert splits.how == f"train and {name} as they are"
+    assert splits.split_method == f"train and {name} as they are"
     assert len(open_split(tmp_path)) == 3
 
 
@@ -111,7 +111,7 @@ def test_train_alone_is_divided_and_is_nothing_to_validate_on(tmp_path: Path) ->
     splits = open_splits(tmp_path, DataOptions(val_share=0.4), seed=3)
     assert splits.val.class_counts().tolist() == [4, 2]
     assert splits.train.class_counts().tolist() == [6, 3]
-    assert splits.how == "40% of each class kept for validation, by seed 3"
+    assert splits.split_method == "40% of each class kept for validation, by seed 3"
     with pytest.raises(UsageError, match="has train only"):
         open_split(tmp_path)
 

@@ -51,7 +51,7 @@ def test_a_few_are_left_out_and_told(tmp_path: Path) -> None:
     (tmp_path / "a" / "7.jpg").write_bytes(b"")
     splits = without_unreadable(open_splits(tmp_path), 0.1)
     assert len(splits.train) + len(splits.val) == 119
-    assert [(f.name, f.code) for f in splits.left_out] == [(f"{tmp_path}/a/7.jpg", "empty_file")]
+    assert [(f.name, f.code) for f in splits.unreadable] == [(f"{tmp_path}/a/7.jpg", "empty_file")]
     assert splits.notes == (f"photos that cannot be read are left out (1): {tmp_path}/a/7.jpg (empty_file)",)
     assert f"{tmp_path}/a/7.jpg" not in [*splits.train.names, *splits.val.names]
 
@@ -77,7 +77,7 @@ def same(one: Splits, other: Splits) -> bool:
         for x in (one, other)
         for s in (x.train, x.val)
     ]
-    return parts[:2] == parts[2:] and one.how == other.how and one.left_out == other.left_out
+    return parts[:2] == parts[2:] and one.split_method == other.split_method and one.unreadable == other.unreadable
 
 
 def test_a_saved_division_comes_back_exactly(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_saved_division_comes_back_exactly(tmp_path: Path) -> None:
     moved.mkdir()
     for name in "ab":
         (tmp_path / name).rename(moved / name)
-    assert splits_to_dict(restore_splits(saved, moved), moved) | {"left_out": 0} == saved | {"left_out": 0}
+    assert splits_to_dict(restore_splits(saved, moved), moved) | {"unreadable": 0} == saved | {"unreadable": 0}
 
 
 def test_saved_splits_of_folders_and_tables(tmp_path: Path) -> None:

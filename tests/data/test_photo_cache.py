@@ -14,6 +14,7 @@ from dla.data.dataset import Split
 from dla.data.photo_cache import Budget, PhotoStore
 from dla.errors import ImageError, UsageError
 from support.photos import crops, jpeg
+from support.progress import Recorder
 
 
 @pytest.fixture
@@ -108,11 +109,11 @@ def test_damaged_files_are_made_again(split: Split, tmp_path: Path, damage: str)
 
 def test_a_folder_that_cannot_be_written_is_said_once(split: Split, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said: list[str] = []
-    store = PhotoStore(split, "disk", tmp_path / "file", say=said.append)
+    progress = Recorder()
+    store = PhotoStore(split, "disk", tmp_path / "file", progress=progress)
     assert pixels(store) == pixels(PhotoStore(split))
-    assert len(said) == 1
-    assert said[0].startswith(f"{tmp_path / 'file'}: photos cannot be kept there any more (")
+    assert len(progress.said) == 1
+    assert progress.said[0].startswith(f"{tmp_path / 'file'}: photos cannot be kept there any more (")
 
 
 def test_threads_share_a_store(split: Split, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ def apart(photos: list[tuple[int, str]], share: float, seed: int) -> tuple[set[s
     return train, val
 
 
+@pytest.mark.slow
 @given(sets, shares, seeds)
 def test_against_the_rule_written_out(photos: list[tuple[int, str]], share: float, seed: int) -> None:
     train, val = apart(photos, share, seed)

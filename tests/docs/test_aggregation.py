@@ -6,12 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 import dla
 from support.oracle import timm
 from support.run_page import blocks
+
+pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "docs" / "aggregation.md"
 BLOCKS = [text for language, text in blocks(PAGE) if language == ""]

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from safetensors.torch import save
 import dla
 from support import hub_server
 from support.photos import crops, jpeg
-from support.run_page import blocks
+from support.run_page import blocks, run_alone
+from support.warm import WARM
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "commands.md")]
@@ -24,8 +24,8 @@ RUNNING = ("python", "bash")
 KNOWN = {*RUNNING, "json", "bibtex", ""}
 OTHERS = {  # options of pip, torchrun, Slurm, and of the scripts in benchmarks/
     "--again", "--cpus-per-task", "--gpus-per-node", "--index-url", "--job-name", "--max-restarts", "--memory",
-    "--nnodes", "--nproc-per-node", "--ntasks-per-node", "--open-mode", "--rdzv-backend", "--rdzv-endpoint",
-    "--rdzv-id", "--requeue", "--signal", "--time",
+    "--nnodes", "--nproc-per-node", "--ntasks-per-node", "--only", "--open-mode", "--rdzv-backend",
+    "--rdzv-endpoint", "--rdzv-id", "--rehearse", "--requeue", "--signal", "--time",
 }  # fmt: skip
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 
@@ -56,6 +56,7 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if any(language in RUNNING for language, _ in blocks(p))],
                          ids=lambda p: p.stem)  # fmt: skip
 def test_every_block_runs(page: Path, hub: hub_server.Hub, desk: Path) -> None:
@@ -64,11 +65,12 @@ def test_every_block_runs(page: Path, hub: hub_server.Hub, desk: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DLA_", "TORCH_", "XDG_"))}
     env = clean | {"HOME": str(home), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "*", "OMP_NUM_THREADS": "1",
                    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
-    done = subprocess.run([sys.executable, ROOT / "tests" / "support" / "run_page.py", page], cwd=desk, env=env,
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = WARM.Process(target=run_alone, args=(page, desk, env, log := desk / "log.txt"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, log.read_text()[-3000:]
     expected = sum(language in RUNNING for language, _ in blocks(page))
-    assert done.stdout.endswith(f"{expected} blocks ran\n")
+    assert log.read_text().endswith(f"{expected} blocks ran\n")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)

@@ -13,6 +13,8 @@ from dla.weights.keys import authors_state
 from support import oracle  # noqa: F401  makes timm and torchvision importable
 from support.run_page import blocks
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "decoder.md"
 BLOCKS = [text for language, text in blocks(PAGE) if language == ""]
 

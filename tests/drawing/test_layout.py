@@ -16,7 +16,7 @@ from torch import nn
 
 from dla.drawing.layout import STYLES, lay_out
 from dla.drawing.network import describe
-from dla.drawing.shapes import Circle, Line, Page, Rect, Text, to_png, to_svg, writer_of
+from dla.drawing.shapes import Circle, Line, Page, Rect, Style, Text, inline_svg, to_png, to_svg, writer_of
 from dla.errors import UsageError
 from dla.models.aggregation import HDA, graft
 from dla.models.build import build
@@ -329,6 +329,25 @@ def test_the_png_is_the_same_picture_twice_as_large() -> None:
         if isinstance(shape, Circle):
             at = 2 * shape.x, 2 * (shape.y - shape.radius)
             assert "#{:02x}{:02x}{:02x}".format(*image.getpixel(tuple(map(round, at)))) == STYLES["node"].stroke
+
+
+def test_dashes_and_the_colours_of_a_page() -> None:
+    styles = {"dashed": Style(stroke="var(--ink, #102030)", stroke_width=2, stroke_dasharray="6 4")}
+    page = Page("a <line>", 100, 20, styles, (Line("dashed", ((0, 10), (95, 10)), "<hint>"),))
+    row = [Image.open(io.BytesIO(to_png(page))).getpixel((2 * x + 1, 20)) for x in range(100)]
+    inked = [x for x, pixel in enumerate(row) if pixel == (0x10, 0x20, 0x30)]
+    assert inked == [x for x in range(95) if x % 10 < 6]
+    whole, (width, height) = ElementTree.fromstring(to_svg(page)), ("100", "20")
+    assert (whole.attrib["width"], whole.attrib["height"], whole.attrib["viewBox"]) == (width, height, "0 0 100 20")
+    part = ElementTree.fromstring(inline_svg(page))
+    assert part.tag == "svg"  # without a namespace, as HTML has it
+    assert part.attrib["aria-label"] == "a <line>"
+    assert {"width", "height"}.isdisjoint(part.attrib)
+    (group,) = part
+    assert group.attrib == {
+        "fill": "none", "stroke": "var(--ink, #102030)", "stroke-width": "2", "stroke-dasharray": "6 4",
+    }  # fmt: skip
+    assert group.findtext("polyline/title") == "<hint>"
 
 
 def test_only_pictures_are_drawn() -> None:

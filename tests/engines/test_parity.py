@@ -27,6 +27,8 @@ from dla.types import Array
 from support.photos import crops
 from support.tiny import tiny
 
+pytestmark = pytest.mark.slow
+
 SCALE_SHIFT = Preprocessing().scale_shift()
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *((block, {"output_stride": stride}) for block in ("basic", "bottleneck", "bottle2neck") for stride in (8, 16, 32)),
@@ -98,10 +100,11 @@ def test_every_network_of_the_table(name: str) -> None:
 def test_every_option_at_odd_sizes(block: str, options: dict[str, Any], size: tuple[int, int]) -> None:
     model = lively(tiny(block, **options))
     ours = TorchEngine(model, *SCALE_SHIFT, "cpu")
+    engines = list(others(model))
     for count in (1, 3):
         pixels = real_pixels(*size, count)
         expected = ours.probabilities(pixels)
-        for engine in others(model):
+        for engine in engines:
             assert np.abs(engine.probabilities(pixels) - expected).max() < 1e-4, engine.name
 
 
@@ -118,10 +121,10 @@ def test_batches_of_1_3_and_8_in_turns() -> None:
 def test_features_at_every_node(block: str) -> None:
     model = lively(tiny(block, num_classes=0), damped=True)
     pixels = real_pixels(33, 47, 2)
-    ours = TorchEngine(model, *SCALE_SHIFT, "cpu")
-    for at in ("level0", "level1", "level5", "pooled", *(node.name for node in nodes(model))):
+    ours, engines = TorchEngine(model, *SCALE_SHIFT, "cpu"), list(others(model))
+    for at in ("level0", "level1", "level5", "pre_logits", *(node.name for node in nodes(model))):
         expected = ours.features_at(at)(pixels)
-        for engine in others(model):
+        for engine in engines:
             found = engine.features_at(at)(pixels)
             assert found.shape == expected.shape
             assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max(), (engine.name, at)
@@ -130,7 +133,7 @@ def test_features_at_every_node(block: str) -> None:
 def test_a_place_that_is_not_there() -> None:
     model = tiny().eval()
     for engine in (*others(model), TorchEngine(model, *SCALE_SHIFT, "cpu")):
-        with pytest.raises(UnknownNameError, match='no node of this network is called "level7".*level5, pooled'):
+        with pytest.raises(UnknownNameError, match='no node of this network is called "level7".*level5, pre_logits'):
             engine.features_at("level7")
 
 

@@ -1,8 +1,10 @@
-"""PyTorch as an engine: what it does on a GPU, as far as that shows without one; with one, its answers."""
+"""PyTorch as an engine: what it does on a GPU, as far as that shows without one. With one: tests/gpu."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from support.oracle import randomise
 from support.tiny import tiny
 
 SCALE_SHIFT = dla.Preprocessing().scale_shift()
-ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 
 
 def pixels(count: int) -> np.ndarray[Any, Any]:
@@ -98,31 +99,16 @@ def test_fp32_is_not_tf32_while_it_runs_and_the_flag_is_set_back(net: nn.Module)
         torch.backends.cudnn.allow_tf32 = before
 
 
-@ON_GPU
-@pytest.mark.parametrize("photos", [None, 10_000])
-def test_a_gpu_gives_the_answers_of_the_cpu(net: nn.Module, photos: int | None) -> None:
-    expected = TorchEngine(net, *SCALE_SHIFT, "cpu").probabilities(pixels(8))
-    ours = TorchEngine(net, *SCALE_SHIFT, "cuda", photos=photos)
-    for _ in range(3):  # a CUDA graph is recorded in the second
-        np.testing.assert_allclose(ours.probabilities(pixels(8)), expected, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(ours.probabilities(pixels(8)[:3]), expected[:3], rtol=0, atol=1e-4)
-    assert not photos or all(part.fast is not None for part in ours.compiled.values())
+def test_of_several_threads_the_last_one_sets_the_flag_back(net: nn.Module) -> None:
+    ours, both, seen = TorchEngine(net, *SCALE_SHIFT, "cpu"), Barrier(2), []
 
+    def pause(*_: object) -> None:
+        both.wait(10)
+        seen.append(torch.backends.cudnn.allow_tf32)
 
-@ON_GPU
-@pytest.mark.parametrize("photos", [None, 10_000])
-def test_bf16_on_a_gpu_is_near(net: nn.Module, photos: int | None) -> None:
-    expected = TorchEngine(net, *SCALE_SHIFT, "cpu").probabilities(pixels(8))
-    found = TorchEngine(net, *SCALE_SHIFT, "cuda", "bf16", photos=photos).probabilities(pixels(8))
-    assert 0 < np.abs(found - expected).max() < 0.05
-
-
-@ON_GPU
-def test_features_stay_when_the_next_batch_runs(net: nn.Module) -> None:
-    """CUDA graphs write every batch to the same memory."""
-    ours = TorchEngine(net, *SCALE_SHIFT, "cuda", photos=10_000)
-    features = ours.features_at("level5")
-    runs = [features(pixels(8) // (i + 1)) for i in range(4)]
-    again = features(pixels(8))
-    np.testing.assert_array_equal(runs[0].argmax(), again.argmax())
-    assert len({run.tobytes() for run in runs}) == 4
+    ours.network.register_forward_hook(pause)
+    assert torch.backends.cudnn.allow_tf32
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(ours.probabilities, [pixels(1)] * 20))
+    assert seen == [False] * 20
+    assert torch.backends.cudnn.allow_tf32

@@ -29,14 +29,18 @@ from dla.errors import CheckError, DlaError, UnknownNameError, UsageError
 from dla.exporting import export, targets, verify
 from dla.exporting.readme import usage_script
 from dla.exporting.targets import to_program
-from dla.exporting.verify import FileComparison, SampleImages
+from dla.exporting.verify import FileAnswer, FileComparison, SampleImages
 from dla.images.decode import ReadOptions
 from dla.images.preprocessing import Preprocessing
+from dla.inference.pipeline import PreparedInput
 from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder, write_temperature
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE, jpeg
+from support.progress import Recorder
 from support.tiny import tiny
+
+pytestmark = pytest.mark.slow
 
 TINY = "shipped:tiny200"
 MADE = [("onnx", True), ("onnx", False), ("openvino", True), ("openvino", False), ("pt2", False)]
@@ -65,7 +69,7 @@ def cooled(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, cooled: str) -> dict[tuple[str, bool], Any]:
-    """One folder a form, checked with fewer pictures than usual; those that take pixels at another temperature."""
+    """One folder a format, checked with fewer images than usual; those that take pixels at another temperature."""
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify, "SAMPLE_IMAGES", 12)
@@ -171,7 +175,7 @@ def test_the_file_tells_what_it_is(exported: dict[tuple[str, bool], Any]) -> Non
             texts["weights_sha256"]
             == hashlib.sha256((shipped("tiny200") / "model.safetensors").read_bytes()).hexdigest()
         )
-        assert (texts["licence"], texts["dataset"]) == (expected.licence, expected.dataset)
+        assert (texts["license"], texts["dataset"]) == (expected.license, expected.dataset)
         assert texts["dla"] == dla.__version__
     about = json.loads(extra["about.json"])
     assert (about["labels"], about["temperature"], about["preprocessing"]["inside"]) == (labels, 1.7, False)
@@ -182,13 +186,13 @@ def test_the_report(to: str, inside: bool, exported: dict[tuple[str, bool], Any]
     made = exported[to, inside]
     written = json.loads((made.folder / "report.json").read_text())
     assert written == json.loads(json.dumps(made.report.to_dict()))
-    assert (written["schema"], written["passed"], written["batches"]) == ("dla.export/1", True, [1, 3, 8])
-    assert (written["photos"], written["pictures"]) == (6, 12 + (11 if inside else 8))
-    assert written["largest_difference"] < 1e-4
-    assert (written["largest_level"], written["photo_flips"]) == ((1, []) if inside else (None, None))
+    assert (written["schema"], written["passed"], written["batch_sizes"]) == ("dla.export/1", True, [1, 3, 8])
+    assert (written["photos"], written["images"]) == (6, 12 + (11 if inside else 8))
+    assert written["max_difference"] < 1e-4
+    assert (written["max_pixel_difference"], written["photo_disagreements"]) == ((1, []) if inside else (None, None))
     files = {"onnx": ["model.onnx"], "openvino": ["model.bin", "model.xml"], "pt2": ["model.pt2"]}[to]
     assert sorted(os.listdir(made.folder)) == sorted(["README.md", "report.json", "use.py", *files])
-    assert f"{made.report.pictures} pictures made of 6 photos" in (made.folder / "README.md").read_text()
+    assert f"{made.report.images} images made of 6 photos" in (made.folder / "README.md").read_text()
     assert oct(made.folder.stat().st_mode & 0o777) == oct(0o777 & ~umask())
 
 
@@ -201,8 +205,8 @@ def umask() -> int:
 def test_the_photos_that_come_along_make_sixty_pictures() -> None:
     found = list(SampleImages(None, ReadOptions()))
     assert len(found) == 60
-    assert len({picture.image.tobytes() for picture in found}) == 60
-    assert len({picture.image.size for picture in found}) > 50
+    assert len({image.image.tobytes() for image in found}) == 60
+    assert len({image.image.size for image in found}) > 50
     assert [p.name for p in found] == [p.name for p in SampleImages(None, ReadOptions())]
     for path in Path(str(verify.files("dla"))).glob("shipped/photos/*"):
         assert path.stat().st_size <= 40_000
@@ -240,37 +244,37 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: 
     assert os.listdir(tmp_path) == ["out.report.json"]
     report = json.loads((tmp_path / "out.report.json").read_text())
     assert report["passed"] is False
-    assert report["largest_difference"] > 1e-2
-    flip = report["same_flips"][0]
-    assert flip["picture"].partition(",")[0] in {Path(path).name for path in SampleImages(None, ReadOptions()).paths}
-    assert flip["found"] != flip["expected"]
-    assert flip["margin"] > 0
+    assert report["max_difference"] > 1e-2
+    one = report["disagreements"][0]
+    assert one["image"].partition(",")[0] in {Path(path).name for path in SampleImages(None, ReadOptions()).paths}
+    assert one["actual"] != one["expected"]
+    assert one["margin"] > 0
 
 
 def test_what_passes() -> None:
-    a_NK, b_NK = np.array([[0.6, 0.4]]), np.array([[0.4, 0.6]])
+    a_K, b_K = np.array([0.6, 0.4]), np.array([0.4, 0.6])
 
-    def after(*found: Any, levels: int = 0, pictures: int = 1) -> bool:
+    def after(same_K: np.ndarray, photo_K: np.ndarray, difference: int = 0, equal: int = 1) -> bool:
+        """One image for which the file gives `same_K` on the same pixels, beside so many that are equal."""
         comparison = FileComparison(["x", "y"], True)
-        for _ in range(pictures):
-            comparison.add(["p"], a_NK, a_NK)
-        for same, photo in found:
-            comparison.add(["p"], a_NK, same)
-            comparison.add_photos(["p"], (np.zeros(1, np.uint8), np.full(1, levels, np.uint8)), a_NK, photo)
+        for _ in range(equal):
+            comparison.add(PreparedInput("p"), FileAnswer(a_K, a_K, 0, a_K))
+        comparison.add(PreparedInput("p"), FileAnswer(a_K, same_K, difference, photo_K))
         return comparison.passed
 
-    assert after((a_NK + 0.99e-4, a_NK))
-    assert not after((a_NK + 1.01e-4, a_NK))
-    assert not after((a_NK * np.nan, a_NK))
-    assert not after((b_NK, a_NK))
-    assert after((a_NK, a_NK), levels=1)
-    assert not after((a_NK, a_NK), levels=2)
-    assert not after((a_NK, b_NK), pictures=198)
-    assert after((a_NK, b_NK), pictures=199)
+    assert after(a_K + 0.99e-4, a_K)
+    assert not after(a_K + 1.01e-4, a_K)
+    assert not after(a_K * np.nan, a_K)
+    assert not after(b_K, b_K)
+    assert after(a_K, a_K, difference=1)
+    assert not after(a_K, a_K, difference=2)
+    assert not after(a_K, b_K, equal=198)
+    assert after(a_K, b_K, equal=199)
 
 
 def test_what_came_in_the_meantime_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when two exports write to one folder: the one that is later finds it taken."""
+    monkeypatch.setattr(verify, "TEST_IMAGES", 3)
     out = tmp_path / "out"
     out.mkdir()
     compared = export._compared
@@ -293,7 +297,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         dla.export(TINY, tmp_path / "out", "onnx")
     with pytest.raises(UsageError, match=r"mine.txt is a file, so that nothing can be written"):
         dla.export(TINY, tmp_path / "out" / "mine.txt" / "deeper", "onnx")
-    with pytest.raises(UnknownNameError, match=r'no form is called "onx". Nearest: onnx'):
+    with pytest.raises(UnknownNameError, match=r'no export target is called "onx". Nearest: onnx'):
         dla.export(TINY, tmp_path / "new", "onx")  # type: ignore[arg-type]
     without = build("dla46x_c", num_classes=0)
     write_folder(tmp_path / "m", without.state_dict(), ModelConfig("dla46x_c", 0))
@@ -311,7 +315,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 def test_a_part_that_only_pytorch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*args: object) -> None:
-        raise NotImplementedError("%sin has no step")
+        raise NotImplementedError("unsupported operation %sin")
 
     monkeypatch.setattr("dla.engines.tracing.trace_ops", unknown)
     monkeypatch.setattr("dla.inference.traced_model._remembered", lambda files: None)
@@ -341,12 +345,12 @@ def test_a_full_disk(to: Any, tmp_path: Path) -> None:
 
 
 def test_stopped_in_the_middle(tmp_path: Path) -> None:
-    def stop(seen: Any, total: int) -> Any:
-        yield next(seen)
-        raise KeyboardInterrupt
+    class Stop(Recorder):
+        def advance(self, count: int = 1) -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dla.export(TINY, tmp_path / "deep" / "out", "onnx", preprocessing=False, watch=stop)
+        dla.export(TINY, tmp_path / "deep" / "out", "onnx", preprocessing=False, progress=Stop())
     assert list((tmp_path / "deep").iterdir()) == []
 
 
@@ -382,7 +386,7 @@ def test_pt2_of_a_network_for_small_photos(tmp_path: Path, monkeypatch: pytest.M
     state = build("dla46x_c", num_classes=3).state_dict()
     write_folder(tmp_path / "m", state, ModelConfig("dla46x_c", 3, pretrained_cfg=cfg))
     made = dla.export(str(tmp_path / "m"), tmp_path / "out", "pt2")
-    assert made.report.pictures == 12
+    assert made.report.images == 12
     assert "resized and cropped as `use.py` does. N is free. |" in (made.folder / "README.md").read_text()
 
 

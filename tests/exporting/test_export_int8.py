@@ -1,4 +1,4 @@
-"""The int8 form as a file of its own."""
+"""The int8 model as a file of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 import dla
 from dla.cli import main
 from dla.engines.openvino import import_openvino
-from dla.engines.quantized import Gate, quantize
+from dla.engines.quantized import Gate, parse_quantized, quantize
 from dla.exporting import verify
 from dla.images.decode import read_photo
 from dla.inference.calibrate_int8 import CalibrationResult
@@ -24,12 +24,14 @@ from dla.weights.model_folder import write_temperature
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE
 
+pytestmark = pytest.mark.slow
+
 GATE = Gate(True, "agreement", 0.985, 0.97, 0.99, 600, None, None, ("avx2",))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The network that comes along at another temperature, with an int8 form made from a few parts of photos."""
+    """The network that comes along at another temperature, with an int8 model made from a few parts of photos."""
     folder = tmp_path_factory.mktemp("model")
     for path in shipped("tiny200").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -42,17 +44,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def _few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "SAMPLE_IMAGES", 6)
 
 
-@pytest.mark.usefixtures("_few_pictures")
+@pytest.mark.usefixtures("_few_images")
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_file_answers_as_the_form_does(model: str, tmp_path: Path, inside: bool) -> None:
     made = dla.export(model, tmp_path / "out", "openvino", precision="int8", preprocessing=inside)
     assert (made.report.precision, made.report.passed, made.report.gates) == ("int8", True, (GATE.sentence(),))
     assert GATE.sentence() in (tmp_path / "out" / "README.md").read_text()
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["against"] == f"dla {dla.__version__} in int8"
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["reference"] == f"dla {dla.__version__} in int8"
     assert (tmp_path / "out" / "model.bin").stat().st_size < 0.6 * (Path(model) / "model.safetensors").stat().st_size
     classifier = dla.load(model, precision="int8")
     photo = read_photo(str(COFFEE)).image
@@ -65,7 +67,7 @@ def test_the_file_answers_as_the_form_does(model: str, tmp_path: Path, inside: b
     assert expected_K.max() < 0.999  # so the temperature counts
 
 
-@pytest.mark.usefixtures("_few_pictures")
+@pytest.mark.usefixtures("_few_images")
 def test_its_script_says_what_predict_says(model: str, tmp_path: Path) -> None:
     dla.export(model, tmp_path / "out", "openvino", precision="int8", preprocessing=False)
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
@@ -75,17 +77,16 @@ def test_its_script_says_what_predict_says(model: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [f"{100 * c.probability:6.1f} %  {c.label}" for c in best]
 
 
-@pytest.mark.usefixtures("_few_pictures")
+@pytest.mark.usefixtures("_few_images")
 def test_a_form_that_was_just_made_is_what_is_exported(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network, _ = open_traced(model)
-    form = quantize(network, [np.zeros((32, 32, 3), np.uint8)] * 2).with_gate(GATE)
+    quantized = parse_quantized((Path(model) / "int8.zip").read_bytes(), "int8.zip")
     given: list[str] = []
 
     def make(source: str, photos: str, **options: object) -> CalibrationResult:
         given.append(photos)
-        return CalibrationResult(form, GATE, "here")
+        return CalibrationResult(quantized, GATE, "here")
 
     monkeypatch.setattr("dla.inference.calibrate_int8.make_quantized", make)
     words = ["export", model, "-o", str(tmp_path / "out"), "--to", "openvino", "--precision", "int8"]
@@ -115,4 +116,4 @@ def test_without_a_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (tmp_path / name).write_bytes((shipped("tiny200") / name).read_bytes())
     words = ["-o", str(tmp_path / "out"), "--to", "openvino", "--precision", "int8"]
     assert main(["export", str(tmp_path), *words]) == 3
-    assert "has no int8 form. Make one from a few hundred photos" in capsys.readouterr().err
+    assert "has no int8 model. Make one from a few hundred photos" in capsys.readouterr().err

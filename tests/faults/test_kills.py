@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "crash.py"
+import pytest
+
+pytestmark = pytest.mark.slow
+
+KILL_RUNS = Path(__file__).parent / "kill_runs.py"
 
 
 def test_twenty_kills_change_no_bit() -> None:
     """Five in each of four runs with settings of their own, while they save and while they do not."""
     done = subprocess.run(
-        [sys.executable, BENCHMARK, "--kills", "20", "--chain", "5"],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, KILL_RUNS, "--kills", "20", "--chain", "5"],
+        capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.fullmatch(

@@ -15,11 +15,13 @@ from PIL import Image
 from dla.images.preprocessing import Preprocessing
 from dla.training.batches import Batch, TrainBatches
 from dla.training.distributed import Ranks
-from dla.training.events import RunListener
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import recipe_from
 from dla.training.run import train
+from support.progress import Recorder
 from support.torchrun import command, environment, torchrun
+
+pytestmark = pytest.mark.slow
 
 KILLING = Path(__file__).with_name("killing_rank.py")
 SETTINGS = {
@@ -94,16 +96,16 @@ def test_a_schedulers_sigterm_makes_all_ranks_save_and_end(photos: Path, tmp_pat
 
 
 def test_one_process_goes_on_alone_and_says_so(photos: Path, whole: Path, tmp_path: Path) -> None:
-    run, said = tmp_path / "alone", []
+    run, progress = tmp_path / "alone", Recorder()
     shutil.copytree(whole, run)
     facts = json.loads((run / "run.json").read_text())
     assert facts["machine"]["processes"] == 2
     (run / "run.json").write_text(json.dumps(facts | {"finished": False}))
     shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])
     recipe = recipe_from(None, SETTINGS)
-    train(photos, recipe, output=run, workers=0, device="cpu", listener=RunListener(said=said.append))
-    assert any("processes were 2, now 1" in text and "the last bits may differ" in text for text in said)
-    assert any(text == "goes on at epoch 2, step 0" for text in said)
+    train(photos, recipe, output=run, workers=0, device="cpu", progress=progress)
+    assert any("processes were 2, now 1" in text and "the last bits may differ" in text for text in progress.said)
+    assert any(text == "goes on at epoch 2, step 0" for text in progress.said)
     assert json.loads((run / "run.json").read_text())["finished"]
     assert len(figures(run)) == 2
     # the second epoch saw other batch norms, but the first one was over and stands as it was

@@ -26,7 +26,7 @@ def after_two_steps(folder: Path, **settings: object) -> dict[str, torch.Tensor]
     photos = sorted(map(str, folder.iterdir()))
     split = Split(photos, np.arange(len(photos)) % 2, ("a", "b"), photos)
     recipe = recipe_from(None, SETTINGS | settings)
-    setup = set_up(recipe, Splits(split, split, ""), Runtime.named(0, "cpu", "none", lambda text: None))
+    setup = set_up(recipe, Splits(split, split, ""), Runtime.named(0, "cpu", "none"))
     for batch in setup.batches.epoch(0, 0):
         setup.fit.step(batch, 0.01)
         setup.fit.at.step += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.warm import WarmCommand
+
+pytestmark = pytest.mark.slow
+
+Training = WarmCommand | subprocess.Popen[str]
 SMALL = ["--model", "dla46x_c", "--batch-size", "4", "--input.sizes", "{0: 32}", "--input.val_size", "32"]
 
 
@@ -34,18 +38,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def training(photos: Path, run: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """`dla train`, which is not there any more afterwards."""
-    command = [sys.executable, "-m", "dla", "train", str(photos), *SMALL, "--output", str(run), *words]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+def training(photos: Path, run: Path, *words: str, warm: bool = True) -> Iterator[Training]:
+    """`dla train`, which is not there any more afterwards; as a shell starts it unless `warm`."""
+    command = ["train", str(photos), *SMALL, "--output", str(run), *words]
+    cold = [sys.executable, "-m", "dla", *command]
+    with WarmCommand(command) if warm else subprocess.Popen(cold, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def wait_for(process: subprocess.Popen[str], there: Path) -> None:
+def wait_for(process: Training, there: Path) -> None:
     while not there.exists():
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.005)
@@ -55,7 +59,7 @@ def newest(run: Path) -> Path:
     return sorted(p for p in (run / "checkpoints").iterdir() if p.name[0].isdigit())[-1]
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def said(process: Training) -> str:
     assert process.stderr is not None
     return process.stderr.read()
 
@@ -65,7 +69,7 @@ def test_a_stop_saves_first_and_the_same_command_goes_on(
     number: signal.Signals, code: int, photos: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with training(photos, run, "--epochs", "1000") as process:
+    with training(photos, run, "--epochs", "1000", warm=False) as process:
         wait_for(process, run / "metrics.jsonl")
         time.sleep(0.1)
         process.send_signal(number)

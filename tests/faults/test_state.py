@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import dla
 from dla.training.checkpoints import Checkpoints
+from support.progress import Recorder
 
 FACTS = {"epoch": 1, "rates": [0.1, 1e-300, 1 / 3], "nothing": None, "10": {"2": "ä"}}
 
@@ -33,8 +34,12 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def silent(text: str) -> None:
-    pytest.fail(f"said: {text}")
+class Silent(Recorder):
+    def log(self, sentence: str) -> None:
+        pytest.fail(f"said: {sentence}")
+
+
+silent = Silent()
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -101,7 +106,7 @@ ALTERED = {
 
 @pytest.mark.parametrize("kind", ALTERED)
 def test_an_altered_one_is_said_and_the_one_before_is_taken(kind: str, tmp_path: Path) -> None:
-    checkpoints, said = saved(tmp_path, 10, 20), []
+    checkpoints, progress = saved(tmp_path, 10, 20), Recorder()
     name, alter = ALTERED[kind]
     path = tmp_path / "000002-step-20" / name
     if alter is None:
@@ -110,27 +115,27 @@ def test_an_altered_one_is_said_and_the_one_before_is_taken(kind: str, tmp_path:
         before = path.read_bytes()
         path.write_bytes(alter(before))
         assert path.read_bytes() != before
-    found = checkpoints.load_newest(said.append)
+    found = checkpoints.load_newest(progress)
     assert found is not None
     assert found[1]["step"] == 10
-    (text,) = said
+    (text,) = progress.said
     assert "000002-step-20" in text
     assert "passed over, kept as damaged-000002-step-20" in text
     assert names(tmp_path) == ["000001-step-10", "damaged-000002-step-20"]
     checkpoints.save(20, tensors(20), {"step": 20})
     assert names(tmp_path) == ["000001-step-10", "000002-step-20", "damaged-000002-step-20"]
     (tmp_path / "000002-step-20" / "state.json").write_bytes(b"again")
-    assert checkpoints.load_newest(said.append) is not None
+    assert checkpoints.load_newest(progress) is not None
     assert names(tmp_path) == ["000001-step-10", "damaged-000002-step-20"]
 
 
 def test_when_none_is_whole_the_run_begins_again_and_says_so(tmp_path: Path) -> None:
-    checkpoints, said = saved(tmp_path, 10, 20), []
+    checkpoints, progress = saved(tmp_path, 10, 20), Recorder()
     for path in tmp_path.glob("*/state.safetensors"):
         path.write_bytes(b"")
-    assert checkpoints.load_newest(said.append) is None
-    assert len(said) == 3
-    assert said[-1] == f"no checkpoint in {tmp_path} is whole: the run begins again with its first step"
+    assert checkpoints.load_newest(progress) is None
+    assert len(progress.said) == 3
+    assert progress.said[-1] == f"no checkpoint in {tmp_path} is whole: the run begins again with its first step"
     assert names(tmp_path) == ["damaged-000001-step-10", "damaged-000002-step-20"]
 
 
@@ -151,6 +156,7 @@ import sys, torch, resource
 from pathlib import Path
 import dla
 from dla.training.checkpoints import Checkpoints
+from support.progress import Recorder
 limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 import dla
-from dla.html_report.charts import Series, intervals, lines, reliability_diagram
+from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Text, inline_svg
+from dla.html_report.charts import COLOURS, STYLES, Series, interval_chart, line_chart, reliability_diagram
 from dla.html_report.page import ImageGrid, PageImage, Section, embedded, heat_map, write_page
 from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
 from dla.metrics.classification import evaluate
@@ -134,35 +135,93 @@ def test_equal_labels_are_told_apart() -> None:
     assert shown_names(["n1", "n2", "n3"], ["crane", "crane", "maillot"]) == ("crane (n1)", "crane (n2)", "maillot")
 
 
+def drawn(page: Page | None, style: str) -> list[Shape]:
+    """The shapes of one style."""
+    assert page is not None
+    return [shape for shape in page.shapes if shape.style == style]
+
+
+def texts(page: Page | None) -> list[str]:
+    assert page is not None
+    return [shape.text for shape in page.shapes if isinstance(shape, Text)]
+
+
 def test_lines_go_through_their_points_and_skip_what_is_missing() -> None:
-    svg = lines([Series("a<", [1, 2, 3], [0.0, None, 1.0]), Series("b", [1, 2, 3], [float("nan")] * 3)], "epoch")
-    points = re.findall(r'points="([^"]*)"', svg)
-    assert len(points) == 1
-    (left, bottom), (right, top) = (map(float, p.split(",")) for p in points[0].split())
+    series = [Series("a<", [1, 2, 3], [0.0, None, 1.0]), Series("b", [1, 2, 3], [float("nan")] * 3)]
+    page = line_chart(series, "epoch")
+    (line,) = drawn(page, "first")
+    assert isinstance(line, Line)
+    (left, bottom), (right, top) = line.points
     assert left < right
     assert top < bottom
-    assert "a&lt;" in svg
-    assert lines([Series("a", [1], [None])], "epoch") == ""
-    assert "circle" in lines([Series("a", [1], [0.5])], "epoch")
+    assert not drawn(page, "second")
+    (dot,) = drawn(page, "first dot")
+    assert isinstance(dot, Circle)
+    assert (dot.x, dot.y) == (right, top)
+    assert "a&lt;" in inline_svg(page)  # type: ignore[arg-type]
+    assert line_chart([Series("a", [1], [None])], "epoch") is None
+    assert drawn(line_chart([Series("a", [1], [0.5])], "epoch"), "first dot")
+
+
+def test_a_logarithmic_axis_has_its_powers_of_ten_at_equal_distances() -> None:
+    rates = [2e-5, 1e-4, 1e-3, 0.3]
+    page = line_chart([Series("loss", rates, [3.0, 2.0, 1.0, 4.0])], "rate", log_x=True, mark=("here", 1e-3))
+    (line,) = drawn(page, "first")
+    (mark,) = drawn(page, "target")
+    assert isinstance(line, Line)
+    assert isinstance(mark, Line)
+    xs = [x for x, _ in line.points]
+    assert np.diff(xs) / np.diff(np.log10(rates)) == pytest.approx(np.full(3, (xs[2] - xs[1])))
+    assert mark.points[0][0] == mark.points[1][0] == xs[2]
+    assert "1e-05 0.0001 0.001 0.01 0.1 1 rate loss here" in " ".join(texts(page))
 
 
 def test_the_diagram_has_a_bar_for_each_bin_with_photos() -> None:
     found, *_ = evaluation(5)
-    filled = sum(b.count > 0 for b in found.calibration.bins)
-    assert reliability_diagram(found.calibration).count('fill="var(--one)"') == filled
+    filled = [b for b in found.calibration.bins if b.count]
+    page = reliability_diagram(found.calibration)
+    bars = [bar for bar in drawn(page, "bar") if isinstance(bar, Rect)]
+    assert len(bars) == len(filled)
+    (diagonal,) = drawn(page, "target")
+    assert isinstance(diagonal, Line)
+    (_, bottom), (_, top) = diagonal.points
+    heights = [bar.height / (bottom - top) for bar in bars]
+    assert heights == pytest.approx([b.accuracy for b in filled])
+    counts = [bar.height for bar in drawn(page, "count") if isinstance(bar, Rect)]
+    assert np.array(counts) / max(counts) == pytest.approx(
+        [b.count / max(b.count for b in filled) for b in found.calibration.bins]
+    )
 
 
 def test_intervals_stand_where_their_values_are() -> None:
     rows = [("a<", 0.5, Interval(0.4, 0.6)), ("b", 0.6, Interval(0.5, 0.7)), ("x" * 90, 0.3, Interval(0.3, 0.3))]
-    svg = intervals(rows, zero=True)
-    dots = [float(x) for x in re.findall(r'circle cx="([\d.]+)"', svg)]
-    bars = re.findall(r'<line x1="([\d.]+)" y1="\d+" x2="([\d.]+)" y2="\d+" stroke="var\(--one', svg)
-    ends = [tuple(map(float, bar)) for bar in bars]
-    assert dots[0] - dots[2] == pytest.approx(2 * (dots[1] - dots[0]), abs=0.2)
-    assert ends[0] == pytest.approx((dots[0] - dots[1] + dots[0], dots[1]), abs=0.2)
-    assert ends[2] == (dots[2], dots[2])
-    assert "a&lt;" in svg
-    assert f"...{'x' * 53}<" in svg
+    page = interval_chart(rows, zero=True)
+    dots = [dot.x for dot in drawn(page, "first dot") if isinstance(dot, Circle)]
+    bars = [bar for bar in drawn(page, "interval") if isinstance(bar, Rect)]
+    ends = [(bar.x + bar.radius, bar.x + bar.width - bar.radius) for bar in bars]
+    assert dots[0] - dots[2] == pytest.approx(2 * (dots[1] - dots[0]))
+    assert ends[0] == pytest.approx((dots[0] - dots[1] + dots[0], dots[1]))
+    assert ends[2] == pytest.approx((dots[2], dots[2]))
+    (zero,) = drawn(page, "reference")
+    assert isinstance(zero, Line)
+    assert dots[2] - zero.points[0][0] == pytest.approx(3 * (dots[1] - dots[0]))
+    assert texts(page)[:3] == ["a<", "b", f"...{'x' * 53}"]
+    assert "a&lt;" in inline_svg(page)
+
+
+def test_a_chart_has_the_colours_of_its_page(tmp_path: Path) -> None:
+    """They are variables, which the page gives a light and a dark value; elsewhere the light ones hold."""
+    written(tmp_path)
+    light, dark = re.findall(r":root \{(.*?)\}", (tmp_path / "page.html").read_text(), re.DOTALL)
+    values = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in (light, dark)]
+    assert {name: values[0][name] for name in COLOURS} == COLOURS
+    assert set(COLOURS) < set(values[1])
+    used = {
+        colour for style in STYLES.values() for colour in (style.fill, style.stroke) if colour not in (None, "none")
+    }
+    assert used == {f"var(--{name}, {colour})" for name, colour in COLOURS.items()}
+    svg = inline_svg(reliability_diagram(evaluation(5)[0].calibration))
+    assert not re.search(r' (width|height|xmlns)="', svg.partition(">")[0])  # as wide as the page lets it be
 
 
 def test_the_heat_map_has_a_pixel_a_cell() -> None:

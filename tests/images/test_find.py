@@ -1,13 +1,17 @@
 """Which photos an input stands for, against sorted path listings."""
 
+import contextlib
+import glob
 import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dla.images.find import PhotoFinder
+from dla.errors import ImageError
+from dla.images.decode import read_photo
+from dla.images.find import PHOTO_SUFFIXES, PhotoFinder
 
 
 @pytest.fixture
@@ -78,3 +82,45 @@ def test_pipes_in_a_folder_are_no_photos_and_broken_links_are_named(tmp_path: Pa
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
     assert list(PhotoFinder([str(tmp_path)])) == [str(tmp_path / "broken.jpg")]
+
+
+def odd_links(folder: Path) -> set[str]:
+    """Good photos among links that lead nowhere; what must be found."""
+    (folder / "deep" / "er").mkdir(parents=True)
+    names = ["a.jpg", "m.jpg", "through.jpg", "long.jpg", "z.jpg", "deep/er/b.jpg", "deep/er/self.jpg"]
+    for name in ("a.jpg", "z.jpg", "deep/er/b.jpg"):
+        (folder / name).write_bytes(b"x")
+    (folder / "m.jpg").symlink_to(folder / "m.jpg")
+    (folder / "through.jpg").symlink_to(folder / "a.jpg" / "x.jpg")
+    (folder / "long.jpg").symlink_to("y" * 300 + ".jpg")
+    (folder / "deep" / "er" / "self.jpg").symlink_to("self.jpg")
+    return {str(folder / name) for name in names}
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.jpg", "**/*"])
+def test_a_link_that_leads_nowhere_costs_itself_alone(tmp_path: Path, pattern: str) -> None:
+    wanted = odd_links(tmp_path)
+    finder = PhotoFinder([str(tmp_path / pattern)])
+    assert set(finder) == wanted
+    for path in wanted:
+        with contextlib.suppress(ImageError):
+            read_photo(path)
+
+
+@given(st.lists(st.sampled_from(["a", "b.jpg", "**", "*", "*.jpg", "[ab]*", "?.png", ".h"]), min_size=1, max_size=4))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_patterns_mean_what_pathlib_means(tmp_path: Path, parts: list[str]) -> None:
+    for name in ("a/b.jpg", "a/a/b.jpg", "a/.h/b.jpg", "b.jpg", "x.png", ".h/b.jpg", "a/a/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    pattern = os.path.join(*parts)
+    if not glob.has_magic(pattern):
+        return
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    theirs = {
+        str(match)
+        for match in tmp_path.glob(pattern)
+        if not match.is_dir() and not any(p.startswith(".") for p in match.relative_to(tmp_path).parts[fixed:])
+        and match.suffix in PHOTO_SUFFIXES
+    }  # fmt: skip
+    assert set(PhotoFinder([str(tmp_path / pattern)])) == theirs

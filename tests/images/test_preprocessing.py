@@ -4,7 +4,10 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import matplotlib.cbook
@@ -256,3 +259,33 @@ def test_it_is_one_frozen_value() -> None:
     assert pickle.loads(pickle.dumps(preprocessing)) == preprocessing
     with pytest.raises(dataclasses.FrozenInstanceError):
         preprocessing.crop_pct = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"])
+@pytest.mark.parametrize("size", [(3, 70_000), (70_000, 5)])
+def test_of_a_long_photo_only_what_the_crop_keeps_is_resized(interpolation: str, size: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 255, (size[1], size[0], 3), np.uint8))
+    found = Preprocessing(size=(8, 8), crop_pct=1.0, interpolation=interpolation).pixels(image).astype(int)
+    filter_ = Image.Resampling[interpolation.upper()]
+    short = min(size)
+    resized = tuple(int(8 * side / short) for side in size)
+    whole = np.asarray(image.resize(resized, filter_))  # all of it, as torchvision and timm do it
+    top, left = (round((whole.shape[axis] - 8) / 2) for axis in (0, 1))
+    wanted = whole[top : top + 8, left : left + 8].astype(int)
+    assert np.abs(found - wanted).max() <= (
+        1 if interpolation not in ("nearest", "box") else 255 * (found != wanted).mean()
+    )
+
+
+def test_a_very_long_photo_takes_little_memory() -> None:
+    code = (
+        "import resource, sys; from PIL import Image; from dla.images.preprocessing import Preprocessing\n"
+        "image = Image.new('RGB', (1, 3_000_000), 'red')\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
+        "for name in ('bilinear', 'bicubic', 'nearest', 'box', 'lanczos'):\n"
+        "    pixels = Preprocessing(interpolation=name).pixels(image)\n"
+        "    assert pixels.shape == (224, 224, 3) and (pixels == [255, 0, 0]).all()\n"
+    )
+    env = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)

@@ -1,4 +1,4 @@
-"""int8 forms: what a gate lets through, where a form is kept, and what is never trusted."""
+"""int8 models: what a gate lets through, where one is kept, and what is never trusted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +24,36 @@ import dla
 from dla.cli import main
 from dla.engines import quantized
 from dla.engines.cpu import instructions
+from dla.engines.graph import Network
 from dla.engines.quantized import QuantizedModel, parse_quantized, quantize_with_accuracy_control
 from dla.errors import CheckError, DamagedError, UnavailableError, UsageError
 from dla.inference import int8_store
 from dla.inference.calibrate_int8 import AGREEMENT, GATE_PHOTOS, CalibrationResult, make_quantized, try_quantized
 from dla.inference.traced_model import open_traced
 from dla.weights.model_folder import ModelConfig, write_folder
+from support.progress import Recorder
+
+pytestmark = pytest.mark.slow
 
 SIDE, EACH = 32, {"train": 40, "val": 250}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quantised_once() -> Iterator[None]:
+    """NNCF makes one form of each network: which photos calibrate it changes nothing that is asserted here."""
+    int8_store: dict[tuple[str, int], QuantizedModel] = {}
+    quantise = quantized.quantize
+
+    def once(network: Network, pixels: Sequence[np.ndarray]) -> QuantizedModel:
+        key = network.content, len(pixels)
+        if key not in int8_store:
+            int8_store[key] = quantise(network, pixels)
+        return int8_store[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dla.engines.quantized.quantize", once)
+        patch.setattr("dla.inference.calibrate_int8.quantize", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +127,13 @@ def test_the_form_lies_in_the_models_folder_and_runs(made: CalibrationResult, mo
 
 
 def test_its_convolutions_are_in_8_bits(made: CalibrationResult) -> None:
-    constants = [op for op in made.form.model().get_ops() if op.get_type_name() == "Constant"]
+    constants = [op for op in made.quantized.model().get_ops() if op.get_type_name() == "Constant"]
     sizes: dict[str, int] = {}
     for op in constants:
         kind = op.get_element_type().to_string()
         sizes[kind] = sizes.get(kind, 0) + int(np.prod(op.shape))
     assert sizes["i8"] > 0.9 * sum(sizes.values())  # the rest are scales and biases
-    assert sum(op.get_type_name() == "FakeQuantize" for op in made.form.model().get_ops()) > 30
+    assert sum(op.get_type_name() == "FakeQuantize" for op in made.quantized.model().get_ops()) > 30
 
 
 def test_without_labels_the_gate_is_agreement(model: str, photos: Path, tmp_path: Path) -> None:
@@ -131,32 +154,35 @@ def test_what_does_not_agree_is_not_kept(photos: Path, tmp_path: Path, monkeypat
     with pytest.raises(CheckError, match=r"did not pass: the first class is fp32's on .* Nothing is kept"):
         make_quantized(model, tmp_path / "flat")
     assert not (tmp_path / "unsure" / "int8.zip").exists()
-    with pytest.raises(UnavailableError, match="has no int8 form. Make one"):
+    with pytest.raises(UnavailableError, match="has no int8 model. Make one"):
         dla.load(model, precision="int8")
 
 
 def test_a_labelled_gate_that_fails_leads_to_more_care(
     model: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    progress = Recorder()
     monkeypatch.setattr("dla.inference.calibrate_int8.MAX_DROP", -1.0)
 
-    def with_care(network: Any, pixels: Any, targets_N: Any) -> QuantizedModel | None:
+    def accuracy_control(network: Any, pixels: Any, targets_N: Any, progress: Any) -> QuantizedModel | None:
         return quantized.quantize(network, pixels) if len(targets_N) == len(pixels) else None
 
-    monkeypatch.setattr("dla.inference.calibrate_int8.quantize_with_accuracy_control", with_care)
+    monkeypatch.setattr("dla.inference.calibrate_int8.quantize_with_accuracy_control", accuracy_control)
     with pytest.raises(CheckError, match=r"a loss of .* points"):
-        make_quantized(model, photos, say=said.append)
-    assert any("again with the layers in fp32" in sentence for sentence in said)
+        make_quantized(model, photos, progress=progress)
+    assert any("again with the layers in fp32" in sentence for sentence in progress.said)
+    assert all(piece.done == piece.total for piece in progress.pieces if piece.what != "calibrating")
+    assert [piece.what for piece in progress.pieces][:3] == ["reading", "calibrating", "comparing with fp32"]
+    assert all(piece.done for piece in progress.pieces)
 
 
-def test_with_care(model: str) -> None:
+def test_with_accuracy_control(model: str) -> None:
     network, _ = open_traced(model)
     pixels = list(np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE, 3), np.uint8))
-    form = quantize_with_accuracy_control(network, pixels, np.arange(20) % 2)
-    assert form.how["with_care"]
-    assert form.content == network.content
-    assert form.model().get_output_size() == 1
+    quantized = quantize_with_accuracy_control(network, pixels, np.arange(20) % 2)
+    assert quantized.calibration["accuracy_control"]
+    assert quantized.content == network.content
+    assert quantized.model().get_output_size() == 1
 
 
 @pytest.mark.parametrize("count", [40, 540])
@@ -182,10 +208,10 @@ def test_auto_takes_what_passed_on_such_a_cpu(made: CalibrationResult, model: st
         (folder / path.name).write_bytes(path.read_bytes())
     assert dla.load(str(folder), precision="auto").engine.name == "OpenVINO on cpu in int8"
     elsewhere = replace(made.gate, instructions=("none of these",))
-    (folder / "int8.zip").write_bytes(replace(made.form, gates=(elsewhere,)).to_bytes())
+    (folder / "int8.zip").write_bytes(replace(made.quantized, gates=(elsewhere,)).to_bytes())
     assert dla.load(str(folder), precision="auto").engine.name == "OpenVINO on cpu"
     assert dla.load(str(folder), precision="int8").engine.name == "OpenVINO on cpu in int8"  # who asks gets it
-    both = replace(made.form, gates=(elsewhere,)).with_gate(made.gate)
+    both = replace(made.quantized, gates=(elsewhere,)).with_gate(made.gate)
     assert both.with_gate(made.gate).gates == (elsewhere, made.gate)
 
 
@@ -208,14 +234,14 @@ def test_a_gate_holds_where_8_bits_are_multiplied_alike(
 ) -> None:
     monkeypatch.setattr("dla.engines.quantized.instructions", lambda: tuple(here.split()))
     gate = replace(made.gate, instructions=tuple(gated.split()))
-    assert replace(made.form, gates=(gate,)).passed_here == (gate if holds else None)
-    assert replace(made.form, gates=(replace(gate, passed=False),)).passed_here is None
+    assert replace(made.quantized, gates=(gate,)).passed_here == (gate if holds else None)
+    assert replace(made.quantized, gates=(replace(gate, passed=False),)).passed_here is None
     again = replace(made.gate, instructions=tuple(here.split()))
-    assert replace(made.form, gates=(gate,)).with_gate(again).gates == ((again,) if holds else (gate, again))
+    assert replace(made.quantized, gates=(gate,)).with_gate(again).gates == ((again,) if holds else (gate, again))
 
 
 def test_the_same_gate_again(made: CalibrationResult, model: str, photos: Path) -> None:
-    assert try_quantized(made.form, model, photos) == made.gate
+    assert try_quantized(made.quantized, model, photos) == made.gate
 
 
 def test_on_the_instructions_of_an_older_cpu(made: CalibrationResult, model: str, photos: Path) -> None:
@@ -234,8 +260,8 @@ def test_on_the_instructions_of_an_older_cpu(made: CalibrationResult, model: str
 
 def test_a_form_of_other_weights_is_none(made: CalibrationResult, tmp_path: Path) -> None:
     other = write_model(tmp_path / "m", sure=False)
-    (tmp_path / "m" / "int8.zip").write_bytes(made.form.to_bytes())
-    with pytest.raises(UnavailableError, match="has no int8 form"):
+    (tmp_path / "m" / "int8.zip").write_bytes(made.quantized.to_bytes())
+    with pytest.raises(UnavailableError, match="has no int8 model"):
         dla.load(other, precision="int8")
 
 
@@ -246,22 +272,22 @@ def test_a_damaged_form_is_told(
     folder.mkdir()
     for path in Path(model).iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "int8.zip").write_bytes(made.form.to_bytes()[:-1000])
+    (folder / "int8.zip").write_bytes(made.quantized.to_bytes()[:-1000])
     photo = tmp_path / "p.png"
     Image.new("RGB", (8, 8)).save(photo)
     assert main(["predict", str(photo), "--model", str(folder), "--precision", "int8"]) == 3
-    assert "is no whole int8 form" in capsys.readouterr().err
+    assert "is no whole int8 model" in capsys.readouterr().err
 
 
 def test_one_file_and_back(made: CalibrationResult) -> None:
-    data = made.form.to_bytes()
-    assert parse_quantized(data, "it") == made.form
+    data = made.quantized.to_bytes()
+    assert parse_quantized(data, "it") == made.quantized
     assert parse_quantized(data, "it").to_bytes() == data
 
 
-def about(form: QuantizedModel, **changes: object) -> bytes:
+def about(quantized: QuantizedModel, **changes: object) -> bytes:
     whole = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(form.to_bytes())) as old, zipfile.ZipFile(whole, "w") as new:
+    with zipfile.ZipFile(io.BytesIO(quantized.to_bytes())) as old, zipfile.ZipFile(whole, "w") as new:
         for name in old.namelist():
             data = old.read(name)
             new.writestr(name, json.dumps(json.loads(data) | changes) if name == "about.json" else data)
@@ -269,8 +295,8 @@ def about(form: QuantizedModel, **changes: object) -> bytes:
 
 
 def test_one_wrong_bit_is_told(made: CalibrationResult) -> None:
-    data = bytearray(made.form.to_bytes())
-    about_and_xml = data.index(made.form.weights[:64])
+    data = bytearray(made.quantized.to_bytes())
+    about_and_xml = data.index(made.quantized.weights[:64])
     for place in range(0, about_and_xml, 997):
         data[place] ^= 16
         with suppress(DamagedError):
@@ -279,7 +305,7 @@ def test_one_wrong_bit_is_told(made: CalibrationResult) -> None:
 
 
 def test_features_beside_a_form(made: CalibrationResult, model: str, photos: Path) -> None:
-    """`auto` may take the form for classes; features are float32's."""
+    """`auto` may take the int8 model for classes; features are float32's."""
     photo = str(next(photos.rglob("*.png")))
     quick = dla.load(model, precision="auto")
     assert quick.engine.name == "OpenVINO on cpu in int8"
@@ -294,11 +320,11 @@ def test_a_form_from_another_kind_of_cpu_is_tried_first(
     folder = tmp_path / "m"
     shutil.copytree(model, folder)
     elsewhere = replace(made.gate, instructions=("none of these",))
-    (folder / "int8.zip").write_bytes(replace(made.form, gates=(elsewhere,)).to_bytes())
+    (folder / "int8.zip").write_bytes(replace(made.quantized, gates=(elsewhere,)).to_bytes())
     again = make_quantized(str(folder), photos, seed=5)
-    assert (again.form.xml, again.form.weights) == (made.form.xml, made.form.weights)
-    assert again.form.gates == (elsewhere, again.gate)
-    assert parse_quantized((folder / "int8.zip").read_bytes(), "it") == again.form
+    assert (again.quantized.xml, again.quantized.weights) == (made.quantized.xml, made.quantized.weights)
+    assert again.quantized.gates == (elsewhere, again.gate)
+    assert parse_quantized((folder / "int8.zip").read_bytes(), "it") == again.quantized
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK", b"no archive"])
@@ -309,23 +335,23 @@ def test_a_damaged_form_is_none_but_where_it_is_asked_for(
     shutil.copytree(model, folder)
     (folder / "int8.zip").write_bytes(damage)
     photo = str(next(photos.rglob("*.png")))
-    with pytest.raises(DamagedError, match="is no whole int8 form"):
+    with pytest.raises(DamagedError, match="is no whole int8 model"):
         dla.load(str(folder), precision="int8").predict(photo)
     exact = dla.load(str(folder)).predict(photo).classes[0].probability
     found = dla.load(str(folder), precision="auto", engine="openvino").predict(photo).classes[0].probability
     assert found == pytest.approx(exact, abs=1e-5)
     again = make_quantized(str(folder), photos, seed=5)
     assert again.kept is not None
-    assert parse_quantized((folder / "int8.zip").read_bytes(), "it") == again.form
+    assert parse_quantized((folder / "int8.zip").read_bytes(), "it") == again.quantized
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_another_way_of_packing_is_refused(made: CalibrationResult, method: int) -> None:
     packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(made.form.to_bytes())) as old, zipfile.ZipFile(packed, "w", method) as new:
+    with zipfile.ZipFile(io.BytesIO(made.quantized.to_bytes())) as old, zipfile.ZipFile(packed, "w", method) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
-    with pytest.raises(DamagedError, match="it is no whole int8 form .it is packed in another way"):
+    with pytest.raises(DamagedError, match="it is no whole int8 model .it is packed in another way"):
         parse_quantized(packed.getvalue(), "it")
 
 
@@ -345,13 +371,13 @@ def test_what_is_wrong_with_a_table_is_told(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"gates": [{}]}, {"gates": 3}, {"format": None}])
 def test_what_is_no_form(made: CalibrationResult, change: dict[str, object]) -> None:
-    with pytest.raises(DamagedError, match="it is no whole int8 form"):
-        parse_quantized(about(made.form, **change), "it")
+    with pytest.raises(DamagedError, match="it is no whole int8 model"):
+        parse_quantized(about(made.quantized, **change), "it")
 
 
 def test_a_network_that_openvino_cannot_read(made: CalibrationResult) -> None:
-    with pytest.raises(DamagedError, match="the int8 form cannot be read"):
-        replace(made.form, xml=b"<net>").model()
+    with pytest.raises(DamagedError, match="the int8 model cannot be read"):
+        replace(made.quantized, xml=b"<net>").model()
 
 
 @pytest.mark.parametrize("words", [["--engine", "torch"], ["--engine", "onnx"], ["--device", "cuda"]])
@@ -366,7 +392,7 @@ def test_of_a_file_of_weights_it_is_in_the_cache(
     monkeypatch.setenv("DLA_CACHE", str(tmp_path))
     network, opened = open_traced("shipped:tiny200")
     assert int8_store.find_quantized(network, replace(opened, folder=None)) is None
-    ours = replace(made.form, content=network.content)
+    ours = replace(made.quantized, content=network.content)
     assert int8_store.store_quantized(ours, opened) == "the cache folder (dla cache)"
     assert int8_store.find_quantized(network, opened) == ours
     monkeypatch.setenv("DLA_CACHE", "/proc/nope")

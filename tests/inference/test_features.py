@@ -17,6 +17,8 @@ from dla.weights.model_folder import ModelConfig, write_folder
 from support.oracle import randomise, timm
 from support.photos import CHELSEA, COFFEE, ROCKET, crops
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def classifier() -> dla.Classifier:
@@ -58,7 +60,7 @@ def test_the_same_photo_in_every_form_gives_the_same_features(classifier: dla.Cl
     image = Image.open(COFFEE).convert("RGB")
     array = np.asarray(image)
     forms = [str(COFFEE), COFFEE, COFFEE.read_bytes(), image, array, torch.from_numpy(array.copy()).permute(2, 0, 1)]
-    for at in ("pooled", "level3"):
+    for at in ("pre_logits", "level3"):
         found = list(classifier.features(forms, at, batch_size=len(forms)))
         # equal pixels; where in a batch a photo stands may change the last digit
         assert all(np.allclose(f.values, found[0].values, rtol=1e-5, atol=1e-6) for f in found)
@@ -92,7 +94,7 @@ def test_features_at_every_node_are_timms(tmp_path: Path) -> None:
         )
     with torch.no_grad():
         x_N3HW = torch.stack([transform(p) for p in photos])
-        expected["pooled"] = theirs.forward_head(theirs.forward_features(x_N3HW), pre_logits=True)
+        expected["pre_logits"] = theirs.forward_head(theirs.forward_features(x_N3HW), pre_logits=True)
     assert len(expected) == len(places) + 1 == 9
     for name, theirs_NC in expected.items():
         found = np.stack([f.values for f in ours.features(photos, name)])

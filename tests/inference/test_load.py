@@ -15,6 +15,8 @@ from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.photos import CHELSEA
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"input_size": [3, 64, 64]}
 
 
@@ -40,13 +42,13 @@ def test_features_without_classes(
     assert main(["predict", str(CHELSEA), "--model", path]) == 2
     assert capsys.readouterr().err == f"dla: {path} {said}\n"
     out = tmp_path / "f.npz"
-    at = "pooled" if width else "level5"
+    at = "pre_logits" if width else "level5"
     assert main(["features", str(CHELSEA), "--model", path, "--at", at, "--output", str(out), "-q"]) == 0
     shape = np.load(out)["features"].shape
     assert shape == ((1, width) if width else (1, 256, 2, 2))
     if width is None:
         assert main(["features", str(CHELSEA), "--model", path, "--output", str(out)]) == 2
-        assert 'no node of this network is called "pooled"' in capsys.readouterr().err
+        assert 'no node of this network is called "pre_logits"' in capsys.readouterr().err
     assert dla.create_model(path, pretrained=True).num_classes == args.get("num_classes", 2)
 
 

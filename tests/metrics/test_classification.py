@@ -108,7 +108,7 @@ def test_two_classifiers_are_compared_photo_by_photo() -> None:
     targets = np.array([0, 0, 1, 1, 1])
     one, other = (np.eye(2)[answers] for answers in ([0, 0, 1, 1, 0], [0, 1, 1, 0, 1]))
     found = compare(evaluate(one, targets, "ab"), evaluate(other, targets, "ab"))
-    assert (found.only_one, found.only_other) == (2, 1)
+    assert (found.only_a_correct, found.only_b_correct) == (2, 1)
     assert found.top1 == pytest.approx(0.2)
     assert found.top5 == 0
     assert found.to_dict()["top5_interval"] == [0, 0]

@@ -103,6 +103,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[Sequence[int], Sequence[in
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_at_every_size(kind: str) -> None:
     make, (channels, strides) = KINDS[kind]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,8 @@ from dla.models.dla import DLA
 from dla.models.tree import Node
 from support.oracle import differences, randomise, timm
 from support.tiny import CHANNELS, LEVELS, tiny
+
+pytestmark = pytest.mark.slow
 
 X_N3HW = torch.randn(3, 3, 40, 64, generator=torch.Generator().manual_seed(3))
 
@@ -89,15 +93,53 @@ def test_cumulative_and_instance_statistics_count_once() -> None:
 @pytest.mark.parametrize("enable", [True, False])
 def test_parts_are_computed_again_in_the_backward_pass(enable: bool) -> None:
     net = tiny()
-    net.set_grad_checkpointing(enable)
     calls: list[nn.Module] = []
+
+    def counted(part: nn.Module, forward: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        calls.append(part)
+        return forward(*inputs)
+
     parts = [net.base_layer, net.level0, net.level1, net.level2.tree1.tree1, net.level3.downsample]
-    parts += [m for m in net.modules() if isinstance(m, Node)]
+    parts += [net.level2.tree1.project, *(m for m in net.modules() if isinstance(m, Node))]
     for part in parts:
-        part.register_forward_pre_hook(lambda module, _: calls.append(module))
+        part.forward = partial(counted, part, part.forward)
+    net.set_grad_checkpointing()
+    net.set_grad_checkpointing(enable)
     step(net)
     assert len(calls) == len(parts) * (2 if enable else 1)
     assert {m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+def times_computed(net: DLA) -> int:
+    """How often one training step runs a part of a node."""
+    calls: list[nn.Module] = []
+    hook = net.level4.tree2.root.conv.register_forward_hook(lambda module, *_: calls.append(module))
+    step(net)
+    hook.remove()
+    return len(calls)
+
+
+def test_copies_keep_it_and_it_comes_off_again() -> None:
+    net, plain = tiny(), tiny()
+    net.set_grad_checkpointing()
+    assert [name for name, _ in net.named_modules()] == [name for name, _ in plain.named_modules()]
+    assert list(net.state_dict()) == list(plain.state_dict())
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert times_computed(other) == 2
+        other.set_grad_checkpointing(False)
+        assert times_computed(other) == 1
+        assert all(p.grad is not None for p in other.parameters())
+    assert all(p.grad is None for p in net.parameters())
+    assert times_computed(net) == 2
+
+
+def test_hooks_on_a_part_run_once() -> None:
+    net = tiny()
+    net.set_grad_checkpointing()
+    maps: list[Tensor] = []
+    net.level4.tree2.root.register_forward_hook(lambda _module, _inputs, result: maps.append(result))
+    step(net)
+    assert len(maps) == 1
 
 
 def test_evaluation_computes_once() -> None:

@@ -15,6 +15,8 @@ from dla.models.blocks import BLOCKS
 from dla.models.dla import DLA
 from support.tiny import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def smaller(block: str, **options: Any) -> DLA:
     """Exporters and compilers take their time for each layer: one tree of depth 2, the others of depth 1."""

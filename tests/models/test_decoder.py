@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import pickle
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,9 @@ import dla
 from dla.errors import UsageError
 from dla.models.decoder import IDA, Bilinear, DLAUp, Transposed
 from support.oracle import randomise, relative
+from support.recorded import recorded_shapes
 from support.tiny import CHANNELS, tiny
 
-KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
 NARROW, WIDE = (32, 64, 128, 256, 512), (32, 128, 256, 512, 1024)
 STRIDES = (2, 4, 8, 16, 32)
 UPS = ("bilinear", "authors")
@@ -85,15 +83,7 @@ def test_names_shapes_and_order_follow_the_authors_rule(channels: Sequence[int],
     [("dla34", NARROW, 2_310_400), *((name, WIDE, 8_968_192) for name in ("dla60", "dla102", "dla169"))],
 )
 def test_the_authors_dense_networks_have_these_names(name: str, channels: Sequence[int], parameters: int) -> None:
-    file = KEYS / f"ucbdrive-{name}up.json"
-    if not file.exists():
-        pytest.skip(f"no recorded names at {file}")
-    prefix = "dla_up."
-    recorded = [
-        (key.removeprefix(prefix), tuple(shape))
-        for key, shape in json.loads(file.read_text()).items()
-        if key.startswith(prefix)
-    ]
+    recorded = list(recorded_shapes(f"ucbdrive-{name}up", prefix="dla_up.").items())
     with torch.device("meta"):
         decoder = DLAUp.over(dla.create_model(name), up="authors").dla_up
     assert decoder.channels == channels

@@ -156,7 +156,7 @@ def test_intermediates_while_checkpointing(output_stride: int) -> None:
     saving = copy.deepcopy(plain)
     saving.set_grad_checkpointing()
     calls: list[nn.Module] = []
-    saving.level3.tree1.tree1.tree1.register_forward_pre_hook(lambda module, _: calls.append(module))
+    saving.level3.tree1.tree1.tree1.conv1.register_forward_pre_hook(lambda module, _: calls.append(module))
     for net in (plain, saving):
         last, maps = net.forward_intermediates(X_N3HW, [1, 3], stop_early=True)
         assert last is maps[1]

@@ -8,6 +8,7 @@ from dla.models.build import build
 from dla.models.fuse import fuse_conv_bn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dla34_half", "dla46x_c", "dla60_res2next"])
 def test_outputs_are_equal_and_no_batch_norm_is_left(name: str) -> None:
     model = build(name, num_classes=7).double()

@@ -53,6 +53,7 @@ def small() -> nn.Sequential:
     return nn.Sequential(one, two, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "choice"), CHOICES, ids=lambda value: value if isinstance(value, str) else len(value))
 def test_outputs_stay_and_everything_new_learns(name: str, choice: tuple[str, ...]) -> None:
     before, net = copy.deepcopy(trained(name)), copy.deepcopy(trained(name))

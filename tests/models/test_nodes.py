@@ -61,8 +61,8 @@ def test_the_map_at_every_node_is_timms(name: str, block: str) -> None:
         assert node.channels == map_NCHW.shape[1]
         assert map_NCHW.shape[2:] == tuple(-(-side // node.stride) for side in x_N3HW.shape[2:])
     with torch.no_grad():
-        pooled_NC = truncate(ours, "pooled")(x_N3HW)
-        assert relative(pooled_NC, theirs.forward_head(theirs.forward_features(x_N3HW), pre_logits=True)) < 1e-9
+        pre_logits_NC = truncate(ours, "pre_logits")(x_N3HW)
+        assert relative(pre_logits_NC, theirs.forward_head(theirs.forward_features(x_N3HW), pre_logits=True)) < 1e-9
 
 
 def test_names_and_inputs_of_a_deep_level() -> None:
@@ -79,6 +79,7 @@ def test_names_and_inputs_of_a_deep_level() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", ["basic", "bottle2neck"])
 @pytest.mark.parametrize("output_stride", [32, 8])
 def test_what_a_node_is_said_to_take_is_what_it_takes(block: str, output_stride: int) -> None:
@@ -134,7 +135,7 @@ def test_folded_networks_are_cut_too_and_cut_ones_fold() -> None:
         cut = truncate(folded, node.name)
         assert relative(cut(x_N3HW).detach(), maps[node.name]) < 1e-9
         assert {p.data_ptr() for p in cut.parameters()} <= {p.data_ptr() for p in folded.parameters()}
-    assert relative(truncate(folded, "pooled")(x_N3HW).detach(), maps["global_pool"].flatten(1)) < 1e-9
+    assert relative(truncate(folded, "pre_logits")(x_N3HW).detach(), maps["global_pool"].flatten(1)) < 1e-9
     folded = fuse_conv_bn(truncate(net, "level4.tree1"))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert relative(folded(x_N3HW).detach(), maps["level4.tree1"]) < 1e-9
@@ -143,7 +144,7 @@ def test_folded_networks_are_cut_too_and_cut_ones_fold() -> None:
 def test_the_parameters_are_the_networks_own_and_its_mode_counts() -> None:
     net = tiny(drop_path_rate=0.5, drop_rate=0.5).train()
     net.set_grad_checkpointing()
-    cut = truncate(net, "pooled")
+    cut = truncate(net, "pre_logits")
     assert not torch.equal(cut(X_N3HW), cut(X_N3HW))
     cut(X_N3HW).sum().backward()
     assert net.level5.root.conv.weight.grad is not None
@@ -151,16 +152,16 @@ def test_the_parameters_are_the_networks_own_and_its_mode_counts() -> None:
 
 
 def test_another_pooling() -> None:
-    assert truncate(tiny(global_pool="catavgmax", num_classes=0), "pooled")(X_N3HW).shape == (2, 64)
+    assert truncate(tiny(global_pool="catavgmax", num_classes=0), "pre_logits")(X_N3HW).shape == (2, 64)
 
 
 @pytest.mark.parametrize(
     ("at", "nearest"),
     [
         ("level4.tree3", "level4.tree2"),
-        ("pool", "pooled"),
+        ("prelogits", "pre_logits"),
         ("level6", "level5"),
-        ("fc", "All: level0, level1, level2, level3, level4, level5, pooled, and"),
+        ("fc", "All: level0, level1, level2, level3, level4, level5, pre_logits, and"),
     ],
 )
 def test_unknown_places_are_named_with_the_nearest(at: str, nearest: str) -> None:
@@ -176,20 +177,20 @@ def test_what_was_pruned_is_no_place(fold: bool) -> None:
     assert {node.name.split(".")[0] for node in nodes(net)} == {"level2"}
     cut = fuse_conv_bn(net) if fold else net
     assert relative(truncate(cut, "level2")(X_N3HW).detach(), maps["level2"]) < 1e-5
-    for gone in ("level3", "level5", "level5.root", "pooled"):
+    for gone in ("level3", "level5", "level5.root", "pre_logits"):
         with pytest.raises(UnknownNameError, match=f'"{gone}".* level2'):
             truncate(cut, gone)
 
 
 @pytest.mark.parametrize("fold", [False, True])
-def test_pooled_needs_pooling(fold: bool) -> None:
+def test_pre_logits_need_pooling(fold: bool) -> None:
     for pool, found in (("fastcatavgmax", True), ("", False)):
         net = tiny(global_pool=pool, num_classes=0).eval()
         cut = fuse_conv_bn(net) if fold else net
         if found:
-            assert truncate(cut, "pooled")(X_N3HW).shape == (2, net.head_hidden_size)
+            assert truncate(cut, "pre_logits")(X_N3HW).shape == (2, net.head_hidden_size)
         else:
             with pytest.raises(
-                UnknownNameError, match='"pooled".* All: level0, level1, level2, level3, level4, level5,'
+                UnknownNameError, match='"pre_logits".* All: level0, level1, level2, level3, level4, level5,'
             ):
-                truncate(cut, "pooled")
+                truncate(cut, "pre_logits")

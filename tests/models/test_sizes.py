@@ -16,6 +16,8 @@ from dla.models.dla import DLA
 from support.oracle import randomise, relative
 from support.tiny import CHANNELS, tiny
 
+pytestmark = pytest.mark.slow
+
 
 def maps(net: DLA, x_N3HW: Tensor) -> list[Tensor]:
     """The maps of the six levels."""

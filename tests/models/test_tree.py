@@ -83,6 +83,15 @@ def test_a_tree_is_the_formula_of_the_paper() -> None:
     assert torch.equal(net(x_NCHW), expected)
 
 
+def test_a_tree_does_not_change_the_list_it_is_given() -> None:
+    net = tree(3, 4, 6, keep_input=True).tree2
+    kept = [torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)]
+    given = list(kept)
+    assert net(torch.randn(2, 6, 5, 5), kept).shape == (2, 6, 5, 5)
+    assert len(kept) == len(given)
+    assert all(a is b for a, b in zip(kept, given, strict=True))
+
+
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("shortcut", [False, True])
 def test_a_node_takes_any_inputs_and_kernels(kernel_size: int, shortcut: bool) -> None:

@@ -285,7 +285,7 @@ SAME: dict[str, list[str]] = {
         *(f"get_pretrained_cfg_value('dla34', {key!r})" for key in ("mean", "input_size", "url", "tag", "nothing")),
     ],
     "the network": [
-        *(f"hasattr(net(), {name!r}) and not {name!r}.startswith('_')" for name in METHODS),
+        *(f"hasattr(net(), {name!r})" for name in METHODS),
         *(
             f"about(net(global_pool={pool!r}, num_classes={classes}))"
             for pool in ("avg", "catavgmax", "fastcatavgmax", "")

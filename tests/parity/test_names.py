@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -13,9 +10,9 @@ from dla.models.build import build
 from dla.models.dla import DLA
 from dla.models.registry import TABLE
 from support.oracle import timm
+from support.recorded import recorded_shapes
 
 RELEASED = [name for name, row in TABLE.items() if row.tag]
-KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
 
 Pair = tuple[DLA, nn.Module]
 
@@ -38,10 +35,8 @@ def test_names_shapes_and_order_are_timms(pair: Pair) -> None:
 
 def test_names_shapes_and_order_are_the_recorded_ones(pair: Pair) -> None:
     ours, _ = pair
-    file = KEYS / f"timm-{ours.pretrained_cfg['architecture']}.json"
-    if not file.exists():
-        pytest.skip(f"no recorded names at {file}")
-    assert shapes(ours.state_dict().items()) == list(json.loads(file.read_text()).items())
+    recorded = recorded_shapes(f"timm-{ours.pretrained_cfg['architecture']}")
+    assert shapes(ours.state_dict().items()) == [(name, list(shape)) for name, shape in recorded.items()]
 
 
 def test_pretrained_cfg_is_timms(pair: Pair) -> None:

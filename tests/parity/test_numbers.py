@@ -11,6 +11,8 @@ from dla.models.dla import DLA
 from dla.models.registry import TABLE
 from support.oracle import assert_begun_as_published, differences, randomise, timm
 
+pytestmark = pytest.mark.slow
+
 RELEASED = [name for name, row in TABLE.items() if row.tag]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 

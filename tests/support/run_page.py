@@ -1,7 +1,7 @@
-"""Runs the blocks of one page in order, in this process: `run_page.py PAGE`, in a folder with cat.jpg and photos/.
+"""Runs the blocks of one page in order, in this process, which stands in a folder with cat.jpg and photos/.
 
 Python blocks share their names, as a reader's session would. Of a bash block each line runs: `dla` here, what has a
-pipe in a shell. Prints the number of blocks that ran.
+pipe in a shell.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Lines that need the network or hours; test_blocks.py holds them against Makefile and pyproject.toml.
-NOT_RUN = re.compile(r"(pip install |make |python examples/|python benchmarks/).*")
+NOT_RUN = re.compile(r"(pip install |make |python (benchmarks|examples|tools)/).*")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -69,5 +69,12 @@ def run(page: Path) -> int:
     return count
 
 
-if __name__ == "__main__":
-    print(f"{run(Path(sys.argv[1]))} blocks ran")
+def run_alone(page: Path, folder: Path, env: dict[str, str], log: Path) -> None:
+    """Be a process for this page alone: its folder, its environment, and `log` for what it prints."""
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(folder)
+    with log.open("wb") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    print(f"{run(page)} blocks ran", flush=True)

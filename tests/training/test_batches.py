@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dla
 from dla.images.preprocessing import Preprocessing
 from dla.images.random_crop import crop_generator, random_crop
-from dla.training.batches import TrainBatches, val_batches
+from dla.models.normalize import Normalize
+from dla.training.batches import TrainBatches
 from dla.training.distributed import Ranks
 from dla.training.recipe import AugmentConfig, InputConfig, LossConfig, OptimizerConfig, Recipe
+from dla.training.trainer import ValidationSet
 
 RECIPE = Recipe(batch_size=8, input=InputConfig(sizes={0: 16, 1: [8, 12]}), augment=AugmentConfig(scale=(0.5, 1)))
 IMAGES = [Image.fromarray(np.full((20, 26, 3), i, np.uint8)) for i in range(43)]
@@ -97,9 +101,24 @@ def test_batches_that_cannot_be(recipe: Recipe, ranks: Ranks, said: str) -> None
         batches(recipe, ranks=ranks)
 
 
-def test_validation_sees_what_predict_sees() -> None:
-    rows = np.array([5, 40, 2])
-    parts = list(val_batches(IMAGES, rows, SEEN, 2, 0))
+@pytest.mark.parametrize("workers", [0, 2])
+def test_validation_sees_what_predict_sees(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[torch.Tensor] = []
+
+    class Seen(torch.nn.Module):
+        def forward(self, x_N3HW: torch.Tensor) -> torch.Tensor:
+            parts.append(x_N3HW.clone())
+            return x_N3HW[:, :1, 0, 0]
+
+    monkeypatch.setattr("dla.training.trainer.fuse_conv_bn", lambda network: network)
+    unchanged = Normalize(np.ones(3, np.float32), np.zeros(3, np.float32))
+    fit = SimpleNamespace(device=torch.device("cpu"), ranks=Ranks(), preprocessing=SEEN, normalize=unchanged)
+    images = [IMAGES[row] for row in (5, 40, 2)]
+    pauses: list[int] = []
+    found = ValidationSet(images, TARGETS[:3], 2, workers).logits(Seen(), fit, lambda: pauses.append(len(parts)))  # type: ignore[arg-type]
     assert [len(p) for p in parts] == [2, 1]
-    for pixels, row in zip(np.concatenate(parts), rows, strict=True):
-        assert (pixels == SEEN.pixels(IMAGES[row])).all()
+    assert pauses == [0, 1]
+    pixels_N3HW = torch.cat(parts).byte().permute(0, 2, 3, 1).numpy()
+    for pixels, image in zip(pixels_N3HW, images, strict=True):
+        assert (pixels == SEEN.pixels(image)).all()
+    assert found[:, 0].tolist() == [5, 40, 2]

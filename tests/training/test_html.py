@@ -32,7 +32,7 @@ def test_it_shows_what_lies_in_the_run_s_folder(tmp_path: Path) -> None:
     split, logits = evil_split(tmp_path)
     epochs = [
         {"epoch": e, "step": 10 * e, "loss": 2.0 / e, "lr": 0.1 / e, "top1": 0.2 * e, "top5": 1.0, "seconds": 30.0,
-         "val_loss": None if e == 2 else 2.5 / e, "photos_per_second": 100.0, "waiting": 0.02}
+         "val_loss": None if e == 2 else 2.5 / e, "photos_per_second": 100.0, "data_wait": 0.02}
         for e in (1, 2, 3)
     ]  # fmt: skip
     torn = '{"epoch": 4, "st'
@@ -47,7 +47,7 @@ def test_it_shows_what_lies_in_the_run_s_folder(tmp_path: Path) -> None:
     assert "3 epochs, 100 photos/s" in text
     for title in ("Loss", "Accuracy on validation", "Learning rate", "Speed", "Waiting for photos"):
         assert f"<h3>{title}</h3>" in text
-    assert text.count("<polyline") == 6
+    assert text.count("</polyline>") == 6
     assert "top-5" not in text  # of three classes every one is among the first five
     assert "dla train &#39;my photos/&lt;u&gt;&#39;" in text
     assert "model: &lt;s&gt;dla34" in text
@@ -76,7 +76,7 @@ def test_top_5_is_drawn_where_it_says_something(tmp_path: Path) -> None:
     split, logits = evil_split(tmp_path)
     six = Split(split.photos, split.targets_N, tuple("abcdef"), split.names)
     text = write_report(run, six, np.pad(logits, ((0, 0), (0, 3))), list("abcdef")).read_text(encoding="utf-8")
-    assert text.count("<polyline") == 3
+    assert text.count("</polyline>") == 3
     assert ">top-5<" in text
 
 

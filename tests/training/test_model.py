@@ -33,7 +33,7 @@ def test_a_trained_one_keeps_its_body_and_its_licence() -> None:
     own = dla.create_model("shipped:tiny200", pretrained=True)
     assert torch.equal(start.network.level5.root.conv.weight, own.level5.root.conv.weight)
     assert start.preprocessing == dla.load("shipped:tiny200").preprocessing
-    assert "non-commercial" in start.config.dla["licence"]
+    assert "non-commercial" in start.config.dla["license"]
     assert start.config.dla["starts_from"] == "shipped:tiny200"
     assert start.notes[-1] == "shipped:tiny200, its classifier replaced for 3 classes"
 

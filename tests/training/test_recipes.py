@@ -23,6 +23,7 @@ def test_there_are_as_many_as_are_tested() -> None:
     assert shipped_recipes() == [p.stem for p in RECIPES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_each_runs_for_20_steps_and_its_model_predicts(recipe: Path, tmp_path: Path) -> None:
     data, output = flat_photos.write(tmp_path / "data"), tmp_path / "run"

@@ -12,16 +12,27 @@ from safetensors.torch import load_file
 
 import dla
 from dla.cli import main
-from dla.training.events import EpochEvent, RunListener
+from dla.training.events import EpochEvent, TrainerCallback
 from dla.training.recipe import AugmentConfig, DistillConfig, EmaConfig, InputConfig, Recipe, ScheduleConfig
 from dla.training.run import train
 from support import flat_photos
 from support.oracle import timm
+from support.progress import Piece, Recorder
+
+pytestmark = pytest.mark.slow
 
 TINY = Recipe(
     model="dla34_half", epochs=2, batch_size=8, lr=0.01, input=InputConfig(sizes={0: 32}, val_size=32, crop_pct=1.0),
     augment=AugmentConfig(scale=(0.8, 1.0)), schedule=ScheduleConfig(warmup_epochs=0.5), average=EmaConfig(0.8),
 )  # fmt: skip
+
+
+class Figures(TrainerCallback):
+    def __init__(self) -> None:
+        self.epochs: list[EpochEvent] = []
+
+    def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
+        self.epochs.append(epoch)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +41,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_learns_and_its_folder_predicts(data: Path, tmp_path: Path) -> None:
-    epochs: list[EpochEvent] = []
-    listener = RunListener(epoch=lambda epoch, is_best: epochs.append(epoch))
-    folder = train(data, replace(TINY, epochs=8), output=tmp_path / "run", workers=1, listener=listener)
+    figures, progress = Figures(), Recorder()
+    recipe = replace(TINY, epochs=8)
+    folder = train(data, recipe, output=tmp_path / "run", workers=1, progress=progress, callback=figures)
+    headers = [Piece("reading headers", count, "photos", count) for count in (40, 10)]
+    assert progress.pieces == [*headers, Piece("training", 8 * 40, "photos", 8 * 40)]
+    epochs = figures.epochs
     assert max(e.top1 for e in epochs) == 1.0
     assert [e.epoch for e in epochs] == list(range(1, 9))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -56,11 +70,11 @@ def test_the_best_epoch_is_kept_and_its_figures_are_true(data: Path, tmp_path: P
 
 
 def test_a_finished_run_says_so_and_other_settings_are_named(data: Path, tmp_path: Path) -> None:
-    recipe, said = replace(TINY, epochs=1), []
+    recipe, progress = replace(TINY, epochs=1), Recorder()
     train(data, recipe, output=tmp_path / "run", workers=0)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != "run.lock"}
-    train(data, recipe, output=tmp_path / "run", workers=2, listener=RunListener(said=said.append))
-    assert "is finished: best" in said[0]
+    train(data, recipe, output=tmp_path / "run", workers=2, progress=progress)
+    assert "is finished: best" in progress.said[0]
     assert {p: p.stat().st_mtime_ns for p in before} == before
     other = replace(recipe, lr=0.3, augment=replace(recipe.augment, flip=0.25))
     with pytest.raises(dla.UsageError, match=r"lr is 0.01 there and 0.3 here; augment.flip is 0.5 there and 0.25 here"):
@@ -73,10 +87,9 @@ def test_a_teacher_is_followed(data: Path, tmp_path: Path) -> None:
     recipe = replace(
         TINY, epochs=20, distill=DistillConfig(scores=str(tmp_path / "scores.npy"), weight=1.0, temperature=1.0)
     )
-    epochs: list[EpochEvent] = []
-    train(data, recipe, output=tmp_path / "run", workers=1,
-          listener=RunListener(epoch=lambda epoch, is_best: epochs.append(epoch)))  # fmt: skip
-    assert epochs[-1].top1 == 0.0
+    figures = Figures()
+    train(data, recipe, output=tmp_path / "run", workers=1, callback=figures)
+    assert figures.epochs[-1].top1 == 0.0
 
 
 def test_from_the_command_line_by_a_recipe(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

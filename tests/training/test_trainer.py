@@ -16,7 +16,7 @@ import dla
 from dla.images.preprocessing import Preprocessing
 from dla.training.batches import Batch, TrainBatches
 from dla.training.distributed import Ranks
-from dla.training.events import EpochEvent, StepEvent
+from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.model import InitialModel, freeze
 from dla.training.recipe import (
     AugmentConfig,
@@ -31,9 +31,11 @@ from dla.training.recipe import (
     RegularizationConfig,
     ScheduleConfig,
 )
-from dla.training.trainer import Trainer, TrainerCallback, ValidationSet
+from dla.training.trainer import Trainer, ValidationSet
 from dla.weights.model_folder import ModelConfig
 from support.tiny import tiny
+
+pytestmark = pytest.mark.slow
 
 SIDE, CLASSES = 32, 3
 RECIPE = Recipe(
@@ -78,12 +80,19 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max(((a[k] - b[k]).abs().max() / (b[k].abs().max() + 1e-9)).item() for k in a if a[k].is_floating_point())
 
 
+class Epochs(TrainerCallback):
+    def __init__(self) -> None:
+        self.seen: list[EpochEvent] = []
+
+    def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
+        self.seen.append(epoch)
+
+
 def run(recipe: Recipe, fit: Trainer | None = None) -> list[EpochEvent]:
-    fit, epochs = fit or fit_of(recipe), []
+    fit, epochs = fit or fit_of(recipe), Epochs()
     batches = TrainBatches(Pictures(), TARGETS, recipe, fit.preprocessing, 0, Ranks())
-    keep = lambda epoch, is_best: epochs.append(epoch)  # noqa: E731
-    fit.run(batches, ValidationSet(Pictures(), TARGETS, 12, 0), TrainerCallback(lambda step: None, lambda: None, keep))
-    return epochs
+    fit.run(batches, ValidationSet(Pictures(), TARGETS, 12, 0), epochs)
+    return epochs.seen
 
 
 def test_twenty_steps_learn_twelve_photos_by_heart() -> None:
@@ -207,13 +216,14 @@ def test_a_run_with_each_option_differs_and_goes_on_from_its_state_to_the_bit(na
     batches = TrainBatches(Pictures(), TARGETS, recipe, first.preprocessing, 0, Ranks())
     saved: list[Any] = []
 
-    def save(step: StepEvent) -> None:
-        if (step.epoch, step.step) == (2, 2):
-            tensors, facts = first.state()
-            saved.append(({k: v.clone() for k, v in tensors.items()}, json.dumps(facts, allow_nan=False)))
+    class Save(TrainerCallback):
+        def on_step(self, step: StepEvent) -> None:
+            if (step.epoch, step.step) == (2, 2):
+                tensors, facts = first.state()
+                saved.append(({k: v.clone() for k, v in tensors.items()}, json.dumps(facts, allow_nan=False)))
 
     validation = ValidationSet(Pictures(), TARGETS, 12, 0)
-    first.run(batches, validation, TrainerCallback(save, lambda: None, lambda epoch, is_best: None))
+    first.run(batches, validation, Save())
     second = fit_of(recipe)
     second.load_state(saved[0][0], json.loads(saved[0][1]))
     rest = run(recipe, second)
@@ -264,7 +274,7 @@ def test_the_logits_are_those_of_the_weights_as_stored() -> None:
     network = fit.stored().eval()
     for name, tensor in network.state_dict().items():
         assert name.endswith(("running_mean", "running_var", "tracked")) or torch.equal(tensor, tensor.half().float())
-    logits_NK = ValidationSet(Pictures(), TARGETS, 12, 0).logits(fit.stored(), fit, lambda: None)
+    logits_NK = ValidationSet(Pictures(), TARGETS, 12, 0).logits(fit.stored(), fit)
     x_N3HW, _ = fit.prepare(Batch(PIXELS, TARGETS, np.arange(36)))
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits_NK), network(x_N3HW), rtol=1e-4, atol=1e-4)

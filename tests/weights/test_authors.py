@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
 from dla.models.build import build
 from dla.weights.keys import authors_state, shapes_of, unused_projections
 from support.authors import SHAPES, AuthorsDLA
+from support.recorded import recorded_shapes
 
-KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
 DEAD = {  # trainable numbers in projections that no output depends on
     "dla34": 41_728, "dla46_c": 8_448, "dla46x_c": 8_448, "dla60x_c": 16_896, "dla60": 297_472, "dla60x": 297_472,
     "dla102": 462_848, "dla102x": 462_848, "dla102x2": 462_848, "dla169": 599_296,
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_names_order_and_shapes_are_the_authors(name: str) -> None:
     with torch.device("meta"):
@@ -32,14 +30,9 @@ def test_names_order_and_shapes_are_the_authors(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dla34", "dla60", "dla102", "dla169"])
 def test_their_files_have_these_keys(name: str) -> None:
-    path = KEYS / f"ucbdrive-{name}up.json"
-    if not path.exists():
-        pytest.skip(f"no list of keys at {path}")
-    listed = {key.removeprefix("base."): tuple(shape) for key, shape in json.loads(path.read_text()).items()
-              if key.startswith("base.")}  # fmt: skip
     with torch.device("meta"):
         found = shapes_of(authors_state(build(name)))
-    assert list(found.items()) == list(listed.items())
+    assert list(found.items()) == list(recorded_shapes(f"ucbdrive-{name}up", prefix="base.").items())
 
 
 def test_dead_projections_are_as_a_network_begins() -> None:

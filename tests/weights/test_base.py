@@ -15,6 +15,8 @@ from dla.weights.state_files import read_state
 from support.centernet import HEADS, DLAv0, Levels, PoseDLA
 from support.oracle import randomise, relative
 
+pytestmark = pytest.mark.slow
+
 KINDS: dict[str, type[nn.Module]] = {"dlav0": DLAv0, "pose_dla_dcn": PoseDLA}
 X_N3HW = torch.randn(2, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 

@@ -24,6 +24,8 @@ from dla.weights.model_folder import ModelConfig, read_config, write_folder
 from support.authors import AuthorsDLA
 from support.oracle import randomise, relative, timm
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
@@ -65,7 +67,7 @@ def test_timm_reads_the_folder(small: nn.Module, folder: Path, tmp_path: Path) -
     torch.save({"state_dict": small.state_dict()}, bare)
     for source in (folder, bare):
         made = convert(str(source), tmp_path / source.stem)
-        assert (made.form, made.architecture) == ("folder", "dla46x_c")
+        assert (made.format, made.architecture) == ("folder", "dla46x_c")
         theirs = timm.create_model(f"local-dir:{made.path}", pretrained=True)
         torch.testing.assert_close(logits(theirs), logits(small), rtol=0, atol=1e-5)
         assert relative(logits(theirs), logits(small)) < 1e-5
@@ -77,7 +79,7 @@ def test_timm_reads_the_folder(small: nn.Module, folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
 def test_timm_reads_the_bare_file(ending: str, small: nn.Module, folder: Path, tmp_path: Path) -> None:
     made = convert(str(folder), tmp_path / f"bare{ending}")
-    assert made.form == "timm"
+    assert made.format == "timm"
     assert "class names" in made.notes[-1]
     theirs = timm.create_model("dla46x_c", num_classes=4, checkpoint_path=str(made.path))
     assert list(dla.create_model("dla46x_c").state_dict()) == list(theirs.state_dict())
@@ -154,7 +156,7 @@ def test_a_disk_that_is_full_changes_nothing(folder: Path, tmp_path: Path) -> No
         before = small.sha256
         with files_up_to(100_000), pytest.raises(DlaError, match="cannot be written: File too large"):
             convert(str(folder), tmp_path / out, force=True)
-        assert convert(str(tmp_path / out), tmp_path / f"again-{out}", to=small.form).sha256 == before
+        assert convert(str(tmp_path / out), tmp_path / f"again-{out}", to=small.format).sha256 == before
         with files_up_to(100_000), pytest.raises(DlaError, match="cannot be written"):
             convert(str(folder), tmp_path / f"new-{out}")
     assert not list(tmp_path.glob("new-*"))

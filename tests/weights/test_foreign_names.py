@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +10,7 @@ from hypothesis import strategies as st
 from dla.errors import DamagedError
 from dla.models.build import build
 from dla.weights.keys import CONTAINERS, plain_names, unused_projections, unwrap
+from support.recorded import recorded_shapes
 
 # Paths of the projections that get no gradient in the authors' code, and how many parameters they hold there.
 DEAD = {
@@ -30,7 +28,6 @@ DEAD = {
         599_296,
     ),
 }
-KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
 
 
 @pytest.mark.parametrize("name", DEAD)
@@ -45,16 +42,10 @@ def test_dead_projections_as_the_authors_have_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dla34", "dla60", "dla102", "dla169"])
 def test_dead_projections_and_a_network_are_the_authors_file(name: str) -> None:
-    file = KEYS / f"ucbdrive-{name}up.json"
-    if not file.exists():
-        pytest.skip(f"{file.name}, the names in the authors' files, is not here")
-    authors = {
-        key.removeprefix("base."): shape for key, shape in json.loads(file.read_text()).items() if "base." in key
-    }
     with torch.device("meta"):
         model = build(name)
     ours = {key: tensor.shape for key, tensor in model.state_dict().items()} | unused_projections(model)
-    assert {key: list(shape) for key, shape in ours.items()} == authors
+    assert {key: tuple(shape) for key, shape in ours.items()} == recorded_shapes(f"ucbdrive-{name}up", prefix="base.")
 
 
 WRAPPED = st.lists(st.sampled_from(["module.", "_orig_mod."]), max_size=4).map("".join)

@@ -20,6 +20,8 @@ from dla.errors import DamagedError
 from dla.weights.load import load_model
 from support.hub_server import Hub
 
+pytestmark = pytest.mark.slow
+
 REPO = "timm/dla46x_c.in1k"
 CONFIG, WEIGHTS = b'{"architecture": "dla46x_c"}', os.urandom(100_000)
 FILES = {"config.json": CONFIG, "model.safetensors": WEIGHTS}
@@ -47,23 +49,24 @@ for line in sys.stdin:
 """
 
 
+def environment(hub: Hub, home: Path) -> dict[str, str]:
+    kept = ("PATH", "PYTHONPATH", "SYSTEMROOT", "LD_LIBRARY_PATH")
+    return {key: os.environ[key] for key in kept if key in os.environ} | {
+        "HOME": str(home),
+        "HF_HOME": str(home),
+        "HF_ENDPOINT": hub.endpoint,
+        "NO_PROXY": "*",
+        "HF_HUB_ETAG_TIMEOUT": "120",
+    }
+
+
 class Client:
     """A process with its own environment, in which `fetch` is called."""
 
     def __init__(self, hub: Hub, home: Path, **env: str) -> None:
-        clean = {
-            key: os.environ[key] for key in ("PATH", "PYTHONPATH", "SYSTEMROOT", "LD_LIBRARY_PATH") if key in os.environ
-        }
-        clean |= {
-            "HOME": str(home),
-            "HF_HOME": str(home),
-            "HF_ENDPOINT": hub.endpoint,
-            "NO_PROXY": "*",
-            "HF_HUB_ETAG_TIMEOUT": "120",
-        } | env
         self.process = subprocess.Popen(
             [sys.executable, "-c", CLIENT],
-            env=clean,
+            env=environment(hub, home) | env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -129,6 +132,21 @@ def test_download_then_cache(hub: Hub, client: Client, tmp_path: Path) -> None:
     assert fetch_anew(hub, tmp_path, HF_HUB_OFFLINE="1") == expected
     elsewhere = {"HF_HOME": "/nowhere", "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_ENDPOINT": NOWHERE}
     assert fetch_anew(hub, tmp_path, **elsewhere) == expected
+
+
+def test_every_byte_that_arrives_is_told(hub: Hub, tmp_path: Path) -> None:
+    hub.add(REPO, FILES)
+    code = (
+        "import json; from support.progress import Recorder; from dla.weights.pull import pull; seen = Recorder()\n"
+        f"for pulled in pull(['hf-hub:{REPO}'], progress=seen): assert pulled.error is None, pulled.error\n"
+        "print(json.dumps([list(vars(piece).values()) for piece in seen.pieces]))\n"
+    )
+    env = environment(hub, tmp_path)
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stderr == ""
+    counts = [len(FILES[name]) for name in ("config.json", "model.safetensors")]
+    assert json.loads(done.stdout) == [[f"fetching {REPO}", count, "bytes", count] for count in counts]
 
 
 def test_nothing_is_told_about_this_machine(hub: Hub, client: Client) -> None:

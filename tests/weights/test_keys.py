@@ -19,6 +19,7 @@ def of_timm(name: str) -> dict[str, tuple[int, ...]]:
         return shapes_of(timm.create_model(name, num_classes=7, in_chans=4).state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RELEASED)
 def test_each_network_is_known_by_its_shapes(name: str) -> None:
     assert candidate_networks(of_timm(name)) == [name]

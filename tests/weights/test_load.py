@@ -275,12 +275,12 @@ def test_what_was_opened_can_be_written_and_opened(timm_folder: Path, tmp_path: 
 
 
 def test_what_a_replaced_classifier_makes_untrue(timm_folder: Path, tmp_path: Path) -> None:
-    ours = {"licence": "mine", "task": "classify", "preprocessing": {"size": 64}, "temperature": 1.2, "results": [1]}
+    ours = {"license": "mine", "task": "classify", "preprocessing": {"size": 64}, "temperature": 1.2, "results": [1]}
     opened = load_model(str(timm_folder))
     write_folder(tmp_path / "m", opened.model.state_dict(), dataclasses.replace(opened.config, dla=ours))
     assert load_model(str(tmp_path / "m")).config.dla == ours
     replaced = load_model(str(tmp_path / "m"), num_classes=2).config.dla
-    assert replaced == {key: ours[key] for key in ("licence", "task", "preprocessing")}
+    assert replaced == {key: ours[key] for key in ("license", "task", "preprocessing")}
 
 
 def test_half_precision_folder(trained: DLA, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""timm's own network with the same weights, as its users run it: eager, in float32."""
+"""What a benchmark is compared with, timm's own network, eager in float32; and what disturbs it, background load."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def run_timm(source: str, pixels_NHW3: Array, threads: int | None) -> Callable[[
     import torch
 
     from dla.inference.traced_model import open_in_torch
+    from dla.models.normalize import Normalize
 
-    ours, model = open_in_torch(source)
+    net, model = open_in_torch(source)
     with torch.device("meta"):
-        theirs = _network(
+        timm_net = _network(
             model.config.architecture, {"num_classes": model.config.num_classes, **model.config.model_args}
         )
     try:
-        theirs.load_state_dict(ours.state_dict(), assign=True)  # no second copy of the weights
+        timm_net.load_state_dict(net.state_dict(), assign=True)  # no second copy of the weights
     except RuntimeError as error:
         raise UsageError(f"timm's {model.config.architecture} takes other weights than {source}") from error
     if threads is not None:
         torch.set_num_threads(threads)
-    scale_3, shift_3 = model.preprocessing.scale_shift()
-    x_N3HW = torch.from_numpy(pixels_NHW3 * scale_3 + shift_3).permute(0, 3, 1, 2).contiguous()
-    theirs.eval()
+    x_N3HW = Normalize(*model.preprocessing.scale_shift())(torch.from_numpy(pixels_NHW3)).contiguous()
+    timm_net.eval()
 
     @torch.inference_mode()
     def run() -> Any:
-        return theirs(x_N3HW).softmax(1).numpy()
+        return timm_net(x_N3HW).softmax(1).numpy()
 
     return run
 
@@ -61,9 +61,9 @@ def run_timm(source: str, pixels_NHW3: Array, threads: int | None) -> Callable[[
 def _network(architecture: str, options: dict[str, Any]) -> Any:
     from dla.models.registry import row
 
-    r, theirs = row(architecture), _import()
+    r, timm_dla = row(architecture), _import()
     try:
-        return theirs.DLA(r.depths, r.channels, block=getattr(theirs, _BLOCKS[r.block]), cardinality=r.cardinality,
+        return timm_dla.DLA(r.depths, r.channels, block=getattr(timm_dla, _BLOCKS[r.block]), cardinality=r.cardinality,
                           base_width=r.base_width, shortcut_root=r.shortcut, **options)  # fmt: skip
     except (TypeError, AssertionError):
         given = ", ".join(f"{name} {value}" for name, value in options.items() if name != "num_classes")
@@ -101,12 +101,12 @@ class BackgroundLoad:
     """
 
     def __init__(self) -> None:
-        self.began, self.all, self.ours = time.perf_counter(), sum(_busy()), _own()
+        self.began, self.busy, self.own = time.perf_counter(), sum(_busy()), _own()
 
     def cores(self) -> float:
         """How many cores it kept busy so far, on average. The processes that this one started have ended."""
         seconds = time.perf_counter() - self.began
-        return max(0.0, sum(_busy()) - self.all - (_own() - self.ours)) / seconds
+        return max(0.0, sum(_busy()) - self.busy - (_own() - self.own)) / seconds
 
 
 def _busy() -> Iterator[float]:

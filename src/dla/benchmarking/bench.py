@@ -1,11 +1,11 @@
-"""A benchmark: every arm in turns, so that whatever the machine does in between meets all of them."""
+"""A benchmark: every case once in each round, so that whatever the machine does meanwhile meets all of them."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +28,8 @@ from dla.images.preprocessing import Preprocessing
 from dla.inference.int8_store import FILE
 from dla.inference.traced_model import open_traced
 from dla.models.build import build
-from dla.types import DEFAULT_MODEL
+from dla.models.normalize import Normalize
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 from dla.version import __version__
 from dla.weights.model_folder import ModelConfig, write_folder
 
@@ -76,17 +77,17 @@ class BenchmarkPlan:
             raise UsageError(f"rounds is {self.rounds}: at least {LEAST_ROUNDS}, of which the median is taken")
 
     @property
-    def arms(self) -> tuple[tuple[str, str], ...]:
-        """Engine and precision of each row with one network and batch; the others are compared with the first."""
+    def cases(self) -> tuple[tuple[str, str], ...]:
+        """Engine and precision of each row of one network and batch; the first is the baseline of the others."""
         engines = installed() if self.engine == ALL else (self.engine,)
         precisions = get_args(Precision) if self.precision == ALL else (self.precision,)
         first = () if self.against is None else ((self.against, "fp32"),)
         return first + tuple((engine, precision) for precision in precisions for engine in engines)
 
 
-PAUSE_S = 0.3  # threads of the last turn may go on spinning for a while
+PAUSE_S = 0.3  # threads of the last case may go on spinning for a while
 CACHING = ("openvino", "onnx")  # keep what they make of a network
-LOOK_S = 0.5  # at what the machine does before
+LOAD_S = 0.5  # the background load is measured for so long before the first round
 
 
 def bench(
@@ -98,116 +99,115 @@ def bench(
     against: str | None = None,
     threads: int | None = None,
     rounds: int = 7,
+    progress: Progress = NO_PROGRESS,
 ) -> BenchReport:
     """How fast networks are here, on the CPU. It takes some ten seconds for each network, engine and batch.
 
     Args:
-        models: as in `dla.load`. A network of the table whose weights are not here runs with drawn ones.
+        models: as in `dla.load`. A network of the table whose weights are not here runs with random ones.
         engine: "openvino", "onnx", "torch", or "all" that are installed.
         precision: "fp32" or another of `dla.load`'s, or "all" that are possible.
         batches: how many photos at once.
         against: "timm" measures timm's own network too, with the same weights.
         threads: those that compute; None is each engine's own choice.
-        rounds: so many turns for each.
+        rounds: how often each case is measured.
+        progress: told of each case of each round.
 
     Raises:
         UsageError, UnavailableError: nothing of what was asked for can run here; and as `dla.load`.
     """
     run = Bench(BenchmarkPlan(tuple(models), engine, precision, tuple(batches), against, threads, rounds))
-    for _ in run.turns():
-        pass
+    run.measure(progress)
     return run.report()
 
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """One network of the plan, what is known about it, and whether its weights have to be drawn."""
+    """One network of the plan, what is known about it, and whether it runs with random weights."""
 
     model: str
-    found: ModelInfo
-    drawn: bool
+    info: ModelInfo
+    random_weights: bool
 
 
 class Bench:
-    """What `plan` asks for. `rows` and `left_out` grow while `turns` runs."""
+    """What `plan` asks for. `rows` and `skipped` grow while `measure` runs."""
 
     def __init__(self, plan: BenchmarkPlan) -> None:
         self.plan = plan
         self.networks = [_network(model) for model in dict.fromkeys(plan.models)]
         self.batches = tuple(dict.fromkeys(plan.batches))
         self.rows: list[BenchRow] = []
-        self.left_out: list[BenchSkipped] = []
+        self.skipped: list[BenchSkipped] = []
         self.peaks: list[float] = []
-        others = BackgroundLoad()
-        time.sleep(LOOK_S)
-        self.others_before, self.others = others.cores(), others
+        self.background_load = BackgroundLoad()
+        time.sleep(LOAD_S)
+        self.background_load_before = self.background_load.cores()
 
-    @property
-    def total(self) -> int:
-        """Turns in all."""
-        return len(self.networks) * len(self.batches) * (1 + len(self.plan.arms)) * self.plan.rounds
-
-    def turns(self) -> Iterator[None]:
-        """Measure, turn by turn.
+    def measure(self, progress: Progress = NO_PROGRESS) -> None:
+        """Measure everything, round by round.
 
         Raises:
             UsageError, UnavailableError: no engine that was asked for can run a network here.
         """
+        total = len(self.networks) * len(self.batches) * (1 + len(self.plan.cases)) * self.plan.rounds
+        progress.start("measuring", total, "rounds")
         with tempfile.TemporaryDirectory() as aside, Worker(BenchmarkCase(PEAK)) as peak:
             peak.wait()
             for number, network in enumerate(self.networks):
                 source, cache = network.model, None
-                if network.drawn:
+                if network.random_weights:
                     source, cache = str(Path(aside, str(number))), str(Path(aside, "cache"))
-                    write_random_model(network.found.architecture, Path(source))
-                    if ("openvino", "int8") in self.plan.arms:
+                    write_random_model(network.info.architecture, Path(source))
+                    if ("openvino", "int8") in self.plan.cases:
                         add_random_int8(Path(source))
                 for batch in self.batches:
-                    yield from self._group(network, source, cache, batch, peak)
+                    self._group(network, source, cache, batch, peak, progress)
 
-    def _group(self, network: _Network, source: str, cache: str | None, batch: int, peak: Worker) -> Iterator[None]:
-        """One network with so many photos at once: its arms have their turns one after the other, round by round."""
+    def _group(
+        self, network: _Network, source: str, cache: str | None, batch: int, peak: Worker, progress: Progress
+    ) -> None:
+        """One network at one batch size: each of its cases once in each round."""
         with ExitStack() as stack:
-            arms = self._start(stack, network, source, cache, batch)
-            for _ in range((len(self.plan.arms) - len(arms)) * self.plan.rounds):
-                yield  # the turns of those that were left out
-            turns: dict[Worker, list[Round]] = {arm: [] for arm in (peak, *arms)}
+            workers = self._start(stack, network, source, cache, batch)
+            progress.advance((len(self.plan.cases) - len(workers)) * self.plan.rounds)  # of those that are skipped
+            rounds: dict[Worker, list[Round]] = {worker: [] for worker in (peak, *workers)}
             for _ in range(self.plan.rounds):
-                for arm, done in turns.items():
+                for worker, done in rounds.items():
                     time.sleep(PAUSE_S)
-                    done.append(arm.turn())
-                    yield
-        flops = peak_flops(turns.pop(peak))
+                    done.append(worker.run_round())
+                    progress.advance()
+        flops = peak_flops(rounds.pop(peak))
         self.peaks.append(flops)
-        measured = {arm.arm: done for arm, done in turns.items()}
-        self.rows += rows_of(network.model, network.found, network.drawn, measured, flops)
+        measured = {worker.case: done for worker, done in rounds.items()}
+        self.rows += rows_of(network.model, network.info, network.random_weights, measured, flops)
 
     def _start(self, stack: ExitStack, network: _Network, source: str, cache: str | None, batch: int) -> list[Worker]:
-        """The arms that can run here; why the others cannot is noted."""
+        """The cases that can run here; why the others cannot is noted."""
         started, errors = [], []
-        for engine, precision in self.plan.arms:
-            arm = BenchmarkCase(engine, source, precision, batch, network.found.input_size[1:], self.plan.threads)
+        for engine, precision in self.plan.cases:
+            case = BenchmarkCase(engine, source, precision, batch, network.info.input_size[1:], self.plan.threads)
             try:
                 if engine in CACHING:
-                    with Worker(arm, cache) as first:  # fills the cache, which takes memory that later starts do not
+                    with Worker(case, cache) as first:  # fills the cache, which takes memory that later starts do not
                         first.wait()
-                running = stack.enter_context(Worker(arm, cache))
-                running.wait()
-                started.append(running)
+                worker = stack.enter_context(Worker(case, cache))
+                worker.wait()
+                started.append(worker)
             except (UsageError, UnavailableError) as error:
                 if engine == TIMM and isinstance(error, UnavailableError):
                     raise  # it would be the same with every network
                 errors.append(error)
-                # drawn weights stand in a folder that nobody knows
+                # random weights are in a temporary folder that nobody knows
                 reason = str(error).replace(source, network.model).partition(". Try")[0]
-                self._leave_out(BenchSkipped(network.model, engine, precision, reason))
-        if errors and all(running.arm.engine == TIMM for running in started):
+                self._skip(BenchSkipped(network.model, engine, precision, reason))
+        if errors and all(worker.case.engine == TIMM for worker in started):
             raise next((error for error in errors if isinstance(error, UnavailableError)), errors[-1])
         return started
 
-    def _leave_out(self, left: BenchSkipped) -> None:
-        if left not in self.left_out:
-            self.left_out.append(left)
+    def _skip(self, skipped: BenchSkipped) -> None:
+        if skipped not in self.skipped:
+            self.skipped.append(skipped)
 
     def report(self) -> BenchReport:
         """What was measured so far."""
@@ -219,10 +219,10 @@ class Bench:
             rounds=self.plan.rounds,
             versions=_versions({row.engine for row in self.rows}),
             peak_gflops=statistics.median(self.peaks) / 1e9,
-            others_before=self.others_before,
-            others_during=self.others.cores(),
+            background_load_before=self.background_load_before,
+            background_load_during=self.background_load.cores(),
             rows=tuple(self.rows),
-            left_out=tuple(self.left_out),
+            skipped=tuple(self.skipped),
         )
 
 
@@ -251,16 +251,15 @@ def write_random_model(architecture: str, folder: Path) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics of the one batch
-    pixels_N3HW = np.random.default_rng(0).integers(0, 256, (PHOTOS, 3, SIDE, SIDE), np.uint8)
-    scale_311, shift_311 = (torch.from_numpy(a)[:, None, None] for a in Preprocessing().scale_shift())
+    pixels_NHW3 = np.random.default_rng(0).integers(0, 256, (PHOTOS, SIDE, SIDE, 3), np.uint8)
     with torch.no_grad():
-        model(torch.from_numpy(pixels_N3HW) * scale_311 + shift_311)
+        model(Normalize(*Preprocessing().scale_shift())(torch.from_numpy(pixels_NHW3)))
     cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in ("url", "hf_hub_id")}
     write_folder(folder, model.state_dict(), ModelConfig(architecture, model.num_classes, pretrained_cfg=cfg))
 
 
 def add_random_int8(folder: Path) -> None:
-    """Beside drawn weights their int8 form, if NNCF is here: it passed no gate, and could not."""
+    """Write the int8 model of random weights beside them, if NNCF is here: it passed no gate, and could not."""
     network, opened = open_traced(str(folder))
     noise = np.random.default_rng(0).integers(0, 256, (PHOTOS, *opened.preprocessing.size, 3), np.uint8)
     with suppress(UnavailableError):

@@ -1,4 +1,4 @@
-"""A benchmark as a picture: accuracy over latency, a line a network, a dot an engine."""
+"""The chart of a benchmark: accuracy over latency, one line for each network, one dot for each engine."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class _Plot:
         self.rows = rows
         self.models = {row.model: row for row in rows}
         # accuracies on different photos do not compare: published ones go first
-        axis = next((on for on in ("ImageNet-1k", "own") if any(row.top1_on == on for row in rows)), None)
-        known = {row.model: row.top1 for row in rows if row.top1 is not None and row.top1_on == axis}
+        axis = next((on for on in ("ImageNet-1k", "own") if any(row.top1_dataset == on for row in rows)), None)
+        known = {row.model: row.top1 for row in rows if row.top1 is not None and row.top1_dataset == axis}
         self.levels = round_numbers(min(known.values()), max(known.values()), 6) if known else []
         self.bottom = TOP + (min(TALL[0] + EACH * (len(known) - 1), TALL[1]) if known else 0)
         self.lanes = [model for model in self.models if model not in known]
@@ -139,15 +139,15 @@ def _strip(plot: _Plot) -> Iterator[Shape]:
 
 
 def _dot(plot: _Plot, row: BenchRow) -> Shape:
-    hint = f"{row.model}, {row.arm}: {1000 * row.p50_s:.1f} ms, {row.photos_per_s:.1f} photos/s"
-    return Circle(row.arm, plot.x(row), plot.y(row.model), DOT, hint)
+    hint = f"{row.model}, {row.case}: {1000 * row.p50_s:.1f} ms, {row.photos_per_s:.1f} photos/s"
+    return Circle(row.case, plot.x(row), plot.y(row.model), DOT, hint)
 
 
 def _labels(plot: _Plot) -> Iterator[Shape]:
     """Each network's name, where it covers neither a dot nor another name."""
     taken = [_around(plot.x(row), plot.y(row.model), DOT + 1) for row in plot.rows]
     for model, row in plot.models.items():
-        text = shortened(model, 40) + (f", {row.top1:.1f} % of its own photos" if row.top1_on == "own" else "")
+        text = shortened(model, 40) + (f", {row.top1:.1f} % of its own photos" if row.top1_dataset == "own" else "")
         places = list(_places(plot, model, text_width(text, STYLES["middle"])))
         free = [place for place in places if not any(_meet(place.box, box) for box in taken)]
         place = (free or places)[0]

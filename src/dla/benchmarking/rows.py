@@ -1,4 +1,4 @@
-"""From the seconds of every call to what is told."""
+"""From the seconds of every call to the rows of a report, its JSON and its table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby
-from typing import Any
+from typing import Any, Literal
 
 from dla.benchmarking.worker import PEAK_SIDE, BenchmarkCase, Round
 from dla.catalog import ModelInfo
@@ -29,24 +29,19 @@ BENCH_SCHEMA = "dla.bench/1"
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """How fast one network is by one engine with so many photos at once, from pixels to probabilities.
+    """How fast one network is by one engine at one batch size, from pixels to probabilities.
 
-    `engine` is one of dla's, or "timm". `top1` is in per cent, published ("ImageNet-1k") or of the training's own
-    validation photos ("own"), as `top1_on` says. `drawn` says that the weights are random: good for speed only.
-    `p50_s` and `p95_s` are seconds of one call. `memory` is the most bytes that a process had which did nothing else.
-    `of_peak` is the share of what the machine can do in fp32, for `macs` multiplications and as many additions a
-    photo. `ratio` is how many times as fast it is as `ratio_to`, the first row with the same network and batch: the
-    median over the rounds, and the smallest and largest.
+    `model` is as it was given, `info` what is known about it; with `random_weights` only the speed is meaningful.
+    `engine` is one of dla's, or "timm". `p50_s` and `p95_s` are seconds of one call, of which there were `calls`.
+    `peak_memory_bytes` is that of a process which did nothing else. `fraction_of_peak` is the arithmetic (`info.macs`
+    multiplications and as many additions a photo) over the time, as a share of what the machine can do in fp32.
+    `speedup` is over `baseline`, the first row of the same network and batch: the median over the rounds, and
+    `speedup_range` the smallest and the largest.
     """
 
     model: str
-    architecture: str
-    params: int
-    macs: int
-    input_size: tuple[int, int, int]
-    top1: float | None
-    top1_on: str | None
-    drawn: bool
+    info: ModelInfo
+    random_weights: bool
     engine: str
     precision: str
     batch: int
@@ -54,21 +49,43 @@ class BenchRow:
     p50_s: float
     p95_s: float
     photos_per_s: float
-    memory: int | None
-    of_peak: float
-    ratio_to: str
-    ratio: float
-    ratio_range: tuple[float, float]
+    peak_memory_bytes: int | None
+    fraction_of_peak: float
+    baseline: str
+    speedup: float
+    speedup_range: tuple[float, float]
 
     @property
-    def arm(self) -> str:
-        """What ran, in words: "openvino fp32"."""
+    def case(self) -> str:
+        """Engine and precision: "openvino fp32"."""
         return f"{self.engine} {self.precision}"
+
+    @property
+    def top1(self) -> float | None:
+        """Top-1 accuracy in per cent on `top1_dataset`: as published, else by the training's own record."""
+        if self.info.published is not None:
+            return self.info.published["top1"]
+        measured = (self.info.results or {}).get("top1")
+        return 100 * measured if isinstance(measured, float) else None
+
+    @property
+    def top1_dataset(self) -> Literal["ImageNet-1k", "own"] | None:
+        """What `top1` was measured on: "own" are the validation photos of the training."""
+        if self.info.published is not None:
+            return "ImageNet-1k"
+        return None if self.top1 is None else "own"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON has it (docs/formats.md): flat."""
+        known = {key: getattr(self.info, key) for key in ("architecture", "params", "macs", "input_size")}
+        accuracy = {"top1": self.top1, "top1_dataset": self.top1_dataset}
+        measured = {key: getattr(self, key) for key in BenchRow.__slots__ if key not in ("model", "info")}
+        return {"model": self.model, **known, **accuracy, **measured}
 
 
 @dataclass(frozen=True, slots=True)
 class BenchSkipped:
-    """What was asked for and cannot be measured here, and why."""
+    """A case that cannot be measured here, and why."""
 
     model: str
     engine: str
@@ -81,7 +98,7 @@ class BenchReport:
     """What was measured on one machine in one run.
 
     `peak_gflops` is how many 1e9 multiplications and additions in fp32 a second the machine did in the same run.
-    `others_before` and `others_during` are the cores that other processes kept busy.
+    `background_load_before` and `background_load_during` are the cores that other processes kept busy.
     """
 
     machine: str
@@ -91,87 +108,79 @@ class BenchReport:
     rounds: int
     versions: Mapping[str, str]
     peak_gflops: float
-    others_before: float
-    others_during: float
+    background_load_before: float
+    background_load_during: float
     rows: tuple[BenchRow, ...]
-    left_out: tuple[BenchSkipped, ...]
+    skipped: tuple[BenchSkipped, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it (docs/formats.md)."""
-        return {"schema": BENCH_SCHEMA, **asdict(self)}
+        record = {"schema": BENCH_SCHEMA, **{key: getattr(self, key) for key in BenchReport.__slots__}}
+        rows, skipped = [row.to_dict() for row in self.rows], [asdict(skipped) for skipped in self.skipped]
+        return record | {"rows": rows, "skipped": skipped}
 
 
 def rows_of(
-    model: str, found: ModelInfo, drawn: bool, measured: Mapping[BenchmarkCase, Sequence[Round]], peak: float
+    model: str,
+    info: ModelInfo,
+    random_weights: bool,
+    measured: Mapping[BenchmarkCase, Sequence[Round]],
+    peak: float,
 ) -> list[BenchRow]:
-    """A row an arm, of one network and batch; each is compared with the first, round by round.
+    """The row of each case of one network and batch; the first is the baseline of all, compared round by round.
 
-    `peak` is what the machine can do in the same rounds, in operations a second.
+    `peak` is what the machine can do in the same rounds, in operations per second.
     """
-    top1, top1_on = _accuracy(found)
-    base, base_turns = next(iter(measured.items()))
+    base, base_rounds = next(iter(measured.items()))
     rows = []
-    for arm, turns in measured.items():
-        seconds = sorted(chain.from_iterable(turn.seconds for turn in turns))
+    for case, rounds in measured.items():
+        seconds = sorted(chain.from_iterable(one.seconds for one in rounds))
         p50_s = statistics.median(seconds)
-        ratios = [_middle(b) / _middle(t) for b, t in zip(base_turns, turns, strict=True)]
+        speedups = [_median(b) / _median(r) for b, r in zip(base_rounds, rounds, strict=True)]
         rows.append(
             BenchRow(
                 model=model,
-                architecture=found.architecture,
-                params=found.params,
-                macs=found.macs,
-                input_size=found.input_size,
-                top1=top1,
-                top1_on=top1_on,
-                drawn=drawn,
-                engine=arm.engine,
-                precision=arm.precision,
-                batch=arm.batch,
+                info=info,
+                random_weights=random_weights,
+                engine=case.engine,
+                precision=case.precision,
+                batch=case.batch,
                 calls=len(seconds),
                 p50_s=p50_s,
                 p95_s=seconds[math.ceil(0.95 * len(seconds)) - 1],
-                photos_per_s=arm.batch / p50_s,
-                memory=turns[-1].memory,
-                of_peak=2 * found.macs * arm.batch / p50_s / peak,
-                ratio_to=f"{base.engine} {base.precision}",
-                ratio=statistics.median(ratios),
-                ratio_range=(min(ratios), max(ratios)),
+                photos_per_s=case.batch / p50_s,
+                peak_memory_bytes=rounds[-1].peak_memory,
+                fraction_of_peak=2 * info.macs * case.batch / p50_s / peak,
+                baseline=f"{base.engine} {base.precision}",
+                speedup=statistics.median(speedups),
+                speedup_range=(min(speedups), max(speedups)),
             )
         )
     return rows
 
 
-def peak_flops(turns: Sequence[Round]) -> float:
-    """Multiplications and additions a second, of the square matrices that are multiplied in each call."""
-    return 2 * PEAK_SIDE**3 / statistics.median(map(_middle, turns))
+def peak_flops(rounds: Sequence[Round]) -> float:
+    """Multiplications and additions per second, of the square matrices that are multiplied in each call."""
+    return 2 * PEAK_SIDE**3 / statistics.median(map(_median, rounds))
 
 
-def _middle(turn: Round) -> float:
-    return statistics.median(turn.seconds)
+def _median(one: Round) -> float:
+    return statistics.median(one.seconds)
 
 
-def _accuracy(found: ModelInfo) -> tuple[float | None, str | None]:
-    """Per cent and on what photos: as published, else by the training's own record."""
-    if found.published is not None:
-        return found.published["top1"], "ImageNet-1k"
-    measured = (found.results or {}).get("top1")
-    return (100 * measured, "own") if isinstance(measured, float) else (None, None)
-
-
-HEAD = "photos  engine            p50 ms   p95 ms  photos/s  of peak     MB  compared"
+HEAD = " batch  engine            p50 ms   p95 ms  photos/s  of peak     MB  speedup"
 
 
 def bench_table(report: BenchReport) -> str:
-    """The machine, a table a network, and what was left out."""
-    return "\n".join([*_machine(report), *_tables(report.rows), *skipped_lines(report.left_out), ""])
+    """The machine, the rows of each network, and what was skipped."""
+    return "\n".join([*_machine(report), *_tables(report.rows), *skipped_lines(report.skipped), ""])
 
 
 def _machine(report: BenchReport) -> Iterator[str]:
     threads = report.threads or "each engine's own choice"
     yield f"{report.machine}; threads: {threads}"
-    peak, others = f"{report.peak_gflops:.0f} GFLOP/s", f"{report.others_during:.1f} cores"
-    yield f"peak in fp32: {peak} (matrices multiplied in between); others kept {others} busy"
+    yield (f"peak in fp32: {report.peak_gflops:.0f} GFLOP/s (matrix multiplication in each round); background load: "
+           f"{report.background_load_during:.1f} cores")  # fmt: skip
     yield "versions: " + ", ".join(f"{package} {version}" for package, version in report.versions.items())
 
 
@@ -185,27 +194,29 @@ def _tables(rows: Sequence[BenchRow]) -> Iterator[str]:
 
 
 def _about(row: BenchRow) -> str:
-    _, height, width = row.input_size
-    parts = [f"{row.model}: {row.params / 1e6:.1f} M parameters, {row.macs / 1e9:.2f} GMACs at {height}x{width}"]
+    _, height, width = row.info.input_size
+    parts = [
+        f"{row.model}: {row.info.params / 1e6:.1f} M parameters, {row.info.macs / 1e9:.2f} GMACs at {height}x{width}"
+    ]
     if row.top1 is not None:
-        on = "on its own validation photos" if row.top1_on == "own" else "as published"
+        on = "on its own validation photos" if row.top1_dataset == "own" else "as published"
         parts.append(f"top-1 {row.top1:.1f} % {on}")
-    return ", ".join(parts) + ("; random weights: speed only" if row.drawn else "")
+    return ", ".join(parts) + ("; random weights: speed only" if row.random_weights else "")
 
 
 def _line(row: BenchRow) -> str:
-    memory = "" if row.memory is None else f"{row.memory / 1e6:.0f}"
-    first = row.arm == row.ratio_to
-    compared = f"1: {row.arm}" if first else f"{row.ratio:.2f} ({row.ratio_range[0]:.2f} to {row.ratio_range[1]:.2f})"
-    return (f"{row.batch:>6}  {row.arm:<15}{1000 * row.p50_s:>9.1f}{1000 * row.p95_s:>9.1f}{row.photos_per_s:>10.1f}"
-            f"{100 * row.of_peak:>7.0f} %{memory:>7}  {compared}")  # fmt: skip
+    memory = "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}"
+    low, high = row.speedup_range
+    speedup = f"1: {row.case}" if row.case == row.baseline else f"{row.speedup:.2f} ({low:.2f} to {high:.2f})"
+    return (f"{row.batch:>6}  {row.case:<15}{1000 * row.p50_s:>9.1f}{1000 * row.p95_s:>9.1f}{row.photos_per_s:>10.1f}"
+            f"{100 * row.fraction_of_peak:>7.0f} %{memory:>7}  {speedup}")  # fmt: skip
 
 
-def skipped_lines(left_out: Sequence[BenchSkipped]) -> list[str]:
-    """A line a reason."""
+def skipped_lines(skipped: Sequence[BenchSkipped]) -> list[str]:
+    """One line for each reason, with the cases that it holds for."""
     reasons: dict[str, list[str]] = {}
-    for left in left_out:
-        arms = reasons.setdefault(left.reason, [])
-        if (arm := f"{left.engine} {left.precision}") not in arms:
-            arms.append(arm)
-    return [f"left out: {', '.join(arms)}: {reason}" for reason, arms in reasons.items()]
+    for one in skipped:
+        cases = reasons.setdefault(one.reason, [])
+        if (case := f"{one.engine} {one.precision}") not in cases:
+            cases.append(case)
+    return [f"skipped: {', '.join(cases)}: {reason}" for reason, cases in reasons.items()]

@@ -1,4 +1,4 @@
-"""One arm of a benchmark: a process of its own, which runs a network when it is told to.
+"""The process that runs one case of a benchmark: a network, whenever it is told to.
 
 It is started with a `BenchmarkCase` as JSON, and writes a line of JSON when it is ready, or says why it cannot be; then
 one for each line that it reads. It ends when there is nothing more to read: nothing is left over from a benchmark that
@@ -29,7 +29,7 @@ __all__ = ["PEAK", "BenchmarkCase", "Round", "Worker", "main"]
 
 PEAK = "peak"  # in the place of an engine: what the machine can do at best
 PEAK_SIDE = 2048  # of the square matrices that are multiplied
-CALLS, ROUND_S = 4, 0.5  # a turn is so many calls at least, and so many seconds
+CALLS, ROUND_S = 4, 0.5  # a round is at least so many calls, and so many seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +60,22 @@ def main() -> None:
         return
     print(json.dumps({}), file=answers)
     for _ in sys.stdin:
-        print(json.dumps({"seconds": _seconds(run), "memory": peak_memory()}), file=answers)
+        print(json.dumps({"seconds": _seconds(run), "peak_memory": peak_memory()}), file=answers)
 
 
-def _ready(arm: BenchmarkCase) -> Callable[[], Any]:
-    """One call of what the arm measures: from pixels to probabilities."""
-    if arm.engine == PEAK:
+def _ready(case: BenchmarkCase) -> Callable[[], Any]:
+    """One call of what the case measures: from pixels to probabilities."""
+    if case.engine == PEAK:
         return _multiply()
-    pixels_NHW3 = np.random.default_rng(0).integers(0, 256, (arm.batch, *arm.size, 3), np.uint8)
-    if arm.engine == TIMM:
-        return run_timm(arm.source, pixels_NHW3, arm.threads)
+    pixels_NHW3 = np.random.default_rng(0).integers(0, 256, (case.batch, *case.size, 3), np.uint8)
+    if case.engine == TIMM:
+        return run_timm(case.source, pixels_NHW3, case.threads)
     # both as `dla predict` does it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.inference.open_engine import EngineOptions, open_engine
 
-    options = EngineOptions("cpu", None, arm.engine, cast(Precision, arm.precision), arm.threads)
-    engine, _ = open_engine(arm.source, options)
+    options = EngineOptions("cpu", None, case.engine, cast(Precision, case.precision), case.threads)
+    engine, _ = open_engine(case.source, options)
     if "dla.engines.torch" in sys.modules:
         sys.modules["dla.engines.torch"].keep_freed_memory()
     return lambda: engine.probabilities(pixels_NHW3)
@@ -87,7 +87,7 @@ def _multiply() -> Callable[[], Any]:
 
 
 def _seconds(run: Callable[[], Any]) -> list[float]:
-    """Seconds of each call of one turn; the call that wakes the threads is not among them."""
+    """Seconds of each call of one round; the call that wakes the threads is not among them."""
     run()
     times: list[float] = []
     while len(times) < CALLS or sum(times) < ROUND_S:
@@ -102,25 +102,25 @@ _BY_EXIT_CODE = {kind.exit_code: kind for kind in (DlaError, UsageError, Unavail
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The seconds of each call of one turn, and the process's largest memory so far in bytes."""
+    """The seconds of each call of one round, and the peak memory of the process so far in bytes."""
 
     seconds: tuple[float, ...]
-    memory: int | None
+    peak_memory: int | None
 
 
 class Worker:
-    """An arm that is being started; `wait` for it before its first turn. A context: at its end the process ends.
+    """A process that is being started; `wait` for it before its first round. A context: at its end the process ends.
 
     `cache` is the folder for compiled networks in place of the user's.
     """
 
-    def __init__(self, arm: BenchmarkCase, cache: str | None = None) -> None:
-        self.arm = arm
+    def __init__(self, case: BenchmarkCase, cache: str | None = None) -> None:
+        self.case = case
         self.said = tempfile.TemporaryFile()  # noqa: SIM115  # what its libraries say, in case that it ends too early
         env = os.environ | ({"DLA_CACHE": cache} if cache else {})
         # -P: a file in the current folder that is called like a module is not imported
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dla.benchmarking.worker", json.dumps(asdict(arm))],
+            [sys.executable, "-P", "-m", "dla.benchmarking.worker", json.dumps(asdict(case))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, env=env, text=True, encoding="utf-8",
         )  # fmt: skip
 
@@ -145,14 +145,14 @@ class Worker:
         if answer:
             raise _BY_EXIT_CODE[answer["exit_code"]](answer["message"])
 
-    def turn(self) -> Round:
-        """Let it run for one turn."""
+    def run_round(self) -> Round:
+        """Let it run for one round."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # then there is no answer either
             self.process.stdin.write("\n")
             self.process.stdin.flush()
         answer = self._answer()
-        return Round(tuple(answer["seconds"]), answer["memory"])
+        return Round(tuple(answer["seconds"]), answer["peak_memory"])
 
     def _answer(self) -> Mapping[str, Any]:
         assert self.process.stdout is not None
@@ -166,7 +166,7 @@ class Worker:
         self.said.seek(0)
         last = self.said.read().decode(errors="replace").strip().rpartition("\n")[2]
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
-        return DlaError(f"the process that ran {self.arm.engine} {how}" + (f": {last}" if last else ""))
+        return DlaError(f"the process that ran {self.case.engine} {how}" + (f": {last}" if last else ""))
 
 
 if __name__ == "__main__":

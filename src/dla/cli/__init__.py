@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _terminated)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that no record depends on
     try:
-        code = _run(words)
+        code = _command(words)(words[1:])
         sys.stdout.flush()
     except DlaError as error:
         print(f"dla: {error}", file=sys.stderr)
@@ -81,17 +81,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(words: list[str]) -> int:
+def _command(words: list[str]) -> Callable[[list[str]], int]:
+    """What takes the words after the first one and returns the exit code."""
     if not words or words[0] in ("-h", "--help"):
-        print(HELP, end="")
-        return 0 if words else 2
+        return lambda rest: _print(HELP, 0 if words else 2)
     if words[0] == "--version":
-        print(f"dla {__version__}")
-        return 0
+        return lambda rest: _print(f"dla {__version__}\n", 0)
     if words[0] not in COMMANDS:
         raise UnknownNameError("verb", words[0], COMMANDS, see="dla --help")
-    verb = importlib.import_module(f"dla.cli.{words[0]}")
-    return int(verb.run(words[1:]))
+    run: Callable[[list[str]], int] = importlib.import_module(f"dla.cli.{words[0]}").run
+    return run
+
+
+def _print(text: str, code: int) -> int:
+    print(text, end="")
+    return code
 
 
 def _open_streams() -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
-from dla.cli.common import check_file, log
+from dla.cli.common import check_file, log, show_progress
 from dla.cli.parser import Parser, default_model
 from dla.engines.cpu import Precision, cores
 from dla.errors import UsageError
@@ -16,13 +15,12 @@ from dla.storage.files import write_file
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from dla.benchmarking.bench import Bench
     from dla.benchmarking.rows import BenchReport
 
 
 DESCRIPTION = """\
 Measure how fast networks are here, on the CPU: a row for each engine, precision and number of photos at
-once. Each row is a process of its own; they have their turns one after the other, round by round.
+once. Each row is a process of its own, and every row is measured once in each round.
 A network whose weights are not here runs with random ones. Nothing is fetched.
 Exit code 2: wrong usage, or nothing that was asked for can run here; 3: a package or weights are missing."""
 
@@ -31,7 +29,7 @@ EXAMPLE = """\
   dla bench dla34 dla60 --precision all --batch 1,8,16 --against timm
   dla bench dla34 --format json --output bench.json --picture bench.svg"""
 
-BUSY_CORES = 0.5  # so many that others use disturb a measurement
+BUSY_CORES = 0.5  # a background load above this disturbs a measurement
 
 
 def build_parser() -> Parser:
@@ -45,7 +43,9 @@ def build_parser() -> Parser:
     parser.flag("--against", choices=("timm",), help="also measure timm's own network with the same weights, and "
                 "compare with it")  # fmt: skip
     parser.flag("--threads", type=int, metavar="N", help="threads that compute (default: each engine's own choice)")
-    parser.flag("--rounds", type=int, default=7, metavar="N", help="turns of each row, at least 3 (default: 7)")
+    parser.flag(
+        "--rounds", type=int, default=7, metavar="N", help="how often each row is measured, at least 3 (default: 7)"
+    )
     parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
     parser.flag("-o", "--output", metavar="FILE", help="write it there instead of to standard output")
     parser.flag("--picture", metavar="FILE", help="also draw accuracy over latency, .svg or .png")
@@ -62,12 +62,13 @@ def run(words: list[str]) -> int:
     models = tuple(args.models) or (default_model(),)
     plan = BenchmarkPlan(models, args.engine, args.precision, batches, args.against, args.threads, args.rounds)
     bench = Bench(plan)
-    if bench.others_before > BUSY_CORES:
-        log(args, f"dla: this machine is busy: other processes keep {bench.others_before:.1f} of {cores()} cores busy, "
+    if bench.background_load_before > BUSY_CORES:
+        load = f"{bench.background_load_before:.1f} of {cores()} cores"
+        log(args, f"dla: this machine is busy: other processes keep {load} busy, "
                   "so that what is measured is slower than it has to be, and varies.")  # fmt: skip
     try:
-        for _ in _with_bar(args, bench):
-            pass
+        with show_progress(args.quiet) as progress:
+            bench.measure(progress)
     finally:
         if bench.rows:  # after Ctrl-C, what was measured before
             _write(args, bench.report())
@@ -90,14 +91,6 @@ def _check_files(args: Namespace) -> None:
     for flag in ("output", "picture"):
         if args[flag] is not None:
             check_file(f"--{flag}", args[flag])
-
-
-def _with_bar(args: Namespace, bench: Bench) -> Iterator[None]:
-    if args.quiet or not sys.stderr.isatty():
-        return bench.turns()
-    from dla.cli.progress import bar
-
-    return bar(bench.turns(), bench.total, "measuring", "turns")
 
 
 def _write(args: Namespace, report: BenchReport) -> None:

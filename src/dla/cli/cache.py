@@ -10,7 +10,7 @@ from dla.storage import cache
 
 DESCRIPTION = """\
 Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine
-was fastest. It is made again when it is needed. int8 forms, which took photos of yours to make, are kept
+was fastest. It is made again when it is needed. int8 models, which took photos of yours to make, are kept
 there too, and stay. Weights from the hub are not among it; dla models lists them. Exit code 0."""
 
 EXAMPLE = """\
@@ -18,7 +18,7 @@ EXAMPLE = """\
   dla cache --clear"""
 
 KINDS = {
-    "steps": "networks that run without PyTorch",
+    "ops": "networks that run without PyTorch",
     "onnx": "networks as ONNX Runtime has optimised them",
     "photos": "photos that training has decoded",
     "timings": "how fast the engines are",
@@ -28,7 +28,7 @@ KINDS = {
 
 def run(words: list[str]) -> int:
     parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
-    parser.flag("--clear", action="store_true", help="remove it, but for int8 forms")
+    parser.flag("--clear", action="store_true", help="remove it, but for int8 models")
     parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
     args = parser.parse_args(words)
 

@@ -8,17 +8,19 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, get_args
 
 from dla.cli.parser import Parser
 from dla.engines.cpu import PrecisionChoice, cores
 from dla.errors import UsageError
 from dla.images.find import PhotoFinder
-from dla.types import DEFAULT_MODEL
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from dla.cli.progress import ProgressBar
     from dla.inference.classifier import Classifier, Features, Prediction
 
 __all__ = [
@@ -32,10 +34,9 @@ __all__ = [
     "load_classifier",
     "log",
     "reading",
+    "show_progress",
+    "wants_bar",
 ]
-
-
-AnswerT = TypeVar("AnswerT", "Prediction", "Features")
 
 
 def add_input_flags(parser: Parser) -> None:
@@ -52,7 +53,7 @@ def add_run_flags(parser: Parser) -> None:
     parser.flag("--engine", default="auto", metavar="E", help="openvino, onnx, torch, or auto: the fastest one here, "
                 "see dla info MODEL --engines (default: auto)")  # fmt: skip
     parser.flag("--precision", choices=get_args(PrecisionChoice), default="fp32", help="bf16 (where the machine has "
-                "instructions for it) and int8 (where the network has such a form) are faster and a little different; "
+                "instructions for it) and int8 (where the network has such a model) are faster and a little different; "
                 "auto: int8 where it was checked on such a CPU, else fp32 (default: fp32)")  # fmt: skip
     parser.flag("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
     parser.flag("--workers", type=int, metavar="N", help="threads that read and resize photos (default: one a core)")
@@ -92,8 +93,9 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.inference.classifier import load
 
-    classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
-                      threads=args.threads, photos=photos)  # fmt: skip
+    with show_progress(args.quiet) as progress:
+        classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
+                          threads=args.threads, photos=photos, progress=progress)  # fmt: skip
     if "dla.engines.torch" in sys.modules:
         sys.modules["dla.engines.torch"].keep_freed_memory()
     for note in classifier.notes:
@@ -124,31 +126,25 @@ def reading(args: Namespace) -> dict[str, Any]:
 
 
 class Counter:
-    """Counts a run's records, shows a bar and says what failed. `done` of them, `failed` wrong, are there already."""
+    """Counts a run's records and says what failed. `done` of them, `failed` wrong, are there already."""
 
     def __init__(self, args: Namespace, finder: PhotoFinder, done: int = 0, failed: int = 0) -> None:
         self.args, self.finder = args, finder
         self.before, self.done, self.failed = done, done, failed
         self.began = time.monotonic()
 
-    def watch(self, records: Iterator[AnswerT], doing: str) -> Iterator[AnswerT]:
-        """The same records."""
-        for record in self._with_bar(records, doing):
-            yield record
-            self.done += 1
-            if record.error is not None:
-                self.failed += 1
-                log(self.args, f"dla: {record.error.message}")
+    def left(self) -> int | None:
+        """How many records there are still to come, where a bar shows it and somebody knows."""
+        count = count_photos(self.args) if wants_bar(self.args) else None
+        return None if count is None else count - self.before
 
-    def _with_bar(self, records: Iterator[AnswerT], doing: str) -> Iterator[AnswerT]:
-        to_screen = self.args.output is None and sys.stdout.isatty()
-        if to_screen or self.args.quiet or not sys.stderr.isatty():
-            return records
-        from dla.cli.progress import bar
-
-        count = count_photos(self.args)
-        total = None if count is None else count - self.before
-        return bar(records, total, doing, "photos")
+    def add(self, record: Prediction | Features, progress: Progress) -> None:
+        """One record more."""
+        self.done += 1
+        progress.advance()
+        if record.error is not None:
+            self.failed += 1
+            progress.log(record.error.message)
 
     def finish(self) -> int:
         """Say how it went; the exit code."""
@@ -165,6 +161,67 @@ class Counter:
             log(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all answered'}. "
                            f"{seconds:.1f} s, {now / max(seconds, 1e-9):.0f} photos/s.")  # fmt: skip
         return 1 if self.failed else 0
+
+
+def wants_bar(args: Namespace) -> bool:
+    """Whether people look at standard error, and no records go to the screen between."""
+    to_screen = args.output is None and sys.stdout.isatty()
+    return not to_screen and not args.quiet and sys.stderr.isatty()
+
+
+@contextmanager
+def show_progress(quiet: bool, *, bar: bool | None = None, prefix: str = "dla: ") -> Iterator[Progress]:
+    """What shows people how far long work is, as long as the context lasts: on a terminal a bar, else its sentences.
+
+    Args:
+        bar: whether there is a bar; None: where standard error is a terminal.
+        prefix: what sentences begin with.
+    """
+    shown = _Shown(sys.stderr.isatty() if bar is None else bar, prefix)
+    try:
+        yield NO_PROGRESS if quiet else shown
+    finally:
+        shown.close()
+
+
+NOTE_SECONDS = 30.0
+
+
+class _Shown:
+    """Progress on standard error. Without a bar, notes are sentences, and there is one every half minute."""
+
+    def __init__(self, with_bar: bool, prefix: str) -> None:
+        self.with_bar, self.prefix, self.last = with_bar, prefix, time.monotonic()
+        self.bar: ProgressBar | None = None
+
+    def start(self, what: str, total: int | None = None, unit: str = "photos") -> None:
+        if self.with_bar and self.bar is None:
+            from dla.cli.progress import ProgressBar
+
+            self.bar = ProgressBar()
+        if self.bar is not None:
+            self.bar.start(what, total, unit)
+
+    def advance(self, count: int = 1) -> None:
+        if self.bar is not None:
+            self.bar.advance(count)
+
+    def note(self, words: str) -> None:
+        if self.bar is not None:
+            self.bar.describe(words)
+        elif time.monotonic() - self.last > NOTE_SECONDS:
+            self.log(f"  {words}")
+
+    def log(self, sentence: str) -> None:
+        self.last = time.monotonic()
+        if self.bar is not None:
+            self.bar.print(self.prefix + sentence)
+        else:
+            print(self.prefix + sentence, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def log(args: Namespace, text: str) -> None:

@@ -13,7 +13,7 @@ FORMS = {
 }
 
 DESCRIPTION = """\
-Write weights in another form, as float32. IN is whatever --model takes elsewhere: a network's name,
+Write weights in another format, as float32. IN is whatever --model takes elsewhere: a network's name,
 a model folder, a .safetensors or .pth file, shipped:NAME.
 
   folder    a model folder, which dla and timm (local-dir:OUT) read
@@ -21,7 +21,7 @@ a model folder, a .safetensors or .pth file, shipped:NAME.
   authors   a .pth that the authors' code loads strictly, and what is built on it (CenterNet, SMOKE,
             FairMOT, CLRerNet)
 
-Exit code 2: OUT exists, or the network has no such form; 3: IN cannot be had or is damaged."""
+Exit code 2: OUT exists, or the network cannot be written in that format; 3: IN cannot be had or is damaged."""
 
 EXAMPLE = """\
   dla convert dla34 dla34-ba72cf86.pth --to authors
@@ -44,6 +44,6 @@ def run(words: list[str]) -> int:
     made = convert(args.IN, args.OUT, architecture=args.model, to=args.to, force=args.force)
     for note in made.notes:
         print(f"dla: {note}", file=sys.stderr)
-    what = FORMS[made.form].format(name=made.architecture)
+    what = FORMS[made.format].format(name=made.architecture)
     print(f"{made.path}: {what}, {made.size_bytes / 1e6:.1f} MB, SHA-256 {made.sha256[:8]}...")
     return 0

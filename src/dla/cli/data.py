@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from typing import TYPE_CHECKING
 
+from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UnknownNameError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dla.data.scan import PhotoStats
-
 
 SUBVERBS = {"check": "look at every photo, and tell what would hurt a training run"}
 
@@ -67,13 +60,7 @@ def _check(words: list[str]) -> int:
     from dla.data.sources import DataOptions
 
     columns = {key: args[key] for key in ("image_column", "label_column", "split_column")}
-    watch = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}
-    report = check_data(args.data, DataOptions(**columns), workers=args.workers, **watch)
+    with show_progress(args.quiet) as progress:
+        report = check_data(args.data, DataOptions(**columns), workers=args.workers, progress=progress)
     print(json.dumps(report.to_dict(), indent=1) if args.format == "json" else "\n".join(data_lines(report)))
-    return 0 if report.fit else 4
-
-
-def _bar(seen: Iterator[PhotoStats], total: int) -> Iterator[PhotoStats]:
-    from dla.cli.progress import bar
-
-    return bar(seen, total, "checking", "photos")
+    return 0 if report.passed else 4

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dla.cli.common import log
+from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 
@@ -28,7 +28,7 @@ name, a model folder, a .safetensors or .pth file, shipped:NAME.
 Photos of any size go in as uint8 RGB, probabilities come out. DIR also gets use.py, which answers a
 photo without dla, and a report: the file is kept only if it answers as PyTorch does.
 Exit code 2: DIR is not empty; 3: MODEL or a package cannot be had; 4: the file answers otherwise, or
-the int8 form is too much worse than fp32."""
+the int8 model is too much worse than fp32."""
 
 EXAMPLE = """\
   dla export runs/mine/best -o out/ --to onnx
@@ -46,8 +46,8 @@ def build_parser() -> Parser:
                 "resized and cropped")  # fmt: skip
     parser.flag("--precision", choices=("fp32", "int8"), default="fp32", help="int8 is for openvino: faster, and a "
                 "little different (default: fp32)")  # fmt: skip
-    parser.flag("--calibrate", metavar="DATA", help="make the int8 form from these photos and check it on others; 550 "
-                "or more, labels if there are any (default: the form that is kept)")  # fmt: skip
+    parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos and check it on others; 550 "
+                "or more, labels if there are any (default: the stored int8 model)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="compare the answers on these photos (default: some that come along)")
     parser.flag("-q", "--quiet", action="store_true", help="no progress")
     return parser
@@ -62,18 +62,17 @@ def run(words: list[str]) -> int:
 
     from dla.exporting.export import export
 
-    watch: dict[str, Any] = {} if args.quiet or not sys.stderr.isatty() else {"watch": _bar}
-    made = export(
-        args.model,
-        args.output,
-        args.to,
-        preprocessing=not args.no_preprocessing,
-        precision=args.precision,
-        calibrate=args.calibrate,
-        photos=args.photos,
-        say=lambda sentence: log(args, f"dla: {sentence}"),
-        **watch,
-    )
+    with show_progress(args.quiet) as progress:
+        made = export(
+            args.model,
+            args.output,
+            args.to,
+            preprocessing=not args.no_preprocessing,
+            precision=args.precision,
+            calibrate=args.calibrate,
+            photos=args.photos,
+            progress=progress,
+        )
     if made.report.unreadable:
         print(f"dla: {made.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
     print("\n".join(_lines(made)))
@@ -83,16 +82,10 @@ def run(words: list[str]) -> int:
 def _lines(made: Exported) -> Iterator[str]:
     report, script = made.report, made.folder / "use.py"
     width = max(len(str(made.file)), len(str(script)))
-    flips = report.photo_flips or ()
-    yield (f"{made.file!s:<{width}}   compared on {report.pictures} pictures at batch "
-           f"{', '.join(map(str, report.batches))}: same first class for {report.pictures - len(flips)}, largest "
-           f"difference {report.largest_difference:.0e}")  # fmt: skip
+    disagreements = report.photo_disagreements or ()
+    batches = ", ".join(map(str, report.batch_sizes))
+    yield (f"{made.file!s:<{width}}   compared on {report.images} images at batch {batches}: same first class for "
+           f"{report.images - len(disagreements)}, largest difference {report.max_difference:.0e}")  # fmt: skip
     yield f"{script!s:<{width}}   answers a photo without dla: python {script} PHOTO"
-    for flip in flips:
-        yield f"other first class: {flip.picture}, {flip.found} for {flip.expected}, by {flip.margin:.0e}"
-
-
-def _bar(pictures: Iterator[Any], total: int) -> Iterator[Any]:
-    from dla.cli.progress import bar
-
-    return bar(pictures, total, "comparing", "pictures")
+    for d in disagreements:
+        yield f"other first class: {d.image}, {d.actual} for {d.expected}, by {d.margin:.0e}"

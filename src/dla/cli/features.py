@@ -12,9 +12,11 @@ from dla.cli.common import (
     load_classifier,
     log,
     reading,
+    show_progress,
 )
 from dla.cli.parser import Parser
 from dla.errors import UsageError
+from dla.models.registry import PRE_LOGITS
 
 DESCRIPTION = """\
 Write what the network holds of each photo at one place, as arrays: one row an input, in order, with its
@@ -29,7 +31,7 @@ EXAMPLE = """\
 def build_parser() -> Parser:
     parser = Parser("features", DESCRIPTION, EXAMPLE, "IMAGE... --output FILE [options]", config="--config")
     add_input_flags(parser)
-    parser.flag("--at", default="pooled", metavar="PLACE", help="pooled: what the classifier is given (default); "
+    parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits: what the classifier is given (default); "
                 "level0 to level5; or a node, see: dla info MODEL --nodes")  # fmt: skip
     parser.flag("-o", "--output", metavar="FILE", help="the file to write, .npz or .parquet")
     add_run_flags(parser)
@@ -50,8 +52,10 @@ def run(words: list[str]) -> int:
     if args.verbose:
         log(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers a photo")
     about = {"at": args.at, "model": classifier.origin, "weights_sha256": classifier.sha256}
-    tally = Counter(args, finder)
-    with open_features(args.output, shape, about) as writer:
-        for features in tally.watch(classifier.features(photos, args.at, **reading(args)), "computing"):
+    counter = Counter(args, finder)
+    with open_features(args.output, shape, about) as writer, show_progress(args.quiet) as progress:
+        progress.start("computing", counter.left())
+        for features in classifier.features(photos, args.at, **reading(args)):
             writer.write(features)
-    return tally.finish()
+            counter.add(features, progress)
+    return counter.finish()

@@ -79,9 +79,9 @@ def _lines(found: ModelInfo) -> Iterator[tuple[str, str]]:
         yield "data", found.dataset
     if found.recipe:
         # data and licence have lines of their own
-        yield "recipe", _settings({k: v for k, v in found.recipe.items() if k not in ("dataset", "licence")})
+        yield "recipe", _settings({k: v for k, v in found.recipe.items() if k not in ("dataset", "license")})
     if found.weights.state != "none":
-        yield "licence", found.licence or "none is stated in its files"
+        yield "licence", found.license or "none is stated in its files"
     if found.restrictions:
         yield "", found.restrictions
     if found.homepage:
@@ -149,8 +149,11 @@ def _engines(choice: EngineChoice) -> str:
 
     lines = [f"{'engine':<10}first answer     one photo     many photos"]
     for t in choice.timings:
-        taken = [what for what, name in (("one", choice.for_one), ("many", choice.for_many)) if name == t.engine]
+        taken = [
+            what for what, name in (("one", choice.best_for_one), ("many", choice.best_for_many)) if name == t.engine
+        ]
         runs = f"   runs for {' and '.join(taken)}" if taken else ""
-        lines.append(f"{t.engine:<10}{t.first_s:10.2f} s{1000 * t.one_s:11.1f} ms{1 / t.each_s:10.1f} a second{runs}")
-    lines += [f"{name:<10}is not installed: {pip_line(name)}" for name in choice.missing]
+        lines.append(f"{t.engine:<10}{t.cold_start_s:10.2f} s"
+                     f"{1000 * t.latency_s:11.1f} ms{1 / t.per_photo_s:10.1f} a second{runs}")  # fmt: skip
+    lines += [f"{name:<10}is not installed: {pip_line(name)}" for name in choice.not_installed]
     return "\n".join(lines)

@@ -56,7 +56,7 @@ def _cells(r: ModelRow) -> tuple[str, ...]:
         "" if r.num_classes is None else str(r.num_classes),
         _megabytes(r.weights),
         r.weights.state + (", default" if r.model == DEFAULT_MODEL else ""),
-        r.licence or "",
+        r.license or "",
     )
 
 

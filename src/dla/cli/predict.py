@@ -9,7 +9,17 @@ from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast
 
-from dla.cli.common import Counter, add_input_flags, add_run_flags, count_photos, find_photos, load_classifier, reading
+from dla.cli.common import (
+    Counter,
+    add_input_flags,
+    add_run_flags,
+    count_photos,
+    find_photos,
+    load_classifier,
+    reading,
+    show_progress,
+    wants_bar,
+)
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.images.find import PHOTO_SUFFIXES
@@ -63,12 +73,14 @@ def run(words: list[str]) -> int:
     options = reading(args) | {"strict": args.fail_fast, "pictures": args.pictures}
     classifier.predict((), args.topk, **options)  # what is wrong with them is told before a file is emptied
     with _results(args, form, classifier, photos) as (file, before, left):
-        tally = Counter(args, finder, before.count, before.failed)
-        predictions = classifier.predict(left, args.topk, **options)
-        with PredictionWriter(file, form, args.topk, goes_on=before.size > 0) as writer:
-            for prediction in tally.watch(predictions, "predicting"):
+        counter = Counter(args, finder, before.count, before.failed)
+        writer = PredictionWriter(file, form, args.topk, goes_on=before.size > 0)
+        with writer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
+            progress.start("predicting", counter.left())
+            for prediction in classifier.predict(left, args.topk, **options):
                 writer.write(prediction)
-    return tally.finish()
+                counter.add(prediction, progress)
+    return counter.finish()
 
 
 def _format(args: Namespace) -> ResultFormat:

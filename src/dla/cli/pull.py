@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 
@@ -37,15 +38,16 @@ def run(words: list[str]) -> int:
     from dla.weights.pull import pull, verify
 
     failed = count = 0
-    for pulled in verify(args.names) if args.verify else pull(args.names):
-        count += 1
-        failed += pulled.error is not None
-        if args.verify:
-            print(_tick(pulled), flush=True)
-        elif pulled.error is None:
-            print(_line(pulled, "fetched" if pulled.fetched else "was here"), flush=True)
-        else:
-            print(f"dla: {pulled.name}: {pulled.error}", file=sys.stderr)
+    with show_progress(quiet=False) as progress:
+        for pulled in verify(args.names) if args.verify else pull(args.names, progress=progress):
+            count += 1
+            failed += pulled.error is not None
+            if args.verify:
+                print(_tick(pulled), flush=True)
+            elif pulled.error is None:
+                print(_line(pulled, "fetched" if pulled.fetched else "was here"), flush=True)
+            else:
+                progress.log(f"{pulled.name}: {pulled.error}")
     if not count:
         print("dla: no released weights are in the cache. Try: dla pull all", file=sys.stderr)
     return 3 if failed else 0

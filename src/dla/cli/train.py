@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
+from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import default_output, find_recipe, read_recipe, recipe_from, shipped_recipes, to_yaml
+from dla.types import Progress
 
 DESCRIPTION = f"""\
 Train a network on photos of your own, or fine-tune one. A run that was stopped, by whatever, goes on when the same
@@ -81,12 +85,18 @@ def run(words: list[str]) -> int:
     options = {key: values[key] for key in ("workers", "device")} | {"cache": values["photo_cache"]}
     if values["dry_run"] or values["find_lr"]:
         _refuse_several(values)
-    if values["dry_run"]:
-        _print_plan(recipe, options | {"say": _say(values["quiet"])})
-    elif values["find_lr"]:
-        _print_rate(recipe, output / "lr.png", options | {"say": _say(values["quiet"])})
-    else:
-        _train(recipe, output, options | {"save_every": values["save_every"]}, values["quiet"])
+    with _show(values["quiet"]) as progress:
+        options["progress"] = progress
+        if values["dry_run"]:
+            _print_plan(recipe, options)
+        elif values["find_lr"]:
+            _print_rate(recipe, output / "lr.png", options)
+        else:
+            from dla.training.run import train
+
+            train(
+                recipe=recipe, output=output, save_every=values["save_every"], callback=RunFigures(progress), **options
+            )
     return 0
 
 
@@ -98,19 +108,38 @@ def _refuse_several(values: dict[str, Any]) -> None:
         raise UsageError(f"{flag} looks at one process: run it without torchrun")
 
 
-def _train(recipe: Recipe, output: Path, options: dict[str, Any], quiet: bool) -> None:
-    from dla.cli.progress import watched
+def _show(quiet: bool) -> AbstractContextManager[Progress]:
     from dla.training.distributed import Ranks
-    from dla.training.run import train
 
-    with watched(quiet or not Ranks.from_env().is_main) as listener:
-        train(recipe=recipe, output=output, listener=listener, **options)
+    return show_progress(quiet or not Ranks.from_env().is_main, prefix="")
 
 
-def _say(quiet: bool) -> Callable[[str], None]:
-    from dla.cli.progress import say
+class RunFigures(TrainerCallback):
+    """Shows the figures of steps and epochs."""
 
-    return (lambda text: None) if quiet else say
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step(self, step: StepEvent) -> None:
+        right = "" if math.isnan(step.top1) else f"  right {step.top1:.0%}"
+        self.progress.note(
+            f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  loss {step.loss:.3f}{right}"
+        )
+
+    def on_validation_batch(self) -> None:
+        self.progress.note("validating")
+
+    def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
+        self.progress.log(summary(epoch, is_best))
+
+
+def summary(epoch: EpochEvent, is_best: bool) -> str:
+    """An epoch in a line."""
+    best = "  best" if is_best else ""
+    return (
+        f"epoch {epoch.epoch}  loss {epoch.loss:.3f}  val {epoch.top1:.1%} / {epoch.top5:.1%}  "
+        f"{epoch.photos_per_second:.0f} photos/s  {epoch.seconds:.0f} s{best}"
+    )
 
 
 def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
@@ -134,7 +163,9 @@ def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
 
     found = find_learning_rate(recipe, picture, **options)
     print(f"--lr {found.proposed:g}")
-    options["say"](f"the loss was lowest at {found.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}")
+    options["progress"].log(
+        f"the loss was lowest at {found.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}"
+    )
 
 
 def _understood(words: list[str]) -> list[str]:

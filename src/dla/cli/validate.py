@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dla.cli.common import add_run_flags, check_file, check_numbers, load_classifier, log, reading
+from dla.cli.common import add_run_flags, check_file, check_numbers, load_classifier, log, reading, show_progress
 from dla.cli.parser import Parser, default_model
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from dla.evaluation.result import Validation, Validations
-    from dla.evaluation.scores import ProgressHook
     from dla.training.distributed import Ranks
 
 
@@ -77,7 +74,9 @@ def run(words: list[str]) -> int:
     if ranks.is_main:
         _write(args, f"{json.dumps(found.to_dict())}\n" if form == "json" else _table(found))
         if args.report is not None:
-            _write_report(args.report, found)
+            from dla.evaluation.html import write_report
+
+            write_report(args.report, found)
     for message in dict.fromkeys(note for m in models for note in m.notes):
         log(args, f"dla: {message}")
     for unreadable in models[0].unreadable:
@@ -101,30 +100,21 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
     named = args.model or [default_model()]
     classifiers = [load_classifier(args, name) for name in named]
     began = time.monotonic()
-    found = validate(
-        args.data,
-        classifiers if len(named) > 1 else classifiers[0],
-        device=args.device,
-        preset=args.preset,
-        tta=args.tta,
-        calibrate=args.calibrate,
-        columns=DataOptions(
-            image_column=args.image_column, label_column=args.label_column, split_column=args.split_column
-        ),
-        watch=_bar(args),
-        **reading(args),
-    )
+    with show_progress(args.quiet) as progress:
+        found = validate(
+            args.data,
+            classifiers if len(named) > 1 else classifiers[0],
+            device=args.device,
+            preset=args.preset,
+            tta=args.tta,
+            calibrate=args.calibrate,
+            columns=DataOptions(
+                image_column=args.image_column, label_column=args.label_column, split_column=args.split_column
+            ),
+            progress=progress,
+            **reading(args),
+        )
     return found, time.monotonic() - began
-
-
-def _bar(args: Namespace) -> ProgressHook:
-    from dla.cli.progress import bar
-    from dla.evaluation.scores import no_progress
-
-    def watch(photos: Iterator[Any], total: int) -> Iterator[Any]:
-        return bar(photos, total, "validating", "photos")
-
-    return no_progress if args.quiet or not sys.stderr.isatty() else watch
 
 
 def _check_files(args: Namespace) -> None:
@@ -145,12 +135,6 @@ def _write(args: Namespace, text: str) -> None:
         write_file(args.output, text.encode(errors="surrogateescape"))
         return
     print(text, end="")
-
-
-def _write_report(path: str, found: Validation | Validations) -> None:
-    from dla.evaluation.html import write_report
-
-    write_report(path, found)
 
 
 def _models(found: Validation | Validations) -> tuple[Validation, ...]:

@@ -1,6 +1,6 @@
 """The data doctor: what is wrong with a set of photos, from one look at each.
 
-Kinds of findings and whether they would hurt a run are listed in docs/data.md.
+Kinds of findings and their severity are listed in docs/data.md.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import statistics
 import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from dla.data.dataset import find_sources, val_name
 from dla.data.duplicates import identical, near_groups
 from dla.data.scan import THUMBNAIL_SIDE, PhotoStats, scan_photos
 from dla.data.sources import DataOptions, LabelledPhotos
+from dla.types import NO_PROGRESS, Progress
 
 __all__ = [
     "DATA_CHECK_SCHEMA",
@@ -37,18 +38,20 @@ __all__ = [
 
 DATA_CHECK_SCHEMA = "dla.data-check/1"
 
+Severity = Literal["error", "warning"]
+
 
 @dataclass(frozen=True, slots=True)
 class DataFinding:
     """One thing that is wrong with a set of photos, or worth knowing: its kind, and what it is about.
 
-    `kind` is a word of docs/data.md, `hurts` whether a run would suffer from it. `photos` are (name, split, class_id)
-    of every photo that is meant; the split is "" in a set that has none. `class_ids` are the classes that are meant.
-    `exact` says of duplicates that their pixels are identical.
+    `kind` is a word of docs/data.md; `severity` is "error" where it would hurt a run. `photos` are (name, split,
+    class_id) of every photo that is meant; the split is "" in a set that has none. `class_ids` are the classes that
+    are meant. `exact` says of duplicates that their pixels are identical.
     """
 
     kind: str
-    hurts: bool
+    severity: Severity
     message: str
     photos: tuple[tuple[str, str, str], ...] = ()
     class_ids: tuple[str, ...] = ()
@@ -81,16 +84,16 @@ class DataReport:
     seconds: float
 
     @property
-    def fit(self) -> bool:
+    def passed(self) -> bool:
         """Whether nothing was found that would hurt a run."""
-        return not any(finding.hurts for finding in self.findings)
+        return not any(finding.severity == "error" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it (docs/formats.md)."""
-        record = {"schema": DATA_CHECK_SCHEMA, **asdict(self), "fit": self.fit}
+        record = {"schema": DATA_CHECK_SCHEMA, **asdict(self), "passed": self.passed}
         record["splits"] = [{"split": name or None, "photos": sum(classes.values()), "classes": dict(classes)}
                             for name, classes in self.splits.items()]  # fmt: skip
-        record["exif_rotated"] = {"photos": self.exif_rotated, "share": self.exif_rotated / max(1, self.readable)}
+        record["exif_rotated"] = {"photos": self.exif_rotated, "fraction": self.exif_rotated / max(1, self.readable)}
         record["findings"] = [finding.to_dict() for finding in self.findings]
         return record
 
@@ -125,16 +128,16 @@ class PhotoPool:
         return cls(data, sources, photos, about)
 
 
-def find_faults(pool: PhotoPool, looks: Sequence[PhotoStats], seconds: float) -> DataReport:
+def find_faults(pool: PhotoPool, stats: Sequence[PhotoStats], seconds: float) -> DataReport:
     """Everything that is found, what would hurt a run first."""
     findings = [
-        *_unreadable(pool, looks),
+        *_unreadable(pool, stats),
         *_of_classes(pool),
-        *_duplicates(pool, looks),
-        *_of_files(pool, looks),
-        *(DataFinding("not_used", False, note) for source in pool.sources.values() for note in source.notes),
+        *_duplicates(pool, stats),
+        *_of_files(pool, stats),
+        *(DataFinding("not_used", "warning", note) for source in pool.sources.values() for note in source.notes),
     ]
-    headers = [look.header for look in looks if look.header is not None]
+    headers = [one.header for one in stats if one.header is not None]
     sides = sorted(min(header.size) for header in headers)
     return DataReport(
         data=pool.data,
@@ -144,7 +147,7 @@ def find_faults(pool: PhotoPool, looks: Sequence[PhotoStats], seconds: float) ->
         short_sides=(sides[0], statistics.median_low(sides), sides[-1]) if sides else None,
         formats=dict(Counter(header.format for header in headers).most_common()),
         modes=dict(Counter(header.mode for header in headers).most_common()),
-        findings=tuple(sorted(findings, key=lambda finding: not finding.hurts)),
+        findings=tuple(sorted(findings, key=lambda finding: finding.severity != "error")),
         seconds=seconds,
     )
 
@@ -154,56 +157,57 @@ def _counts(source: LabelledPhotos) -> dict[str, int]:
     return {class_id: counts[class_id] for class_id in sorted(source.class_ids)}
 
 
-def _unreadable(pool: PhotoPool, looks: Sequence[PhotoStats]) -> Iterator[DataFinding]:
-    for photo, look in zip(pool.about, looks, strict=True):
-        if look.error is not None:
-            yield DataFinding("unreadable", True, f"{look.error.code}: {look.error.message}", (photo,))
+def _unreadable(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    for photo, one in zip(pool.about, stats, strict=True):
+        if one.error is not None:
+            yield DataFinding("unreadable", "error", f"{one.error.code}: {one.error.message}", (photo,))
 
 
 def _of_classes(pool: PhotoPool) -> Iterator[DataFinding]:
     learned = next((pool.sources[name] for name in ("train", "") if name in pool.sources), None)
     everything = sorted(set().union(*(source.class_ids for source in pool.sources.values())))
     for names in _same_but_for_case((name, name) for name in everything):
-        yield DataFinding("similar_classes", True, "class names that differ only in case or spelling of accents: "
+        yield DataFinding("similar_classes", "error", "class names that differ only in case or spelling of accents: "
                           + ", ".join(names), class_ids=tuple(names))  # fmt: skip
     if learned is None:
-        yield DataFinding("no_train", True, f"there is {' and '.join(pool.sources)}, but no train")
+        yield DataFinding("no_train", "error", f"there is {' and '.join(pool.sources)}, but no train")
         return
     counts = _counts(learned)
     if (val := val_name(pool.sources)) and not pool.sources[val].photos:
-        yield DataFinding("empty_val", True, f"{val} holds no photos to validate on")
+        yield DataFinding("empty_val", "error", f"{val} holds no photos to validate on")
     if len(pool.sources) == 1 and max(counts.values(), default=0) < 2:
-        yield DataFinding("too_few_photos", True, "no class has two photos, so none can be kept for validation")
+        yield DataFinding("too_few_photos", "error", "no class has two photos, so none can be kept for validation")
     for split, source in pool.sources.items():
         for class_id in sorted(source.class_ids - learned.class_ids):
-            yield DataFinding("unknown_class", True, f"{split} has the class {class_id}, which train does not have",
+            yield DataFinding("unknown_class", "error", f"{split} has the class {class_id}, which train does not have",
                               class_ids=(class_id,))  # fmt: skip
         for class_id in sorted(learned.class_ids - set(source.labels)):
             if source is learned or counts[class_id]:
                 where = split or "the set"
-                yield DataFinding("empty_class", source is learned, f"{where} has no photos of the class {class_id}",
+                severity: Severity = "error" if source is learned else "warning"
+                yield DataFinding("empty_class", severity, f"{where} has no photos of the class {class_id}",
                                   class_ids=(class_id,))  # fmt: skip
     some = {class_id: count for class_id, count in counts.items() if count}
     if len(some) < 2:
-        yield DataFinding("too_few_classes", True, f"{len(some)} classes have photos to learn from: at least two",
+        yield DataFinding("too_few_classes", "error", f"{len(some)} classes have photos to learn from: at least two",
                           class_ids=tuple(some))  # fmt: skip
         return
     least, most = min(some, key=some.__getitem__), max(some, key=some.__getitem__)
     if some[most] >= UNEVEN * some[least]:
         message = (f"{most} has {some[most]:,} photos to learn from, {least} {some[least]:,}: "
                    f"{some[most] / some[least]:,.0f} times as many")  # fmt: skip
-        yield DataFinding("imbalance", False, message, class_ids=(least, most))
+        yield DataFinding("imbalance", "warning", message, class_ids=(least, most))
 
 
-def _duplicates(pool: PhotoPool, looks: Sequence[PhotoStats]) -> Iterator[DataFinding]:
-    exact = identical([look.digest for look in looks])
+def _duplicates(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    exact = identical([one.digest for one in stats])
     for rows in exact:
         yield from _same_picture(pool, rows, exact=True)
     members = {rows[0]: rows for rows in exact}
     others = {row for rows in exact for row in rows[1:]}
-    single = [row for row, look in enumerate(looks) if look.error is None and row not in others]
-    phashes_N = np.array([looks[row].phash for row in single], np.uint64)
-    small = np.frombuffer(b"".join(looks[row].small for row in single), np.uint8)
+    single = [row for row, one in enumerate(stats) if one.error is None and row not in others]
+    phashes_N = np.array([stats[row].phash for row in single], np.uint64)
+    small = np.frombuffer(b"".join(stats[row].small for row in single), np.uint8)
     for group in near_groups(phashes_N, small.reshape(len(single), 3 * THUMBNAIL_SIDE * THUMBNAIL_SIDE)):
         rows = sorted(row for i in group for row in members.get(single[i], [single[i]]))
         yield from _same_picture(pool, rows, exact=False)
@@ -214,29 +218,29 @@ def _same_picture(pool: PhotoPool, rows: Sequence[int], exact: bool) -> Iterator
     splits, labels = (list(dict.fromkeys(photo[i] for photo in photos)) for i in (1, 2))
     how = "the same pixels" if exact else "the same picture, stored in another way"
     if len(splits) > 1:
-        yield DataFinding("in_two_splits", True, f"{how} in {' and '.join(splits)}", photos, exact=exact)
+        yield DataFinding("in_two_splits", "error", f"{how} in {' and '.join(splits)}", photos, exact=exact)
     if len(labels) > 1:
-        yield DataFinding("under_two_labels", True, f"{how} as {' and as '.join(labels)}", photos, exact=exact)
+        yield DataFinding("under_two_labels", "error", f"{how} as {' and as '.join(labels)}", photos, exact=exact)
     if len(splits) == len(labels) == 1:
-        yield DataFinding("duplicate", False, f"{how}, {len(photos)} times in one class", photos, exact=exact)
+        yield DataFinding("duplicate", "warning", f"{how}, {len(photos)} times in one class", photos, exact=exact)
 
 
-def _of_files(pool: PhotoPool, looks: Sequence[PhotoStats]) -> Iterator[DataFinding]:
-    for file, photo, look in zip(pool.photos, pool.about, looks, strict=True):
-        header = look.header
+def _of_files(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    for file, photo, one in zip(pool.photos, pool.about, stats, strict=True):
+        header = one.header
         if header is None:
             continue
         ending = os.path.splitext(file)[1].lower() if isinstance(file, str) else ""
         if any(ending in of_one for of_one in ENDINGS.values()) and ending not in ENDINGS[header.format]:
-            yield DataFinding("wrong_ending", False, f"{header.format} named {ending}", (photo,))
+            yield DataFinding("wrong_ending", "warning", f"{header.format} named {ending}", (photo,))
         if header.mode not in USUAL_MODES:
-            yield DataFinding("odd_mode", False, f"pixels of the kind {header.mode} become RGB", (photo,))
+            yield DataFinding("odd_mode", "warning", f"pixels of the kind {header.mode} become RGB", (photo,))
         if min(header.size) < TINY:
-            yield DataFinding("tiny", False, f"{header.size[0]}x{header.size[1]} pixels", (photo,))
+            yield DataFinding("tiny", "warning", f"{header.size[0]}x{header.size[1]} pixels", (photo,))
     paths = [photo for file, photo in zip(pool.photos, pool.about, strict=True) if isinstance(file, str)]
     for same in _same_but_for_case((photo[0], photo) for photo in dict.fromkeys(paths)):
         if len({photo[0] for photo in same}) > 1:
-            yield DataFinding("similar_names", False, "on other systems these are one file", tuple(same))
+            yield DataFinding("similar_names", "warning", "on other systems these are one file", tuple(same))
 
 
 def _same_but_for_case(named: Iterable[tuple[str, T]]) -> list[list[T]]:
@@ -247,21 +251,18 @@ def _same_but_for_case(named: Iterable[tuple[str, T]]) -> list[list[T]]:
     return [things for things in groups.values() if len(things) > 1]
 
 
-Progress = Callable[[Iterator[PhotoStats], int], Iterator[PhotoStats]]
-
-
 def check_data(
     data: str | Path,
     options: DataOptions = DataOptions(),
     *,
     workers: int | None = None,
-    watch: Progress = lambda seen, total: seen,
+    progress: Progress = NO_PROGRESS,
 ) -> DataReport:
     """Decode every photo of `data` once and tell what would hurt a training run. Nothing is written.
 
     Args:
         workers: processes that decode; None: one a core.
-        watch: is handed the looks as they come and how many there will be, and hands them on: for a bar.
+        progress: told of each photo.
 
     Raises:
         UnavailableError: there is no such data, or imagehash is not installed.
@@ -271,8 +272,12 @@ def check_data(
     pool = PhotoPool.of(str(data), find_sources(Path(data), options))
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     names = [name for name, _, _ in pool.about]
-    seen = list(watch(scan_photos(pool.photos, names, count if workers is None else workers), len(pool.photos)))
-    return find_faults(pool, seen, time.monotonic() - began)
+    progress.start("checking", len(pool.photos))
+    stats = []
+    for one in scan_photos(pool.photos, names, count if workers is None else workers):
+        stats.append(one)
+        progress.advance()
+    return find_faults(pool, stats, time.monotonic() - began)
 
 
 MOST_NAMED = 3
@@ -301,13 +306,13 @@ TITLES = {  # of one, of several
 def data_lines(report: DataReport, most: int = MOST_NAMED) -> Iterator[str]:
     """Lines for a terminal: the set, what would hurt a run, what is good to know, the verdict."""
     yield _whole(report)
-    for hurts, title in ((True, "would hurt a run"), (False, "good to know")):
-        found = [finding for finding in report.findings if finding.hurts == hurts]
+    for severity, title in (("error", "would hurt a run"), ("warning", "good to know")):
+        found = [finding for finding in report.findings if finding.severity == severity]
         if found:
             yield f"{title}:"
             yield from _findings(report, found, most)
     yield from _facts(report)
-    kinds = len({finding.kind for finding in report.findings if finding.hurts})
+    kinds = len({finding.kind for finding in report.findings if finding.severity == "error"})
     things = f"{kinds} kind{'s' if kinds > 1 else ''} of trouble would hurt a run."
     yield things if kinds else "Nothing was found that would hurt a run."
 

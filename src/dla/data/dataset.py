@@ -235,15 +235,15 @@ class Unreadable:
 class Splits:
     """What a run learns from and what it is validated on, with the same classes.
 
-    `how` says in a few words where the division comes from; `notes` are sentences that the user should hear.
-    `left_out` are the photos that are in neither because they cannot be read.
+    `split_method` says in a few words where the division comes from; `notes` are sentences that the user should hear.
+    `unreadable` are the photos that are in neither because they cannot be read.
     """
 
     train: Split
     val: Split
-    how: str
+    split_method: str
     notes: tuple[str, ...] = ()
-    left_out: tuple[Unreadable, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def divide(targets_N: Rows, keys: Sequence[str], val_share: float, seed: int) -> tuple[Rows, Rows]:

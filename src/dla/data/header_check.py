@@ -10,11 +10,12 @@ from dla.data.dataset import Split, Splits, Unreadable
 from dla.data.prefetch import run_ahead
 from dla.errors import CheckError, ImageError
 from dla.images.decode import read_header, read_photo
+from dla.types import NO_PROGRESS, Progress
 
 __all__ = ["check_headers", "without_unreadable"]
 
 
-def check_headers(split: Split, workers: int = 2) -> dict[int, Unreadable]:
+def check_headers(split: Split, workers: int = 2, progress: Progress = NO_PROGRESS) -> dict[int, Unreadable]:
     """The photos whose file is missing, empty, no photo, cut off or has a broken header, by their row.
 
     Pixels are decoded only where a file does not end like a whole one.
@@ -29,27 +30,36 @@ def check_headers(split: Split, workers: int = 2) -> dict[int, Unreadable]:
             return Unreadable(name, error.code, str(error))
         return None
 
-    found = enumerate(run_ahead(look, range(len(split)), workers, 64))
-    return {row: fault for row, fault in found if fault is not None}
+    progress.start("reading headers", len(split))
+    faults: dict[int, Unreadable] = {}
+    for row, fault in enumerate(run_ahead(look, range(len(split)), workers, 64)):
+        if fault is not None:
+            faults[row] = fault
+        progress.advance()
+    return faults
 
 
-def without_unreadable(splits: Splits, max_unreadable: float = 0.01, workers: int = 2) -> Splits:
-    """The splits without the photos that `check_headers` finds; these are in `left_out`, and told in `notes`.
+def without_unreadable(
+    splits: Splits, max_unreadable: float = 0.01, workers: int = 2, progress: Progress = NO_PROGRESS
+) -> Splits:
+    """The splits without the photos that `check_headers` finds; these are in `unreadable`, and told in `notes`.
 
     Raises:
         CheckError: they are more than `max_unreadable` of a split (0 to 1), or all of it.
     """
-    train, train_faults = _without(splits.train, max_unreadable, workers)
-    val, val_faults = _without(splits.val, max_unreadable, workers)
-    left_out = (*train_faults, *val_faults)
+    train, train_faults = _without(splits.train, max_unreadable, workers, progress)
+    val, val_faults = _without(splits.val, max_unreadable, workers, progress)
+    unreadable = (*train_faults, *val_faults)
     notes = splits.notes
-    if left_out:
-        notes = (*notes, f"photos that cannot be read are left out ({len(left_out):,}): {_some(left_out)}")
-    return replace(splits, train=train, val=val, notes=notes, left_out=left_out)
+    if unreadable:
+        notes = (*notes, f"photos that cannot be read are left out ({len(unreadable):,}): {_some(unreadable)}")
+    return replace(splits, train=train, val=val, notes=notes, unreadable=unreadable)
 
 
-def _without(split: Split, max_unreadable: float, workers: int) -> tuple[Split, tuple[Unreadable, ...]]:
-    found = check_headers(split, workers)
+def _without(
+    split: Split, max_unreadable: float, workers: int, progress: Progress
+) -> tuple[Split, tuple[Unreadable, ...]]:
+    found = check_headers(split, workers, progress)
     if not found:
         return split, ()
     faults, share = tuple(found.values()), len(found) / len(split)

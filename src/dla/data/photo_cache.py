@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +18,7 @@ from dla.data.dataset import Split
 from dla.errors import ImageError, UsageError
 from dla.images.decode import read_photo
 from dla.storage.files import write_files
+from dla.types import NO_PROGRESS, Progress
 
 __all__ = ["CACHES", "Budget", "Cache", "PhotoStore", "half_of_memory"]
 
@@ -61,7 +61,7 @@ class PhotoStore:
         short_side: photos whose short side is longer are made that small, before they are kept; with and without a
             cache alike. None: photos as they are.
         budget: bytes that may be kept in memory, shared by the stores that have it; by default half of the memory.
-        say: hears once when the folder cannot be written; the photos then come without a cache.
+        progress: told once when the folder cannot be written; the photos then come without a cache.
 
     Raises:
         ImageError: on reading a row: its photo cannot be decoded; the message says what to do about it.
@@ -75,7 +75,7 @@ class PhotoStore:
         *,
         short_side: int | None = None,
         budget: Budget | None = None,
-        say: Callable[[str], None] = lambda text: None,
+        progress: Progress = NO_PROGRESS,
     ) -> None:
         if cache not in CACHES:
             raise UsageError(f'cache is "{cache}": allowed are {", ".join(CACHES)}')
@@ -85,7 +85,8 @@ class PhotoStore:
         self._folder = None if folder is None else Path(folder)
         self._kept: dict[int, Pixels] = {}
         self._budget = Budget(0) if cache != "ram" else budget or Budget(half_of_memory())
-        self._lock, self._keys, self._say = threading.Lock(), {}, say  # type: tuple[Any, dict[int, str], Any]
+        self._lock, self._progress = threading.Lock(), progress
+        self._keys: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.split)
@@ -128,7 +129,7 @@ class PhotoStore:
             _write_pixels(path, np.asarray(image))
         except OSError as error:
             self._folder = None
-            self._say(f"{folder}: photos cannot be kept there any more ({error.strerror or error})")
+            self._progress.log(f"{folder}: photos cannot be kept there any more ({error.strerror or error})")
         return image
 
     def _key(self, row: int) -> str:

@@ -22,11 +22,15 @@ DATA_SCHEMA = "dla.data/1"
 
 def splits_to_dict(splits: Splits, data: str | Path) -> dict[str, Any]:
     """Plain values for JSON: which photos are in which split, in their order, and their classes (docs/formats.md)."""
-    record: dict[str, Any] = {"schema": DATA_SCHEMA, "how": splits.how, "class_ids": list(splits.train.class_ids)}
+    record: dict[str, Any] = {
+        "schema": DATA_SCHEMA,
+        "split_method": splits.split_method,
+        "class_ids": list(splits.train.class_ids),
+    }
     for name, split in (("train", splits.train), ("val", splits.val)):
         photos = relative_names(Path(data), split.names)
         record[name] = {"count": len(split), "photos": photos, "targets": split.targets_N.tolist()}
-    return record | {"left_out": [asdict(fault) for fault in splits.left_out], "notes": list(splits.notes)}
+    return record | {"unreadable": [asdict(fault) for fault in splits.unreadable], "notes": list(splits.notes)}
 
 
 def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOptions = DataOptions()) -> Splits:
@@ -47,18 +51,18 @@ def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOpti
     class_ids = tuple(saved["class_ids"])
     train, new = _restored(data, learned, saved["train"], class_ids)
     val, new_val = _restored(data, val_source, saved["val"], class_ids)
-    known = len(saved["left_out"])
+    known = len(saved["unreadable"])
     new = new - len(val) - known if whole else new + new_val - known
     notes = [f"{data}: photos that have come since this run began are not used ({new:,})"] if new > 0 else []
-    left_out = tuple(Unreadable(**fault) for fault in saved["left_out"])
-    return Splits(train, val, saved["how"], (*saved["notes"], *notes), left_out)
+    unreadable = tuple(Unreadable(**fault) for fault in saved["unreadable"])
+    return Splits(train, val, saved["split_method"], (*saved["notes"], *notes), unreadable)
 
 
 def _check(saved: Mapping[str, Any]) -> None:
     root = JsonObject(saved, "data.json")
     try:
         root.get("schema", str, DATA_SCHEMA, lambda schema: schema == DATA_SCHEMA)
-        root.get("how", str, "a text")
+        root.get("split_method", str, "a text")
         root.get("notes", list, "texts", _are_texts)
         classes = len(root.get("class_ids", list, "texts", _are_texts))
         for split in (root.object("train"), root.object("val")):
@@ -66,7 +70,7 @@ def _check(saved: Mapping[str, Any]) -> None:
             targets = split.get("targets", list, "a list")
             if len(targets) != len(photos) or not all(isinstance(i, int) and 0 <= i < classes for i in targets):
                 raise split.error(f"{split.inside}targets are not one of {classes} classes for each photo")
-        for fault in root.get("left_out", list, "a list"):
+        for fault in root.get("unreadable", list, "a list"):
             Unreadable(**fault)
     except (DamagedError, TypeError) as error:
         raise UsageError(

@@ -6,10 +6,12 @@ Lengths are pixels of the SVG at its own size; y grows downwards.
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import starmap
+from itertools import pairwise, starmap
 from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
@@ -27,6 +29,7 @@ __all__ = [
     "Shape",
     "Style",
     "Text",
+    "inline_svg",
     "text_width",
     "to_png",
     "to_svg",
@@ -44,12 +47,18 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a group of shapes looks; the fields are SVG's attributes, of which None is not written."""
+    """How a group of shapes looks; the fields are SVG's attributes, of which None is not written.
+
+    A colour is "#rrggbb", or "var(--name, #rrggbb)": the variable of that name of an HTML page around the SVG, and the
+    colour after the comma anywhere else. A text with a stroke has it around its letters, beneath them.
+    """
 
     fill: str = "none"
     fill_opacity: float | None = None
     stroke: str | None = None
     stroke_width: float | None = None
+    stroke_dasharray: str | None = None
+    paint_order: Literal["stroke"] | None = None
     font_size: float | None = None
     font_weight: Literal["bold"] | None = None
     text_anchor: Literal["start", "middle", "end"] | None = None
@@ -122,15 +131,25 @@ def text_width(text: str, style: Style) -> float:
 
 def to_svg(page: Page) -> str:
     """The page as a file of its own, which also scales where it is shown in a frame."""
-    size = f'width="{_n(page.width)}" height="{_n(page.height)}" viewBox="0 0 {_n(page.width)} {_n(page.height)}"'
+    size = f'width="{_n(page.width)}" height="{_n(page.height)}"'
+    return _svg(page, f'xmlns="http://www.w3.org/2000/svg" {size}') + "\n"
+
+
+def inline_svg(page: Page) -> str:
+    """The page as an element of an HTML page, as wide as there is room."""
+    return _svg(page)
+
+
+def _svg(page: Page, attributes: str = "") -> str:
+    box = f'viewBox="0 0 {_n(page.width)} {_n(page.height)}"'
     about = f'role="img" aria-label={quoteattr(page.name)} font-family="{FONTS}" stroke-linejoin="round"'
-    lines = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} {about}>']
+    lines = [f"<svg {' '.join(filter(None, (attributes, box, about)))}>"]
     for style, shapes in page.layers():
         look = ((name.replace("_", "-"), getattr(style, name)) for name in Style.__slots__)
         lines.append(f"<g{''.join(starmap(_attribute, look))}>")
         lines += map(_element, shapes)
         lines.append("</g>")
-    return "\n".join([*lines, "</svg>", ""])
+    return "\n".join([*lines, "</svg>"])
 
 
 def _attribute(name: str, value: str | float | None) -> str:
@@ -191,20 +210,38 @@ def _paint(draw: ImageDraw.ImageDraw, style: Style, shape: Shape, scale: int) ->
             if fill:
                 draw.polygon(points, fill)
             if stroke:
-                draw.line(points, stroke, width, joint="curve")
+                for piece in _dashes(points, style.stroke_dasharray, scale):
+                    draw.line(piece, stroke, width, joint="curve")
         case Text():
             size = style.font_size or 12
             font = ImageFont.load_default(size * scale)
-            bold = size * scale / 45 if style.font_weight else 0  # the font that comes along has one weight only
+            bold = size * scale / 45 if style.font_weight else 0  # Pillow's own font has one weight only
             anchor = {"start": "ls", "middle": "ms", "end": "rs"}[style.text_anchor or "start"]
             at = (shape.x * scale, shape.y * scale)
+            if stroke:
+                draw.text(at, shape.text, stroke, font, anchor=anchor, stroke_width=bold + edge, stroke_fill=stroke)
             draw.text(at, shape.text, fill, font, anchor=anchor, stroke_width=bold, stroke_fill=fill)
+
+
+def _dashes(points: list[Point], dasharray: str | None, scale: float) -> Iterator[list[Point]]:
+    """The pieces of a line that are drawn: all of it, or dashes of `dasharray`'s "length gap"."""
+    if dasharray is None:
+        yield points
+        return
+    dash, gap = (float(length) * scale for length in dasharray.split())
+    for (x, y), (end_x, end_y) in pairwise(points):
+        length = math.dist((x, y), (end_x, end_y))
+        for number in range(math.ceil(length / (dash + gap))):
+            start = number * (dash + gap)
+            ends = (t / length for t in (start, min(start + dash, length)))
+            yield [(x + t * (end_x - x), y + t * (end_y - y)) for t in ends]
 
 
 def _colour(colour: str | None, opacity: float | None = None) -> tuple[int, ...] | None:
     if colour is None or colour == "none":
         return None
-    return (*ImageColor.getrgb(colour)[:3], round(255 * (1 if opacity is None else opacity)))
+    plain = re.sub(r"var\(--\w+, (#\w+)\)", r"\1", colour)
+    return (*ImageColor.getrgb(plain)[:3], round(255 * (1 if opacity is None else opacity)))
 
 
 def writer_of(output: str | os.PathLike[str], flag: str = "--output") -> Callable[[Page], bytes]:

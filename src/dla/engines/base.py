@@ -25,7 +25,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def at_once(self) -> int:
+    def max_concurrent(self) -> int:
         """How many calls at the same time, from threads, keep it busiest."""
         ...
 
@@ -43,10 +43,10 @@ class Engine(Protocol):
 
 
 class NetworkEngine(ABC):
-    """What the engines share that are made from a network's steps; `_run` is their own."""
+    """What the engines share that are made from a network's operations; `_run` is their own."""
 
     network: Network
-    at_once = 1
+    max_concurrent = 1
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """uint8 photos of one size -> float32 probabilities (N, K)."""
@@ -58,7 +58,7 @@ class NetworkEngine(ABC):
         Raises:
             UnknownNameError: the network has no such place.
         """
-        check_feature_node(at, self.network.graph.places)
+        check_feature_node(at, self.network.graph.nodes)
         return partial(self._run, at)
 
     @abstractmethod

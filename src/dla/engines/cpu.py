@@ -13,12 +13,14 @@ from typing import Literal
 from dla.errors import UsageError
 
 __all__ = [
+    "HALF_PRECISION",
     "Precision",
     "PrecisionChoice",
     "bf16_error",
     "cores",
     "has_bf16",
     "has_gpu",
+    "has_half_precision",
     "instructions",
     "machine",
     "peak_memory",
@@ -28,8 +30,10 @@ __all__ = [
 Precision = Literal["fp32", "bf16", "int8"]  # of what is multiplied; what comes out is float32
 PrecisionChoice = Literal["fp32", "bf16", "int8", "auto"]
 
-_BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))  # x86 with either, ARM
-_OF_INTEREST = _BF16.union(
+# By what a CPU multiplies such numbers: x86 with either of the first two, ARM. Without one it converts them, slower
+# than fp32. The names are those of /proc/cpuinfo.
+HALF_PRECISION = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}
+_OF_INTEREST = frozenset(name for names in HALF_PRECISION.values() for name in names).union(
     (
         "sse4_1",
         "avx",
@@ -82,9 +86,14 @@ def machine() -> str:
     return f"{platform.machine()} {' '.join(instructions())}, {cores()} cores"
 
 
+def has_half_precision(name: str) -> bool:
+    """Whether the CPU has an instruction that multiplies "bf16" or "fp16" numbers."""
+    return not set(HALF_PRECISION[name]).isdisjoint(instructions())
+
+
 def has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 numbers in one instruction."""
-    return not _BF16.isdisjoint(instructions())
+    """Whether the CPU has an instruction that multiplies bf16 numbers."""
+    return has_half_precision("bf16")
 
 
 def has_gpu() -> bool:

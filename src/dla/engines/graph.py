@@ -1,6 +1,6 @@
-"""A network as a list of plain steps: what every engine but PyTorch is built from, and what needs no torch to be read.
+"""A network as a list of plain operations: what every engine but PyTorch is built from; torch is not needed to read it.
 
-x is (N, C, H, W) between the steps. A step's number is its place in the list, the input's is 0.
+x is (N, C, H, W) between the operations. An operation's number is its place in the list from 1; the input's is 0.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ __all__ = ["Layer", "Network", "Op", "OpGraph", "fold_constants"]
 class Op:
     """One operation on earlier results.
 
-    op: "conv"      layer (a name in the state dict), norm (that of the batch-norm after it, or None), eps, stride,
+    op_type and its attributes:
+        "conv"      layer (a name in the state dict), norm (that of the batch-norm after it, or None), eps, stride,
                     padding, dilation, groups
         "relu", "add", "concat", "flatten"
-        "max_pool"  of 2x2: stride, dilation, after (rows below and columns right of the map, which never win)
-        "mean_3x3"  stride; "mean_3x3_dilated": dilation, channels; zeros around the map count
-        "mean", "max"   over the map, (N, C, H, W) -> (N, C, 1, 1)
+        "max_pool"  of 2x2: stride, dilation, pad_end (rows below and columns right of the map, which never win)
+        "avg_pool"  of 3x3: stride; "avg_pool_dilated": dilation, channels; zeros around the map count
+        "global_avg_pool", "global_max_pool"    (N, C, H, W) -> (N, C, 1, 1)
         "slice"     of the channels: start, stop
         "scale"     factor
-    inputs: numbers of steps.
+    inputs: numbers of operations.
     """
 
-    op: str
+    op_type: str
     inputs: tuple[int, ...]
-    settings: Mapping[str, Any]
+    attributes: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +51,28 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class OpGraph:
-    """The steps of one network. `output` is the number of the step that it gives, `places` those that have names."""
+    """The operations of one network: `output` is the number of the last one, `nodes` are those of the feature nodes."""
 
-    steps: tuple[Op, ...]
+    ops: tuple[Op, ...]
     output: int
-    places: Mapping[str, int]
+    nodes: Mapping[str, int]
 
-    def cut(self, at: str) -> OpGraph:
-        """The part that leads to one place; `dla.models.nodes.truncate` says what they are called.
+    def truncate(self, at: str) -> OpGraph:
+        """The part that leads to one feature node; `dla.models.nodes.truncate` says what they are called.
 
         Raises:
-            UnknownNameError: the network has no such place.
+            UnknownNameError: the network has no such node.
         """
-        check_feature_node(at, self.places)
-        needed = {self.places[at]}
-        for number in range(len(self.steps), 0, -1):
+        check_feature_node(at, self.nodes)
+        needed = {self.nodes[at]}
+        for number in range(len(self.ops), 0, -1):
             if number in needed:
-                needed.update(self.steps[number - 1].inputs)
+                needed.update(self.ops[number - 1].inputs)
         order = sorted(needed - {0})
         renumbered = {0: 0} | {old: new for new, old in enumerate(order, 1)}
-        kept = [self.steps[old - 1] for old in order]
-        steps = tuple(replace(step, inputs=tuple(renumbered[i] for i in step.inputs)) for step in kept)
-        return OpGraph(steps, renumbered[self.places[at]], {at: renumbered[self.places[at]]})
+        kept = [self.ops[old - 1] for old in order]
+        ops = tuple(replace(op, inputs=tuple(renumbered[i] for i in op.inputs)) for op in kept)
+        return OpGraph(ops, renumbered[self.nodes[at]], {at: renumbered[self.nodes[at]]})
 
     def to_json(self) -> str:
         """Equal graphs give equal text."""
@@ -81,13 +82,13 @@ class OpGraph:
     def from_json(cls, text: str) -> OpGraph:
         """What `to_json` wrote."""
         root = json.loads(text)
-        steps = tuple(Op(s["op"], tuple(s["inputs"]), s["settings"]) for s in root["steps"])
-        return cls(steps, root["output"], root["places"])
+        ops = tuple(Op(op["op_type"], tuple(op["inputs"]), op["attributes"]) for op in root["ops"])
+        return cls(ops, root["output"], root["nodes"])
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What engines are made from: the steps, the state dict with their weights, and what turns pixels into their input.
+    """What engines are made from: the operations, the state dict with their weights, and the normalisation of pixels.
 
     The input is pixels * scale + shift, for pixels from 0 to 255. `digest` is the SHA-256 of the file that the state
     dict is from.
@@ -111,24 +112,26 @@ class Network:
         return key_of(__version__, self.content)
 
     def at_temperature(self, temperature: float) -> Network:
-        """The network whose scores are divided by `temperature` before they become probabilities."""
+        """The network with its logits divided by `temperature`, as `dla.metrics.calibration.apply_temperature` has it.
+
+        For exported files, which have the division inside.
+        """
         if temperature == 1:
             return self
-        step = Op("scale", (self.graph.output,), {"factor": 1 / temperature})
-        steps = (*self.graph.steps, step)
-        return replace(self, graph=replace(self.graph, steps=steps, output=len(steps)))
+        ops = (*self.graph.ops, Op("scale", (self.graph.output,), {"factor": 1 / temperature}))
+        return replace(self, graph=replace(self.graph, ops=ops, output=len(ops)))
 
 
-def fold_constants(step: Op, state: Mapping[str, Array]) -> Layer:
-    """The layer of a "conv" step, from the network's own state dict."""
-    name, norm = step.settings["layer"], step.settings["norm"]
+def fold_constants(op: Op, state: Mapping[str, Array]) -> Layer:
+    """The layer of a "conv", from the network's own state dict."""
+    name, norm = op.attributes["layer"], op.attributes["norm"]
     weight = state[f"{name}.weight"].astype(np.float32)
     bias = state.get(f"{name}.bias", np.zeros(len(weight))).astype(np.float64)
     if norm is not None:
         gamma, beta, mean, variance = (
             state[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
         )
-        factor = gamma / np.sqrt(variance + step.settings["eps"])
+        factor = gamma / np.sqrt(variance + op.attributes["eps"])
         weight *= factor.astype(np.float32)[:, None, None, None]
         bias = (bias - mean) * factor + beta
     return Layer(weight, bias.astype(np.float32))

@@ -92,15 +92,15 @@ def to_onnx(network: Network, at: str | None = None, preprocessing: Preprocessin
     """
     from onnx import TensorProto, helper
 
-    graph = network.graph if at is None else network.graph.cut(at)
+    graph = network.graph if at is None else network.graph.truncate(at)
     made, seen = OnnxBuilder(), "pixels" if preprocessing is None else PREPARED
     if preprocessing is not None:
         add_preprocessing(made, "pixels", preprocessing, PREPARED)
     x = made.add("Cast", [made.add("Transpose", [seen], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
     scale, shift = (made.constant(a.reshape(1, 3, 1, 1)) for a in (network.scale_3, network.shift_3))
     results = [made.add("Add", [made.add("Mul", [x, scale]), shift])]
-    for step in graph.steps:
-        results.append(_OPERATIONS[step.op](made, step, network, [results[i] for i in step.inputs]))
+    for op in graph.ops:
+        results.append(_OPERATIONS[op.op_type](made, op, network, [results[i] for i in op.inputs]))
     name = "probabilities" if at is None else "features"
     made.add(
         "Softmax" if at is None else "Identity", [results[graph.output]], name, **({"axis": 1} if at is None else {})
@@ -110,58 +110,58 @@ def to_onnx(network: Network, at: str | None = None, preprocessing: Preprocessin
     return made.model([pixels], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
 
 
-def _conv(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
-    layer, s = fold_constants(step, network.state), step.settings
+def _conv(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    layer, s = fold_constants(op, network.state), op.attributes
     weights = [made.constant(layer.weight), made.constant(layer.bias)]
     return made.add("Conv", inputs + weights, s["layer"], strides=[s["stride"]] * 2, pads=[s["padding"]] * 4,
                     dilations=[s["dilation"]] * 2, group=s["groups"])  # fmt: skip
 
 
-def _max_pool(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
-    s = step.settings
-    after, pads = s["after"], [0, 0, s["after"], s["after"]]
-    if after > 1:  # more than the runtime takes as a pooling's own
-        ends = [made.constant(np.array([0, 0, 0, 0, 0, 0, after, after])), made.constant(np.array(-np.inf, np.float32))]
+def _max_pool(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    s = op.attributes
+    end, pads = s["pad_end"], [0, 0, s["pad_end"], s["pad_end"]]
+    if end > 1:  # more than the runtime takes as a pooling's own
+        ends = [made.constant(np.array([0, 0, 0, 0, 0, 0, end, end])), made.constant(np.array(-np.inf, np.float32))]
         inputs, pads = [made.add("Pad", inputs + ends)], [0] * 4
     return made.add("MaxPool", inputs, kernel_shape=[2, 2], strides=[s["stride"]] * 2,
                     dilations=[s["dilation"]] * 2, pads=pads)  # fmt: skip
 
 
-def _mean_3x3(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
-    strides = [step.settings["stride"]] * 2
+def _avg_pool(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    strides = [op.attributes["stride"]] * 2
     return made.add("AveragePool", inputs, kernel_shape=[3, 3], strides=strides, pads=[1] * 4, count_include_pad=1)
 
 
-def _mean_3x3_dilated(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
-    channels, dilation = step.settings["channels"], step.settings["dilation"]
+def _avg_pool_dilated(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    channels, dilation = op.attributes["channels"], op.attributes["dilation"]
     weight = made.constant(np.full((channels, 1, 3, 3), 1 / 9, np.float32))
     return made.add("Conv", [*inputs, weight], pads=[dilation] * 4, dilations=[dilation] * 2, group=channels)
 
 
-def _over_the_map(op: str) -> Callable[..., str]:
-    return lambda made, step, network, inputs: made.add(op, [*inputs, made.constant(np.array([2, 3]))], keepdims=1)
+def _over_the_map(name: str) -> Callable[..., str]:
+    return lambda made, op, network, inputs: made.add(name, [*inputs, made.constant(np.array([2, 3]))], keepdims=1)
 
 
-def _slice(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
-    numbers = (step.settings["start"], step.settings["stop"], 1)
+def _slice(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    numbers = (op.attributes["start"], op.attributes["stop"], 1)
     return made.add("Slice", inputs + [made.constant(np.array([n])) for n in numbers])
 
 
-def _scale(made: OnnxBuilder, step: Op, network: Network, inputs: list[str]) -> str:
-    return made.add("Mul", [*inputs, made.constant(np.array(step.settings["factor"], np.float32))])
+def _scale(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    return made.add("Mul", [*inputs, made.constant(np.array(op.attributes["factor"], np.float32))])
 
 
 _OPERATIONS: dict[str, Callable[[OnnxBuilder, Op, Network, list[str]], str]] = {
     "conv": _conv,
-    "relu": lambda made, step, network, inputs: made.add("Relu", inputs),
-    "add": lambda made, step, network, inputs: made.add("Add", inputs),
-    "concat": lambda made, step, network, inputs: made.add("Concat", inputs, axis=1),
-    "flatten": lambda made, step, network, inputs: made.add("Flatten", inputs, axis=1),
+    "relu": lambda made, op, network, inputs: made.add("Relu", inputs),
+    "add": lambda made, op, network, inputs: made.add("Add", inputs),
+    "concat": lambda made, op, network, inputs: made.add("Concat", inputs, axis=1),
+    "flatten": lambda made, op, network, inputs: made.add("Flatten", inputs, axis=1),
     "max_pool": _max_pool,
-    "mean_3x3": _mean_3x3,
-    "mean_3x3_dilated": _mean_3x3_dilated,
-    "mean": _over_the_map("ReduceMean"),
-    "max": _over_the_map("ReduceMax"),
+    "avg_pool": _avg_pool,
+    "avg_pool_dilated": _avg_pool_dilated,
+    "global_avg_pool": _over_the_map("ReduceMean"),
+    "global_max_pool": _over_the_map("ReduceMax"),
     "slice": _slice,
     "scale": _scale,
 }

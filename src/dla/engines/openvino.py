@@ -56,24 +56,24 @@ def without_telemetry() -> Iterator[None]:
 class OpenvinoEngine(NetworkEngine):
     """`network` on the CPU; `threads` are those that compute, by default one a core.
 
-    For int8 `form` is the network with its multiplications in 8 bits (dla.engines.quantized). It gives classes
+    For int8 `quantized` is the network with its multiplications in 8 bits (dla.engines.quantized). It gives classes
     alone; with `exact_features` features are computed in fp32, and without it they are refused.
 
     Raises:
         UsageError: bf16 on a CPU that has no instruction for it.
     """
 
-    at_once = 2  # while the last photos of one call are answered, the first ones of another fill the streams
+    max_concurrent = 2  # while the last photos of one call are answered, the first ones of another fill the streams
 
     def __init__(
         self,
         network: Network,
         precision: Precision = "fp32",
         threads: int | None = None,
-        form: Any = None,
+        quantized: Any = None,
         exact_features: bool = False,
     ) -> None:
-        self.network, self.precision, self.threads, self.form = network, precision, threads or cores(), form
+        self.network, self.precision, self.threads, self.quantized = network, precision, threads or cores(), quantized
         if precision == "bf16" and not has_bf16():
             raise bf16_error()
         self.exact_features = exact_features
@@ -93,21 +93,23 @@ class OpenvinoEngine(NetworkEngine):
             UsageError: in int8, but with `exact_features`.
         """
         features = super().features_at(at)
-        if self.form is not None and not self.exact_features:
-            raise UsageError("features are not computed in int8: its form gives classes alone. Try --precision fp32")
+        if self.quantized is not None and not self.exact_features:
+            raise UsageError(
+                "features are not computed in int8: an int8 model gives classes alone. Try --precision fp32"
+            )
         return features
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         size = pixels_NHW3.shape[1:3]
         with self.lock:
             if (at, size) not in self.compiled:
-                model = self.form.clone() if self.form and at is None else to_openvino(self.network, size, at)
+                model = self.quantized.clone() if self.quantized and at is None else to_openvino(self.network, size, at)
                 self.compiled[at, size] = _Compiled(model, size, self._config())
         return self.compiled[at, size].run(pixels_NHW3)
 
     def _config(self) -> dict[str, Any]:
         return {
-            # what is not in 8 bits of an int8 form is in 32
+            # what is not in 8 bits of an int8 model is in 32
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,  # the threads that decode photos share the cores
@@ -185,62 +187,61 @@ def to_openvino(network: Network, size: tuple[int, ...] | None = None, at: str |
         UnknownNameError: the network has no such place.
     """
     ov = import_openvino()
-    ops = ov.opset13
-    graph = network.graph if at is None else network.graph.cut(at)
-    pixels = ops.parameter([-1, *(size or (-1, -1)), 3], ov.Type.u8, name="pixels")
-    x = ops.convert(ops.transpose(pixels, np.array([0, 3, 1, 2])), ov.Type.f32)
-    x = ops.add(ops.multiply(x, network.scale_3.reshape(1, 3, 1, 1)), network.shift_3.reshape(1, 3, 1, 1))
-    made = [x]
-    for step in graph.steps:
-        made.append(
-            _OPERATIONS[step.op](ops, step.settings, *(made[i] for i in step.inputs), **_weights(step, network))
-        )
-    result = ops.softmax(made[graph.output], 1) if at is None else made[graph.output]
+    opset = ov.opset13
+    graph = network.graph if at is None else network.graph.truncate(at)
+    pixels = opset.parameter([-1, *(size or (-1, -1)), 3], ov.Type.u8, name="pixels")
+    x = opset.convert(opset.transpose(pixels, np.array([0, 3, 1, 2])), ov.Type.f32)
+    x = opset.add(opset.multiply(x, network.scale_3.reshape(1, 3, 1, 1)), network.shift_3.reshape(1, 3, 1, 1))
+    results = [x]
+    for op in graph.ops:
+        inputs = (results[i] for i in op.inputs)
+        results.append(_OPERATIONS[op.op_type](opset, op.attributes, *inputs, **_weights(op, network)))
+    result = opset.softmax(results[graph.output], 1) if at is None else results[graph.output]
     model = ov.Model([result], [pixels], "dla")
     model.input(0).set_names({"pixels"})
     model.output(0).set_names({"probabilities" if at is None else "features"})
     return model
 
 
-def _weights(step: Op, network: Network) -> dict[str, Layer]:
-    return {"layer": fold_constants(step, network.state)} if step.op == "conv" else {}
+def _weights(op: Op, network: Network) -> dict[str, Layer]:
+    return {"layer": fold_constants(op, network.state)} if op.op_type == "conv" else {}
 
 
-def _conv(ops: Any, s: Mapping[str, Any], x: Any, layer: Layer) -> Any:
+def _conv(opset: Any, s: Mapping[str, Any], x: Any, layer: Layer) -> Any:
     strides, pads, dilations = ([s[key]] * 2 for key in ("stride", "padding", "dilation"))
     if s["groups"] == 1:
         # as a constant: a plain array would go through a list of Python's numbers
-        y = ops.convolution(x, ops.constant(layer.weight), strides, pads, pads, dilations, name=s["layer"])
+        y = opset.convolution(x, opset.constant(layer.weight), strides, pads, pads, dilations, name=s["layer"])
     else:
         c_out, *rest = layer.weight.shape
         weight = layer.weight.reshape(s["groups"], c_out // s["groups"], *rest)
-        y = ops.group_convolution(x, ops.constant(weight), strides, pads, pads, dilations, name=s["layer"])
-    return ops.add(y, ops.constant(layer.bias.reshape(1, -1, 1, 1)))
+        y = opset.group_convolution(x, opset.constant(weight), strides, pads, pads, dilations, name=s["layer"])
+    return opset.add(y, opset.constant(layer.bias.reshape(1, -1, 1, 1)))
 
 
-def _max_pool(ops: Any, s: Mapping[str, Any], x: Any) -> Any:
-    strides, dilations, after = ([s[key]] * 2 for key in ("stride", "dilation", "after"))
-    return ops.max_pool(x, strides, dilations, [0, 0], after, [2, 2]).output(0)
+def _max_pool(opset: Any, s: Mapping[str, Any], x: Any) -> Any:
+    strides, dilations, pad_end = ([s[key]] * 2 for key in ("stride", "dilation", "pad_end"))
+    return opset.max_pool(x, strides, dilations, [0, 0], pad_end, [2, 2]).output(0)
 
 
-def _mean_3x3_dilated(ops: Any, s: Mapping[str, Any], x: Any) -> Any:
+def _avg_pool_dilated(opset: Any, s: Mapping[str, Any], x: Any) -> Any:
     weight, around = np.full((s["channels"], 1, 1, 3, 3), 1 / 9, np.float32), [s["dilation"]] * 2
-    return ops.group_convolution(x, ops.constant(weight), [1, 1], around, around, around)
+    return opset.group_convolution(x, opset.constant(weight), [1, 1], around, around, around)
 
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
-    "relu": lambda ops, s, x: ops.relu(x),
-    "add": lambda ops, s, a, b: ops.add(a, b),
-    "concat": lambda ops, s, *xs: ops.concat(xs, 1),
-    "flatten": lambda ops, s, x: ops.reshape(x, np.array([0, -1]), True),
+    "relu": lambda opset, s, x: opset.relu(x),
+    "add": lambda opset, s, a, b: opset.add(a, b),
+    "concat": lambda opset, s, *xs: opset.concat(xs, 1),
+    "flatten": lambda opset, s, x: opset.reshape(x, np.array([0, -1]), True),
     "max_pool": _max_pool,
-    "mean_3x3": lambda ops, s, x: ops.avg_pool(x, [s["stride"]] * 2, [1, 1], [1, 1], [3, 3], False),
-    "mean_3x3_dilated": _mean_3x3_dilated,
-    "mean": lambda ops, s, x: ops.reduce_mean(x, np.array([2, 3]), True),
-    "max": lambda ops, s, x: ops.reduce_max(x, np.array([2, 3]), True),
-    "slice": lambda ops, s, x: ops.slice(x, *(np.array([n]) for n in (s["start"], s["stop"], 1, 1))),
-    "scale": lambda ops, s, x: ops.multiply(x, np.float32(s["factor"])),
+    "avg_pool": lambda opset, s, x: opset.avg_pool(x, [s["stride"]] * 2, [1, 1], [1, 1], [3, 3], False),
+    "avg_pool_dilated": _avg_pool_dilated,
+    "global_avg_pool": lambda opset, s, x: opset.reduce_mean(x, np.array([2, 3]), True),
+    "global_max_pool": lambda opset, s, x: opset.reduce_max(x, np.array([2, 3]), True),
+    "slice": lambda opset, s, x: opset.slice(x, *(np.array([n]) for n in (s["start"], s["stop"], 1, 1))),
+    "scale": lambda opset, s, x: opset.multiply(x, np.float32(s["factor"])),
 }
 
 
@@ -260,7 +261,7 @@ def add_preprocessing_to(body: Any, preprocessing: Preprocessing, name: str) -> 
         )
     from onnx import TensorProto, helper
 
-    from dla.engines.onnx_builder import OnnxBuilder  # here, because only an export needs them
+    from dla.engines.onnx_builder import OnnxBuilder
     from dla.engines.onnx_resize import add_preprocessing
 
     made = OnnxBuilder()

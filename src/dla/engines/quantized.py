@@ -1,7 +1,7 @@
 """int8: a network whose multiplications are in 8 bits, made by NNCF from a few photos, run by OpenVINO.
 
-Made with NNCF's overflow fix, which leaves one bit of the weights unused, so that a form is right on every CPU, those
-without VNNI instructions included, which add products in 16 bits.
+Made with NNCF's overflow fix, which leaves one bit of the weights unused, so that an int8 model is right on every CPU,
+those without VNNI instructions included, which add products in 16 bits.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dla.engines.graph import Network
 from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
 from dla.errors import DamagedError, UnavailableError
 from dla.storage.files import JsonObject, parse_object
-from dla.types import Array
+from dla.types import NO_PROGRESS, Array, Progress
 
 __all__ = ["MAX_DROP", "Gate", "QuantizedModel", "parse_quantized", "quantize", "quantize_with_accuracy_control"]
 
 
 FORMAT = 1
 MAX_DROP = 0.005  # of top-1, as a share of the photos
-# What products of 8 bits are added by, the best first: with one of them a form's answers are the same on every CPU.
+# What products of 8 bits are added by, the best first: two CPUs with the same one give the same answers.
 _BEST_FIRST = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
 _XML, _BIN, _ABOUT = "model.xml", "model.bin", "about.json"
 _MOST_BYTES = 2**31
@@ -40,7 +40,7 @@ _MOST_BYTES = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a form's answers were beside those in fp32, on photos that it was not made from.
+    """What an int8 model's answers were beside those in fp32, on photos that it was not made from.
 
     `kind` says what `value` is a share of: "top1", the photos that are right in fp32 less those that are in int8, or
     "agreement", the photos with the same first class. `low` and `high` are its 95 % interval; `fp32` and `int8` the
@@ -75,13 +75,13 @@ class Gate:
 class QuantizedModel:
     """A network in int8: OpenVINO's two files, what it was made from (`content` of the network), and its gates.
 
-    `how` says what it was made by: NNCF's version, how many photos, whether layers were left in fp32 for accuracy.
+    `calibration` says how: NNCF's version, how many photos, and whether layers were left in fp32 by accuracy control.
     """
 
     xml: bytes
     weights: bytes
     content: str
-    how: Mapping[str, Any]
+    calibration: Mapping[str, Any]
     gates: tuple[Gate, ...] = ()
 
     @property
@@ -91,7 +91,7 @@ class QuantizedModel:
         return next((gate for gate in self.gates if gate.passed and _by(gate.instructions) == here), None)
 
     def with_gate(self, gate: Gate) -> QuantizedModel:
-        """The form with one gate more, in place of an earlier one on the same kind of CPU."""
+        """The model with one gate more, in place of an earlier one on the same kind of CPU."""
         others = tuple(g for g in self.gates if _by(g.instructions) != _by(gate.instructions))
         return replace(self, gates=(*others, gate))
 
@@ -103,18 +103,23 @@ class QuantizedModel:
         """
         try:
             model = core().read_model(model=self.xml, weights=self.weights)
-            if temperature != 1:
+            if temperature != 1:  # as `Network.at_temperature`; but this graph is OpenVINO's already
                 scores = model.get_results()[0].input_value(0).get_node().input(0)
                 divided = import_openvino().opset13.multiply(scores.get_source_output(), np.float32(1 / temperature))
                 scores.replace_source_output(divided.output(0))
             return model
         except RuntimeError as error:
-            raise DamagedError(f"the int8 form cannot be read ({str(error).splitlines()[-1]}). Make it again: "
+            raise DamagedError(f"the int8 model cannot be read ({str(error).splitlines()[-1]}). Make it again: "
                                "dla export --precision int8") from None  # fmt: skip
 
     def to_bytes(self) -> bytes:
-        """One file: a zip; equal forms give equal bytes."""
-        about = {"format": FORMAT, "content": self.content, "how": self.how, "gates": [asdict(g) for g in self.gates]}
+        """One file: a zip; equal models give equal bytes."""
+        about = {
+            "format": FORMAT,
+            "content": self.content,
+            "calibration": self.calibration,
+            "gates": [asdict(g) for g in self.gates],
+        }
         text = json.dumps(about, indent=1, sort_keys=True).encode() + b"\n"
         whole = io.BytesIO()
         with zipfile.ZipFile(whole, "w") as file:
@@ -140,9 +145,9 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
             about, xml, weights = (file.read(name) for name in (_ABOUT, _XML, _BIN))
         root = JsonObject(parse_object(about, _ABOUT), _ABOUT)
         root.get("format", int, str(FORMAT), lambda version: version == FORMAT)
-        content, how = root.get("content", str, "a text"), root.get("how", dict, "an object")
+        content, calibration = root.get("content", str, "a text"), root.get("calibration", dict, "an object")
         gates = tuple(_gate(gate) for gate in root.get("gates", list, "a list"))
-        return QuantizedModel(xml, weights, content, how, gates)
+        return QuantizedModel(xml, weights, content, calibration, gates)
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -155,7 +160,7 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         ValueError,
     ) as error:
         raise DamagedError(
-            f"{where} is no whole int8 form ({error}). Make it again: dla export --precision int8"
+            f"{where} is no whole int8 model ({error}). Make it again: dla export --precision int8"
         ) from None
 
 
@@ -163,8 +168,10 @@ def _gate(fields: Mapping[str, Any]) -> Gate:
     return Gate(**{**fields, "instructions": tuple(fields["instructions"])})
 
 
-def quantize(network: Network, pixels: Sequence[Array]) -> QuantizedModel:
+def quantize(network: Network, pixels: Sequence[Array], progress: Progress = NO_PROGRESS) -> QuantizedModel:
     """The network in 8 bits, the ranges of its maps taken from photos: uint8 (H, W, 3), all of the network's size.
+
+    `progress` is told of each photo each time that it goes through the network.
 
     Raises:
         UnavailableError: NNCF is not installed.
@@ -172,11 +179,13 @@ def quantize(network: Network, pixels: Sequence[Array]) -> QuantizedModel:
     with _nncf() as nncf:
         model = to_openvino(network, pixels[0].shape[:2])
         settings = _settings(nncf, network, len(pixels))
-        quantised = nncf.quantize(model, _dataset(nncf, pixels), advanced_parameters=_fix(nncf), **settings)
-    return _form(quantised, network, nncf, {"photos": len(pixels), "with_care": False})
+        quantized = nncf.quantize(model, _dataset(nncf, pixels, progress), advanced_parameters=_fix(nncf), **settings)
+    return _quantized_model(quantized, network, nncf, {"photos": len(pixels), "accuracy_control": False})
 
 
-def quantize_with_accuracy_control(network: Network, pixels: Sequence[Array], targets_N: Array) -> QuantizedModel:
+def quantize_with_accuracy_control(
+    network: Network, pixels: Sequence[Array], targets_N: Array, progress: Progress = NO_PROGRESS
+) -> QuantizedModel:
     """The same, with those layers left in fp32 without which the photos' own top-1 would fall by over `MAX_DROP`.
 
     Raises:
@@ -189,10 +198,10 @@ def quantize_with_accuracy_control(network: Network, pixels: Sequence[Array], ta
         return float(np.mean(right)), right
 
     with _nncf() as nncf:
-        model, photos = to_openvino(network, pixels[0].shape[:2]), _dataset(nncf, pixels)
+        model, photos = to_openvino(network, pixels[0].shape[:2]), _dataset(nncf, pixels, progress)
         settings = _settings(nncf, network, len(pixels)) | {"advanced_quantization_parameters": _fix(nncf)}
-        quantised = nncf.quantize_with_accuracy_control(model, photos, photos, top1, max_drop=MAX_DROP, **settings)
-    return _form(quantised, network, nncf, {"photos": len(pixels), "with_care": True})
+        quantized = nncf.quantize_with_accuracy_control(model, photos, photos, top1, max_drop=MAX_DROP, **settings)
+    return _quantized_model(quantized, network, nncf, {"photos": len(pixels), "accuracy_control": True})
 
 
 def _by(instructions: tuple[str, ...]) -> str:
@@ -200,12 +209,17 @@ def _by(instructions: tuple[str, ...]) -> str:
     return next((name for name in _BEST_FIRST if name in instructions), "")
 
 
-def _dataset(nncf: Any, pixels: Sequence[Array]) -> Any:
-    return nncf.Dataset([photo_HW3[None] for photo_HW3 in pixels])
+def _dataset(nncf: Any, pixels: Sequence[Array], progress: Progress) -> Any:
+    def taken(photo_1HW3: Array) -> Array:
+        progress.advance()
+        return photo_1HW3
+
+    progress.start("calibrating")  # NNCF decides how often it goes through the photos
+    return nncf.Dataset([photo_HW3[None] for photo_HW3 in pixels], taken)
 
 
 def _settings(nncf: Any, network: Network, photos: int) -> dict[str, Any]:
-    layers = [step.settings["layer"] for step in network.graph.steps if step.op == "conv"]
+    layers = [op.attributes["layer"] for op in network.graph.ops if op.op_type == "conv"]
     return {
         "preset": nncf.QuantizationPreset.MIXED,
         "target_device": nncf.TargetDevice.CPU,
@@ -220,12 +234,12 @@ def _fix(nncf: Any) -> Any:
     return nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
 
 
-def _form(quantised: Any, network: Network, nncf: Any, how: dict[str, Any]) -> QuantizedModel:
+def _quantized_model(model: Any, network: Network, nncf: Any, calibration: dict[str, Any]) -> QuantizedModel:
     with tempfile.TemporaryDirectory() as aside:
         file = Path(aside, _XML)
-        import_openvino().save_model(quantised, file, compress_to_fp16=False)
+        import_openvino().save_model(model, file, compress_to_fp16=False)
         xml, weights = file.read_bytes(), file.with_suffix(".bin").read_bytes()
-    return QuantizedModel(xml, weights, network.content, {"nncf": nncf.__version__, **how})
+    return QuantizedModel(xml, weights, network.content, {"nncf": nncf.__version__, **calibration})
 
 
 @contextmanager
@@ -236,7 +250,7 @@ def _nncf() -> Iterator[Any]:
         with without_telemetry():
             import nncf
     except ImportError:
-        raise UnavailableError("int8 forms are made by NNCF: pip install 'dla[export]'") from None
+        raise UnavailableError("int8 models are made by NNCF: pip install 'dla[export]'") from None
     nncf.set_log_level(40)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield nncf

@@ -36,9 +36,9 @@ class EngineTiming:
     """One engine with one network here, in seconds: until its first answer, for one photo, for each of many."""
 
     engine: str
-    first_s: float
-    one_s: float
-    each_s: float
+    cold_start_s: float
+    latency_s: float
+    per_photo_s: float
 
 
 # In the order in which they are taken where nothing was measured, with the packages that each needs.
@@ -75,8 +75,8 @@ def pip_line(name: str) -> str:
 def select_fastest(timings: Sequence[EngineTiming], photos: int | None) -> EngineTiming:
     """The one that is done first with so many photos; None are many. For one photo PyTorch is not worth importing."""
     if photos == 1:
-        return min((t for t in timings if t.engine != "torch"), key=lambda t: t.first_s, default=timings[0])
-    return min(timings, key=lambda t: t.each_s)
+        return min((t for t in timings if t.engine != "torch"), key=lambda t: t.cold_start_s, default=timings[0])
+    return min(timings, key=lambda t: t.per_photo_s)
 
 
 class EngineBenchmark:

@@ -1,23 +1,28 @@
 """PyTorch: batch-norm folded into the convolutions, channels_last, inference mode.
 
-On an NVIDIA GPU: pixels go by memory that the GPU reads by itself; where there is much to do the network is compiled,
-with CUDA graphs, which take away what it costs to launch some hundred small kernels one by one.
+On an NVIDIA GPU: pixels go by memory that the GPU reads by itself; CUDA graphs take away what it costs to launch some
+hundred small kernels one by one; where there is much to do the network is compiled besides.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
 
 from dla.engines.cpu import Precision, bf16_error, has_bf16
+from dla.engines.cuda_graph import CudaGraphs
 from dla.errors import UsageError
 from dla.models.fuse import fuse_conv_bn
 from dla.models.nodes import truncate
+from dla.models.normalize import Normalize
 from dla.types import Array
 
 __all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "worth_compiling"]
@@ -36,7 +41,7 @@ class TorchEngine:
         UsageError: bf16 on a CPU that has no instruction for it, or a device that is not here.
     """
 
-    at_once = 1
+    max_concurrent = 1
 
     def __init__(
         self,
@@ -51,13 +56,14 @@ class TorchEngine:
         self.device, self.precision, self.threads = pick_device(device), precision, threads
         self.compiles = worth_compiling(self.device, photos)
         self.compiled: dict[nn.Module, _CompiledTorch] = {}
+        self.graphs = CudaGraphs(self.device) if self.device.type == "cuda" and not self.compiles else None
         if precision == "bf16" and self.device.type == "cpu" and not has_bf16():
             raise bf16_error()
-        folded = fuse_conv_bn(model)
-        self.network = folded.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        folded = fuse_conv_bn(model).to(device=self.device, dtype=self.dtype)
+        self.network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.cut: dict[str, nn.Module] = {}  # parts of the network: they share its weights
-        self.scale_311 = torch.from_numpy(scale_3).to(self.device)[:, None, None]
-        self.shift_311 = torch.from_numpy(shift_3).to(self.device)[:, None, None]
+        self.normalize = Normalize(scale_3, shift_3).to(self.device)
 
     @property
     def name(self) -> str:
@@ -89,14 +95,16 @@ class TorchEngine:
         pixels = torch.from_numpy(pixels_NHW3)
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
-        # permuted, the pixels already lie in memory as channels_last wants them
-        x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        x = x.mul_(self.scale_311).add_(self.shift_311)
+        if self.graphs is not None:
+            return self.graphs.run(part, partial(self._compute, part), pixels)
+        return self._compute(part, pixels.to(self.device, non_blocking=True))
+
+    def _compute(self, part: nn.Module, pixels_NHW3: Tensor) -> Tensor:
+        x: Tensor = self.normalize(pixels_NHW3).to(self.dtype)
         if self.compiles and part not in self.compiled:
             self.compiled[part] = _CompiledTorch(part, x.shape)
         run = self.compiled.get(part, part)
-        bf16 = torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16")
-        with _threads(self.threads), _without_tf32(), bf16:
+        with _threads(self.threads), _without_tf32:
             return run(x).float()
 
 
@@ -110,7 +118,9 @@ class _CompiledTorch:
     def __call__(self, x_N3HW: Tensor) -> Tensor:
         if self.fast is not None and x_N3HW.shape == self.shape:
             try:
-                return self.fast(x_N3HW)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # they are left out on purpose
+                    return self.fast(x_N3HW)
             except RuntimeError as error:
                 from torch._dynamo.exc import TorchDynamoException  # it takes its time, and compiling has loaded it
 
@@ -144,15 +154,30 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """fp32 is fp32: by itself cuDNN rounds what it multiplies to 10 bits. The flag is one of the whole process, too."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+class _WithoutTf32:
+    """fp32 is fp32: by itself cuDNN rounds what it multiplies to 10 bits.
+
+    The flag is one of the whole process: the first of several threads turns it off and the last one sets it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = torch.backends.cudnn.allow_tf32
+                torch.backends.cudnn.allow_tf32 = False
+            self.inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                torch.backends.cudnn.allow_tf32 = self.before
+
+
+_without_tf32 = _WithoutTf32()
 
 
 @contextmanager

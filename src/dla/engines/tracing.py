@@ -1,4 +1,4 @@
-"""From a network in PyTorch to its list of steps: the one place that knows both."""
+"""From a network in PyTorch to its list of operations: the one place that knows both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTHING = (nn.Identity, nn.Dropout, DropPath)  # in evaluation mode
 
 
 def trace_ops(model: nn.Module) -> OpGraph:
-    """The steps to the logits (N, K) of a network of the table, in evaluation mode; to its map where it does not pool.
+    """The operations to the logits (N, K) of a network in evaluation mode; to its map where it does not pool.
 
     Raises:
         NotImplementedError: it has other parts than those of the table.
@@ -34,23 +34,23 @@ def trace_ops(model: nn.Module) -> OpGraph:
     found = {name: walk.numbers[node] for name, node in feature_nodes(model, whole).items()}
     if PRE_LOGITS in found:
         found[PRE_LOGITS] = walk.add("flatten", found[PRE_LOGITS])
-    return OpGraph(tuple(walk.steps), walk.output, dict(sorted(found.items())))
+    return OpGraph(tuple(walk.ops), walk.output, dict(sorted(found.items())))
 
 
 class _Walk:
-    """Takes the operations of a traced network in their order, and makes steps of them."""
+    """Takes the operations of a traced network in their order, and makes the list of them."""
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules())
-        self.steps: list[Op] = []
+        self.ops: list[Op] = []
         self.output = 0
         self.numbers: dict[fx.Node, int] = {}
         self.channels: dict[int, int] = {}  # that a convolution gives, as far as something may ask
         self.norms: set[fx.Node] = set()  # that went into the convolution before them
 
-    def add(self, op: str, *inputs: int, **settings: Any) -> int:
-        self.steps.append(Op(op, inputs, settings))
-        return len(self.steps)
+    def add(self, op_type: str, *inputs: int, **attributes: Any) -> int:
+        self.ops.append(Op(op_type, inputs, attributes))
+        return len(self.ops)
 
     def take(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -106,10 +106,10 @@ class _Walk:
         self.numbers[node] = self.add("scale", *self._given(node), factor=factor)
 
     def reduce(self, node: fx.Node) -> None:
-        op = {"mean": "mean", "amax": "max"}[str(node.target)]
+        op_type = {"mean": "global_avg_pool", "amax": "global_max_pool"}[str(node.target)]
         if node.args[1] != (2, 3) or node.kwargs != {"keepdim": True}:
             raise _unknown(node)
-        self.numbers[node] = self.add(op, *self._given(node))
+        self.numbers[node] = self.add(op_type, *self._given(node))
 
     def pad(self, node: fx.Node) -> None:
         """-inf below and right of a map, for the pooling that follows."""
@@ -121,22 +121,22 @@ class _Walk:
         (x, size), settings = node.args, dict[str, Any](node.kwargs)
         pad: Any = x.args if isinstance(x, fx.Node) and x.target is F.pad else None
         # "ceil_mode" is one row and column more, which count where the size is odd
-        after = int(settings["ceil_mode"]) if pad is None else pad[1][1]
-        if size != 2 or settings["padding"] or not after:
+        pad_end = int(settings["ceil_mode"]) if pad is None else pad[1][1]
+        if size != 2 or settings["padding"] or not pad_end:
             raise _unknown(node)
         self.numbers[node] = self.add("max_pool", *self._given(node), stride=settings["stride"],
-                                      dilation=settings["dilation"], after=after)  # fmt: skip
+                                      dilation=settings["dilation"], pad_end=pad_end)  # fmt: skip
 
-    def mean_3x3(self, node: fx.Node) -> None:
+    def avg_pool(self, node: fx.Node) -> None:
         if node.args[1] != 3 or node.kwargs != {"padding": 1}:
             raise _unknown(node)
-        self.numbers[node] = self.add("mean_3x3", *self._given(node), stride=node.args[2])
+        self.numbers[node] = self.add("avg_pool", *self._given(node), stride=node.args[2])
 
-    def mean_3x3_dilated(self, node: fx.Node) -> None:
+    def avg_pool_dilated(self, node: fx.Node) -> None:
         x, weight = node.all_input_nodes
         if weight.target != "new_full" or weight.args[2] != 1 / 9:
             raise _unknown(node)
-        self.numbers[node] = self.add("mean_3x3_dilated", self.numbers[x], dilation=node.kwargs["dilation"],
+        self.numbers[node] = self.add("avg_pool_dilated", self.numbers[x], dilation=node.kwargs["dilation"],
                                       channels=node.kwargs["groups"])  # fmt: skip
 
     def chunk(self, node: fx.Node) -> None:
@@ -164,8 +164,8 @@ _OPERATIONS: dict[Any, Callable[[_Walk, fx.Node], None]] = {
     torch.cat: _Walk.concat,
     F.pad: _Walk.pad,
     F.max_pool2d: _Walk.max_pool,
-    F.avg_pool2d: _Walk.mean_3x3,
-    F.conv2d: _Walk.mean_3x3_dilated,
+    F.avg_pool2d: _Walk.avg_pool,
+    F.conv2d: _Walk.avg_pool_dilated,
     "chunk": _Walk.chunk,
     "mean": _Walk.reduce,
     "amax": _Walk.reduce,
@@ -174,4 +174,4 @@ _OPERATIONS: dict[Any, Callable[[_Walk, fx.Node], None]] = {
 
 
 def _unknown(node: fx.Node) -> NotImplementedError:
-    return NotImplementedError(f"{node.format_node()} has no step")
+    return NotImplementedError(f"unsupported operation {node.format_node()}")

@@ -15,15 +15,15 @@ from dla.data.dataset import Split, open_split
 from dla.data.sources import DataOptions
 from dla.engines.torch import pick_device
 from dla.errors import DlaError, UsageError
-from dla.evaluation.html import write_report
 from dla.evaluation.result import Calibrated, Validation, Validations
-from dla.evaluation.scores import Preset, ProgressHook, ReadConfig, TestTime, log_probabilities, no_progress
+from dla.evaluation.scores import Preset, ReadConfig, TestTime, log_probabilities
 from dla.images.decode import ReadOptions
 from dla.inference.classifier import Classifier, check_classifies, load
+from dla.inference.pipeline import InputPipeline
 from dla.metrics.calibration import fit_temperature
 from dla.metrics.classification import compare, evaluate
 from dla.training.distributed import Ranks, process_group
-from dla.types import DEFAULT_MODEL, Array
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import write_temperature
 from dla.weights.spec import CONFIG
 
@@ -48,12 +48,11 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     preset: Preset = "model",
     tta: TestTime = "none",
     calibrate: bool = False,
-    report: str | os.PathLike[str] | None = None,
     allow_truncated: bool = False,
     max_pixels: int = ReadOptions().max_pixels,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
-    watch: ProgressHook = no_progress,
+    progress: Progress = NO_PROGRESS,
 ) -> Validation | Validations:
     """How good one model is on photos whose classes are known; or several on the same photos, and how sure it is that
     one is better.
@@ -73,50 +72,44 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
         tta: "flips" adds each photo's mirror image, "scales" looks at it at three sizes, "both" does both; the
             probabilities are the means.
         calibrate: fit the temperature and save it into the model's folder.
-        report: an HTML file to be written.
         allow_truncated: take what is there of files that end early.
         max_pixels: refuse larger photos by their header.
         columns: the columns of a table.
         seed: of the intervals' resampling.
-        watch: is given the iterator over the photos and their number and returns it, for a progress bar.
+        progress: told of each photo, model by model.
 
     Raises:
         UsageError: classes that the model does not know, or a model whose temperature cannot be fitted or saved.
-        UnavailableError, DamagedError: the data or the model cannot be had; or jinja2, for a report.
-        DlaError: not one photo can be read, or a file cannot be written.
+        UnavailableError, DamagedError: the data or the model cannot be had.
+        DlaError: not one photo can be read.
     """
     several = not isinstance(model, str | Classifier)
     named: Sequence[ModelOrName] = model if not isinstance(model, str | Classifier) else [model]
-    reading = ReadConfig(batch_size, workers, allow_truncated, max_pixels, preset, tta)
-    _check(named, reading, calibrate, report)
+    reading = ReadConfig(allow_truncated, max_pixels, preset, tta)
+    pipeline = InputPipeline(batch_size, workers)
+    _check(named, reading, calibrate)
     on = pick_device(device)
     with process_group(device) as ranks:
+        shown = progress if ranks.is_main else NO_PROGRESS
         opened = [_opened(m, str(ranks.device(on))) for m in named]
         where = _folder_of(opened[0]) if calibrate else None
-        done = [_one(_name(m), c, os.fspath(data), columns, reading, seed, ranks, watch)
+        done = [_one(_name(m), c, os.fspath(data), columns, reading, seed, pipeline, ranks, shown)
                 for m, c in zip(named, opened, strict=True)]  # fmt: skip
         found = [v for v, _ in done]
         if where is not None:
             found = [_calibrated(found[0], done[0][1], where, seed, ranks)]
         pairs = itertools.combinations(found, 2)
         compared = tuple((a.model, b.model, compare(a.evaluation, b.evaluation, seed=seed)) for a, b in pairs)
-        result = Validations(tuple(found), compared) if several else found[0]
-        if report is not None and ranks.is_main:
-            write_report(report, result)
-    return result
+        return Validations(tuple(found), compared) if several else found[0]
 
 
-def _check(named: Sequence[ModelOrName], reading: ReadConfig, calibrate: bool, report: object) -> None:
+def _check(named: Sequence[ModelOrName], reading: ReadConfig, calibrate: bool) -> None:
     if not named:
         raise UsageError("no model is named. Leave model out for the network that comes along")
     if calibrate and len(named) > 1:
         raise UsageError(f"calibrate fits one model at a time, and {len(named)} are named")
     if calibrate and (reading.tta, reading.preset) != ("none", "model"):
         raise UsageError("calibrate fits what dla predict says of photos, so it goes without tta and preset")
-    if report is not None:
-        from dla.html_report.page import check_can_write
-
-        check_can_write()
 
 
 def _name(model: ModelOrName) -> str:
@@ -142,12 +135,12 @@ def _folder_of(classifier: Classifier) -> Path:
 
 
 def _one(
-    name: str, classifier: Classifier, data: str, columns: DataOptions, reading: ReadConfig, seed: int, ranks: Ranks,
-    watch: ProgressHook,
+    name: str, classifier: Classifier, data: str, columns: DataOptions, reading: ReadConfig, seed: int,
+    pipeline: InputPipeline, ranks: Ranks, progress: Progress,
 ) -> tuple[Validation, Array]:  # fmt: skip
     """One model's figures, and the logarithms of its probabilities (N, K)."""
     split = _with_classes_of(classifier, data, columns)
-    logs_NK, unreadable = log_probabilities(split, classifier, reading, ranks, watch if ranks.is_main else no_progress)
+    logs_NK, unreadable = log_probabilities(split, classifier, reading, pipeline, ranks, progress)
     read = np.flatnonzero(~np.isnan(logs_NK[:, 0]))
     if not len(read):
         raise DlaError(f"none of the {len(split):,} photos of {data} can be read. The first: {unreadable[0].message}")

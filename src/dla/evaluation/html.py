@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from dla.evaluation.result import Validation, Validations
-from dla.html_report.charts import intervals
+from dla.html_report.charts import interval_chart
 from dla.html_report.page import Chart, Charts, Facts, Part, Section, Table, write_page
 from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
 from dla.images.decode import read_photo
@@ -35,13 +35,15 @@ def write_report(path: str | os.PathLike[str], found: Validation | Validations) 
 
 
 def _compared(found: Validations) -> Section:
-    charts = [Chart("top-1", intervals([(m.model, m.top1, m.evaluation.top1_interval) for m in found.models]))]
+    charts = [Chart("top-1", interval_chart([(m.model, m.top1, m.evaluation.top1_interval) for m in found.models]))]
     if any(len(m.evaluation.classes) > 5 for m in found.models):
-        charts.append(Chart("top-5", intervals([(m.model, m.top5, m.evaluation.top5_interval) for m in found.models])))
+        charts.append(
+            Chart("top-5", interval_chart([(m.model, m.top5, m.evaluation.top5_interval) for m in found.models]))
+        )
     pairs = [(f"{one}, less {other}", c.top1, c.top1_interval) for one, other, c in found.comparisons]
-    charts.append(Chart("difference of top-1", intervals(pairs, zero=True)))
+    charts.append(Chart("difference of top-1", interval_chart(pairs, zero=True)))
     rows = tuple(
-        (one, other, f"{100 * c.top1:+.1f}", _span(c.top1_interval), f"{c.only_one:,}", f"{c.only_other:,}")
+        (one, other, f"{100 * c.top1:+.1f}", _span(c.top1_interval), f"{c.only_a_correct:,}", f"{c.only_b_correct:,}")
         for one, other, c in found.comparisons
     )
     heads = ("one", "other", "top-1, points", "95 % interval", "only one right", "only other right")

@@ -58,7 +58,7 @@ class Validation:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it."""
-        return {"schema": SCHEMA, "data": self.data, **self.figures(), **_left_out(self.unreadable)}
+        return {"schema": SCHEMA, "data": self.data, **self.figures(), **_unreadable(self.unreadable)}
 
     def figures(self) -> dict[str, Any]:
         """What of the record is this model's."""
@@ -71,7 +71,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validations:
-    """Several models' figures on the same photos; `comparisons` of each pair: one, other, how much better one is."""
+    """Several models' figures on the same photos; `comparisons` of each pair: a, b, how much better a is."""
 
     models: tuple[Validation, ...]
     comparisons: tuple[tuple[str, str, Comparison], ...]
@@ -83,10 +83,10 @@ class Validations:
             "schema": SCHEMA,
             "data": first.data,
             "models": [m.figures() for m in self.models],
-            "comparisons": [{"one": one, "other": other, **c.to_dict()} for one, other, c in self.comparisons],
-            **_left_out(first.unreadable),
+            "comparisons": [{"model_a": a, "model_b": b, **c.to_dict()} for a, b, c in self.comparisons],
+            **_unreadable(first.unreadable),
         }
 
 
-def _left_out(unreadable: tuple[Unreadable, ...]) -> dict[str, Any]:
+def _unreadable(unreadable: tuple[Unreadable, ...]) -> dict[str, Any]:
     return {"unreadable": [{"path": u.name, "code": u.code, "message": u.message} for u in unreadable]}

@@ -6,31 +6,27 @@ What is kept of a photo is its row; a few photos at a time are read ahead of the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from dla.data.dataset import Split, Unreadable
-from dla.data.prefetch import run_ahead
-from dla.errors import ImageError, UsageError
-from dla.images.decode import ReadOptions, read_photo
+from dla.errors import UsageError
+from dla.images.decode import ReadOptions
 from dla.images.preprocessing import Preprocessing
 from dla.inference.classifier import Classifier
-from dla.inference.pipeline import in_batches
+from dla.inference.pipeline import InputPipeline, PhotoReader
 from dla.training.distributed import Ranks
-from dla.types import Array
+from dla.types import Array, Progress
 
 __all__ = [
     "PRESETS",
     "TEST_TIMES",
     "Preset",
-    "ProgressHook",
     "ReadConfig",
     "TestTime",
     "log_probabilities",
-    "no_progress",
     "tta_views",
 ]
 
@@ -39,7 +35,6 @@ Preset = Literal["model", "imagenet"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 TestTime = Literal["none", "flips", "scales", "both"]
 TEST_TIMES: tuple[TestTime, ...] = get_args(TestTime)
-ProgressHook = Callable[[Iterator[Any], int], Iterator[Any]]
 
 SMALLER, LARGER = 0.75, 1.25
 STRIDE = 32  # sides that are no multiple of it are seen worse (docs/results.md)
@@ -48,35 +43,23 @@ TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How photos are read, and how many at once. `preset` "imagenet" leaves them as stored, as timm does."""
+    """How photos are read and looked at. `preset` "imagenet" leaves them as stored, as timm does."""
 
-    batch_size: int = 8
-    workers: int = 2
     allow_truncated: bool = False
     max_pixels: int = ReadOptions().max_pixels
     preset: Preset = "model"
     tta: TestTime = "none"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise UsageError(f"batch_size is {self.batch_size}, workers {self.workers}: at least 1 and 0")
         for name, value, allowed in (("preset", self.preset, PRESETS), ("tta", self.tta, TEST_TIMES)):
             if value not in allowed:
                 raise UsageError(f"{name} is {value!r}. Allowed: {', '.join(allowed)}")
 
-
-@dataclass(frozen=True)
-class _Views:
-    """A photo at each size that it is looked at, uint8 (H, W, 3), or why it cannot be."""
-
-    row: int
-    pixels: tuple[Array, ...] = ()
-    error: Unreadable | None = None
-
-
-def no_progress(photos: Iterator[Any], total: int) -> Iterator[Any]:
-    """The same photos."""
-    return photos
+    def reader(self, preprocessing: Preprocessing) -> PhotoReader:
+        """What reads photos for a network with this preprocessing."""
+        exif = preprocessing.exif if self.preset == "model" else "ignore"
+        options = ReadOptions(exif, self.max_pixels, self.allow_truncated)
+        return PhotoReader(tta_views(preprocessing, self.tta), options)
 
 
 def tta_views(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessing, ...]:
@@ -100,7 +83,7 @@ def tta_views(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessin
 
 
 def log_probabilities(
-    split: Split, classifier: Classifier, reading: ReadConfig, ranks: Ranks, watch: ProgressHook
+    split: Split, classifier: Classifier, reading: ReadConfig, pipeline: InputPipeline, ranks: Ranks, progress: Progress
 ) -> tuple[Array, tuple[Unreadable, ...]]:
     """float32 (N, K) of all ranks together, and the photos that could not be read, whose rows are not a number.
 
@@ -109,41 +92,24 @@ def log_probabilities(
     rows_n = ranks.share(np.arange(len(split)))
     logs_nK = np.full((len(rows_n), len(classifier.classes)), np.nan, np.float32)
     errors_n = np.full(len(rows_n), None, object)
-    place = {row: i for i, row in enumerate(rows_n.tolist())}
     mirrored = reading.tta in ("flips", "both")
-    ahead = reading.batch_size + 2 * reading.workers
-    photos = run_ahead(_read_fn(split, classifier, reading), place, reading.workers, ahead)
-    for batch in in_batches(watch(photos, len(rows_n)), reading.batch_size, lambda p: p.error is None):
-        seen = [p for p in batch if p.error is None]
-        if seen:
-            probabilities_bK = _mean(classifier, [p.pixels for p in seen], mirrored)
-            logs_nK[[place[p.row] for p in seen]] = np.log(np.maximum(probabilities_bK, TINY))
-        for p in batch:
-            errors_n[place[p.row]] = p.error
+
+    def compute(*views: Array) -> Array:
+        """The mean over everything that is looked at of each photo."""
+        if mirrored:
+            views += tuple(np.ascontiguousarray(view[:, :, ::-1]) for view in views)
+        probabilities_bK = np.mean([classifier.probabilities(view) for view in views], 0)
+        return np.log(np.maximum(probabilities_bK, TINY))  # type: ignore[no-any-return]
+
+    named = ((split.names[row], split.photos[row]) for row in rows_n.tolist())
+    progress.start("validating", len(rows_n))
+    pipeline = replace(pipeline, max_concurrent=classifier.engine.max_concurrent)
+    results = pipeline.results(named, reading.reader(classifier.preprocessing), compute, lambda p, row: (p, row))
+    for i, (p, logs_K) in enumerate(results):
+        if p.error is None:
+            logs_nK[i] = logs_K
+        else:
+            errors_n[i] = Unreadable(p.name, p.error.code, p.error.message)
+        progress.advance()
     logs_NK, errors_N = (ranks.gather_rows(a, rows_n, len(split)) for a in (logs_nK, errors_n))
     return logs_NK, tuple(error for error in errors_N if error is not None)
-
-
-def _read_fn(split: Split, classifier: Classifier, reading: ReadConfig) -> Callable[[int], _Views]:
-    """What reads the photo of a row."""
-    sizes = tta_views(classifier.preprocessing, reading.tta)
-    exif = classifier.preprocessing.exif if reading.preset == "model" else "ignore"
-    options = ReadOptions(exif, reading.max_pixels, reading.allow_truncated)
-
-    def see(row: int) -> _Views:
-        name = split.names[row]
-        try:
-            photo = read_photo(split.photos[row], options, name)
-        except ImageError as error:
-            return _Views(row, error=Unreadable(name, error.code, str(error)))
-        return _Views(row, tuple(size.pixels(photo.image) for size in sizes))
-
-    return see
-
-
-def _mean(classifier: Classifier, photos: list[tuple[Array, ...]], mirrored: bool) -> Array:
-    """The mean over everything that is looked at of each photo, (n, K)."""
-    views = [np.stack(pixels) for pixels in zip(*photos, strict=True)]
-    if mirrored:
-        views += [np.ascontiguousarray(view[:, :, ::-1]) for view in views]
-    return np.mean([classifier.probabilities(view) for view in views], 0)  # type: ignore[no-any-return]

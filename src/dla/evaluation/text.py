@@ -90,7 +90,7 @@ def _comparison(c: Comparison, few: bool) -> Iterator[str]:
         verdict = "may be chance" if interval.low <= 0 <= interval.high else "no accident of which photos were taken"
         yield (f"  {name}  {100 * difference:+5.1f} points, 95 % interval {100 * interval.low:+.1f} to "
                f"{100 * interval.high:+.1f}: {verdict}")  # fmt: skip
-    yield f"  only the first is right on {c.only_one:,} photos, only the second on {c.only_other:,}"
+    yield f"  only the first is right on {c.only_a_correct:,} photos, only the second on {c.only_b_correct:,}"
 
 
 def _percent(share: float | None) -> str:

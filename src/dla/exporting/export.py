@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,6 @@ from dla.exporting.verify import (
     LEVEL,
     ExportReport,
     FileComparison,
-    SampleImage,
     SampleImages,
     compare,
 )
@@ -33,13 +31,13 @@ from dla.inference.int8_store import find_quantized, not_quantized_error
 from dla.inference.traced_model import for_photos, open_traced
 from dla.metrics.calibration import apply_temperature
 from dla.storage.files import open_folder_aside, write_files
-from dla.types import Array
+from dla.types import NO_PROGRESS, Array, Progress
 from dla.version import __version__
 from dla.weights.load import load_model
 from dla.weights.model_files import ModelFiles, open_files
 
 if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as Int8Form
+    from dla.engines.quantized import QuantizedModel as QuantizedModel
 
 __all__ = ["Exported", "export"]
 
@@ -53,8 +51,6 @@ class Exported:
     report: ExportReport
 
 
-Log = Callable[[str], None]
-WatchProgress = Callable[[Iterator[SampleImage], int], Iterator[SampleImage]]
 REPORT, SCRIPT, CARD = "report.json", "use.py", "README.md"
 
 
@@ -67,8 +63,7 @@ def export(
     precision: Literal["fp32", "int8"] = "fp32",
     calibrate: str | os.PathLike[str] | None = None,
     photos: str | os.PathLike[str] | None = None,
-    watch: WatchProgress = lambda pictures, total: pictures,
-    say: Log = lambda sentence: None,
+    progress: Progress = NO_PROGRESS,
 ) -> Exported:
     """Write a network as one file, with `use.py`, which uses it, `README.md` and `report.json`.
 
@@ -82,37 +77,36 @@ def export(
         to: "onnx", "openvino" or "pt2", what `torch.export` writes.
         preprocessing: have the file take photos, uint8 (N, H, W, 3) of any size. A "pt2" file never does: like one
             without this, it takes pixels as the network sees them.
-        precision: "int8" is for "openvino": the network's int8 form, which answers a little differently. What is
-            compared with the file then is that form in dla; how good it is beside fp32 its gate says.
-        calibrate: photos to make the int8 form from, and to put it through its gate
+        precision: "int8" is for "openvino": the network's int8 model, which answers a little differently. What is
+            compared with the file then is that model in dla; how good it is beside fp32 its gate says.
+        calibrate: photos to make the int8 model from, and to put it through its gate
             (`dla.inference.calibrate_int8.make_quantized`); it is kept for `load(precision="int8")` too. Without it
-            the form that is kept is exported.
+            the stored int8 model is exported.
         photos: a folder of photos to compare with, at best as it will be used on; by default some that come along.
             Where there are fewer than 60, parts of them make up the number.
-        watch: is given the iterator over the pictures and their number and returns it, for a progress bar.
-        say: is given sentences about what takes long.
+        progress: told of the photos that make the int8 model and of the images that are compared.
 
     Raises:
-        UsageError: int8 in another form than "openvino", or too few photos to calibrate; `out` is there and not empty,
-            the network gives no probabilities, or it has a part that only PyTorch runs.
+        UsageError: int8 in another format than "openvino", or too few photos to calibrate; `out` is not empty, the
+            network gives no probabilities, or it has a part that only PyTorch runs.
         CheckError: the file does not answer as PyTorch does: it is gone, and the report lies beside `out`. Or the int8
-            form did not pass its gate.
+            model did not pass its gate.
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`; or a package is not installed.
         DlaError: `out` cannot be written.
     """
-    folder, form = Path(os.path.expanduser(out)), _form(to)
+    folder, target = Path(os.path.expanduser(out)), _target(to)
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     _check_precision(to, precision, calibrate)
     _check_out(folder)
     files = open_files(model)
-    source, info = _open(files, preprocessing and form.takes_photos, precision == "int8" and calibrate is None)
-    pictures = SampleImages(photos, ReadOptions(source.preprocessing.exif))
+    source, info = _open(files, preprocessing and target.takes_photos, precision == "int8" and calibrate is None)
+    images = SampleImages(photos, ReadOptions(source.preprocessing.exif))
     if calibrate is not None:
-        source = replace(source, in_int8=_made_int8(files, calibrate, say))
+        source = replace(source, quantized=_made_int8(files, calibrate, progress))
     try:
         with open_folder_aside(folder, last=REPORT) as aside:
-            form.write(source, aside / form.file)
-            report = _compared(form, aside / form.file, source, info, pictures, watch)
+            target.write(source, aside / target.file)
+            report = _compared(target, aside / target.file, source, info, images, progress)
             text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
             if not report.passed:
                 kept = folder.with_name(f"{folder.name}.{REPORT}")
@@ -124,17 +118,17 @@ def export(
             _check_empty(folder)  # minutes have passed since it was looked at
     except OSError as error:
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
-    return Exported(folder, folder / form.file, report)
+    return Exported(folder, folder / target.file, report)
 
 
-def _form(name: TargetName) -> Target:
+def _target(name: TargetName) -> Target:
     if name not in TARGETS:
-        raise UnknownNameError("form", name, TARGETS, see=", ".join(TARGETS))
-    form = TARGETS[name]
-    missing = [package for package in form.packages if find_spec(package) is None]
+        raise UnknownNameError("export target", name, TARGETS, see=", ".join(TARGETS))
+    target = TARGETS[name]
+    missing = [package for package in target.packages if find_spec(package) is None]
     if missing:
         raise UnavailableError(f"--to {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    return form
+    return target
 
 
 def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
@@ -146,16 +140,16 @@ def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
         raise UsageError("--calibrate is for int8. Give --precision int8 too")
 
 
-def _made_int8(files: ModelFiles, calibrate: str | os.PathLike[str], say: Log) -> Int8Form:
+def _made_int8(files: ModelFiles, calibrate: str | os.PathLike[str], progress: Progress) -> QuantizedModel:
     from dla.inference.calibrate_int8 import make_quantized
 
-    made = make_quantized(files, calibrate, workers=cores(), say=say)
-    say(f"int8: {made.gate.sentence()}")
+    made = make_quantized(files, calibrate, workers=cores(), progress=progress)
+    progress.log(f"int8: {made.gate.sentence()}")
     kept = (
         f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"
     )
-    say(f"int8: passed, and {kept} for --precision int8")
-    return made.form
+    progress.log(f"int8: passed, and {kept} for --precision int8")
+    return made.quantized
 
 
 def _check_out(folder: Path) -> None:
@@ -171,7 +165,7 @@ def _check_empty(folder: Path) -> None:
 
 
 def _open(files: ModelFiles, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource, ModelInfo]:
-    """The network and what is known about it; with `kept_int8` the int8 form that is kept of it, too."""
+    """The network and what is known about it; with `kept_int8` the int8 model that is kept of it, too."""
     loaded = load_model(files)
     net, opened = for_photos(loaded)
     config = opened.config
@@ -193,48 +187,51 @@ def _open(files: ModelFiles, takes_photos: bool, kept_int8: bool) -> tuple[Expor
             "inside": takes_photos,
         },
         "temperature": config.temperature,
-        "licence": known.licence or "",
+        "license": known.license or "",
         "dataset": known.dataset or "",
         "dla": __version__,
     }
-    form = find_quantized(network, opened) if kept_int8 else None
-    if kept_int8 and form is None:
+    quantized = find_quantized(network, opened) if kept_int8 else None
+    if kept_int8 and quantized is None:
         raise not_quantized_error(files.name)
     network = network.at_temperature(config.temperature)
-    return ExportSource(network, net, config.temperature, opened.preprocessing, takes_photos, about, form), known
+    return ExportSource(network, net, config.temperature, opened.preprocessing, takes_photos, about, quantized), known
 
 
 def _compared(
-    form: Target, file: Path, source: ExportSource, info: ModelInfo, pictures: SampleImages, watch: WatchProgress
+    target: Target, file: Path, source: ExportSource, info: ModelInfo, images: SampleImages, progress: Progress
 ) -> ExportReport:
-    engine, against = _rival(source)
+    engine, reference = _reference(source)
 
     def expect(pixels_NHW3: Array) -> Array:
         return apply_temperature(engine.probabilities(pixels_NHW3), source.temperature)
 
     found = FileComparison(source.about["class_ids"], source.takes_photos)
-    run: RunFile = form.open(file, source.takes_photos)
-    seen = watch(iter(pictures), len(pictures))
-    compare(run, expect, source.preprocessing, seen, found, other_size=form.any_size or source.above_stride)
-    inside: dict[str, Any] = {"largest_level": None, "photo_flips": None}
+    run: RunFile = target.open(file, source.takes_photos)
+    other_size = target.any_size or source.above_stride
+    compare(run, expect, source.preprocessing, images, found, other_size=other_size, progress=progress)
+    inside: dict[str, Any] = {"max_pixel_difference": None, "photo_disagreements": None}
     if source.takes_photos:
-        inside = {"largest_level": max(found.levels), "photo_flips": tuple(found.photo_flips)}
+        inside = {
+            "max_pixel_difference": max(found.pixel_differences),
+            "photo_disagreements": tuple(found.photo_disagreements),
+        }
     return ExportReport(
-        model=info.origin or info.model, sha256=source.about["weights_sha256"], form=form.title, file=form.file,
-        runtime=form.runtime, against=against, photos=len(pictures.read),
-        unreadable=pictures.unreadable, pictures=found.pictures, batches=BATCHES,
-        largest_difference=max(found.differences), same_flips=tuple(found.same_flips), **inside, passed=found.passed,
-        precision="fp32" if source.in_int8 is None else "int8",
-        gates=() if source.in_int8 is None else tuple(gate.sentence() for gate in source.in_int8.gates),
+        model=info.origin or info.model, sha256=source.about["weights_sha256"], format=target.title, file=target.file,
+        runtime=target.runtime, reference=reference, photos=len(images.read),
+        unreadable=images.unreadable, images=found.images, batch_sizes=BATCHES,
+        max_difference=max(found.differences), disagreements=tuple(found.disagreements), **inside, passed=found.passed,
+        precision="fp32" if source.quantized is None else "int8",
+        gates=() if source.quantized is None else tuple(gate.sentence() for gate in source.quantized.gates),
     )  # fmt: skip
 
 
-def _rival(source: ExportSource) -> tuple[Engine, str]:
-    """What the file is compared with: PyTorch, or the int8 form as dla runs it."""
-    if source.in_int8 is not None:
+def _reference(source: ExportSource) -> tuple[Engine, str]:
+    """What the file is compared with: PyTorch, or the int8 model as dla runs it."""
+    if source.quantized is not None:
         from dla.engines.openvino import OpenvinoEngine
 
-        return OpenvinoEngine(source.network, "int8", form=source.in_int8.model()), f"dla {__version__} in int8"
+        return OpenvinoEngine(source.network, "int8", quantized=source.quantized.model()), f"dla {__version__} in int8"
     import torch
 
     from dla.engines.torch import TorchEngine
@@ -243,13 +240,13 @@ def _rival(source: ExportSource) -> tuple[Engine, str]:
 
 
 def _failed(report: ExportReport, kept: Path) -> str:
-    count, same = report.pictures, report.pictures - len(report.same_flips)
-    found = f"on the same pixels first class {same} of {count}, probabilities within {report.largest_difference:.1e}"
+    count, same = report.images, report.images - len(report.disagreements)
+    found = f"on the same pixels first class {same} of {count}, probabilities within {report.max_difference:.1e}"
     allowed = f"all, {DIFFERENCE:g}"
-    if report.photo_flips is not None:
-        found += f", from photos first class {count - len(report.photo_flips)} of {count}, pixels within "
-        found += str(report.largest_level)
+    if report.photo_disagreements is not None:
+        found += f", from photos first class {count - len(report.photo_disagreements)} of {count}, pixels within "
+        found += str(report.max_pixel_difference)
         allowed += f", {100 * AGREEMENT:g} %, {LEVEL}"
-    rival = "PyTorch" if report.precision == "fp32" else "the int8 form"
-    what = f"the {report.form} file does not answer as {rival} does, so it was not kept"
+    reference = "PyTorch" if report.precision == "fp32" else "the int8 model"
+    what = f"the {report.format} file does not answer as {reference} does, so it was not kept"
     return f"{what}: {found} (allowed: {allowed}). Report: {kept}"

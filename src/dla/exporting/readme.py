@@ -13,18 +13,18 @@ __all__ = ["readme", "usage_script"]
 
 def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: ExportReport) -> str:
     """Its text."""
-    form, p = TARGETS[name], source.preprocessing
+    target, p = TARGETS[name], source.preprocessing
     size = f"{p.size[0]}x{p.size[1]}"
     if source.takes_photos:
         takes = "`pixels`, uint8 (N, H, W, 3): RGB photos of one size, any. They are resized and cropped inside"
     else:
-        free = " N, H and W are free" if form.any_size else " N is free"
-        free += ", so are H and W above the network's stride." if source.above_stride and not form.any_size else "."
+        free = " N, H and W are free" if target.any_size else " N is free"
+        free += ", so are H and W above the network's stride." if source.above_stride and not target.any_size else "."
         takes = f"`pixels`, uint8 (N, {p.size[0]}, {p.size[1]}, 3): RGB, resized and cropped as `use.py` does.{free}"
     facts = {
         "network": f"{info.architecture}, {info.params / 1e6:.1f} M parameters, {info.macs / 1e9:.2f} GMACs",
         "weights": f"{report.model}, SHA-256 `{report.sha256}`",
-        "licence": info.licence or "not stated",
+        "licence": info.license or "not stated",
         "restrictions": info.restrictions,
         "trained on": info.dataset,
         "takes": takes,
@@ -32,11 +32,11 @@ def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: Expo
         "preprocessing": f"{size}, {p.crop_mode} crop of {p.crop_pct:g}, {p.interpolation}, EXIF orientation: {p.exif}",
         "precision": _precision(source),
         "temperature": f"{source.temperature:g}" if source.temperature != 1 else None,
-        "needs": f"`{form.packages[0]}`; `use.py` also numpy and pillow",
+        "needs": f"`{target.packages[0]}`; `use.py` also numpy and pillow",
     }
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value)
     return f"""\
-# {info.model} for {form.title}
+# {info.model} for {target.title}
 
 Written by dla {__version__}. `python use.py PHOTO` prints the five likeliest classes of a photo. Labels, class ids and
 most of this are in `{report.file}` too.
@@ -52,35 +52,36 @@ most of this are in `{report.file}` too.
 
 
 def _gates(report: ExportReport) -> str:
-    """How good an int8 form is beside fp32."""
+    """How good an int8 model is beside fp32."""
     return "".join(f"\n\nBeside fp32: {gate}." for gate in report.gates)
 
 
 def _checked(report: ExportReport) -> str:
-    count, same = report.pictures, report.pictures - len(report.same_flips)
+    count, same = report.images, report.images - len(report.disagreements)
     text = f"""\
-With {report.runtime}, beside {report.against}: {count} pictures made of {report.photos} photos,
-{", ".join(map(str, report.batches))} at a time.
+With {report.runtime}, beside {report.reference}: {count} images made of {report.photos} photos,
+{", ".join(map(str, report.batch_sizes))} at a time.
 
 | | found | allowed |
 | --- | --- | --- |
 | same first class on the same pixels | {same} of {count} | all |
-| largest difference of a probability on the same pixels | {report.largest_difference:.1e} | {DIFFERENCE:g} |"""
-    if report.largest_level is None or report.photo_flips is None:
+| largest difference of a probability on the same pixels | {report.max_difference:.1e} | {DIFFERENCE:g} |"""
+    if report.max_pixel_difference is None or report.photo_disagreements is None:
         return text
-    flips = "".join(
-        f"\n\n{flip.picture}: {flip.found} where it was {flip.expected}, more probable by {flip.margin:.1e}."
-        for flip in report.photo_flips
+    listed = "".join(
+        f"\n\n{d.image}: {d.actual} where it was {d.expected}, more probable by {d.margin:.1e}."
+        for d in report.photo_disagreements
     )
+    same_photos = f"{count - len(report.photo_disagreements)} of {count}"
     return f"""{text}
-| largest difference of a pixel made of a photo | {report.largest_level} of 255 | {LEVEL} |
-| same first class from the photo | {count - len(report.photo_flips)} of {count} | {100 * AGREEMENT:g} % |{flips}"""
+| largest difference of a pixel made of a photo | {report.max_pixel_difference} of 255 | {LEVEL} |
+| same first class from the photo | {same_photos} | {100 * AGREEMENT:g} % |{listed}"""
 
 
 def _precision(source: ExportSource) -> str | None:
-    if source.in_int8 is None:
+    if source.quantized is None:
         return None
-    care = source.in_int8.how["with_care"]
+    care = source.quantized.calibration["accuracy_control"]
     exact = "the first layer, the last and those that int8 would hurt" if care else "the first layer and the last"
     return f"int8; {exact} in fp32"
 
@@ -114,12 +115,12 @@ _RUN = {
 }
 
 
-def usage_script(form: TargetName, preprocessing: Preprocessing, takes_photos: bool) -> str:
-    """The text of `use.py` beside a file of that form."""
+def usage_script(to: TargetName, preprocessing: Preprocessing, takes_photos: bool) -> str:
+    """The text of `use.py` beside a file of that format."""
     opened = "Image.open(sys.argv[1])"
     if preprocessing.exif == "apply":
         opened = f"ImageOps.exif_transpose({opened})"
-    imports = _IMPORTS[form] if preprocessing.exif == "apply" else _IMPORTS[form].replace("Image, ImageOps", "Image")
+    imports = _IMPORTS[to] if preprocessing.exif == "apply" else _IMPORTS[to].replace("Image, ImageOps", "Image")
     prepare = "" if takes_photos else f"{_prepare(preprocessing)}\n"
     return f'''\
 """The five likeliest classes of a photo: python use.py PHOTO"""
@@ -131,7 +132,7 @@ from pathlib import Path
 import numpy as np
 {imports}
 
-{_OPEN[form]}
+{_OPEN[to]}
 photo = {opened}
 if photo.mode.startswith("I;16"):
     photo = Image.fromarray(((np.asarray(photo, np.uint32) + 128) // 257).astype(np.uint8))
@@ -139,7 +140,7 @@ if photo.has_transparency_data:
     photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
 photo = photo.convert("RGB")
 {prepare}pixels_1HW3 = np.array(photo)[None]
-probabilities_K = {_RUN[form]}
+probabilities_K = {_RUN[to]}
 for k in np.argsort(-probabilities_K, kind="stable")[:5]:
     print(f"{{100 * probabilities_K[k]:6.1f}} %  {{labels[k]}}")
 '''

@@ -1,4 +1,4 @@
-"""The forms that a network is exported in: what each writes, and how what was written is run."""
+"""The formats that a network is exported to: how each is written and run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from dla.engines.cpu import cores
 from dla.engines.graph import Network
 from dla.images.preprocessing import Preprocessing
 from dla.models.fuse import fuse_conv_bn
+from dla.models.normalize import Normalize
 from dla.types import Array
 
 if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as Int8Form
+    from dla.engines.quantized import QuantizedModel as QuantizedModel
     from dla.models.dla import DLA
 
 __all__ = ["TARGETS", "ExportSource", "RunFile", "Target", "TargetName", "to_program"]
@@ -33,10 +34,10 @@ RunFile = Callable[[Array], tuple[Array, Array]]
 
 @dataclass(frozen=True, slots=True)
 class ExportSource:
-    """What is exported: a network as steps and in PyTorch, and its preprocessing; `about` is what the file tells of it.
+    """What is exported: a network as operations and in PyTorch, its preprocessing, and `about`, the file's metadata.
 
     `network` is at its temperature, `model` is not. `takes_photos` says that the preprocessing is to be inside.
-    `in_int8` is what is written in place of the network, where its int8 form is exported.
+    `quantized` is what is written in place of the network, where its int8 model is exported.
     """
 
     network: Network
@@ -45,7 +46,7 @@ class ExportSource:
     preprocessing: Preprocessing
     takes_photos: bool
     about: Mapping[str, Any]
-    in_int8: Int8Form | None = None
+    quantized: QuantizedModel | None = None
 
     @property
     def above_stride(self) -> bool:
@@ -61,7 +62,7 @@ class ExportSource:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One form. `file` is what is opened, in the folder that `write` fills; `packages` are needed for both.
+    """One format. `file` is what is opened, in the folder that `write` fills; `packages` are needed for both.
 
     `takes_photos` says whether the preprocessing can be inside, `any_size` whether H and W are free however small.
     """
@@ -115,10 +116,10 @@ def _write_openvino(source: ExportSource, path: Path) -> None:
     from dla.engines.openvino import import_openvino, to_openvino
 
     size = source.preprocessing.size if source.takes_photos else None
-    if source.in_int8 is None:
+    if source.quantized is None:
         model = to_openvino(source.network, size)
     else:
-        model = source.in_int8.model(source.temperature)
+        model = source.quantized.model(source.temperature)
         model.reshape([-1, *(size or (-1, -1)), 3])
     if source.inside is not None:
         from dla.engines.onnx import PREPARED
@@ -186,16 +187,16 @@ TARGETS: Mapping[TargetName, Target] = {
 assert set(TARGETS) == set(get_args(TargetName))
 
 
-class _Answer(nn.Module):
+class _Program(nn.Module):
+    """What a "pt2" file holds: pixels (N, H, W, 3) -> probabilities (N, K)."""
+
     def __init__(self, network: nn.Module, scale_3: Array, shift_3: Array, temperature: float) -> None:
         super().__init__()
-        self.network, self.temperature = network, temperature
-        self.scale_311 = nn.Buffer(torch.from_numpy(scale_3)[:, None, None])
-        self.shift_311 = nn.Buffer(torch.from_numpy(shift_3)[:, None, None])
+        self.normalize, self.network, self.temperature = Normalize(scale_3, shift_3), network, temperature
 
     def forward(self, pixels_NHW3: Tensor) -> Tensor:
-        x_N3HW = pixels_NHW3.permute(0, 3, 1, 2).float() * self.scale_311 + self.shift_311
-        probabilities_NK: Tensor = (self.network(x_N3HW) / self.temperature).softmax(1)
+        # as `dla.metrics.calibration.apply_temperature`, whose NumPy cannot be inside the program
+        probabilities_NK: Tensor = (self.network(self.normalize(pixels_NHW3)) / self.temperature).softmax(1)
         return probabilities_NK
 
 
@@ -205,6 +206,6 @@ def to_program(model: nn.Module, scale_3: Array, shift_3: Array, temperature: fl
     N is free, and so are H and W above the network's stride; where `size`, (height, width), is not above it, they are
     those.
     """
-    answer = _Answer(fuse_conv_bn(model), scale_3, shift_3, temperature).eval()
+    answer = _Program(fuse_conv_bn(model), scale_3, shift_3, temperature).eval()
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     return export(answer, (example,), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from dla.exporting.targets import RunFile
 from dla.images.decode import ReadOptions, read_photo
 from dla.images.find import PhotoFinder
 from dla.images.preprocessing import Preprocessing
-from dla.types import Array
+from dla.inference.pipeline import InputPipeline, PreparedInput
+from dla.types import NO_PROGRESS, Array, Progress
 
 __all__ = [
     "AGREEMENT",
@@ -42,14 +43,14 @@ EXPORT_SCHEMA = "dla.export/1"
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A picture whose first class another way of computing changed, from `expected` to `found` (class ids).
+    """An image whose first class another way of computing changed, from `expected` to `actual` (class ids).
 
     `margin` is how much more probable `expected` was, from 0 to 1.
     """
 
-    picture: str
+    image: str
     expected: str
-    found: str
+    actual: str
     margin: float
 
 
@@ -57,28 +58,28 @@ class Disagreement:
 class ExportReport:
     """How an exported file answers, beside PyTorch.
 
-    `model` is what was read, `sha256` its weight file's; `file` was written as `form`, and `runtime` ran it. `pictures`
-    were made of `photos`, and went through it `batches` at a time. On the very pixels that the file's network saw,
-    `same_flips` are other first classes, and `largest_difference` is of probabilities. Where the file takes photos, the
-    pixels that it makes of them differ by up to `largest_level` (0 to 255), and `photo_flips` are other first classes
-    than those of the pixels that they should be; else these two are None. Of an int8 form `gates` say how good it is
-    beside fp32.
+    `model` is what was read, `sha256` its weight file's; `file` was written as `format`, and `runtime` ran it;
+    `reference` is what it was compared with. `images` were made of `photos`, and went through it `batch_sizes` at a
+    time. On the very pixels that the file's network saw, `disagreements` are other first classes, and `max_difference`
+    is of probabilities. Where the file takes photos, the pixels that it makes of them differ by up to
+    `max_pixel_difference` (0 to 255), and `photo_disagreements` are other first classes than those of the pixels that
+    they should be; else these two are None. Of an int8 model `gates` say how good it is beside fp32.
     """
 
     model: str
     sha256: str
-    form: str
+    format: str
     file: str
     runtime: str
-    against: str
+    reference: str
     photos: int
     unreadable: int
-    pictures: int
-    batches: tuple[int, ...]
-    largest_difference: float
-    same_flips: tuple[Disagreement, ...]
-    largest_level: int | None
-    photo_flips: tuple[Disagreement, ...] | None
+    images: int
+    batch_sizes: tuple[int, ...]
+    max_difference: float
+    disagreements: tuple[Disagreement, ...]
+    max_pixel_difference: int | None
+    photo_disagreements: tuple[Disagreement, ...] | None
     passed: bool
     precision: str = "fp32"
     gates: tuple[str, ...] = ()
@@ -86,7 +87,7 @@ class ExportReport:
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON has it (docs/export.md); what is no number is null there."""
         record = {"schema": EXPORT_SCHEMA, **asdict(self)}
-        record["largest_difference"] = self.largest_difference if math.isfinite(self.largest_difference) else None
+        record["max_difference"] = self.max_difference if math.isfinite(self.max_difference) else None
         return record
 
 
@@ -95,7 +96,19 @@ DIFFERENCE, LEVEL = 1e-4, 1  # at most, of probabilities and of levels of pixels
 AGREEMENT = 0.995  # of first classes, at least
 ODD = 13, 7  # rows and columns more, for a network that is given another size than its own
 
-PixelBatch = tuple[list[str], list[Image.Image]]
+
+@dataclass(frozen=True, slots=True)
+class FileAnswer:
+    """What a file and its reference gave for one image: probabilities (K,) of the pixels that the file's network saw.
+
+    Of a file that takes photos also the largest difference (0 to 255) of those pixels from what they should be, and the
+    reference's probabilities of these.
+    """
+
+    expected_K: Array
+    found_K: Array
+    pixel_difference: int | None = None
+    of_photo_K: Array | None = None
 
 
 @dataclass
@@ -104,89 +117,93 @@ class FileComparison:
 
     class_ids: Sequence[str]
     takes_photos: bool
-    pictures: int = 0
+    images: int = 0
     differences: list[float] = field(default_factory=list)
-    same_flips: list[Disagreement] = field(default_factory=list)
-    levels: list[int] = field(default_factory=list)
-    photo_flips: list[Disagreement] = field(default_factory=list)
+    disagreements: list[Disagreement] = field(default_factory=list)
+    pixel_differences: list[int] = field(default_factory=list)
+    photo_disagreements: list[Disagreement] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
         """Whether it answers the same; what is no number does not."""
-        same = not self.same_flips and max(self.differences) <= DIFFERENCE and np.isfinite(self.differences).all()
-        most = (1 - AGREEMENT) * self.pictures
-        return bool(same and max(self.levels, default=0) <= LEVEL and len(self.photo_flips) <= most)
+        same = not self.disagreements and max(self.differences) <= DIFFERENCE and np.isfinite(self.differences).all()
+        most = (1 - AGREEMENT) * self.images
+        return bool(same and max(self.pixel_differences, default=0) <= LEVEL and len(self.photo_disagreements) <= most)
 
-    def add(self, names: list[str], expected_NK: Array, found_NK: Array) -> None:
-        """The answers to the same pixels."""
-        self.pictures += len(names)
-        self.differences += np.abs(found_NK - expected_NK).max(1).tolist()
-        self.same_flips += self._flips(names, expected_NK, found_NK)
+    def add(self, image: PreparedInput, answer: FileAnswer) -> None:
+        """What one image came to."""
+        self.images += 1
+        self.differences.append(float(np.abs(answer.found_K - answer.expected_K).max()))
+        self.disagreements += self._disagreement(image.name, answer.expected_K, answer.found_K)
+        if answer.pixel_difference is not None and answer.of_photo_K is not None:
+            self.pixel_differences.append(answer.pixel_difference)
+            self.photo_disagreements += self._disagreement(image.name, answer.of_photo_K, answer.found_K)
 
-    def add_photos(self, names: list[str], pixels: tuple[Array, Array], expected_NK: Array, found_NK: Array) -> None:
-        """The pixels that should have been and that were made of photos, and the answers to them."""
-        should, were = (p.astype(np.int16) for p in pixels)
-        self.levels.append(int(np.abs(should - were).max()))
-        self.photo_flips += self._flips(names, expected_NK, found_NK)
-
-    def _flips(self, names: list[str], expected_NK: Array, found_NK: Array) -> Iterator[Disagreement]:
-        for name, expected_K, found_K in zip(names, expected_NK, found_NK, strict=True):
-            k, other = int(expected_K.argmax()), int(found_K.argmax())
-            if k != other:
-                ids = self.class_ids[k], self.class_ids[other]
-                yield Disagreement(name, *ids, float(expected_K[k] - expected_K[other]))
+    def _disagreement(self, name: str, expected_K: Array, found_K: Array) -> list[Disagreement]:
+        k, other = int(expected_K.argmax()), int(found_K.argmax())
+        if k == other:
+            return []
+        return [Disagreement(name, self.class_ids[k], self.class_ids[other], float(expected_K[k] - expected_K[other]))]
 
 
 def compare(
     run: RunFile,
     expect: Callable[[Array], Array],
     preprocessing: Preprocessing,
-    pictures: Iterable[SampleImage],
+    images: SampleImages,
     comparison: FileComparison,
     *,
     other_size: bool,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
-    """Give `run`, an exported file, the pictures, one, three and eight at a time, and the same pixels to `expect`.
+    """Give `run`, an exported file, the images, one, three and eight at a time, and the same pixels to `expect`.
 
     A file that takes photos gets them one by one, and parts of one size together. One that takes pixels also gets, with
     `other_size`, some of another size than its network's own.
     """
-    of_pixels = _of_pixels(pictures, preprocessing, other_size)
-    for names, images in _of_photos(pictures) if comparison.takes_photos else of_pixels:
-        prepared_NHW3, found_NK = run(np.stack([np.asarray(image) for image in images]))
-        comparison.add(names, expect(prepared_NHW3), found_NK)
-        if comparison.takes_photos:
-            should_NHW3 = np.stack([preprocessing.pixels(image) for image in images])
-            comparison.add_photos(names, (should_NHW3, prepared_NHW3), expect(should_NHW3), found_NK)
+    last = deque[SampleImage](maxlen=max(BATCHES))
+    batch = 0
+
+    def give(some: Iterable[SampleImage], total: int, sizes: int | tuple[int, ...], seen: Preprocessing) -> None:
+        def prepare(image: SampleImage) -> PreparedInput:
+            pixels_HW3 = seen.pixels(image.image)
+            photo = (np.asarray(image.image),) if comparison.takes_photos else ()
+            return PreparedInput(image.name, (*photo, pixels_HW3))
+
+        progress.start("comparing", total, "images")
+        for _ in InputPipeline(sizes, workers=0).results(some, prepare, answer, comparison.add):
+            progress.advance()
+
+    def answer(given_NHW3: Array, should_NHW3: Array | None = None) -> Iterator[FileAnswer]:
+        nonlocal batch
+        batch = len(given_NHW3)
+        prepared_NHW3, found_NK = run(given_NHW3)
+        expected_NK = expect(prepared_NHW3)
+        if should_NHW3 is None:
+            return map(FileAnswer, expected_NK, found_NK)
+        differences_N = np.abs(should_NHW3.astype(np.int16) - prepared_NHW3).max((1, 2, 3)).tolist()
+        return map(FileAnswer, expected_NK, found_NK, differences_N, expect(should_NHW3))
+
+    def kept() -> Iterator[SampleImage]:
+        for image in images:
+            last.append(image)
+            yield image
+
+    give(kept(), len(images), 1 if comparison.takes_photos else BATCHES, preprocessing)
+    if comparison.takes_photos:
+        for count in BATCHES[1:]:
+            give(_of_one_size([*last][-count:]), min(count, len(last)), count, preprocessing)
+    elif other_size:
+        height, width = (side + more for side, more in zip(preprocessing.size, ODD, strict=True))
+        some = [SampleImage(f"{p.name}, at {width}x{height}", p.image) for p in [*last][-batch:]]
+        give(some, batch, batch, replace(preprocessing, size=(height, width)))
 
 
-def _of_photos(pictures: Iterable[SampleImage]) -> Iterator[PixelBatch]:
-    kept = list[SampleImage]()
-    for picture in pictures:
-        yield [picture.name], [picture.image]
-        kept = [*kept, picture][-max(BATCHES) :]
-    for count in BATCHES[1:]:
-        some = kept[-count:]
-        width, height = (min(p.image.size[axis] for p in some) for axis in (0, 1))
-        yield (
-            [f"{p.name}, its first {width}x{height}" for p in some],
-            [p.image.crop((0, 0, width, height)) for p in some],
-        )
-
-
-def _of_pixels(pictures: Iterable[SampleImage], preprocessing: Preprocessing, other_size: bool) -> Iterator[PixelBatch]:
-    rest, last = iter(pictures), list[SampleImage]()
-    for count in cycle(BATCHES):
-        some = list(islice(rest, count))
-        if not some:
-            break
-        last = some
-        yield [p.name for p in some], [Image.fromarray(preprocessing.pixels(p.image)) for p in some]
-    if not other_size:
-        return
-    height, width = (side + more for side, more in zip(preprocessing.size, ODD, strict=True))
-    odd = replace(preprocessing, size=(height, width))
-    yield [f"{p.name}, at {width}x{height}" for p in last], [Image.fromarray(odd.pixels(p.image)) for p in last]
+def _of_one_size(images: Sequence[SampleImage]) -> list[SampleImage]:
+    """The upper left part of each, all as large as the smallest allows."""
+    width, height = (min(p.image.size[axis] for p in images) for axis in (0, 1))
+    name = f"its first {width}x{height}"
+    return [SampleImage(f"{p.name}, {name}", p.image.crop((0, 0, width, height))) for p in images]
 
 
 SAMPLE_IMAGES = 60  # at least
@@ -226,12 +243,12 @@ class SampleImages:
         self.read, self.unreadable = [], 0
         for path in self.paths:
             try:
-                picture = self._whole(path)
+                image = self._whole(path)
             except ImageError:
                 self.unreadable += 1
                 continue
             self.read.append(path)
-            yield picture
+            yield image
         if not self.read:
             raise self._nothing()
         generator = np.random.default_rng(0)
@@ -246,7 +263,7 @@ class SampleImages:
 
 
 def _part(whole: SampleImage, generator: np.random.Generator) -> SampleImage:
-    """A random part of a picture at a random size, both with odd sides."""
+    """A random part of an image at a random size, both with odd sides."""
     image = whole.image
     width, height = (max(1, int(side * generator.uniform(*SHARES))) | 1 for side in image.size)
     width, height = min(width, image.width), min(height, image.height)

@@ -1,26 +1,67 @@
-"""Small drawings as SVG text. Colours are the page's variables, so that they suit light and dark; texts are escaped.
+"""Charts: lines, a reliability diagram, intervals. Their colours are an HTML page's where they stand in one.
 
-All are 400 units wide, about as wide as they are shown, so that letters have their own size on a phone too.
+All are 400 units wide, about as wide as a report shows them, so that letters keep their size on a phone too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Style, Text
 from dla.metrics.calibration import Calibration
 from dla.metrics.intervals import Interval
 
-__all__ = ["Series", "intervals", "lines", "percent", "reliability_diagram", "round_numbers", "shortened"]
+__all__ = [
+    "COLOURS",
+    "STYLES",
+    "Series",
+    "interval_chart",
+    "line_chart",
+    "percent",
+    "reliability_diagram",
+    "round_numbers",
+    "shortened",
+]
 
 
 WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 30
-COLOURS = ("var(--one)", "var(--two)", "var(--three)")
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 34
 
-Scale = Callable[[float], float]
+# The variables of page.html, with its light colours for a chart that stands elsewhere.
+COLOURS = {
+    "paper": "#ffffff",
+    "ink": "#1b1f24",
+    "faint": "#59636e",
+    "rule": "#d5dbe1",
+    "one": "#0969da",
+    "two": "#bc4c00",
+    "three": "#1a7f37",
+}
+_PAPER, _INK, _FAINT, _RULE, *_SERIES = (f"var(--{name}, {colour})" for name, colour in COLOURS.items())
+_ONE, _TWO, _ = _SERIES
+_LINES = ("first", "second", "third")
+
+STYLES = {  # in the order of drawing
+    "grid": Style(stroke=_RULE, stroke_width=1),
+    "reference": Style(stroke=_TWO, stroke_width=2),
+    "count": Style(_FAINT, 0.6),
+    "bar": Style(_ONE, 0.75),
+    "interval": Style(_ONE, 0.55),
+    "target": Style(stroke=_TWO, stroke_width=2, stroke_dasharray="6 5"),
+    **{name: Style(stroke=colour, stroke_width=2) for name, colour in zip(_LINES, _SERIES, strict=True)},
+    **{f"{name} dot": Style(colour) for name, colour in zip(_LINES, _SERIES, strict=True)},
+    **{anchor: Style(_FAINT, font_size=12, text_anchor=anchor) for anchor in ("start", "middle", "end")},
+    "row": Style(_INK, stroke=_PAPER, stroke_width=5, paint_order="stroke", font_size=12),  # lines end at its letters
+    **{
+        f"{name} name": Style(colour, font_size=12, font_weight="bold")
+        for name, colour in zip(_LINES, _SERIES, strict=True)
+    },
+}
+
+NumberFormat = Callable[[float], str]
+_GENERAL: NumberFormat = "{:g}".format
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,93 +82,114 @@ def percent(value: float) -> str:
     return f"{100 * value:g} %"
 
 
-def lines(series: Sequence[Series], x_name: str, form: Callable[[float], str] = "{:g}".format) -> str:
-    """Up to three lines over the same x, with a dot at each one's end; "" where there is no point at all."""
-    drawn = [(s.name, s.points(), colour) for s, colour in zip(series, COLOURS, strict=False)]
-    every = [point for _, points, _ in drawn for point in points]
+def line_chart(
+    series: Sequence[Series],
+    x_name: str,
+    y_format: NumberFormat = _GENERAL,
+    *,
+    log_x: bool = False,
+    mark: tuple[str, float] | None = None,
+) -> Page | None:
+    """Up to three lines over the same x, with a dot at the end of each; None where there is no point at all.
+
+    Args:
+        y_format: writes the values of y.
+        log_x: the x axis is logarithmic; every x is above 0.
+        mark: a name and an x, at which a dashed vertical line stands.
+    """
+    every = [point for s in series for point in s.points()]
     if not every:
-        return ""
-    x, y = _x_scale([p[0] for p in every]), _y_scale([p[1] for p in every])
-    body = _grid(y.ticks, y.at, form) + _x_axis(x.ticks, x.at, x_name, "{:g}".format)
+        return None
+    x = (_log_axis if log_x else _whole_axis)([p[0] for p in every])
+    y = _y_axis([p[1] for p in every])
+    shapes = [*_grid(y, y_format), *_x_labels(x, x_name, _GENERAL)]
     legend: float = LEFT
-    for name, points, colour in drawn:
-        if not points:
-            continue
-        path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in points)
-        body += f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>'
-        body += f'<circle cx="{x.at(points[-1][0]):.1f}" cy="{y.at(points[-1][1]):.1f}" r="3.5" fill="{colour}"/>'
-        body += f'<text class="name" x="{legend:.0f}" y="14" style="fill:{colour}">{escape(name)}</text>'
-        legend += 18 + 7 * len(name)
-    return _svg(body, HEIGHT, f"{', '.join(s.name for s in series)} by {x_name}")
+    for s, style in zip(series, _LINES, strict=False):
+        if points := [(x.at(a), y.at(b)) for a, b in s.points()]:
+            shapes += [Line(style, tuple(points), s.name), Circle(f"{style} dot", *points[-1], 3.5)]
+            shapes.append(Text(f"{style} name", legend, 14, s.name))
+            legend += 18 + 7 * len(s.name)
+    if mark is not None:
+        name, at = mark
+        shapes += [Line("target", ((x.at(at), y.at(y.ticks[-1])), (x.at(at), y.at(y.ticks[0]))), name)]
+        shapes.append(Text("second name", legend, 14, name))
+    return Page(f"{', '.join(s.name for s in series)} by {x_name}", WIDTH, HEIGHT, STYLES, shapes)
 
 
-def reliability_diagram(calibration: Calibration) -> str:
-    """How often the first class is right, by how probable it was called; beneath it how many photos are where."""
+def reliability_diagram(calibration: Calibration) -> Page:
+    """The accuracy of each bin of confidence against the diagonal, and beneath it how many photos each bin has."""
     plot, strip = 230, 44
-    x = _ChartAxis((0.0, 0.25, 0.5, 0.75, 1.0), (0, 1), (LEFT, WIDTH - RIGHT))
-    y = _ChartAxis((0.0, 0.25, 0.5, 0.75, 1.0), (0, 1), (TOP + plot, TOP))
-    body = _grid(y.ticks, y.at, percent)
+    ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
+    x = _ChartAxis(ticks, (0, 1), (LEFT, WIDTH - RIGHT))
+    y = _ChartAxis(ticks, (0, 1), (TOP + plot, TOP))
     most = max(b.count for b in calibration.bins)
     floor = TOP + plot + 10 + strip
+    shapes = [*_grid(y, percent), *_x_labels(x, "probability of the first class", percent, floor)]
     for b in calibration.bins:
         left, width = x.at(b.low) + 1, x.at(b.high) - x.at(b.low) - 2
         tall = strip * b.count / most
-        body += _box(left, floor - tall, width, tall, "var(--faint)", 0.6)
+        shapes.append(Rect("count", left, floor - tall, width, tall))
         if b.accuracy is not None:
-            body += _box(left, y.at(b.accuracy), width, y.at(0) - y.at(b.accuracy), "var(--one)", 0.75)
-    body += (f'<line x1="{x.at(0)}" y1="{y.at(0)}" x2="{x.at(1)}" y2="{y.at(1)}" stroke="var(--two)" '
-             'stroke-width="2" stroke-dasharray="6 5"/>')  # fmt: skip
-    body += f'<text class="name" x="{LEFT}" y="14" style="fill:var(--one)">right</text>'
-    body += f'<text class="name" x="{LEFT + 46}" y="14" style="fill:var(--two)">as promised</text>'
-    body += f'<text x="{LEFT - 7}" y="{floor - 2}" text-anchor="end">photos</text>'
-    body += _x_axis(x.ticks, x.at, "probability of the first class", percent, floor)
-    return _svg(body, floor + 34, "share that is right by the probability of the first class")
+            shapes.append(Rect("bar", left, y.at(b.accuracy), width, y.at(0) - y.at(b.accuracy)))
+    shapes += [
+        Line("target", ((x.at(0), y.at(0)), (x.at(1), y.at(1)))),
+        Text("first name", LEFT, 14, "right"),
+        Text("second name", LEFT + 46, 14, "as promised"),
+        Text("end", LEFT - 7, floor - 2, "photos"),
+    ]
+    return Page("share that is right by the probability of the first class", WIDTH, floor + 34, STYLES, shapes)
 
 
-def intervals(rows: Sequence[tuple[str, float, Interval]], zero: bool = False) -> str:
-    """A row for each share: its name, a dot, and its interval as a line; `zero` draws where there is no difference."""
+def interval_chart(rows: Sequence[tuple[str, float, Interval]], zero: bool = False) -> Page:
+    """One row for each share: its name, a dot, and its interval as a bar; `zero` marks where there is no difference."""
     ends = [e for _, _, i in rows for e in (i.low, i.high)] + ([0.0] if zero else [])
     ticks = round_numbers(min(ends), max(ends), 4)
     pad = (ticks[-1] - ticks[0]) * 0.03
     x = _ChartAxis(ticks, (ticks[0] - pad, ticks[-1] + pad), (8, WIDTH - 8))
     bottom = 8 + 48 * len(rows)
-    body = "".join(f'<line x1="{x.at(t):.1f}" y1="4" x2="{x.at(t):.1f}" y2="{bottom}" stroke="var(--rule)"/>'
-                   for t in ticks)  # fmt: skip
+    shapes: list[Shape] = [Line("grid", ((x.at(t), 4), (x.at(t), bottom))) for t in ticks]
     if zero:
-        body += (
-            f'<line x1="{x.at(0):.1f}" y1="4" x2="{x.at(0):.1f}" y2="{bottom}" stroke="var(--two)" stroke-width="2"/>'
-        )
+        shapes.append(Line("reference", ((x.at(0), 4), (x.at(0), bottom))))
     for i, (name, value, interval) in enumerate(rows):
         middle = 38 + 48 * i
         low, high = x.at(interval.low), x.at(interval.high)
-        # a rim of paper keeps the lines out of the letters
-        rim = "paint-order:stroke;stroke:var(--paper);stroke-width:5px"
-        body += f'<text x="8" y="{middle - 14}" style="fill:var(--ink);{rim}">{escape(shortened(name, 56))}</text>'
-        body += (f'<line x1="{low:.1f}" y1="{middle}" x2="{high:.1f}" y2="{middle}" stroke="var(--one)" '
-                 'stroke-width="4" stroke-linecap="round" opacity="0.55"/>')  # fmt: skip
-        body += f'<circle cx="{x.at(value):.1f}" cy="{middle}" r="5.5" fill="var(--one)"/>'
-    body += _labels(x.ticks, x.at, percent, bottom + 16)
-    return _svg(body, bottom + 24, "figures with their intervals")
+        shapes.append(Text("row", 8, middle - 14, shortened(name, 56)))
+        shapes.append(Rect("interval", low - 2, middle - 2, high - low + 4, 4, 2))  # its ends are round
+        shapes.append(Circle("first dot", x.at(value), middle, 5.5))
+    shapes += _tick_labels(x, percent, bottom + 16)
+    return Page("figures with their intervals", WIDTH, bottom + 24, STYLES, shapes)
 
 
 @dataclass(frozen=True, slots=True)
 class _ChartAxis:
+    """Ticks, the values at the ends of an axis, and where these ends are."""
+
     ticks: Sequence[float]
     values: tuple[float, float]
     units: tuple[float, float]
+    log: bool = False
 
     def at(self, value: float) -> float:
         (low, high), (start, end) = self.values, self.units
+        if self.log:
+            value, low, high = math.log10(value), math.log10(low), math.log10(high)
         return start + (end - start) * (value - low) / ((high - low) or 1)
 
 
-def _x_scale(xs: Sequence[float]) -> _ChartAxis:
+def _whole_axis(xs: Sequence[float]) -> _ChartAxis:
     low, high = min(xs), max(xs)
     whole = [t for t in round_numbers(low, high, 6) if low <= t <= high and t == int(t)] or [low]
     return _ChartAxis(whole, (low, high) if low < high else (low - 1, high + 1), (LEFT + 6, WIDTH - RIGHT - 6))
 
 
-def _y_scale(ys: Sequence[float]) -> _ChartAxis:
+def _log_axis(xs: Sequence[float]) -> _ChartAxis:
+    """Ticks at the powers of ten, from one below all of `xs` to one above."""
+    low, high = math.floor(math.log10(min(xs)) + 1e-9), math.ceil(math.log10(max(xs)) - 1e-9)
+    ticks = [10.0**power for power in range(low, max(high, low + 1) + 1)]
+    return _ChartAxis(ticks, (ticks[0], ticks[-1]), (LEFT + 6, WIDTH - RIGHT - 6), log=True)
+
+
+def _y_axis(ys: Sequence[float]) -> _ChartAxis:
     ticks = round_numbers(min(ys), max(ys), 5)
     return _ChartAxis(ticks, (ticks[0], ticks[-1]), (HEIGHT - BOTTOM, TOP))
 
@@ -141,40 +203,23 @@ def round_numbers(low: float, high: float, most: int) -> list[float]:
     return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
 
 
-def _grid(ticks: Sequence[float], at: Scale, form: Callable[[float], str]) -> str:
-    return "".join(
-        f'<line x1="{LEFT}" y1="{at(t):.1f}" x2="{WIDTH - RIGHT}" y2="{at(t):.1f}" stroke="var(--rule)"/>'
-        f'<text x="{LEFT - 7}" y="{at(t) + 4:.1f}" text-anchor="end">{form(t)}</text>'
-        for t in ticks
-    )
+def _grid(y: _ChartAxis, y_format: NumberFormat) -> Iterator[Shape]:
+    for tick in y.ticks:
+        yield Line("grid", ((LEFT, y.at(tick)), (WIDTH - RIGHT, y.at(tick))))
+        yield Text("end", LEFT - 7, y.at(tick) + 4, y_format(tick))
 
 
-def _x_axis(
-    ticks: Sequence[float], at: Scale, name: str, form: Callable[[float], str], bottom: float = HEIGHT - BOTTOM
-) -> str:
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    return (
-        _labels(ticks, at, form, bottom + 15)
-        + f'<text x="{middle}" y="{bottom + 29}" text-anchor="middle">{name}</text>'
-    )
+def _x_labels(x: _ChartAxis, name: str, x_format: NumberFormat, bottom: float = HEIGHT - BOTTOM) -> Iterator[Shape]:
+    yield from _tick_labels(x, x_format, bottom + 15)
+    yield Text("middle", (LEFT + WIDTH - RIGHT) / 2, bottom + 29, name)
 
 
-def _labels(ticks: Sequence[float], at: Scale, form: Callable[[float], str], y: float) -> str:
-    def anchor(x: float) -> str:
-        return "start" if x < 20 else "end" if x > WIDTH - 20 else "middle"
-
-    return "".join(f'<text x="{at(t):.1f}" y="{y}" text-anchor="{anchor(at(t))}">{form(t)}</text>' for t in ticks)
-
-
-def _box(left: float, top: float, width: float, height: float, colour: str, opacity: float) -> str:
-    size = f'width="{width:.1f}" height="{height:.1f}"'
-    return f'<rect x="{left:.1f}" y="{top:.1f}" {size} fill="{colour}" opacity="{opacity}"/>'
+def _tick_labels(x: _ChartAxis, x_format: NumberFormat, y: float) -> Iterator[Shape]:
+    for tick in x.ticks:
+        at = x.at(tick)
+        yield Text("start" if at < 20 else "end" if at > WIDTH - 20 else "middle", at, y, x_format(tick))
 
 
 def shortened(text: str, most: int) -> str:
     """The end of a long text: that of a path tells most."""
     return text if len(text) <= most else f"...{text[3 - most :]}"
-
-
-def _svg(body: str, height: float, label: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label)}">{body}</svg>'

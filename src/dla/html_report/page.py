@@ -1,7 +1,7 @@
 """One HTML file that needs nothing else: no network, no script. Light or dark as the reader's screen is.
 
 A page is sections, a section is parts: plain values, which `page.html` lays out. Every text is escaped there; only the
-`svg` of a chart is taken as it is (`dla.html_report.charts` escapes what it writes).
+`svg` of a chart is taken as it is (`dla.drawing.shapes` escapes what it writes).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from dla.drawing.shapes import Page, inline_svg
 from dla.errors import UnavailableError
 from dla.storage.files import write_file
 from dla.types import Array
@@ -68,8 +69,13 @@ class Chart:
     """A drawing with a title above and a note below."""
 
     title: str
-    svg: str
+    drawing: Page
     note: str = ""
+
+    @property
+    def svg(self) -> str:
+        """The drawing as an element of the page."""
+        return inline_svg(self.drawing)
 
 
 @dataclass(frozen=True, slots=True)

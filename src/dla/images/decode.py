@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +16,17 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from dla.errors import ImageError, UsageError
-from dla.images.formats import FORMATS, HEADER_BYTES, ImageFormat, format_of, turned_by_loading, webp_size
+from dla.images.formats import (
+    FORMATS,
+    HEADER_BYTES,
+    ImageFormat,
+    UnsupportedError,
+    format_of,
+    turned_by_loading,
+    webp_size,
+)
 from dla.images.rgb import image_from_array, to_rgb
+from dla.images.segments import MAX_SEGMENTS, TooManySegmentsError
 
 __all__ = ["ERROR_CODES", "Header", "Photo", "ReadOptions", "read_header", "read_photo", "to_photo"]
 
@@ -23,11 +34,12 @@ __all__ = ["ERROR_CODES", "Header", "Photo", "ReadOptions", "read_header", "read
 ERROR_CODES = {
     "not_found": "there is no file of that name",
     "is_a_directory": "the name is a folder's",
+    "not_a_file": "the name is a pipe's, a socket's or a device's",
     "permission_denied": "the file may not be read by this user",
     "read_error": "the disk or the network failed while the file was read",
     "empty_file": "the file has no bytes",
     "not_an_image": "the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF, whatever its name says",
-    "too_large": "the photo has more pixels than is allowed; its header says so, and nothing was decoded",
+    "too_large": "the photo has more pixels, or the file more bytes, than is allowed; nothing was decoded",
     "truncated": "the file ends before the picture does",
     "decode_error": "the file is damaged, or of a variety that cannot be read",
 }
@@ -35,6 +47,9 @@ ERROR_CODES = {
 # Formats whose end mark is in the last bytes, and how many of these are looked at.
 _MARKED_AT_THE_END = ("JPEG", "PNG", "GIF")
 _TAIL_BYTES = 4096
+# A progressive JPEG makes the decoder visit its pixels once a scan, however little is in the scan.
+_SCAN = re.compile(rb"\xff\xda")
+_MOST_SCANNED_PIXELS = 2_000_000_000
 
 # What turns a photo with that EXIF orientation upright. All but 6 and 8 undo themselves.
 _TURNS = {
@@ -55,11 +70,13 @@ class ReadOptions:
     exif: turn photos upright as their EXIF block says, or leave them as stored.
     max_pixels: larger photos are refused by their header, before memory is taken.
     allow_truncated: give what is there of a file that ends early.
+    max_bytes: larger files are refused before they are read.
     """
 
     exif: Literal["apply", "ignore"] = "apply"
     max_pixels: int = 179_000_000
     allow_truncated: bool = False
+    max_bytes: int = 600_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +143,7 @@ def read_photo(
     Raises:
         ImageError: it cannot be read; see `ERROR_CODES`.
     """
-    with _told(source, name), _open(source) as file:
+    with _named(source, name), _open(source, options.max_bytes) as file:
         return _read(file, options)
 
 
@@ -138,7 +155,7 @@ def read_header(
     Raises:
         ImageError: already this much cannot be read; `read_photo` would raise the same.
     """
-    with _told(source, name), _open(source) as file:
+    with _named(source, name), _open(source, options.max_bytes) as file:
         format_ = _format_of(file)
         try:
             return _header(format_, file, options)
@@ -150,17 +167,17 @@ def read_header(
 
 
 def _header(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> Header:
-    image = _opened(format_, file, options)
-    size, mode, orientation = image.size, image.mode, _orientation(image)
     from dla.images.truncated import is_truncated
 
+    image = _opened(format_, file, options)
+    size, mode, orientation = image.size, image.mode, _orientation(image)
     file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
     ends = format_.name in _MARKED_AT_THE_END and not is_truncated(format_, file.read())
     return Header(format_.name, size, mode, orientation, ends)
 
 
 @contextmanager
-def _told(source: object, name: str | None) -> Iterator[None]:
+def _named(source: object, name: str | None) -> Iterator[None]:
     """Errors with the name of what could not be read."""
     label = name or (os.fsdecode(source) if isinstance(source, str | os.PathLike) else "the given bytes")
     try:
@@ -171,40 +188,89 @@ def _told(source: object, name: str | None) -> Iterator[None]:
         raise ImageError("read_error", f"{label}: it could not be read ({error.strerror or error})") from error
 
 
-def _open(source: Any) -> BinaryIO:
+def _open(source: Any, max_bytes: int) -> BinaryIO:
     if isinstance(source, bytes | bytearray | memoryview):
+        _check_bytes(len(source), max_bytes)
         return io.BytesIO(source)
-    if not isinstance(source, str | os.PathLike):
-        data = "" if isinstance(source, io.TextIOBase) else source.read()  # photos are no text to decode
-        if isinstance(data, str):
-            raise UsageError("the image file is open in text mode. Open it with mode 'rb'")
-        return io.BytesIO(data)
+    if isinstance(source, str | os.PathLike):
+        return _open_path(source, max_bytes)
+    data = "" if isinstance(source, io.TextIOBase) else source.read(max_bytes + 1)  # photos are no text to decode
+    if isinstance(data, str):
+        raise UsageError("the image file is open in text mode. Open it with mode 'rb'")
+    _check_bytes(len(data), max_bytes)
+    return io.BytesIO(data)
+
+
+def _open_path(path: str | os.PathLike[str], max_bytes: int) -> BinaryIO:
     try:
-        return open(source, "rb")
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
         raise ImageError("not_found", "there is no such file") from error
     except IsADirectoryError as error:
         raise ImageError("is_a_directory", "this is a folder, not a photo") from error
     except PermissionError as error:
         raise ImageError("permission_denied", "no permission to read this file") from error
+    try:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ImageError("not_a_file", "this is a pipe, a socket or a device, not a file with a photo")
+        _check_bytes(about.st_size, max_bytes)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is opened at once, too."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_bytes(count: int, max_bytes: int) -> None:
+    if count > max_bytes:
+        raise ImageError(
+            "too_large",
+            f"the file has {_file_size(count)}, more than the {_file_size(max_bytes)} allowed. "
+            "Raise --max-megabytes to read it",
+        )
 
 
 def _read(file: BinaryIO, options: ReadOptions) -> Photo:
     format_ = _format_of(file)
     try:
         image = _opened(format_, file, options)
+        _check_scans(image, file)
         turned = turned_by_loading(image)
         image.load()
         return Photo(_upright(image, turned, options))
     except ImageError:
         raise
+    except TooManySegmentsError:
+        raise ImageError("decode_error", f"this {format_.name} file has more than {MAX_SEGMENTS:,} segments") from None
+    except UnsupportedError as error:
+        raise ImageError("decode_error", f"{format_.name} files with {error} cannot be read") from None
     except Image.DecompressionBombError as error:
-        raise ImageError("too_large", f"{error} That limit is PIL.Image.MAX_IMAGE_PIXELS, doubled") from error
+        raise ImageError(
+            "too_large", "it has more than twice PIL.Image.MAX_IMAGE_PIXELS pixels, a limit that this process has set"
+        ) from error
     except Exception as error:  # whatever a damaged file makes Pillow raise
         if isinstance(error, OSError) and error.errno is not None:
             raise
         file.seek(0)
         return _rescue(format_, file.read(), error, options)
+
+
+def _check_scans(image: ImageFile, file: BinaryIO) -> None:
+    """Refuse a progressive JPEG whose scans would take minutes."""
+    if "progressive" not in image.info:
+        return
+    file.seek(0)
+    most, scans, tail = _MOST_SCANNED_PIXELS // (image.width * image.height), 0, b""
+    while part := file.read(2**20):
+        scans += len(_SCAN.findall(tail + part))
+        tail = part[-1:]
+    if scans > max(20, most):
+        raise ImageError("decode_error", f"this JPEG file has {scans} scans: it would take too long to decode")
 
 
 def _format_of(file: BinaryIO) -> ImageFormat:
@@ -263,7 +329,7 @@ def _from_pil(image: Image.Image, options: ReadOptions, name: str) -> Photo:
         raise ImageError(error.code, f"{name}: {error}") from None
     except Exception as error:
         code = "truncated" if "truncated" in str(error).lower() else "decode_error"
-        raise ImageError(code, f"{name}: it cannot be decoded ({error})") from error
+        raise ImageError(code, f"{name}: it cannot be decoded") from error
 
 
 def _from_tensor(tensor: Any) -> Any:
@@ -280,12 +346,13 @@ def _from_tensor(tensor: Any) -> Any:
 
 def _rescue(format_: ImageFormat, data: bytes, error: Exception, options: ReadOptions) -> Photo:
     """What is there of a photo that could not be decoded, if its file ends early and that is allowed."""
+    from dla.images.truncated import is_truncated, salvage
+
     if isinstance(error, MemoryError):
         raise ImageError("decode_error", "there is not enough memory to decode it") from error
-    from dla.images.truncated import is_truncated, salvage  # here, because most files are whole
-
     if "truncated" not in str(error).lower() and not is_truncated(format_, data):
-        raise ImageError("decode_error", f"this {format_.name} file cannot be decoded ({_reason(error)})") from error
+        what = "is damaged, or of a variety that cannot be read"
+        raise ImageError("decode_error", f"this {format_.name} file {what}") from error
     about = f"{_file_size(len(data))} of {format_.name}"
     rest = salvage(format_, data)
     if rest is None:
@@ -297,10 +364,6 @@ def _rescue(format_: ImageFormat, data: bytes, error: Exception, options: ReadOp
             f"the file ends in the middle of the picture ({about}). Use --allow-truncated to classify what is there",
         ) from error
     return Photo(_upright(rest.image, rest.turned, options), truncated=True)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _file_size(count: int) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,26 +52,21 @@ class PhotoFinder:
             self.unmatched.append(item)
 
     def _walk(self, folder: str) -> Iterator[str]:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            yield folder  # a folder that cannot be listed becomes a record with its error
-            return
-        for entry in entries:
-            if not entry.is_dir():
-                # reading a pipe would wait for ever; a broken link is told by its name
-                if entry.is_file() or entry.is_symlink():
+        for entry in (entries := _entries(folder)) or ():
+            if not _holds(entry.is_dir):
+                # reading a pipe would wait for ever; a link that leads nowhere is told by its name
+                if entry.is_symlink() or _holds(entry.is_file):
                     yield from self._photos([entry.path])
             elif not entry.is_symlink() and not entry.name.startswith("."):
                 yield from self._walk(entry.path)
+        if entries is None:
+            yield folder  # it becomes a record with its error
 
     def _expand(self, pattern: str) -> Iterator[str]:
-        parts = Path(pattern).parts
-        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        # pathlib's ** does not go round in circles through links, glob's does
-        for match in sorted(Path(*parts[:fixed]).glob(os.path.join(*parts[fixed:]))):
-            if not match.is_dir() and not any(part.startswith(".") for part in match.parts[fixed:-1]):
-                yield from self._photos([str(match)])
+        path = Path(pattern)
+        fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+        base = os.path.join(*path.parts[:fixed]) if fixed else ""
+        yield from self._photos(sorted(set(_matches(base, path.parts[fixed:])), key=lambda match: Path(match).parts))
 
     def _photos(self, paths: Iterable[str]) -> Iterator[str]:
         for path in paths:
@@ -81,3 +77,50 @@ class PhotoFinder:
                 self.others.update(() if name.startswith(".") else (suffix,))
             else:
                 yield path
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """Ask an entry of a folder. A link to itself or into a forbidden folder is neither a file nor a folder."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]] | None:
+    """What is in a folder, by name, or None where it cannot be listed."""
+    try:
+        with os.scandir(folder or ".") as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return None
+
+
+def _matches(folder: str, parts: Sequence[str]) -> Iterator[str]:
+    """The files below a folder that match a pattern's parts, and the folders that could not be listed.
+
+    `**` stands for any folders, but those that links lead to. Hidden folders match nothing.
+    """
+    first, rest = parts[0], parts[1:]
+    if not glob.has_magic(first):
+        path = os.path.join(folder, first)
+        if rest and os.path.isdir(path):
+            yield from _matches(path, rest)
+        elif not rest and os.path.lexists(path) and not os.path.isdir(path):
+            yield path
+        return
+    if first == "**" and rest:
+        yield from _matches(folder, rest)
+    entries = _entries(folder)
+    if entries is None and os.path.isdir(folder):
+        yield folder
+    for entry in entries or ():
+        path = os.path.join(folder, entry.name)
+        if not _holds(entry.is_dir):
+            if not rest and first != "**" and fnmatch.fnmatchcase(entry.name, first):
+                yield path
+        elif not entry.name.startswith("."):
+            if first == "**":
+                yield from () if entry.is_symlink() else _matches(path, parts)
+            elif rest and fnmatch.fnmatchcase(entry.name, first):
+                yield from _matches(path, rest)

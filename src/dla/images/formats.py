@@ -9,39 +9,127 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
+from PIL.ImageFile import ImageFile, _Tile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-__all__ = ["FORMATS", "HEADER_BYTES", "ImageFormat", "format_of", "turned_by_loading", "webp_size"]
+from dla.images.segments import without_metadata
+
+__all__ = [
+    "FORMATS",
+    "HEADER_BYTES",
+    "GreyScale",
+    "ImageFormat",
+    "UnsupportedError",
+    "format_of",
+    "grey_scale",
+    "turned_by_loading",
+    "webp_size",
+]
 
 
 HEADER_BYTES = 32
+_COMPRESSION, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 259, 262, 258, 339  # tags of TIFF
+_UNSIGNED, _SIGNED = 1, 2  # values of the last
+_TIFF_JPEG = (6, 7)
+# none, CCITT, LZW, JPEG, deflate, PackBits, old deflate, LZMA, Zstandard: what Pillow's libtiff is built with
+_TIFF_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, *_TIFF_JPEG, 8, 32773, 32946, 34925, 50000})
+
+
+class UnsupportedError(Exception):
+    """A variety of a format that would be read wrongly; the message says which, as in "files with ..."."""
+
+
+@dataclass(frozen=True, slots=True)
+class GreyScale:
+    """What a file says of grey samples with more than 8 bits.
+
+    `white` is the value of white where the number of bits tells it. `unsigned` samples of 32 bits are read with a sign
+    by Pillow. `inverted`: 0 is white.
+    """
+
+    white: int | None
+    unsigned: bool = False
+    inverted: bool = False
+
+
+def grey_scale(image: Image.Image) -> GreyScale:
+    """How the samples of an image of mode I;16, I or F are meant."""
+    tags: Any = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    inverted = tags.get(_PHOTOMETRIC) == 0
+    if image.mode.startswith("I;16"):
+        return GreyScale(2 ** min(bits, 16) - 1, inverted=inverted)
+    unsigned = image.mode == "I" and bits == 32 and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
+    return GreyScale(None, unsigned and bool(tags), inverted)
 
 
 class _Jpeg(JpegImageFile):
+    def __init__(self, fp: BinaryIO) -> None:
+        super().__init__(without_metadata(fp, "JPEG"))
+
     def _read_dpi_from_exif(self) -> None:
         """Not read: nobody needs the resolution, and a broken EXIF block would keep the photo from opening."""
+
+
+class _Png(PngImageFile):
+    def __init__(self, fp: BinaryIO) -> None:
+        super().__init__(without_metadata(fp, "PNG"))
 
 
 class _Gif(GifImageFile):
     # Only the first frame is read. To know how it is cleared away, Pillow would allocate it before its size is checked.
     disposal_method = property(lambda self: 0, lambda self, value: None)
 
+    def __init__(self, fp: BinaryIO) -> None:
+        super().__init__(without_metadata(fp, "GIF"))
+
+
+class _Bmp(BmpImageFile):
+    def load_end(self) -> None:
+        """Make a picture opaque whose alpha is 0 everywhere: writers of 32 bits often leave the fourth byte empty."""
+        if self.mode == "RGBA" and self.im.getband(3).getextrema() == (0, 0):
+            self.im.fillband(3, 255)
+
 
 class _Tiff(TiffImageFile):
+    def _setup(self) -> None:
+        """Refuse what Pillow or its libtiff would read wrongly, and mend how it would read the rest."""
+        code = self.tag_v2.get(_COMPRESSION, 1)
+        bits, kinds = self.tag_v2.get(_BITS_PER_SAMPLE, (1,)), self.tag_v2.get(_SAMPLE_FORMAT, ())
+        if code not in _TIFF_COMPRESSIONS:
+            raise UnsupportedError(f"compression {code}")
+        if max(bits) == 8 and _SIGNED in kinds:
+            raise UnsupportedError("8-bit samples that have a sign")
+        if max(bits) == 12 and code in _TIFF_JPEG:
+            raise UnsupportedError("12-bit JPEG in them")
+        super()._setup()
+        if self._planar_configuration == 2 and max(bits) > 8 and not self.use_load_libtiff:
+            # Pillow's own reader takes planes for bytes.
+            self.use_load_libtiff = True
+            self.tile = [_libtiff(self, f"{self.mode};16N")]
+        elif self.use_load_libtiff:
+            # libtiff gives numbers in the machine's byte order, whatever the file's.
+            args: Any = self.tile[0].args
+            self.tile = [_libtiff(self, re.sub(r"B([FS])$", r"N\1", args[0]))]
+
     def load_prepare(self) -> None:
         """Without Pillow's second check of the size: the caller has made the only one."""
         if self._im is None:
             self.im = Image.new(self.mode, self._tile_size).im
         super().load_prepare()
+
+
+def _libtiff(image: TiffImageFile, raw: str) -> _Tile:
+    return _Tile("libtiff", (0, 0, *image._tile_size), 0, (raw, False, image.tag_v2.offset))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +147,10 @@ def _format(name: str, plugin: type[ImageFile], starts: bytes) -> ImageFormat:
 
 FORMATS = (
     _format("JPEG", _Jpeg, rb"\xff\xd8\xff"),
-    _format("PNG", PngImageFile, rb"\x89PNG\r\n\x1a\n"),
+    _format("PNG", _Png, rb"\x89PNG\r\n\x1a\n"),
     _format("WebP", WebPImageFile, rb"RIFF.{4}WEBP"),
     _format("GIF", _Gif, rb"GIF8[79]a"),
-    _format("BMP", BmpImageFile, rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
+    _format("BMP", _Bmp, rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
     _format("TIFF", _Tiff, rb"II[*+]\0|MM\0[*+]"),
     _format("AVIF", AvifImageFile, rb".{4}ftyp(avif|avis|mif1|msf1)"),
 )

@@ -27,6 +27,9 @@ Exif = Literal["apply", "ignore"]
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _MOST, _LEAST_PCT = 1e6, 1e-3  # far beyond what any network has; what they bound stays finite in float32
 # A sample of these two jumps when it moves by a rounding error, and Pillow holds a box in single precision.
+_REACH = 3  # of the widest filter (lanczos), in pixels of the smaller image
+_LONG = 32_768  # sides of photos are shorter
+_MOST_WHOLE = 100_000_000  # pixels
 _NEEDS_WHOLE_PIXELS = ("nearest", "box")
 
 
@@ -181,11 +184,14 @@ def _part_of_resized(
     """The `size` (height, width) pixels from `start` (top, left) on of the image resized to `resized`."""
     (top, left), (rows, columns) = start, size
     height, width = image.height, image.width
-    if name in _NEEDS_WHOLE_PIXELS:
+    if name in _NEEDS_WHOLE_PIXELS and resized[0] * resized[1] <= _MOST_WHOLE:
         whole = crop_resize(image, (0, 0, width, height), resized, name)
         return whole[top : top + rows, left : left + columns]
     y0, y1 = (min(height, y * height / resized[0]) for y in (top, top + rows))
     x0, x1 = (min(width, x * width / resized[1]) for x in (left, left + columns))
+    if height > _LONG or width > _LONG:
+        image, (x0, y0, x1, y1) = _near(image, (x0, y0, x1, y1), (width / resized[1], height / resized[0]))
+        height, width = image.height, image.width
     vertical_first = _vertical_first((height, width), resized)
     if vertical_first == _vertical_first((height, width), size):
         return crop_resize(image, (x0, y0, x1, y1), size, name)
@@ -193,6 +199,17 @@ def _part_of_resized(
     if vertical_first:
         return crop_resize(image.resize((width, rows), filter_, (0, y0, width, y1)), (x0, 0, x1, rows), size, name)
     return crop_resize(image.resize((columns, height), filter_, (x0, 0, x1, height)), (0, y0, columns, y1), size, name)
+
+
+def _near(image: Image.Image, box: Box, scale: tuple[float, float]) -> tuple[Image.Image, Box]:
+    """The part of a long image that a box and the filter's reach around it need, and the box in it.
+
+    Without it the first of the two passes would resize all of the image's length.
+    """
+    reach = [_REACH * max(1, s) + 1 for s in scale]
+    left, top = (max(0, math.floor(at - r)) for at, r in zip(box[:2], reach, strict=True))
+    right, bottom = (min(end, math.ceil(at + r)) for end, at, r in zip(image.size, box[2:], reach, strict=True))
+    return image.crop((left, top, right, bottom)), (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
 
 
 def _vertical_first(old: tuple[int, int], new: tuple[int, int]) -> bool:

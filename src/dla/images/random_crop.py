@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["crop_generator", "order_generator", "random_crop", "reflect_pad"]
+from dla.images.preprocessing import Interpolation, crop_resize
+from dla.types import Array
+
+__all__ = ["crop_generator", "order_generator", "random_crop", "random_resized_crop", "reflect_pad"]
 
 
 CropBox = tuple[float, float, float, float]
@@ -58,6 +62,27 @@ def random_crop(
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
+
+
+def random_resized_crop(
+    image: Image.Image,
+    size: tuple[int, int],
+    interpolations: Sequence[Interpolation],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    flip: float,
+    generator: np.random.Generator,
+    ratio_rule: Literal["log", "swap"] = "log",
+) -> Array:
+    """A random crop of an RGB image, resized to `size` (height, width) and mirrored with probability `flip`.
+
+    Returns uint8 (H, W, 3). One of the interpolations is chosen at random. `scale`, `ratio` and `ratio_rule` are those
+    of `random_crop`.
+    """
+    box = random_crop(image.size, scale, ratio, generator, ratio_rule)
+    interpolation = interpolations[int(generator.integers(len(interpolations)))]
+    pixels = crop_resize(image, box, size, interpolation)
+    return pixels[:, ::-1] if generator.random() < flip else pixels
 
 
 def reflect_pad(image: Image.Image, margin: float) -> Image.Image:

@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 from PIL import Image, ImageCms
 
 from dla.errors import UsageError
+from dla.images.formats import grey_scale
 from dla.types import Array
 
 __all__ = ["image_from_array", "to_rgb"]
+
+STRIP_PIXELS = 2**20
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A PIL image of any mode as RGB; the same object if it is that already.
 
-    What is transparent is laid on white. Grey of 16 bits is divided by 257. Grey whose type does not tell its range
-    (32-bit integers and floats) is taken to have the first of these that holds all of it: 0 to 1 (floats only),
-    0 to 255, 0 to 65535, and otherwise its own smallest to its own largest value; NaN is the lowest of the range.
+    What is transparent is laid on white. Grey of 16 bits is divided by 257, of fewer bits (TIFF says how many) in the
+    same way. Grey whose type does not tell its range (32-bit integers and floats) is taken to have the first of these
+    that holds all of it: 0 to 1 (floats only), 0 to 255, 0 to 65535, and otherwise its own smallest to its own largest
+    value; NaN is the lowest of the range.
+
+    Takes 3 bytes a pixel, and little more, beside the image: what is converted in steps is converted in strips.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return _grey(image)
     if image.has_transparency_data:
-        if image.mode == "La":  # the only one that does not convert to RGBA at once
-            image = image.convert("LA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return _in_strips(image, _on_white)
     if image.mode == "LAB":
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
-        assert converted is not None
-        return converted
+        return _in_strips(image, _from_lab)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert` of the whole image, to RGB, without its intermediate copies of the whole."""
+    found = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        found.paste(convert(strip), (0, top))
+    return found
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    if strip.mode == "La":  # the only one that does not convert to RGBA at once
+        strip = strip.convert("LA")
+    white = Image.new("RGBA", strip.size, "white")
+    return Image.alpha_composite(white, strip.convert("RGBA")).convert("RGB")
+
+
+def _from_lab(strip: Image.Image) -> Image.Image:
+    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(strip, *profiles, outputMode="RGB")
+    assert converted is not None
+    return converted
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    scale = grey_scale(image)
+
+    def samples(strip: Image.Image) -> Array:
+        values = np.asarray(strip)
+        return values.view(np.uint32) if scale.unsigned else values
+
+    if scale.white is not None:
+        low, high = 0.0, float(scale.white)
+    else:
+        low, high = _range(samples(strip) for _, strip in _strips(image))
+
+    def convert(strip: Image.Image) -> Image.Image:
+        grey = _scaled(samples(strip), low, high)
+        return Image.fromarray(255 - grey if scale.inverted else grey).convert("RGB")
+
+    return _in_strips(image, convert)
 
 
 def image_from_array(array: Array) -> Image.Image:
@@ -61,15 +110,27 @@ def image_from_array(array: Array) -> Image.Image:
 def _to_8_bits(values: Array) -> Array:
     if values.dtype == np.uint8:
         return values
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+    low, high = (0.0, 65535.0) if values.dtype == np.uint16 else _range([values])
+    return _scaled(values, low, high)
+
+
+def _range(parts: Iterable[Array]) -> tuple[float, float]:
+    """The values of black and white for samples whose type does not tell them."""
+    low, high, is_float = np.inf, -np.inf, False
+    for values in parts:
+        is_float = values.dtype.kind == "f"
+        known = values[np.isfinite(values)] if is_float else values
+        if known.size:
+            low, high = min(low, float(known.min())), max(high, float(known.max()))
+    if low > high:
+        return 0.0, 0.0
+    tops = (1, 255, 65535) if is_float else (255, 65535)
+    return next(((0.0, float(top)) for top in tops if low >= 0 and high <= top), (low, high))
+
+
+def _scaled(values: Array, low: float, high: float) -> Array:
+    """uint8 of samples between black and white."""
+    if values.dtype == np.uint16 and (low, high) == (0, 65535):
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    if low >= 0 and (fits := [top for top in _tops(values) if high <= top]):
-        low, high = 0.0, float(fits[0])
     numbers = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
-    return np.rint((numbers - low) * 255 / ((high - low) or 1)).astype(np.uint8)
-
-
-def _tops(values: Array) -> tuple[int, ...]:
-    return (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+    return np.rint((numbers - low) * 255 / ((high - low) or 1)).clip(0, 255).astype(np.uint8)

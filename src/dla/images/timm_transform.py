@@ -18,8 +18,8 @@ from PIL import Image
 
 from dla.errors import UsageError, nearest
 from dla.images.decode import ReadOptions, to_photo
-from dla.images.preprocessing import Interpolation, Preprocessing, crop_resize
-from dla.images.random_crop import random_crop
+from dla.images.preprocessing import Interpolation, Preprocessing
+from dla.images.random_crop import random_resized_crop
 from dla.types import Array
 
 if TYPE_CHECKING:
@@ -135,10 +135,7 @@ class RandomCrop:
         import torch
 
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        box = random_crop(image.size, self.scale, self.ratio, generator)
-        interpolation = self.interpolations[generator.integers(len(self.interpolations))]
-        pixels = crop_resize(image, box, self.size, interpolation)
-        return pixels[:, ::-1] if generator.random() < self.hflip else pixels
+        return random_resized_crop(image, self.size, self.interpolations, self.scale, self.ratio, self.hflip, generator)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ __all__ = ["PartialImage", "is_truncated", "salvage"]
 
 _END_OF_JPEG = b"\xff\xd9"
 _LAST_JPEG_MARKER = re.compile(rb".*(\xff[\xc0-\xcf\xda-\xfe])", re.DOTALL)
+_BIG_TIFF = 43  # the version of TIFF with offsets of 64 bits
 _MOST_COUNTED_PIXELS = 20_000_000  # counting takes two decodings
 
 
@@ -127,9 +128,11 @@ def _webp_padding(data: bytes) -> int:
 def _tiff_is_cut(data: bytes) -> bool:
     order = "<" if data[:2] == b"II" else ">"
     try:
-        (directory,) = struct.unpack_from(order + "I", data, 4)
-        (entries,) = struct.unpack_from(order + "H", data, directory)
-        if directory + 2 + 12 * entries + 4 > len(data):
+        (version,) = struct.unpack_from(order + "H", data, 2)
+        where, count, size = ("Q", "Q", 20) if version == _BIG_TIFF else ("I", "H", 12)
+        (directory,) = struct.unpack_from(order + where, data, 8 if version == _BIG_TIFF else 4)
+        (entries,) = struct.unpack_from(order + count, data, directory)
+        if directory + struct.calcsize(count) + size * entries + struct.calcsize(where) > len(data):
             return True
         tags: Any = TiffImageFile(io.BytesIO(data)).tag_v2
         starts, sizes = tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ())

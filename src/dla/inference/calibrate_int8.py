@@ -1,9 +1,9 @@
-"""The int8 form of a network: made from photos, and put through its gate before it is kept."""
+"""The int8 model of a network: made from photos, and put through its gate before it is kept."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,10 @@ from dla.images.decode import ReadOptions
 from dla.images.find import PhotoFinder
 from dla.inference.classifier import check_classifies, class_names
 from dla.inference.int8_store import find_quantized, store_quantized
-from dla.inference.pipeline import InputPipeline, PreparedInput
+from dla.inference.pipeline import InputPipeline, PhotoReader
 from dla.inference.traced_model import TracedModel, open_traced
 from dla.metrics.intervals import paired_bootstrap_ci, proportion_ci
-from dla.types import Array
+from dla.types import NO_PROGRESS, Array, Progress
 from dla.weights.model_files import ModelFiles
 
 __all__ = ["AGREEMENT", "GATE_PHOTOS", "CalibrationResult", "make_quantized", "try_quantized"]
@@ -37,14 +37,12 @@ GATE_PHOTOS = 500  # at least
 AGREEMENT = 0.98
 BATCH = 8
 
-LogMessage = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """A form that passed its gate, and where it is kept; None where the disk does not let us."""
+    """An int8 model that passed its gate, and where it is kept; None where the disk does not let us."""
 
-    form: QuantizedModel
+    quantized: QuantizedModel
     gate: Gate
     kept: str | None
 
@@ -70,13 +68,13 @@ def make_quantized(
     workers: int = 2,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
-    say: LogMessage = lambda sentence: None,
+    progress: Progress = NO_PROGRESS,
 ) -> CalibrationResult:
     """The network in int8, calibrated on some of `photos` and checked on others; kept for `dla predict`.
 
     The gate: with labels a loss of at most half a point of top-1, without at least 98 % of the first classes as in
-    fp32, on at least 500 photos that calibration did not see. Where it fails and there are labels, the form is made
-    again with the layers left in fp32 that int8 hurts. A form that passed on another kind of CPU is tried here before
+    fp32, on at least 500 photos that calibration did not see. Where it fails and there are labels, it is made
+    again with the layers left in fp32 that int8 hurts. A model that passed on another kind of CPU is tried here before
     another is made.
 
     Args:
@@ -85,7 +83,7 @@ def make_quantized(
             and the other is the gate's.
         columns: of a table of photos.
         seed: which photos calibrate.
-        say: is given sentences about what is being done.
+        progress: told what is being done, photo by photo.
 
     Raises:
         CheckError: the gate did not pass; nothing is kept.
@@ -95,49 +93,50 @@ def make_quantized(
     network, model = open_traced(source)
     check_classifies(model.config, model.origin)
     learned, held_out = _divided(os.fspath(photos), model, columns, seed)
-    reader = _reader(model, workers)
+    loop = _PhotoLoop.of(model, workers, progress)
     there = None
     with suppress(DamagedError):  # what is made takes its place
         there = find_quantized(network, model)
     if there is not None and there.gates and there.passed_here is None:
-        say(f"int8: comparing the form that is kept with fp32 on {len(held_out):,} photos, on this kind of CPU")
-        gate = _gate(network, there, reader, held_out, seed)
+        progress.log(f"int8: comparing the stored model with fp32 on {len(held_out):,} photos, on this kind of CPU")
+        gate = _gate(network, there, loop, held_out, seed)
         if gate.passed:
-            form = there.with_gate(gate)
-            return CalibrationResult(form, gate, store_quantized(form, model))
-        say(f"int8: {gate.sentence()}; making another")
+            quantized = there.with_gate(gate)
+            return CalibrationResult(quantized, gate, store_quantized(quantized, model))
+        progress.log(f"int8: {gate.sentence()}; making another")
     some = learned.take(np.arange(min(CALIBRATION, len(learned))))
-    say(f"int8: calibrating with {len(some):,} photos")
-    pixels, _ = _pixels(reader, some)
+    progress.log(f"int8: calibrating with {len(some):,} photos")
+    pixels, _ = _pixels(loop, some)
     if len(pixels) < LEAST_CALIBRATION:
         raise UsageError(f"only {len(pixels)} of the photos in {photos} can be read: at least {LEAST_CALIBRATION}")
-    say(f"int8: comparing with fp32 on {len(held_out):,} other photos")
-    form = quantize(network, pixels)
-    gate = _gate(network, form, reader, held_out, seed)
+    progress.log(f"int8: comparing with fp32 on {len(held_out):,} other photos")
+    quantized = quantize(network, pixels, progress)
+    gate = _gate(network, quantized, loop, held_out, seed)
     if not gate.passed and learned.targets_N is not None:
-        say(f"int8: {gate.sentence()}; making it again with the layers in fp32 that this hurts")
-        pixels, seen = _pixels(reader, learned.take(np.arange(min(CARE, len(learned)))))
-        form = quantize_with_accuracy_control(network, pixels, learned.targets_N[seen])
-        gate = _gate(network, form, reader, held_out, seed)
+        progress.log(f"int8: {gate.sentence()}; making it again with the layers in fp32 that this hurts")
+        pixels, seen = _pixels(loop, learned.take(np.arange(min(CARE, len(learned)))))
+        quantized = quantize_with_accuracy_control(network, pixels, learned.targets_N[seen], progress)
+        gate = _gate(network, quantized, loop, held_out, seed)
     if not gate.passed:
         allowed = (f"at most {100 * MAX_DROP:.1f} points" if gate.kind == "top1" else
                    f"at least {100 * AGREEMENT:.0f} %")  # fmt: skip
-        raise CheckError(f"the int8 form of {model.origin} did not pass: {gate.sentence()}. Allowed: {allowed}. "
+        raise CheckError(f"the int8 model of {model.origin} did not pass: {gate.sentence()}. Allowed: {allowed}. "
                          "Nothing is kept. Try more photos, like those it will see")  # fmt: skip
-    form = form.with_gate(gate)
-    return CalibrationResult(form, gate, store_quantized(form, model))
+    quantized = quantized.with_gate(gate)
+    return CalibrationResult(quantized, gate, store_quantized(quantized, model))
 
 
 def try_quantized(
-    form: QuantizedModel,
+    quantized: QuantizedModel,
     source: str | ModelFiles,
     photos: str | os.PathLike[str],
     *,
     workers: int = 2,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
+    progress: Progress = NO_PROGRESS,
 ) -> Gate:
-    """How good a form is on this CPU, on the photos that `calibrate` with the same arguments tries it on.
+    """How good an int8 model is on this CPU, on the photos that `calibrate` with the same arguments tries it on.
 
     Raises:
         UsageError: too few photos.
@@ -145,11 +144,7 @@ def try_quantized(
     """
     network, model = open_traced(source)
     _, held_out = _divided(os.fspath(photos), model, columns, seed)
-    return _gate(network, form, _reader(model, workers), held_out, seed)
-
-
-def _reader(model: TracedModel, workers: int) -> InputPipeline:
-    return InputPipeline(model.preprocessing, BATCH, workers, False, ReadOptions(model.preprocessing.exif))
+    return _gate(network, quantized, _PhotoLoop.of(model, workers, progress), held_out, seed)
 
 
 def _divided(photos: str, model: TracedModel, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:
@@ -193,26 +188,44 @@ def _sets(photos: str, model: TracedModel, columns: DataOptions) -> list[_Photos
     return [_Photos(source.photos) for source in chosen]
 
 
-def _pixels(reader: InputPipeline, photos: _Photos) -> tuple[list[Array], Array]:
+@dataclass(frozen=True)
+class _PhotoLoop:
+    """Goes through photos as a network takes them."""
+
+    reader: PhotoReader
+    workers: int
+    progress: Progress
+
+    @classmethod
+    def of(cls, model: TracedModel, workers: int, progress: Progress) -> _PhotoLoop:
+        return cls(PhotoReader((model.preprocessing,), ReadOptions(model.preprocessing.exif)), workers, progress)
+
+    def rows(self, photos: _Photos, what: str, compute: Callable[[Array], Iterable[Any]]) -> Iterator[Any]:
+        """The row that `compute` gives for each photo; None for one that cannot be read."""
+        self.progress.start(what, len(photos))
+        pipeline = InputPipeline(BATCH, self.workers)
+        rows: Any = pipeline.of_photos(photos.photos, self.reader, compute, lambda p, row: row)
+        for row in rows:
+            self.progress.advance()
+            yield row
+
+
+def _pixels(loop: _PhotoLoop, photos: _Photos) -> tuple[list[Array], Array]:
     """The photos that can be read as the network takes them, and which these are."""
-    prepared: Any = reader.answers(photos.photos, iter)
-    found = [(n, p.pixels_HW3) for n, p in enumerate(prepared) if p.pixels_HW3 is not None]
+    rows = loop.rows(photos, "reading", lambda pixels_NHW3: pixels_NHW3)
+    found = [(n, pixels_HW3) for n, pixels_HW3 in enumerate(rows) if pixels_HW3 is not None]
     return [pixels for _, pixels in found], np.array([n for n, _ in found], np.int64)
 
 
-def _gate(network: Network, form: QuantizedModel, reader: InputPipeline, photos: _Photos, seed: int) -> Gate:
+def _gate(network: Network, quantized: QuantizedModel, loop: _PhotoLoop, photos: _Photos, seed: int) -> Gate:
     """Both precisions' first classes of the same pixels."""
-    engines = OpenvinoEngine(network), OpenvinoEngine(network, "int8", form=form.model())
+    engines = OpenvinoEngine(network), OpenvinoEngine(network, "int8", quantized=quantized.model())
 
-    def first(batch: list[PreparedInput]) -> Iterator[tuple[int, int]]:
-        pixels = [p.pixels_HW3 for p in batch if p.pixels_HW3 is not None]
-        found = [engine.probabilities(np.stack(pixels)).argmax(1) if pixels else [] for engine in engines]
-        rows = zip(*found, strict=True)
-        for p in batch:
-            yield (-1, -1) if p.pixels_HW3 is None else next(rows)
+    def first(pixels_NHW3: Array) -> Iterable[tuple[int, int]]:
+        return zip(*(engine.probabilities(pixels_NHW3).argmax(1) for engine in engines), strict=True)
 
-    answers: Any = reader.answers(photos.photos, first)
-    fp32_N, int8_N = np.array(list(answers), np.int64).T
+    found = [(-1, -1) if row is None else row for row in loop.rows(photos, "comparing with fp32", first)]
+    fp32_N, int8_N = np.array(found, np.int64).T
     read_N = fp32_N >= 0
     count = int(read_N.sum())
     if count < GATE_PHOTOS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -19,10 +19,11 @@ from dla.images.decode import ReadOptions
 from dla.images.labels import ClassName, imagenet_classes
 from dla.images.preprocessing import Preprocessing
 from dla.inference.open_engine import EngineOptions, open_engine
-from dla.inference.pipeline import InputPipeline, PhotoInput, PreparedInput
+from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
 from dla.metrics.calibration import apply_temperature
+from dla.models.registry import PRE_LOGITS
 from dla.storage.files import errors_name
-from dla.types import DEFAULT_MODEL, Array
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import ModelConfig
 
 __all__ = [
@@ -153,32 +154,29 @@ class Classifier:
             except (FileExistsError, NotADirectoryError):
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        keep = None if folder is None else thumbnail_for_chart
-        at_once = self.engine.at_once
-        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, keep, at_once)
+        reader = PhotoReader((self.preprocessing,), options, strict, None if folder is None else thumbnail_for_chart)
+        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.max_concurrent)
 
-        def answer(batch: list[PreparedInput]) -> Iterator[Prediction]:
-            for p, probabilities_K in _with_rows(batch, self.probabilities):
-                if probabilities_K is None:
-                    yield Prediction(p.name, error=p.error)
-                    continue
-                if folder is not None and p.kept is not None:
-                    best = Prediction(p.name, self._best(probabilities_K, BARS))
-                    picture = folder / _picture_name(p.name)
-                    with errors_name(picture):
-                        draw_prediction(p.kept, best).save(picture)
-                yield Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
+        def record(p: PreparedInput, probabilities_K: Array | None) -> Prediction:
+            if probabilities_K is None:
+                return Prediction(p.name, error=p.error)
+            if folder is not None and p.kept is not None:
+                best = Prediction(p.name, self._best(probabilities_K, BARS))
+                picture = folder / _picture_name(p.name)
+                with errors_name(picture):
+                    draw_prediction(p.kept, best).save(picture)
+            return Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
 
-        return reader.answers(images, answer)
+        return pipeline.of_photos(images, reader, self.probabilities, record)
 
     @overload
-    def features(self, images: str | os.PathLike[str] | bytes, at: str = "pooled", **options: Any) -> Features: ...
+    def features(self, images: str | os.PathLike[str] | bytes, at: str = PRE_LOGITS, **options: Any) -> Features: ...
     @overload
-    def features(self, images: Iterable[PhotoInput], at: str = "pooled", **options: Any) -> Iterator[Features]: ...
+    def features(self, images: Iterable[PhotoInput], at: str = PRE_LOGITS, **options: Any) -> Iterator[Features]: ...
     def features(  # type: ignore[misc]
         self,
         images: PhotoInput | Iterable[PhotoInput],
-        at: str = "pooled",
+        at: str = PRE_LOGITS,
         *,
         batch_size: int = 8,
         workers: int = 2,
@@ -190,7 +188,7 @@ class Classifier:
 
         Args:
             images: as in `predict`: one input gives one `Features`, several a generator of them.
-            at: "pooled", what the classifier is given, (C,); "level0" to "level5", a map (C, H, W); or a node, tree
+            at: "pre_logits", what the classifier is given, (C,); "level0" to "level5", a map (C, H, W); or a node, tree
                 or block by its name, such as "level4.tree1", a map too (`dla info MODEL --nodes` lists the nodes).
 
         The other arguments and errors are `predict`'s; and
@@ -200,15 +198,15 @@ class Classifier:
         """
         at_place = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
-        reader = InputPipeline(self.preprocessing, batch_size, workers, strict, options, at_once=self.engine.at_once)
+        reader = PhotoReader((self.preprocessing,), options, strict)
+        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.max_concurrent)
 
-        def answer(batch: list[PreparedInput]) -> Iterator[Features]:
-            for p, values in _with_rows(batch, at_place):
-                yield Features(p.name, values, p.error, p.truncated)
+        def record(p: PreparedInput, values: Array | None) -> Features:
+            return Features(p.name, values, p.error, p.truncated)
 
-        return reader.answers(images, answer)
+        return pipeline.of_photos(images, reader, at_place, record)
 
-    def features_shape(self, at: str = "pooled") -> tuple[int, ...]:
+    def features_shape(self, at: str = PRE_LOGITS) -> tuple[int, ...]:
         """The shape of each photo's features at a place: (C,) or (C, H, W).
 
         Raises:
@@ -230,16 +228,6 @@ class Classifier:
         )
 
 
-def _with_rows(
-    batch: list[PreparedInput], run: Callable[[Array], Array]
-) -> Iterator[tuple[PreparedInput, Array | None]]:
-    """Each input of a batch with its row of what `run` gives for those that have pixels."""
-    pixels = [p.pixels_HW3 for p in batch if p.pixels_HW3 is not None]
-    rows = iter(run(np.stack(pixels)) if pixels else ())
-    for p in batch:
-        yield p, None if p.pixels_HW3 is None else next(rows)
-
-
 def _picture_name(name: str) -> str:
     """The photo's own name, and what tells it from others of that name in other folders."""
     stem = os.fsencode(Path(name).stem)[:200]  # the whole has to fit into 255 bytes
@@ -255,6 +243,7 @@ def load(
     precision: PrecisionChoice = "fp32",
     threads: int | None = None,
     photos: int | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Classifier:
     """A network with everything it needs to classify photos.
 
@@ -265,21 +254,23 @@ def load(
         cache_dir: where files from the hub are kept, in place of its usual cache.
         engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the fastest one here, as
             far as that was measured for this network, and OpenVINO where it was not.
-        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where the network has such a form
-            (`dla export` makes one): faster, and a little different; "auto" is int8 where that was checked on a CPU
+        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where there is such a model
+            (`dla export` makes it): faster, and a little different; "auto" is int8 where that was checked on a CPU
             with these instructions, else fp32.
         threads: those that compute; None is one a core.
         photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
             few seconds to measure which engine is fastest, and remembers it.
+        progress: told of the bytes that the hub sends.
 
     Raises:
         UnknownNameError: no network, file or engine is called so.
         UsageError: the network takes another number of channels than a photo has, or the options cannot be met.
         UnavailableError: the weights cannot be had; the message says where it looked. Or the engine is not installed,
-            or there is no int8 form.
+            or there is no int8 model.
         DamagedError: the weights are not what they should be.
     """
-    made, model = open_engine(source, EngineOptions(device, cache_dir, engine, precision, threads, photos))
+    options = EngineOptions(device, cache_dir, engine, precision, threads, photos)
+    made, model = open_engine(source, options, progress)
     names = class_names(model.config)
     return Classifier(made, model.preprocessing, names, model.config, model.origin, model.digest, model.notes)
 

@@ -1,4 +1,4 @@
-"""Where the int8 form of a network is kept: in its folder, where that is the user's own, else in the cache folder.
+"""Where the int8 model of a network is kept: in its folder, where that is the user's own, else in the cache folder.
 
 A network that comes along carries one.
 """
@@ -24,7 +24,7 @@ FILE = "int8.zip"  # beside the weights
 
 
 def find_quantized(network: Network, model: TracedModel) -> QuantizedModel | None:
-    """The form that is kept for these very weights, if there is one.
+    """The int8 model that is kept for these very weights, if there is one.
 
     Raises:
         DamagedError: it is there, but not whole.
@@ -33,30 +33,30 @@ def find_quantized(network: Network, model: TracedModel) -> QuantizedModel | Non
 
     in_cache = cache.read(cache.INT8, network.content) if _own_folder(model) is None else None
     if in_cache is not None:
-        form = parse_quantized(in_cache, "the int8 form in the cache folder")
+        quantized = parse_quantized(in_cache, "the int8 model in the cache folder")
     elif model.folder is not None and (model.folder / FILE).is_file():
-        form = parse_quantized(_read(model.folder / FILE), str(model.folder / FILE))
+        quantized = parse_quantized(_read(model.folder / FILE), str(model.folder / FILE))
     else:
         return None
-    return form if form.content == network.content else None  # else it is of weights that were there before
+    return quantized if quantized.content == network.content else None  # else it is of weights that were there before
 
 
 def not_quantized_error(source: str) -> UnavailableError:
     """What to say where there is none; `source` names the network in the user's words."""
     return UnavailableError(
-        f"{source} has no int8 form. Make one from a few hundred photos: "
+        f"{source} has no int8 model. Make one from a few hundred photos: "
         f"dla export {source} --to openvino --precision int8 --calibrate PHOTOS -o OUT"
     )
 
 
-def store_quantized(form: QuantizedModel, model: TracedModel) -> str | None:
+def store_quantized(quantized: QuantizedModel, model: TracedModel) -> str | None:
     """Keep it where `find_quantized` looks; says where, or None where the disk does not let us."""
     own = _own_folder(model)
     if own is None:
-        kept = cache.write(cache.INT8, form.content, form.to_bytes())
+        kept = cache.write(cache.INT8, quantized.content, quantized.to_bytes())
         return "the cache folder (dla cache)" if kept else None
     try:
-        write_files({own / FILE: form.to_bytes()})
+        write_files({own / FILE: quantized.to_bytes()})
     except OSError:
         return None
     return str(own / FILE)

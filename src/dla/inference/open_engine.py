@@ -11,6 +11,7 @@ from dla.engines.graph import Network
 from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_engine, installed, select_fastest
 from dla.errors import DamagedError, OnlyTorchError, UsageError
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
+from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_files import ModelFiles, open_files
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ __all__ = ["EngineChoice", "EngineOptions", "open_engine", "time_engines"]
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What was timed, and which engine `auto` takes for one photo and for many. `missing` are not installed."""
+    """What was timed, which engine `auto` takes for one photo and for many, and the engines that are not installed."""
 
     timings: tuple[EngineTiming, ...]
-    for_one: str
-    for_many: str
-    missing: tuple[str, ...] = ()
+    best_for_one: str
+    best_for_many: str
+    not_installed: tuple[str, ...] = ()
 
 
 MOST_THREADS = 1024
@@ -66,7 +67,7 @@ class EngineOptions:
 
     @property
     def computed(self) -> Precision:
-        """What engines compute in that have no form of reduced precision."""
+        """What engines compute in that have no int8 model."""
         return "fp32" if self.precision == "auto" else self.precision
 
     @property
@@ -79,14 +80,16 @@ class EngineOptions:
         return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
 
 
-def open_engine(source: str | ModelFiles, options: EngineOptions) -> tuple[Engine, TracedModel]:
-    """The engine that the options mean, with the network that `source` names.
+def open_engine(
+    source: str | ModelFiles, options: EngineOptions, progress: Progress = NO_PROGRESS
+) -> tuple[Engine, TracedModel]:
+    """The engine that the options mean, with the network that `source` names; `progress` is told of what is fetched.
 
     Raises:
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
-        UnavailableError: int8, and the network has no such form.
+        UnavailableError: int8, and the network has no int8 model.
     """
-    files = open_files(source, options.cache_dir)
+    files = open_files(source, options.cache_dir, progress)
     if options.by_torch:
         return _by_torch(files, options)
     try:
@@ -96,9 +99,9 @@ def open_engine(source: str | ModelFiles, options: EngineOptions) -> tuple[Engin
             raise
         return _by_torch(files, options)
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
-        form = _form(files, network, model, options)
-        if form is not None:
-            return _openvino(network, options, form.model()), model
+        quantized = _quantized(files, network, model, options)
+        if quantized is not None:
+            return _openvino(network, options, quantized.model()), model
     if options.engine != "auto":
         return _make(options.engine, files, network, options), model
     if options.computed != "fp32":
@@ -106,8 +109,10 @@ def open_engine(source: str | ModelFiles, options: EngineOptions) -> tuple[Engin
     return _fastest(files, network, model, options), model
 
 
-def _form(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
-    """The int8 form that is to run: the one that was asked for, or one that passed on a CPU like this."""
+def _quantized(
+    files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions
+) -> QuantizedModel | None:
+    """The int8 model that is to run: the one that was asked for, or one that passed on a CPU like this."""
     from dla.inference.int8_store import find_quantized, not_quantized_error  # here, because most runs are in fp32
 
     try:
@@ -129,10 +134,12 @@ def time_engines(source: str | ModelFiles) -> EngineChoice:
     files = open_files(source)
     network, model = open_traced(files)
     timings = _stopwatch(files, network, model, many).run()
-    for_one, for_many = (
+    best_for_one, best_for_many = (
         "torch" if options.by_torch else select_fastest(timings, options.photos).engine for options in (one, many)
     )
-    return EngineChoice(timings, for_one, for_many, tuple(name for name in ENGINES if name not in installed()))
+    return EngineChoice(
+        timings, best_for_one, best_for_many, tuple(name for name in ENGINES if name not in installed())
+    )
 
 
 def _stopwatch(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
@@ -168,11 +175,11 @@ def _make(name: str, files: ModelFiles, network: Network, options: EngineOptions
     return _openvino(network, options)
 
 
-def _openvino(network: Network, options: EngineOptions, form: Any = None) -> Engine:
+def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -> Engine:
     from dla.engines.openvino import OpenvinoEngine
 
-    exact = options.precision == "auto"  # features, which no form has
-    return OpenvinoEngine(network, options.computed if form is None else "int8", options.threads, form, exact)
+    exact = options.precision == "auto"  # features, which no int8 model has
+    return OpenvinoEngine(network, options.computed if quantized is None else "int8", options.threads, quantized, exact)
 
 
 def _by_torch(files: ModelFiles, options: EngineOptions) -> tuple[Engine, TracedModel]:

@@ -1,12 +1,14 @@
-"""What every verb that answers photos stands on: inputs of any kind, read ahead of the network, in their order."""
+"""The one loop over many inputs: each prepared ahead of the network, batched, answered; one result each, in order."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from dla.data.prefetch import run_ahead
@@ -15,7 +17,7 @@ from dla.images.decode import ReadOptions, to_photo
 from dla.images.preprocessing import Preprocessing
 from dla.types import Array
 
-__all__ = ["InputPipeline", "PhotoInput", "PreparedInput", "in_batches"]
+__all__ = ["InputPipeline", "PhotoInput", "PhotoReader", "PreparedInput", "in_batches"]
 
 
 # a path, encoded bytes, an open file, a PIL image, an array or a tensor: dla.images.decode.to_photo says which
@@ -26,59 +28,47 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class PreparedInput:
-    """One input as the network takes it, uint8 (H, W, 3), or why it cannot; `kept` is what was kept of the photo."""
+    """One input as the network takes it: its views, uint8 (H, W, 3), or the error that took their place.
+
+    A view of an input is as large as that of every other input of its batch. `kept` is what was kept of the photo.
+    """
 
     name: str
-    pixels_HW3: Array | None = None
+    views: tuple[Array, ...] = ()
     truncated: bool = False
     error: InputError | None = None
     kept: Image.Image | None = None
 
 
 @dataclass(frozen=True)
-class InputPipeline:
-    """How inputs become batches. The fields are `Classifier.predict`'s arguments.
+class PhotoReader:
+    """Reads photos and prepares each once for every one of `views`.
 
-    keep: makes of each photo what `PreparedInput.kept` holds, in the threads that read.
-    at_once: batches that are answered at the same time, by threads.
+    strict: raise at a photo that cannot be read, instead of giving a record with `error`.
+    keep: makes of each photo what `PreparedInput.kept` holds.
     """
 
-    preprocessing: Preprocessing
-    batch_size: int
-    workers: int
-    strict: bool
+    views: tuple[Preprocessing, ...]
     options: ReadOptions
+    strict: bool = False
     keep: Callable[[Image.Image], Image.Image] | None = None
-    at_once: int = 1
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise UsageError(f"batch_size is {self.batch_size}, workers {self.workers}: at least 1 and 0")
-
-    def answers(
-        self, images: PhotoInput | Iterable[PhotoInput], answer: Callable[[list[PreparedInput]], Iterator[R]]
-    ) -> R | Iterator[R]:
-        """The one record that `answer` makes of a single input; of several, a generator of theirs."""
-        if not _is_several(images):
-            return next(answer([self._prepare(_name(0, images), images)]))
-        ahead = self.batch_size + 2 * self.workers
-        prepared = run_ahead(self._prepare_one_of_many, enumerate(images), self.workers, ahead)
-        batches = in_batches(prepared, self.batch_size, lambda p: p.error is None)
-        if self.strict or self.at_once < 2 or not self.workers:
-            return (record for batch in batches for record in answer(batch))
-        answered = run_ahead(lambda batch: list(answer(batch)), batches, self.at_once, self.at_once)
-        return (record for records in answered for record in records)
-
-    def _prepare_one_of_many(self, numbered: tuple[int, PhotoInput]) -> PreparedInput:
-        name = _name(*numbered)
+    def __call__(self, named: tuple[str, PhotoInput]) -> PreparedInput:
+        """Prepare one of many, given with its name: what is no image costs its own record only."""
         try:
-            return self._prepare(name, numbered[1])
-        except UsageError as error:  # among many, what is no image costs its own record only
+            return self.read(*named)
+        except UsageError as error:
             if self.strict:
                 raise
-            return PreparedInput(name, error=InputError("not_an_image", str(error)))
+            return PreparedInput(named[0], error=InputError("not_an_image", str(error)))
 
-    def _prepare(self, name: str, image: PhotoInput) -> PreparedInput:
+    def read(self, name: str, image: PhotoInput) -> PreparedInput:
+        """Prepare one input.
+
+        Raises:
+            UsageError: it is no image.
+            ImageError: with `strict`, it cannot be read.
+        """
         try:
             photo = to_photo(image, self.options, name)
         except ImageError as error:
@@ -86,22 +76,101 @@ class InputPipeline:
                 raise
             return PreparedInput(name, error=InputError(error.code, str(error)))
         kept = None if self.keep is None else self.keep(photo.image)
-        return PreparedInput(name, self.preprocessing.pixels(photo.image), photo.truncated, kept=kept)
+        return PreparedInput(name, tuple(view.pixels(photo.image) for view in self.views), photo.truncated, kept=kept)
 
 
-def in_batches(items: Iterable[T], size: int, counts: Callable[[T], bool]) -> Iterator[list[T]]:
-    """Items in their order, in lists with `size` of those that count; the last one may have fewer.
+@dataclass(frozen=True)
+class InputPipeline:
+    """How inputs become batches, and batches results. Only a few inputs are held at a time, however many there are.
+
+    batch_size: inputs that the network takes at once; of several numbers each has its turn.
+    workers: threads that prepare inputs; 0 does it in the caller's thread.
+    max_concurrent: batches that are answered at the same time, by threads. More than 1 is for inputs that never raise.
+
+    Raises:
+        UsageError: no inputs at once, or fewer than no workers.
+    """
+
+    batch_size: int | tuple[int, ...] = 8
+    workers: int = 2
+    max_concurrent: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self._sizes) < 1 or self.workers < 0:
+            raise UsageError(f"batch_size is {self.batch_size}, workers {self.workers}: at least 1 and 0")
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return (self.batch_size,) if isinstance(self.batch_size, int) else self.batch_size
+
+    def results(
+        self,
+        items: Iterable[T],
+        prepare: Callable[[T], PreparedInput],
+        compute: Callable[..., Iterable[Any]],
+        record: Callable[[PreparedInput, Any], R],
+    ) -> Iterator[R]:
+        """One result for each item, in the items' order.
+
+        Args:
+            prepare: what the network takes of an item; called by several threads.
+            compute: is given the first views of a batch, (N, H, W, 3), their second ones, and so on, and returns a
+                row for each input. Inputs with an error are left out.
+            record: makes the result of an input and its row, which is None where there is an error.
+        """
+        prepared = run_ahead(prepare, items, self.workers, max(self._sizes) + 2 * self.workers)
+        batches = in_batches(prepared, cycle(self._sizes), lambda p: p.error is None)
+        if self.max_concurrent < 2 or not self.workers:
+            for batch in batches:
+                yield from _answer(batch, compute, record)
+            return
+        answers = run_ahead(
+            lambda batch: list(_answer(batch, compute, record)), batches, self.max_concurrent, self.max_concurrent
+        )
+        for results in answers:
+            yield from results
+
+    def of_photos(
+        self,
+        images: PhotoInput | Iterable[PhotoInput],
+        reader: PhotoReader,
+        compute: Callable[..., Iterable[Any]],
+        record: Callable[[PreparedInput, Any], R],
+    ) -> R | Iterator[R]:
+        """The result of a single photo; of several, a generator of theirs. The other arguments are those of `results`.
+
+        Raises:
+            UsageError: a single input is no image.
+        """
+        if not _is_several(images):
+            return next(_answer([reader.read(_name(0, images), images)], compute, record))
+        return self.results(((_name(n, image), image) for n, image in enumerate(images)), reader, compute, record)
+
+
+def _answer(
+    batch: list[PreparedInput], compute: Callable[..., Iterable[Any]], record: Callable[[PreparedInput, Any], R]
+) -> Iterator[R]:
+    views = zip(*(p.views for p in batch if p.error is None), strict=True)
+    stacked = [np.stack(view) for view in views]
+    rows = iter(compute(*stacked) if stacked else ())
+    for p in batch:
+        yield record(p, next(rows) if p.error is None else None)
+
+
+def in_batches(items: Iterable[T], sizes: Iterator[int], counts: Callable[[T], bool]) -> Iterator[list[T]]:
+    """Items in their order, in lists of which each has the next size of those that count; the last may have fewer.
 
     One that does not count and has nothing to wait for is a list of its own. Where the items end in an error, those
     before it come first.
     """
     batch: list[T] = []
-    filled = 0
+    filled, size = 0, next(sizes)
     try:
         for item in items:
             batch.append(item)
             filled += counts(item)
             if filled in (0, size):
+                size = next(sizes) if filled else size
                 yield batch
                 batch, filled = [], 0
     except DlaError:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, get_args
 
@@ -47,28 +47,28 @@ class PredictionWriter:
     With `goes_on` the file has its beginning already.
     """
 
-    def __init__(self, file: TextIO, form: ResultFormat, topk: int, *, goes_on: bool = False) -> None:
-        self.file, self.form, self.topk = file, form, topk
+    def __init__(self, file: TextIO, format: ResultFormat, topk: int, *, goes_on: bool = False) -> None:
+        self.file, self.format, self.topk = file, format, topk
         self.goes_on = goes_on
         self.count = 0
 
     def __enter__(self) -> PredictionWriter:
         if not self.goes_on:
-            self.file.write({"json": "[", "csv": _csv_line(csv_columns(self.topk))}.get(self.form, ""))
+            self.file.write({"json": "[", "csv": _csv_line(csv_columns(self.topk))}.get(self.format, ""))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.form == "json":
+        if self.format == "json":
             self.file.write("\n]\n" if self.count else "]\n")
         self.file.flush()
 
     def write(self, prediction: Prediction) -> None:
         """Write one record and hand it to the operating system."""
-        if self.form == "json":
+        if self.format == "json":
             text = (",\n" if self.count else "\n") + json.dumps(prediction.to_dict())
-        elif self.form == "jsonl":
+        elif self.format == "jsonl":
             text = json.dumps(prediction.to_dict()) + "\n"
-        elif self.form == "csv":
+        elif self.format == "csv":
             text = self._csv_row(prediction)
         else:
             text = _table(prediction)
@@ -203,7 +203,7 @@ def engine_of(output: str) -> str:
 @contextmanager
 def open_results(
     output: str,
-    form: ResultFormat,
+    format: ResultFormat,
     classifier: Classifier,
     settings: Mapping[str, Any],
     inputs: Iterator[str],
@@ -221,8 +221,10 @@ def open_results(
             has changed.
         OSError: it cannot be written.
     """
+    from dla.storage.locks import lock_file
+
     run_file = _run_file(output)
-    run = {"schema": RUN_SCHEMA, "model": _identity(classifier), "settings": {"format": form, **settings}}
+    run = {"schema": RUN_SCHEMA, "model": _identity(classifier), "settings": {"format": format, **settings}}
     before = FinishedResults()
     with errors_name(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
         if os.path.isfile(output):  # and no pipe or device
@@ -233,12 +235,12 @@ def open_results(
             if resume and os.path.getsize(output) > 0:
                 _check_same(output, run_file, run)
                 with open(output, "rb") as file:
-                    before, inputs = _match(file, form, settings, inputs)
+                    before, inputs = _match(file, format, settings, inputs)
             else:
                 # a file of records never stands beside the settings of another run
                 run_file.unlink(missing_ok=True)
             results.truncate(before.size)
-            if form in RESUMABLE:
+            if format in RESUMABLE:
                 write_files({run_file: f"{json.dumps(run, indent=1)}\n".encode()})
         yield results, before, inputs
 
@@ -280,10 +282,10 @@ def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
 
 
 def _match(
-    file: BinaryIO, form: ResultFormat, settings: Mapping[str, Any], inputs: Iterator[str]
+    file: BinaryIO, format: ResultFormat, settings: Mapping[str, Any], inputs: Iterator[str]
 ) -> tuple[FinishedResults, Iterator[str]]:
     """What to keep of the file, and the inputs that are left; those of a batch that was not finished come again."""
-    records = read_csv(file, settings["topk"]) if form == "csv" else read_jsonl(file)
+    records = read_csv(file, settings["topk"]) if format == "csv" else read_jsonl(file)
     again: list[str] = []
 
     def matched() -> Iterator[ResultRecord]:
@@ -300,7 +302,7 @@ def _match(
 
     kept = FinishedResults()
     batch_size: int = settings["batch_size"]
-    batches = in_batches(matched(), batch_size, lambda record: not record.failed)
+    batches = in_batches(matched(), repeat(batch_size), lambda record: not record.failed)
     for batch in batches:
         failed = sum(record.failed for record in batch)
         if len(batch) - failed not in (0, batch_size):

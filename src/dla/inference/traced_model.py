@@ -1,7 +1,7 @@
 """A model's files as what engines are made from, without torch where the very same files were opened before.
 
-Opening is strict, and PyTorch does it. What it finds, the network's steps and its config, is remembered by the SHA-256
-of the files. Networks that come along carry theirs beside their weights.
+Opening is strict, and PyTorch does it. What it finds, the network's operations and its config, is remembered by the
+SHA-256 of the files. Bundled networks carry theirs beside their weights.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["OPS", "TracedModel", "for_photos", "open_in_torch", "open_traced", "shipped_ops"]
 
 
-OPS = "steps.json"  # beside the weights of a network that comes along
-KIND, FORMAT = "steps", "1"
+OPS = "ops.json"  # beside the weights of a network that comes along
+KIND, FORMAT = "ops", "1"
 _PLAIN = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")  # what NumPy has too
 
 
@@ -163,6 +163,6 @@ def _covers(files: ModelFiles, graph: OpGraph) -> bool:
     if not _is_safe(files):
         return False
     tensors = read_header(io.BytesIO(files.weights))
-    layers = (step.settings["layer"] for step in graph.steps if step.op == "conv")
+    layers = (op.attributes["layer"] for op in graph.ops if op.op_type == "conv")
     plain = all(dtype in _PLAIN for dtype, _ in tensors.values())
     return plain and all(f"{layer}.weight" in tensors for layer in layers)

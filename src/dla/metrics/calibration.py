@@ -63,7 +63,12 @@ def reliability(confidence_N: Array, right_N: Array, bins: int = BINS) -> Calibr
 
 
 def apply_temperature(probabilities_NK: Array, temperature: float) -> Array:
-    """The probabilities that logits divided by `temperature` give. The order of the classes stays."""
+    """The probabilities that logits divided by `temperature` give: softmax(logits / temperature) (Guo et al. 2017).
+
+    This is what a temperature means everywhere. Where probabilities come out of a graph that is a file of its own, the
+    graph divides its logits: `dla.engines.graph.Network.at_temperature`, `dla.engines.quantized.QuantizedModel.model`
+    and the program in `dla.exporting.targets`. The order of the classes stays.
+    """
     if temperature == 1:
         return probabilities_NK
     # the largest is divided away first, or a cold temperature would leave nothing of small ones

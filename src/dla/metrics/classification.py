@@ -92,15 +92,15 @@ class Evaluation:
 class Comparison:
     """How much better the one is than the other on the same photos: differences of shares, with paired intervals.
 
-    `only_one` and `only_other` count the photos whose first class only that one gets right.
+    `only_a_correct` and `only_b_correct` count the photos whose first class only that one gets right.
     """
 
     top1: float
     top5: float
     top1_interval: Interval
     top5_interval: Interval
-    only_one: int
-    only_other: int
+    only_a_correct: int
+    only_b_correct: int
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it (docs/formats.md)."""
@@ -152,8 +152,8 @@ def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> Comparison:
         top5=one.top5 - other.top5,
         top1_interval=paired_bootstrap_ci(a1, b1, seed),
         top5_interval=paired_bootstrap_ci(a5, b5, seed),
-        only_one=int((a1 & ~b1).sum()),
-        only_other=int((b1 & ~a1).sum()),
+        only_a_correct=int((a1 & ~b1).sum()),
+        only_b_correct=int((b1 & ~a1).sum()),
     )
 
 

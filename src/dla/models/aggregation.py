@@ -82,7 +82,7 @@ class HDA(nn.Module):
             for block in islice(blocks, blocks_run):
                 x = block(x)
                 inputs.insert(0, x)
-            x = node(tuple(inputs))
+            x = node(inputs)
             results[len(results) - kept :] = [x]
         return x
 

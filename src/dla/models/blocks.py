@@ -17,8 +17,10 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from dla.errors import UsageError
+from dla.models.export_shapes import exports_any_size, to_even_sides
 
 __all__ = ["BLOCKS", "RELU", "Basic", "BlockOptions", "Bottle2neck", "Bottleneck", "DropPath", "Reduction", "conv_bn"]
 
@@ -153,11 +155,13 @@ class Bottle2neck(nn.Module):
     """
 
     SCALE = 4
+    __constants__ = ("SCALE",)
 
     def __init__(self, c_in: int, c_out: int, reduction: Reduction, options: BlockOptions) -> None:
         super().__init__()
         groups, width = options.cardinality, options.width(c_out)
-        self.reduction, self.width = reduction, width
+        self.reduces, self.width = reduction.reduces, width
+        self.stride, self.dilation_in = reduction.stride, reduction.dilation_in
         self.conv1 = conv1x1(c_in, width * self.SCALE)
         self.bn1 = options.norm_layer(width * self.SCALE)
         self.convs = nn.ModuleList(
@@ -173,18 +177,21 @@ class Bottle2neck(nn.Module):
         chunks = self.act(self.bn1(self.conv1(x))).chunk(self.SCALE, 1)
         done: list[Tensor] = []
         for i, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):  # symbolic tracing: no loop over chunks
-            joined = chunks[i] if self.reduction.reduces or not done else done[-1] + chunks[i]
+            joined = chunks[i] if self.reduces or i == 0 else done[-1] + chunks[i]
             done.append(self.act(bn(conv(joined))))
-        done.append(self._mean3x3(chunks[-1]) if self.reduction.reduces else chunks[-1])
+        done.append(self._mean3x3(chunks[-1]) if self.reduces else chunks[-1])
         y = self.drop_path(self.bn3(self.conv3(torch.cat(done, 1))))
         y = y + (x if shortcut is None else shortcut)
         return self.act(y)  # type: ignore[no-any-return]
 
     def _mean3x3(self, x: Tensor) -> Tensor:
-        if self.reduction.dilation_in == 1:
-            return F.avg_pool2d(x, 3, self.reduction.stride, padding=1)
+        if self.dilation_in == 1:
+            if not is_scripting():  # noqa: SIM102 - TorchScript leaves out what is inside
+                if self.stride > 1 and exports_any_size(x):
+                    x = to_even_sides(x, 0.0)  # the row and column that are padding anyway
+            return F.avg_pool2d(x, 3, self.stride, padding=1)
         # Average pooling knows no dilation: the same mean as a depthwise convolution.
-        d, c = self.reduction.dilation_in, self.width
+        d, c = self.dilation_in, self.width
         return F.conv2d(x, x.new_full((c, 1, 3, 3), 1 / 9), padding=d, dilation=d, groups=c)
 
 

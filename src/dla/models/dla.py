@@ -5,22 +5,21 @@ logits_NK. With `output_stride` 8 or 16 the levels that would be coarser keep th
 Module names and constructor arguments are timm's: they are a file format.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from dla.errors import UsageError
+from dla.models.activation_checkpointing import set_checkpointing, without_checkpointing
 from dla.models.blocks import BLOCKS, RELU, ActLayer, BlockOptions, Bottle2neck, NormLayer, Reduction
 from dla.models.registry import GLOBAL_POOLS
-from dla.models.tree import Tree, run_part
+from dla.models.tree import Tree
 
-__all__ = ["DLA", "GlobalPool", "check_format", "init_weights", "run_stage", "take_indices"]
+__all__ = ["DLA", "GlobalPool", "check_format", "init_weights", "take_indices"]
 
 
 class GlobalPool(nn.Module):
@@ -41,7 +40,7 @@ class GlobalPool(nn.Module):
         return 2 if self.kind == "catavgmax" else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.kind:
+        if self.kind == "":
             return x
         if self.kind == "avg":
             return x.mean((2, 3), keepdim=True)
@@ -109,8 +108,8 @@ class DLA(nn.Module):
         self.base_width = base_width
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.pretrained_cfg: dict[str, Any] = {}
-        self.default_cfg: dict[str, Any] = {}
+        self.pretrained_cfg = dict[str, Any]()
+        self.default_cfg = dict[str, Any]()
 
         self.base_layer = nn.Sequential(
             nn.Conv2d(in_chans, channels[0], 7, padding=3, bias=False), norm_layer(channels[0]), act_layer()
@@ -122,16 +121,18 @@ class DLA(nn.Module):
         rates = (drop_path_rate * i / (blocks - 1) for i in range(blocks))
         options = BlockOptions(cardinality, base_width, norm_layer, act_layer, rates)
         make_block = partial(_make_block, _block_class(block), options)
-        strides = [1, 2]
-        for level, reduction in enumerate(reductions, start=2):
-            tree = Tree(
+        self.level2, self.level3, self.level4, self.level5 = (
+            Tree(
                 levels[level], make_block, channels[level - 1], channels[level], reduction,
                 norm_layer=norm_layer, act_layer=act_layer, keep_input=level > 2, shortcut=shortcut_root,
-            )  # fmt: skip
-            self.add_module(f"level{level}", tree)
+            )
+            for level, reduction in enumerate(reductions, start=2)
+        )  # fmt: skip
+        strides = [1, 2]
+        for reduction in reductions:
             strides.append(strides[-1] * reduction.stride)
-        self.feature_info: list[dict[str, Any]] = [
-            {"num_chs": c, "reduction": stride, "module": f"level{level}"}
+        self.feature_info = [
+            dict[str, Any](num_chs=c, reduction=stride, module=f"level{level}")
             for level, (c, stride) in enumerate(zip(channels, strides, strict=True))
         ]
 
@@ -157,7 +158,7 @@ class DLA(nn.Module):
         """The classifier: a 1x1 convolution, or Identity without classes."""
         return self.fc
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> DLA:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> Self:
         """Replace the classifier by a fresh one (PyTorch's default initialisation); None keeps the pooling.
 
         The new layers have the device, dtype and train/eval mode of the network. Returns the network.
@@ -173,8 +174,16 @@ class DLA(nn.Module):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only what the stem, levels 0 and 1, the blocks and the nodes give, and compute the rest again."""
+        """Keep only what the stem, levels 0 and 1, the blocks and the nodes give, and compute the rest again.
+
+        It wraps `forward` of these parts. What `torch.jit.script` makes of the network is without it.
+        """
         self.grad_checkpointing = enable
+        set_checkpointing(self.stages(), enable)
+
+    def __prepare_scriptable__(self) -> Self:
+        """The network that `torch.jit.script` takes."""
+        return without_checkpointing(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of the parameters' names that sort them from the stem on, for learning rates that rise by layer.
@@ -186,13 +195,17 @@ class DLA(nn.Module):
 
     def stages(self) -> tuple[nn.Module, ...]:
         """The stem and the six levels, in the order they run."""
-        return self.base_layer, self.level0, self.level1, self.level2, self.level3, self.level4, self.level5  # type: ignore[return-value]
+        return self.base_layer, self.level0, self.level1, self.level2, self.level3, self.level4, self.level5
 
     def forward_features(self, x: Tensor) -> Tensor:
         """x_N3HW -> level 5's map, (N, channels[5], ceil(H/32), ceil(W/32))."""
-        for stage in self.stages():
-            x = run_stage(stage, x, self.grad_checkpointing)
-        return x
+        x = self.base_layer(x)  # one by one, because TorchScript has no loop over attributes
+        x = self.level0(x)
+        x = self.level1(x)
+        x = self.level2(x)
+        x = self.level3(x)
+        x = self.level4(x)
+        return self.level5(x)  # type: ignore[no-any-return]
 
     def forward_intermediates(
         self,
@@ -218,10 +231,10 @@ class DLA(nn.Module):
         check_format(output_fmt)
         taken = take_indices(indices)
         stem, *levels = self.stages()
-        x = run_stage(stem, x, self.grad_checkpointing)
+        x = stem(x)
         maps = []
         for level, stage in enumerate(levels[: max(taken) + 1] if stop_early else levels):
-            x = run_stage(stage, x, self.grad_checkpointing)
+            x = stage(x)
             if level in taken:
                 maps.append(x)
         return maps if intermediates_only else (x, maps)
@@ -278,11 +291,6 @@ def check_format(output_fmt: str) -> None:
     """Raise a UsageError for another layout of maps than this network's."""
     if output_fmt != "NCHW":
         raise UsageError(f"output_fmt is {output_fmt!r}. Allowed: 'NCHW'")
-
-
-def run_stage(stage: nn.Module, x: Tensor, saving: bool) -> Tensor:
-    """`stage(x)`; in training, `saving` keeps x for the backward pass, and of a tree what its blocks and nodes give."""
-    return stage(x, saving=True) if saving and isinstance(stage, Tree) else run_part(stage, x, saving=saving)
 
 
 def _check_six(**shape: Sequence[int]) -> None:

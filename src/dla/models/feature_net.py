@@ -3,15 +3,14 @@
 A map of level l is (N, channels[l], ceil(H/2^l), ceil(W/2^l)).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from dla.errors import UsageError
-from dla.models.dla import DLA, check_format, run_stage, take_indices
+from dla.models.activation_checkpointing import set_checkpointing, without_checkpointing
+from dla.models.dla import DLA, check_format, take_indices
 from dla.models.tree import Tree
 
 __all__ = ["FEATURE_OPTIONS", "FeatureInfo", "FeatureNet", "features_of"]
@@ -59,7 +58,18 @@ class FeatureInfo:
         return len(self.info)
 
 
-class FeatureNet(nn.ModuleDict):
+class _Levels(nn.ModuleDict):
+    """Modules that run one after the other: x -> the map that each of them gives, by its name."""
+
+    def run(self, x: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, part in self.items():
+            x = part(x)
+            found[name] = x
+        return found
+
+
+class FeatureNet(_Levels):
     """The levels of a network up to the last map that is asked for.
 
     x_N3HW -> a list of maps in the order of the levels, or a dict of them by their index as it was given.
@@ -77,6 +87,8 @@ class FeatureNet(nn.ModuleDict):
     Raises:
         UsageError: a value that is not allowed, or not together with the others.
     """
+
+    __constants__ = ("as_dict", "home", "nested")  # TorchScript compiles no branch that they exclude
 
     def __init__(
         self,
@@ -105,25 +117,27 @@ class FeatureNet(nn.ModuleDict):
         last = "level5" if kind == "hook" else max(keys)
         parts = dict(_parts(model, last, flatten_sequential))
         self.home = _HOMES[kind]
-        self.update({self.home: nn.ModuleDict(parts)} if self.home else parts)
+        self.nested = self.home != ""
+        self.update({self.home: _Levels(parts)} if self.nested else parts)
         self.feature_info = FeatureInfo(model.feature_info, levels if kind == "getter" else given)
         self.out_indices = self.feature_info.out_indices
         self.output_fmt = output_fmt
         self.as_dict = kind == "dict"
-        self.grad_checkpointing = False
+        self.grad_checkpointing = model.grad_checkpointing
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only what the stem, levels 0 and 1, the blocks and the nodes give, and compute the rest again."""
+        """As `DLA.set_grad_checkpointing`; the network that shares these levels checkpoints them too."""
         self.grad_checkpointing = enable
+        parts = self[self.home].children() if self.nested else self.children()
+        # a lone activation works in place, which cannot be done twice
+        set_checkpointing((part for part in parts if isinstance(part, nn.Sequential | Tree)), enable)
+
+    def __prepare_scriptable__(self) -> Self:
+        """The network that `torch.jit.script` takes."""
+        return without_checkpointing(self)
 
     def forward(self, x: Tensor) -> list[Tensor] | dict[str, Tensor]:
-        home: Any = self[self.home] if self.home else self
-        found = {}
-        for name, part in home.items():
-            # a lone activation works in place, which cannot be done twice
-            saving = self.grad_checkpointing and isinstance(part, nn.Sequential | Tree)
-            x = run_stage(part, x, saving)
-            found[name] = x
+        found = self[self.home].run(x) if self.nested else self.run(x)  # type: ignore[operator]
         maps = {key: found[name] for name, key in self.taps.items()}
         return maps if self.as_dict else list(maps.values())
 

@@ -72,7 +72,7 @@ def truncate(model: nn.Module, at: str) -> fx.GraphModule:
     Args:
         model: a DLA, or what `fold_batch_norm` made of one.
         at: "level0" to "level5"; a node, a tree (`level4.tree2`, which is its last node) or a block by its name in
-            the network; a `downsample`; or "pooled": what the classifier is given, (N, head_hidden_size), of a
+            the network; a `downsample`; or "pre_logits": what the classifier is given, (N, head_hidden_size), of a
             network that pools.
 
     Raises:
@@ -92,7 +92,7 @@ def truncate(model: nn.Module, at: str) -> fx.GraphModule:
 def feature_nodes(model: nn.Module, whole: fx.Graph) -> dict[str, fx.Node]:
     """The operation that gives what is at each place of a network, by the names that `truncate` takes.
 
-    `whole` is the graph of `model`, from `trace`. What is at "pooled" is yet to be flattened.
+    `whole` is the graph of `model`, from `trace`. What is at "pre_logits" is yet to be flattened.
     """
     given = {
         name: node

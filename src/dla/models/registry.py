@@ -215,7 +215,7 @@ class Row:
     top1: float | None = None
     top5: float | None = None
     tag: str | None = None
-    licence: str = ""
+    license: str = ""
     origin: str = ""
 
     @property
@@ -241,7 +241,7 @@ class Row:
             "std": IMAGENET_STD,
             "first_conv": "base_layer.0",
             "classifier": "fc",
-            "license": self.licence,
+            "license": self.license,
             "origin_url": self.origin,
             "paper_name": "Deep Layer Aggregation",
             "paper_ids": "arXiv:1707.06484",
@@ -272,7 +272,7 @@ def _released(
         *size,
         *accuracy,
         tag="in1k",
-        licence="unknown" if res2 else "bsd-3-clause",
+        license="unknown" if res2 else "bsd-3-clause",
         origin="https://github.com/gasvn/Res2Net" if res2 else "https://github.com/ucbdrive/dla",
     )
 
@@ -326,11 +326,11 @@ def row(name: str) -> Row:
         raise UnknownNameError("network", name, TABLE, see="dla models") from None
 
 
-PRE_LOGITS = "pooled"  # the place of features before the classifier
+PRE_LOGITS = "pre_logits"  # the feature node in front of the classifier
 
 
 def check_feature_node(at: str, known: Collection[str]) -> None:
-    """Raise an UnknownNameError for a place in a network that is not among the known ones."""
+    """Raise an UnknownNameError for a feature node that is not among the known ones."""
     if at not in known:
         largest = ", ".join(name for name in known if "." not in name)
         raise UnknownNameError("node of this network", at, known, f"{largest}, and what dla info MODEL --nodes lists")

@@ -11,20 +11,18 @@ Attribute names are a file format: published checkpoints spell them this way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from inspect import signature
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from dla.errors import UsageError
 from dla.models.blocks import RELU, ActLayer, NormLayer, Reduction, conv_bn
+from dla.models.export_shapes import exports_any_size, to_even_sides
 
-__all__ = ["Node", "Tree", "run_part", "sum_nodes"]
+__all__ = ["Node", "Tree", "sum_nodes"]
 
 
 MakeBlock = Callable[[int, int, Reduction], nn.Module]
@@ -33,7 +31,7 @@ MakeBlock = Callable[[int, int, Reduction], nn.Module]
 class Node(nn.Module):
     """N: concatenate, mix with one convolution, normalise, optionally add the newest input, activate.
 
-    Takes a tuple of maps (N, c_i, H, W), the newest first, whose channels sum to c_in; gives (N, c_out, H, W).
+    Takes a list of maps (N, c_i, H, W), the newest first, whose channels sum to c_in; gives (N, c_out, H, W).
 
     Args:
         c_in: channels of all inputs together, however they are spread.
@@ -66,12 +64,12 @@ class Node(nn.Module):
         self.shortcut = shortcut
         self.summed = False
 
-    def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, inputs: list[Tensor]) -> Tensor:
         y = self._sum(inputs) if self.summed and self.training else self.conv(torch.cat(inputs, 1))
         y = self.bn(y)
         return self.act(y + inputs[0] if self.shortcut else y)  # type: ignore[no-any-return]
 
-    def _sum(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _sum(self, inputs: list[Tensor]) -> Tensor:
         """conv(cat(inputs)), as the sum over the inputs with the slice of the weight that each of them meets."""
         slices, around = torch.split(self.conv.weight, [x.shape[1] for x in inputs], 1), self.conv.kernel_size[0] // 2
         y = F.conv2d(inputs[0], slices[0], padding=around)
@@ -102,21 +100,16 @@ class CeilMaxPool(nn.Module):
 
     def __init__(self, reduction: Reduction) -> None:
         super().__init__()
-        self.reduction = reduction
+        self.stride, self.dilation = reduction.stride, reduction.dilation_in
 
     def forward(self, x: Tensor) -> Tensor:
-        s, d = self.reduction.stride, self.reduction.dilation_in
-        if s > 1 and not _exports_any_size(x):
-            return F.max_pool2d(x, 2, s, ceil_mode=True)
-        return F.max_pool2d(F.pad(x, (0, d, 0, d), value=float("-inf")), 2, s, dilation=d)
-
-
-def _exports_any_size(x: Tensor) -> bool:
-    """Whether an exporter must prove sizes for every H and W: it can for padding, but not for ceil_mode."""
-    if not torch.compiler.is_exporting():
-        return False
-    # The strict exporter shows every size as an int, so there is no telling.
-    return torch.compiler.is_dynamo_compiling() or not all(isinstance(n, int) for n in x.shape[2:])
+        s, d = self.stride, self.dilation
+        if s == 1:
+            return F.max_pool2d(F.pad(x, (0, d, 0, d), value=float("-inf")), 2, 1, dilation=d)
+        if not is_scripting():  # noqa: SIM102 - TorchScript leaves out what is inside
+            if exports_any_size(x):
+                return F.max_pool2d(to_even_sides(x, float("-inf")), 2, s)
+        return F.max_pool2d(x, 2, s, ceil_mode=True)
 
 
 class Tree(nn.Module):
@@ -127,6 +120,8 @@ class Tree(nn.Module):
     A block whose forward has an argument `shortcut` is given what to add: the first one its pooled and projected
     input, the others nothing, which means their own input. A block without it adds what it likes.
     """
+
+    __constants__ = ("gives_shortcut", "is_leaf", "keep_input")  # TorchScript compiles no branch that they exclude
 
     def __init__(
         self,
@@ -145,6 +140,7 @@ class Tree(nn.Module):
         super().__init__()
         c_kept += c_in if keep_input else 0
         self.n, self.keep_input = n, keep_input
+        self.is_leaf, self.gives_shortcut = n == 1, False
         self.downsample = CeilMaxPool(reduction) if reduction.reduces else nn.Identity()
         if n > 1:
             self.tree1: nn.Module = Tree(
@@ -164,47 +160,16 @@ class Tree(nn.Module):
             self.tree1, self.tree2 = first, second
             self.root = Node(2 * c_out + c_kept, c_out, shortcut=shortcut, norm_layer=norm_layer, act_layer=act_layer)
 
-    def forward(self, x: Tensor, kept: tuple[Tensor, ...] = (), saving: bool = False) -> Tensor:
-        """`saving`: the backward pass gets the maps of the blocks and nodes, and computes what is inside them again."""
-        pools = self.keep_input or (self.n == 1 and self.gives_shortcut)
-        pooled = run_part(self.downsample, x, saving=saving) if pools else x
+    def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        kept = [] if kept is None else kept
+        pooled = self.downsample(x) if self.keep_input or self.gives_shortcut else x
         if self.keep_input:
-            kept = (*kept, pooled)
-        if self.n > 1:
-            r = self.tree1(x, saving=saving)  # R_m = T_m(R_{m+1})
-            return self.tree2(r, (*kept, r), saving=saving)  # type: ignore[no-any-return]  # R_{m-1}, ..., then L and N
-        added = (run_part(self.project, pooled, saving=saving),) if self.gives_shortcut else ()
-        l1 = run_part(self.tree1, x, *added, saving=saving)  # L_1 = B(R_1)
-        l2 = run_part(self.tree2, l1, saving=saving)  # L_2 = B(L_1)
-        return run_part(self.root, (l2, l1, *kept), saving=saving)  # T_n = N(...), in the files' order
-
-
-def run_part(part: nn.Module, *inputs: Tensor | tuple[Tensor, ...], saving: bool) -> Tensor:
-    """`part(*inputs)`; in training, `saving` keeps nothing of it for the backward pass but its inputs."""
-    if not (saving and part.training and torch.is_grad_enabled()) or isinstance(part, nn.Identity):
-        return part(*inputs)  # type: ignore[no-any-return]
-    if torch.compiler.is_compiling():  # a compiled backward pass changes no statistics, and takes no context
-        return checkpoint(part, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-    return checkpoint(part, *inputs, use_reentrant=False, context_fn=partial(_twice, part))  # type: ignore[no-any-return]
-
-
-def _twice(part: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """For checkpointing: the second computation of a part must not count in its running statistics again."""
-    return nullcontext(), _StatisticsUntouched(part)
-
-
-class _StatisticsUntouched:
-    """Norms compute as in training, but remember nothing. Entered once a backward pass: twice if the graph is kept."""
-
-    def __init__(self, part: nn.Module) -> None:
-        self.norms = [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-
-    def __enter__(self) -> None:
-        self.kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
-        for norm in self.norms:
-            # Without statistics the norm would save fewer tensors, and the checkpoint counts them.
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-
-    def __exit__(self, *_: object) -> None:
-        for norm, (momentum, count) in zip(self.norms, self.kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+            kept = kept + [pooled]
+        if self.is_leaf:
+            l1 = self.tree1(x, self.project(pooled)) if self.gives_shortcut else self.tree1(x)  # L_1 = B(R_1)
+            l2 = self.tree2(l1)  # L_2 = B(L_1)
+            y = self.root([l2, l1] + kept)  # T_n = N(...), in the files' order
+        else:
+            r = self.tree1(x)  # R_m = T_m(R_{m+1})
+            y = self.tree2(r, kept + [r])  # R_{m-1}, ..., then L and N
+        return y  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Files that save time and can be made again, and int8 forms: our cache folder, by content.
+"""Files that save time and can be made again, and int8 models: our cache folder, by content.
 
 A file is called KIND/KEY, for what it was made from, and begins with the SHA-256 of the rest: a damaged one is seen,
 and what is made again takes its place. Where the folder cannot be written, nothing is kept and nothing fails.

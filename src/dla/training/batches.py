@@ -14,13 +14,13 @@ from PIL import Image
 
 from dla.data.prefetch import run_ahead
 from dla.errors import UsageError
-from dla.images.preprocessing import Preprocessing, crop_resize
-from dla.images.random_crop import crop_generator, order_generator, random_crop, reflect_pad
+from dla.images.preprocessing import Preprocessing
+from dla.images.random_crop import crop_generator, order_generator, random_resized_crop, reflect_pad
 from dla.training.distributed import Ranks
 from dla.training.recipe import Recipe
 from dla.types import Array
 
-__all__ = ["Batch", "ImageReader", "TrainBatches", "val_batches"]
+__all__ = ["Batch", "ImageReader", "TrainBatches"]
 
 
 class ImageReader(Protocol):
@@ -92,18 +92,6 @@ class TrainBatches:
         for i, (row, place) in enumerate(zip(rows, places, strict=True)):
             generator = crop_generator(self.recipe.seed, epoch, step, int(place))
             canvas = reflect_pad(self.images[int(row)], augment.margin)
-            box = random_crop(canvas.size, scale, augment.ratio, generator, augment.ratio_rule)
-            crop = crop_resize(canvas, box, (side, side), self.preprocessing.interpolation)
-            pixels[i] = crop[:, ::-1] if generator.random() < augment.flip else crop
+            pixels[i] = random_resized_crop(canvas, (side, side), (self.preprocessing.interpolation,), scale,
+                                            augment.ratio, augment.flip, generator, augment.ratio_rule)  # fmt: skip
         return Batch(pixels, self.targets_N[rows], rows)
-
-
-def val_batches(
-    images: ImageReader, rows: Array, preprocessing: Preprocessing, batch_size: int, workers: int
-) -> Iterator[Array]:
-    """Pixels (N, H, W, 3) of the rows, in order, as `dla predict` would see them."""
-
-    def make(start: int) -> Array:
-        return np.stack([preprocessing.pixels(images[int(r)]) for r in rows[start : start + batch_size]])
-
-    return run_ahead(make, range(0, len(rows), batch_size), workers, 2 * max(workers, 1))

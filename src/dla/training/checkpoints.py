@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dla.errors import DamagedError, DlaError, UnavailableError
 from dla.storage.files import open_folder_aside, read_json, remove_folder, remove_leftovers
+from dla.types import Progress
 
 __all__ = ["Checkpoints"]
 
@@ -64,7 +65,7 @@ class Checkpoints:
             ) from error
         self._prune()
 
-    def load_newest(self, say: Callable[[str], None]) -> Loaded | None:
+    def load_newest(self, progress: Progress) -> Loaded | None:
         """Tensors and facts of the newest whole checkpoint; None where there is none.
 
         One that is torn or altered is said, and kept under another name.
@@ -77,9 +78,9 @@ class Checkpoints:
                 aside = checkpoint.with_name(DAMAGED + checkpoint.name)
                 shutil.rmtree(aside, ignore_errors=True)
                 checkpoint.rename(aside)
-                say(f"{checkpoint} {torn}: passed over, kept as {aside.name}")
+                progress.log(f"{checkpoint} {torn}: passed over, kept as {aside.name}")
         if found:
-            say(f"no checkpoint in {self.folder} is whole: the run begins again with its first step")
+            progress.log(f"no checkpoint in {self.folder} is whole: the run begins again with its first step")
         return None
 
     def _found(self) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -12,16 +12,19 @@ from pathlib import Path
 import torch
 
 from dla.data.photo_cache import Cache
+from dla.drawing.shapes import to_png
 from dla.engines.cpu import peak_memory
-from dla.errors import DlaError, UnavailableError
-from dla.storage.files import errors_name
+from dla.errors import DlaError
+from dla.html_report.charts import Series, line_chart
+from dla.storage.files import write_file
 from dla.training.batches import Batch, TrainBatches
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.run import open_photos
 from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
+from dla.types import NO_PROGRESS, Progress
 
-__all__ = ["RateSweep", "RunEstimate", "check_can_draw", "draw_rates", "estimate_run", "find_learning_rate"]
+__all__ = ["RateSweep", "RunEstimate", "draw_rates", "estimate_run", "find_learning_rate"]
 
 
 STEPS, VAL_BATCHES = 3, 2
@@ -55,16 +58,17 @@ def estimate_run(
     workers: int = 2,
     device: str = "auto",
     cache: Cache = "none",
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = NO_PROGRESS,
 ) -> RunEstimate:
     """Measure a few steps of the recipe on its photos. Arguments and errors are those of `train`."""
     recipe = with_data(recipe, None)
-    means = Runtime.named(workers, device, cache, say)
+    means = Runtime.named(workers, device, cache, progress)
     splits = open_photos(recipe, means)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, means)
         sides = _sides(recipe, setup)
-        seconds = {side: _step_seconds(setup, recipe, *first) for side, (first, _) in sides.items()}
+        progress.start("trying steps", len(sides) * (STEPS + 1), "steps")
+        seconds = {side: _step_seconds(setup, recipe, *first, progress) for side, (first, _) in sides.items()}
         val_seconds = _val_seconds(setup)
     parameters = list(setup.fit.network.parameters())
     return RunEstimate(
@@ -94,7 +98,7 @@ def _sides(recipe: Recipe, setup: Setup) -> dict[int, tuple[tuple[int, int], int
     return found
 
 
-def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int) -> float:
+def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int, progress: Progress) -> float:
     """The median of some steps on this batch, after one that is not counted. Its making is not in it."""
     batch = next(setup.batches.epoch(epoch, step))
     times = []
@@ -102,6 +106,7 @@ def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int) -> float:
         began = time.monotonic()
         setup.fit.step(batch, recipe.lr * GENTLY)
         times.append(time.monotonic() - began)
+        progress.advance()
     return sorted(times[1:])[STEPS // 2]
 
 
@@ -112,7 +117,7 @@ def _val_seconds(setup: Setup) -> float:
     some = min(count, VAL_BATCHES * whole.batch_size)
     network = setup.fit.stored()
     began = time.monotonic()
-    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.fit, lambda: None)
+    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.fit)
     return (time.monotonic() - began) * count / some
 
 
@@ -142,7 +147,7 @@ def find_learning_rate(
     workers: int = 2,
     device: str = "auto",
     cache: Cache = "none",
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = NO_PROGRESS,
 ) -> RateSweep:
     """Let the learning rate rise from step to step until the loss grows; draw the curve into a PNG.
 
@@ -150,16 +155,15 @@ def find_learning_rate(
 
     Raises:
         DlaError: the loss grew at once.
-        UnavailableError: matplotlib is missing.
     """
-    check_can_draw()
     recipe = with_data(recipe, None)
     check_apart(picture.parent, recipe)
-    means = Runtime.named(workers, device, cache, say)
+    means = Runtime.named(workers, device, cache, progress)
     splits = open_photos(recipe, means)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, means)
         rates, losses = [], []
+        progress.start("raising the learning rate", SWEEP_STEPS, "steps")
         for i, batch in enumerate(islice(_batches(setup.batches), SWEEP_STEPS)):
             rate = LOWEST * (HIGHEST / LOWEST) ** (i / (SWEEP_STEPS - 1))
             try:
@@ -167,12 +171,13 @@ def find_learning_rate(
             except DlaError:  # not finite any more
                 break
             setup.fit.at.step += 1
+            progress.advance()
             rates.append(rate)
             losses.append(loss)
             if smoothed(losses)[-1] > TOO_MUCH * min(smoothed(losses)):
                 break
     curve = RateSweep(tuple(rates), tuple(smoothed(losses)), suggest_rate(rates, smoothed(losses)))
-    draw_rates(curve.rates, curve.losses, curve.proposed, picture)
+    draw_rates(curve, picture)
     return curve
 
 
@@ -205,33 +210,14 @@ def suggest_rate(rates: list[float], losses: list[float]) -> float:
     return round(rate, digits)
 
 
-def check_can_draw() -> None:
-    """See that curves can be drawn, before anything long.
-
-    Raises:
-        UnavailableError: matplotlib is missing.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UnavailableError("the curve is drawn by matplotlib, which is missing: pip install 'dla[train]'") from None
-
-
-def draw_rates(rates: Sequence[float], losses: Sequence[float], proposed: float, path: Path) -> None:
-    """Losses over learning rates (logarithmic), with a line at the proposed one."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.plot(rates, losses, color="#1f5fa8")
-    axes.axvline(proposed, color="#c8501e", linestyle="--", label=f"proposed: {proposed:g}")
-    axes.set_xscale("log")
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss, running mean")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+def draw_rates(sweep: RateSweep, path: Path) -> None:
+    """Draw the losses over the learning rates (logarithmic), with a line at the proposed one, into a PNG."""
+    page = line_chart(
+        [Series("loss, running mean", sweep.rates, sweep.losses)],
+        "learning rate",
+        log_x=True,
+        mark=(f"proposed: {sweep.proposed:g}", sweep.proposed),
+    )
+    assert page is not None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with errors_name(path):
-        figure.savefig(path)
+    write_file(path, to_png(page))

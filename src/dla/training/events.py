@@ -1,11 +1,10 @@
-"""What a run tells while it goes on, as plain values."""
+"""What a run tells while it goes on, as plain values, and who is told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["EpochEvent", "RunListener", "StepEvent"]
+__all__ = ["EpochEvent", "StepEvent", "TrainerCallback"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class EpochEvent:
     """What one pass over the training photos came to: a line of `metrics.jsonl` (docs/train.md).
 
     `epoch` counts from 1, `step` over the whole run. Accuracies (0 to 1) and `val_loss` are of the weights as they
-    would be stored. `waiting` is the share of the time in which the loop waited for photos.
+    would be stored. `data_wait` is the share of the time in which the loop waited for photos.
     """
 
     epoch: int
@@ -42,13 +41,19 @@ class EpochEvent:
     val_loss: float
     seconds: float
     photos_per_second: float
-    waiting: float
+    data_wait: float
 
 
-@dataclass(frozen=True)
-class RunListener:
-    """What the command line shows of a run."""
+class TrainerCallback:
+    """Hears of a run. Each method is called between two steps, when the state of the run can be saved; none does
+    anything here.
+    """
 
-    said: Callable[[str], None] = lambda text: None
-    step: Callable[[StepEvent], None] = lambda step: None
-    epoch: Callable[[EpochEvent, bool], None] = lambda epoch, is_best: None
+    def on_step(self, step: StepEvent) -> None:
+        """After each step."""
+
+    def on_validation_batch(self) -> None:
+        """Before each batch of an epoch's validation."""
+
+    def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
+        """After each epoch; `is_best` says whether none before it was better."""

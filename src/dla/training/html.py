@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from dla.data.dataset import Split
-from dla.html_report.charts import Series, lines, percent
+from dla.html_report.charts import Series, line_chart, percent
 from dla.html_report.page import (
     Chart,
     Charts,
@@ -84,15 +84,15 @@ def _curves(epochs: list[dict[str, Any]], class_count: int) -> tuple[Section, ..
         return Series(name, xs, [e.get(key) for e in epochs])
 
     accuracies = [of("top-1", "top1"), *([of("top-5", "top5")] if class_count > 5 else [])]
-    charts = (
-        Chart("Loss", lines([of("training", "loss"), of("validation", "val_loss")], "epoch")),
-        Chart("Accuracy on validation", lines(accuracies, "epoch", percent)),
-        Chart("Learning rate", lines([of("learning rate", "lr")], "epoch")),
-        Chart("Speed", lines([of("photos a second", "photos_per_second")], "epoch")),
-        Chart("Waiting for photos", lines([of("share of the time", "waiting")], "epoch", percent)),
-    )
-    drawn = tuple(c for c in charts if c.svg)
-    return (Section("How it went", (Charts(drawn),)),) if drawn else ()
+    drawings = {
+        "Loss": line_chart([of("training", "loss"), of("validation", "val_loss")], "epoch"),
+        "Accuracy on validation": line_chart(accuracies, "epoch", percent),
+        "Learning rate": line_chart([of("learning rate", "lr")], "epoch"),
+        "Speed": line_chart([of("photos a second", "photos_per_second")], "epoch"),
+        "Waiting for photos": line_chart([of("share of the time", "data_wait")], "epoch", percent),
+    }
+    charts = tuple(Chart(title, drawing) for title, drawing in drawings.items() if drawing is not None)
+    return (Section("How it went", (Charts(charts),)),) if charts else ()
 
 
 def _mosaic(path: Path) -> tuple[Section, ...]:

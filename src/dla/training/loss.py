@@ -17,6 +17,7 @@ from torch import Tensor
 from dla.errors import UnavailableError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.models.fuse import fuse_conv_bn
+from dla.models.normalize import Normalize
 from dla.training.recipe import DistillConfig, LossConfig
 from dla.types import Array
 from dla.weights.load import load_model
@@ -118,11 +119,11 @@ class NetworkTeacher:
         self.network = network.to(device=device, memory_format=torch.channels_last)
         self.columns = torch.tensor([known[c] for c in class_ids], device=device)
         own = Preprocessing.from_config(opened.config.pretrained_cfg, opened.config.exif)
-        self.scale, self.shift = (torch.from_numpy(a).to(device)[:, None, None] for a in own.scale_shift())
+        self.normalize = Normalize(*own.scale_shift()).to(device)
 
     def __call__(self, pixels_N3HW: Tensor, rows_N: Array) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = self.network(pixels_N3HW * self.scale + self.shift)
+            logits: Tensor = self.network(self.normalize.normalize_(pixels_N3HW.clone()))
             return logits[:, self.columns]
 
 

@@ -84,9 +84,9 @@ def _described(
 ) -> ModelConfig:
     """What the model folder will say, but for the results. WordNet ids get WordNet's names."""
     names = {c.class_id: c.label for c in imagenet_classes()}
-    licence = recipe.licence or (str(config.dla.get("licence") or "") if recipe.pretrained else "")
+    license_ = recipe.license or (str(config.dla.get("license") or "") if recipe.pretrained else "")
     ours: dict[str, Any] = {"task": "classify", "preprocessing": {"exif": preprocessing.exif}}
-    ours |= {"dataset": recipe.dataset} | ({"licence": licence} if licence else {})
+    ours |= {"dataset": recipe.dataset} | ({"license": license_} if license_ else {})
     if recipe.pretrained:
         ours["starts_from"] = recipe.model
     kept = {k: v for k, v in config.model_args.items() if k in ("output_stride", "global_pool", "in_chans")}

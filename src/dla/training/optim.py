@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from dla.engines.cpu import HALF_PRECISION, has_half_precision
 from dla.errors import UsageError
 from dla.models.dla import DLA
 from dla.training.recipe import EmaConfig, Recipe
@@ -132,8 +133,6 @@ def make_ema(network: nn.Module, recipe: EmaConfig) -> AveragedModel | None:
 
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# by what torch.cpu.get_capabilities calls them: without one of these a CPU computes it by conversions, slower than fp32
-_INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16")}
 
 
 class Autocast:
@@ -188,9 +187,8 @@ def _refuse(name: str, device: torch.device) -> None:
         able = name == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
         lacks = "this GPU has no bf16 arithmetic"
     elif device.type == "cpu":
-        has = torch.cpu.get_capabilities()
-        able = any(has.get(instruction) for instruction in _INSTRUCTIONS[name])
-        lacks = f"this CPU has none of the instructions {', '.join(_INSTRUCTIONS[name])}"
+        able = has_half_precision(name)
+        lacks = f"this CPU has none of the instructions {', '.join(HALF_PRECISION[name])}"
     else:
         able, lacks = name == "fp16", f"{device.type} has no bf16 arithmetic"
     if not able:

@@ -330,7 +330,7 @@ class Recipe:
         stop: when a run ends early.
         compute: precision, layout, memory.
         dataset: what the photos are, in words; goes into the model folder. Without it, the name of their folder.
-        licence: what the weights may be used for, in words; goes into the model folder. Without it, what the weights
+        license: what the weights may be used for, in words; goes into the model folder. Without it, what the weights
             that it begins with say.
     """
 
@@ -354,7 +354,7 @@ class Recipe:
     stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     dataset: str = ""
-    licence: str = ""
+    license: str = ""
 
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)

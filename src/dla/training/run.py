@@ -22,14 +22,14 @@ from dla.metrics.classification import evaluate
 from dla.storage.files import write_file
 from dla.training.checkpoints import Checkpoints
 from dla.training.distributed import Ranks, StopSignal, process_group
-from dla.training.events import EpochEvent, RunListener, StepEvent
+from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.html import write_report
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import default_output, recipe_from
-from dla.training.run_folder import RunFolder, environment, environment_difference, run_lock
+from dla.training.run_folder import RunFolder, environment, environment_difference, repeatable, run_lock
 from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
-from dla.training.trainer import TrainerCallback
+from dla.types import NO_PROGRESS, Progress
 from dla.weights.load import load_model
 from dla.weights.model_folder import half_precision, write_folder
 
@@ -46,7 +46,8 @@ def train(
     cache: Cache = "none",
     save_every: float = 120.0,
     settings: Mapping[str, Any] | None = None,
-    listener: RunListener | None = None,
+    progress: Progress = NO_PROGRESS,
+    callback: TrainerCallback | None = None,
 ) -> Path:
     """Train a network on photos. Returns the run's folder, in which `best` is a model folder that `dla.load` takes.
 
@@ -62,7 +63,8 @@ def train(
         cache: "ram" keeps decoded photos in memory, up to half of it; "disk" in the user's cache folder.
         save_every: seconds between two checkpoints; there is one after each epoch too.
         settings: fields of the recipe by their dotted names, {"epochs": 3, "optimizer.momentum": 0.8}.
-        listener: who hears how it goes.
+        progress: told of the photos of each step, and what there is to say.
+        callback: told of each step and each epoch, with their figures.
 
     Raises:
         UnknownNameError: no such recipe, field or network.
@@ -72,14 +74,29 @@ def train(
         DlaError: the loss is not finite, or the folder cannot be written.
     """
     with process_group(device) as ranks:
-        heard = listener if listener and ranks.is_main else RunListener()
+        shown = progress if ranks.is_main else NO_PROGRESS
         whole = with_data(resolve_recipe(recipe, settings), data)
-        means = Runtime.named(workers, device, cache, heard.said, ranks)
+        means = Runtime.named(workers, device, cache, shown, ranks)
         check_can_write()
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
         check_apart(folder, whole)
+        run = _Run(whole, RunFolder(folder), means)
         with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):
-            _Run(whole, RunFolder(folder), means, save_every, heard).go()
+            facts = ranks.from_main(run.facts)
+            if facts.get("finished"):
+                if ranks.is_main:
+                    shown.log(f"{folder} is finished: {run.outcome()}")
+                return folder
+            splits = run.photos()
+            # what happens to PyTorch's randomness here stays here
+            with torch.random.fork_rng(_gpus(means.device)), repeatable():
+                setup = set_up(whole, splits, means)
+                checkpoints = run.begin(setup, splits, facts)
+                with StopSignal(ranks) as stop:
+                    keeper = _RunCallback(run, setup, checkpoints, stop, callback or TrainerCallback(), save_every)
+                    shown.start("training", setup.photos_left)
+                    setup.fit.run(setup.batches, setup.validation, keeper)
+                run.finish(splits, setup)
     return folder
 
 
@@ -99,52 +116,38 @@ def open_photos(recipe: Recipe, means: Runtime) -> Splits:
         CheckError: too many cannot.
     """
     splits = open_splits(recipe.photos, recipe.data, recipe.seed)
-    return without_unreadable(splits, recipe.data.max_unreadable, means.workers)
+    return without_unreadable(splits, recipe.data.max_unreadable, means.workers, means.progress)
 
 
 @dataclass(frozen=True)
 class _Run:
+    """A run and its folder."""
+
     recipe: Recipe
     folder: RunFolder
     means: Runtime
-    save_every: float
-    listener: RunListener
 
     @property
     def ranks(self) -> Ranks:
         return self.means.ranks
 
-    def go(self) -> None:
-        facts = self.ranks.from_main(self._facts)
-        if facts.get("finished"):
-            if self.ranks.is_main:
-                self.listener.said(f"{self.folder.path} is finished: {self._outcome()}")
-            return
-        splits = self._photos()
-        # what happens to PyTorch's randomness here stays here
-        with torch.random.fork_rng(_gpus(self.means.device)):
-            setup = set_up(self.recipe, splits, self.means)
-            if self.ranks.is_main:
-                self._claim(splits, facts)
-            self._train(setup)
-            self._finish(splits, setup)
-
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """What is known of the run already, of which this has to be another part."""
         self.folder.check(self.recipe)
         return self.folder.facts()
 
-    def _photos(self) -> Splits:
+    def photos(self) -> Splits:
         """The photos of the run: those it began with, or all that can be read at its beginning."""
-        say, photos, options = self.listener.said, self.recipe.photos, self.recipe.data
+        log, photos, options = self.means.progress.log, self.recipe.photos, self.recipe.data
         splits = self._opened() if self.ranks.is_main else None
         told = self.ranks.from_main(lambda: splits and splits_to_dict(splits, photos))
         if splits is None:
             return restore_splits(told or {}, photos, options)
         for note in splits.notes:
-            say(note)
+            log(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
-        left = f"; {len(splits.left_out):,} left out ({self.folder.path}/data.json)" if splits.left_out else ""
-        say(f"data    {counts}{left}")
+        left = f"; {len(splits.unreadable):,} left out ({self.folder.path}/data.json)" if splits.unreadable else ""
+        log(f"data    {counts}{left}")
         return splits
 
     def _opened(self) -> Splits:
@@ -153,36 +156,34 @@ class _Run:
             return open_photos(self.recipe, self.means)
         return restore_splits(saved, self.recipe.photos, self.recipe.data)
 
+    def begin(self, setup: Setup, splits: Splits, before: Mapping[str, Any]) -> Checkpoints:
+        """Claim the folder, and go on where its newest checkpoint says."""
+        fit, checkpoints = setup.fit, Checkpoints(self.folder.checkpoints)
+        if self.ranks.is_main:
+            self._claim(splits, before)
+        found = self.ranks.from_main(lambda: checkpoints.load_newest(self.means.progress))
+        if found is not None:
+            fit.load_state(*found)
+            self.means.progress.log(f"goes on at epoch {fit.at.epoch + 1}, step {fit.at.step}")
+        if self.ranks.is_main:
+            self.folder.keep_epochs(fit.at.epoch)
+            if not self.folder.mosaic.exists():
+                x_N3HW, _ = fit.prepare(next(setup.batches.epoch(0, 0)))
+                write_file(self.folder.mosaic, mosaic_png(fit.pixels(x_N3HW)))
+        return checkpoints
+
     def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
         """Only what could begin has the folder: a slip in a name does not."""
         now = environment(self.means.device, self.ranks)
         self.folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
         if changed := environment_difference(before, now):
-            self.listener.said(changed)
+            self.means.progress.log(changed)
         self.folder.tell(**now, data=_summary(splits))
 
-    def _train(self, setup: Setup) -> None:
-        fit, batches = setup.fit, setup.batches
-        checkpoints = Checkpoints(self.folder.checkpoints)
-        found = self.ranks.from_main(lambda: checkpoints.load_newest(self.listener.said))
-        if found is not None:
-            fit.load_state(*found)
-            self.listener.said(f"goes on at epoch {fit.at.epoch + 1}, step {fit.at.step}")
-        if self.ranks.is_main:
-            self.folder.keep_epochs(fit.at.epoch)
-            if not self.folder.mosaic.exists():
-                x_N3HW, _ = fit.prepare(next(batches.epoch(0, 0)))
-                write_file(self.folder.mosaic, mosaic_png(fit.pixels(x_N3HW)))
-        with StopSignal(self.ranks) as stop:
-            keeper = _RunCallback(self, setup, checkpoints, stop)
-            fit.run(
-                batches, setup.validation, TrainerCallback(keeper.after_step, keeper.leave_if_asked, keeper.after_epoch)
-            )
-
-    def _finish(self, splits: Splits, setup: Setup) -> None:
+    def finish(self, splits: Splits, setup: Setup) -> None:
         """Measure the best weights as they are stored, and write the report."""
         best = self.ranks.from_main(lambda: load_model(str(self.folder.best)))
-        logits_NK = setup.validation.logits(best.model, setup.fit, lambda: None)
+        logits_NK = setup.validation.logits(best.model, setup.fit)
         if not self.ranks.is_main:
             return
         names = best.config.label_descriptions or {}
@@ -190,9 +191,10 @@ class _Run:
         found = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
         figures = {"top1_interval": found.top1_interval.to_list()}
         self.folder.tell(best=self.folder.facts()["best"] | figures, finished=True)
-        self.listener.said(self._outcome())
+        self.means.progress.log(self.outcome())
 
-    def _outcome(self) -> str:
+    def outcome(self) -> str:
+        """The best epoch in a sentence, and where its weights are."""
         best = self.folder.facts()["best"]
         low, high = best["top1_interval"]
         return (
@@ -201,21 +203,36 @@ class _Run:
         )
 
 
-class _RunCallback:
+class _RunCallback(TrainerCallback):
     """Writes down what a run comes to while it goes on, on the main rank; stops all ranks together."""
 
-    def __init__(self, run: _Run, setup: Setup, checkpoints: Checkpoints, stop: StopSignal) -> None:
+    def __init__(
+        self,
+        run: _Run,
+        setup: Setup,
+        checkpoints: Checkpoints,
+        stop: StopSignal,
+        callback: TrainerCallback,
+        save_every: float,
+    ) -> None:
         self.run, self.fit, self.config, self.checkpoints = run, setup.fit, setup.start.config, checkpoints
-        self.steps, self.stop = setup.batches.steps, stop
+        self.steps, self.stop, self.callback, self.save_every = setup.batches.steps, stop, callback, save_every
         self.saved = time.monotonic()
 
-    def after_step(self, step: StepEvent) -> None:
-        self.run.listener.step(step)
+    def on_step(self, step: StepEvent) -> None:
+        if self.run.ranks.is_main:
+            self.run.means.progress.advance(step.photos)
+            self.callback.on_step(step)
         self.leave_if_asked()
-        if time.monotonic() - self.saved > self.run.save_every:
+        if time.monotonic() - self.saved > self.save_every:
             self.checkpoint()
 
-    def after_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
+    def on_validation_batch(self) -> None:
+        if self.run.ranks.is_main:
+            self.callback.on_validation_batch()
+        self.leave_if_asked()
+
+    def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         if not self.run.ranks.is_main:
             return
         # the checkpoint comes last: without it the epoch is run again, to the same bits
@@ -223,7 +240,7 @@ class _RunCallback:
             self.write_best(epoch)
         self.run.folder.add_epoch(epoch)
         self.checkpoint(is_best)
-        self.run.listener.epoch(epoch, is_best)
+        self.callback.on_epoch(epoch, is_best)
 
     def leave_if_asked(self) -> None:
         """End with a checkpoint where a signal asked for it."""
@@ -231,7 +248,8 @@ class _RunCallback:
             return
         self.checkpoint()
         at = self.fit.at
-        self.run.listener.said(f"Saved at step {at.epoch * self.steps + at.step}. The same command goes on from here.")
+        step = at.epoch * self.steps + at.step
+        self.run.means.progress.log(f"Saved at step {step}. The same command goes on from here.")
         self.stop.leave()
 
     def checkpoint(self, is_best: bool = False) -> None:
@@ -267,8 +285,8 @@ def _summary(splits: Splits) -> dict[str, Any]:
         "train": len(splits.train),
         "val": len(splits.val),
         "classes": len(splits.train.class_ids),
-        "how": splits.how,
-        "left_out": len(splits.left_out),
+        "split_method": splits.split_method,
+        "unreadable": len(splits.unreadable),
     }
 
 

@@ -36,7 +36,7 @@ from dla.training.events import EpochEvent
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import differing, to_yaml
 
-__all__ = ["RunFolder", "environment", "environment_difference", "read_epochs", "run_lock"]
+__all__ = ["RunFolder", "environment", "environment_difference", "read_epochs", "repeatable", "run_lock"]
 
 
 SCHEMA = "dla.run/1"
@@ -232,6 +232,18 @@ def environment_difference(before: Mapping[str, Any], now: Mapping[str, Any]) ->
     if not differences:
         return None
     return f"{'; '.join(differences)}: the last bits may differ from those of a run that nothing interrupted"
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Let cuDNN take only algorithms that give the same bits each time. The flags are of the whole process."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _version(name: str) -> str | None:

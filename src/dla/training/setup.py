@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from dla.training.memory import give_memory_back
 from dla.training.model import InitialModel, build_initial
 from dla.training.recipe import Recipe
 from dla.training.trainer import Trainer, ValidationSet
+from dla.types import NO_PROGRESS, Progress
 
 __all__ = ["Runtime", "Setup", "check_apart", "set_up", "with_data"]
 
@@ -34,12 +34,12 @@ class Runtime:
     workers: int
     device: torch.device
     cache: Cache
-    say: Callable[[str], None]
+    progress: Progress
     ranks: Ranks
 
     @classmethod
     def named(
-        cls, workers: int, device: str, cache: Cache, say: Callable[[str], None], ranks: Ranks = Ranks()
+        cls, workers: int, device: str, cache: Cache, progress: Progress = NO_PROGRESS, ranks: Ranks = Ranks()
     ) -> Runtime:
         """Checked, from what a user says.
 
@@ -48,7 +48,7 @@ class Runtime:
         """
         if workers < 0:
             raise UsageError(f"workers is {workers}: at least 0")
-        return cls(workers, ranks.device(pick_device(device)), cache, say, ranks)
+        return cls(workers, ranks.device(pick_device(device)), cache, progress, ranks)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,12 @@ class Setup:
     fit: Trainer
     batches: TrainBatches
     validation: ValidationSet
+
+    @property
+    def photos_left(self) -> int:
+        """How many photos the steps that are to come take."""
+        recipe, at = self.fit.recipe, self.fit.at
+        return (self.batches.steps * (recipe.epochs - at.epoch) - at.step) * recipe.batch_size
 
 
 def with_data(recipe: Recipe, data: str | Path | None) -> Recipe:
@@ -102,7 +108,7 @@ def set_up(recipe: Recipe, splits: Splits, means: Runtime) -> Setup:
     start = build_initial(recipe, train.class_ids)
     _check_batch(recipe, min(start.preprocessing.size), ranks)
     for note in start.notes:
-        means.say(f"start   {note}")
+        means.progress.log(f"start   {note}")
     teacher = open_teacher(recipe.distill, train.class_ids, len(train), means.device)
     fit = Trainer(start, recipe, train.targets_N, means.device, teacher, ranks)
     budget = Budget(half_of_memory() // ranks.local_world)
@@ -126,4 +132,4 @@ def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
 
 def _store(split: Split, means: Runtime, budget: Budget) -> PhotoStore:
     place = cache.cache_folder() / cache.PHOTOS if means.cache == "disk" else None
-    return PhotoStore(split, means.cache, place, budget=budget, say=means.say)
+    return PhotoStore(split, means.cache, place, budget=budget, progress=means.progress)

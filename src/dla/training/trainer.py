@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dla.errors import DlaError, UsageError
+from dla.inference.pipeline import InputPipeline, PreparedInput
 from dla.metrics.classification import sample_results
 from dla.models.dla import DLA
 from dla.models.fuse import fuse_conv_bn
+from dla.models.normalize import Normalize
 from dla.training.augment import BatchAugment
-from dla.training.batches import Batch, ImageReader, TrainBatches, val_batches
+from dla.training.batches import Batch, ImageReader, TrainBatches
 from dla.training.distributed import Ranks
-from dla.training.events import EpochEvent, StepEvent
+from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.loss import Criterion, Labels, Teacher, balanced_weights
 from dla.training.model import InitialModel, train_mode
 from dla.training.optim import (
@@ -39,19 +41,7 @@ from dla.types import Array
 from dla.weights.load import load_state
 from dla.weights.model_folder import half_precision
 
-__all__ = ["Trainer", "TrainerCallback", "ValidationSet"]
-
-
-@dataclass(frozen=True)
-class TrainerCallback:
-    """Who hears of each step, and of each epoch and whether it is the best so far.
-
-    All are called between two steps, `pause` while an epoch is validated: the state of a run can then be saved.
-    """
-
-    step: Callable[[StepEvent], None]
-    pause: Callable[[], None]
-    epoch: Callable[[EpochEvent, bool], None]
+__all__ = ["Trainer", "ValidationSet"]
 
 
 @dataclass(frozen=True)
@@ -64,21 +54,28 @@ class ValidationSet:
     workers: int
 
     @torch.inference_mode()
-    def logits(self, network: nn.Module, fit: Trainer, pause: Callable[[], None]) -> Array:
+    def logits(self, network: nn.Module, fit: Trainer, pause: Callable[[], None] = lambda: None) -> Array:
         """(N, K) on photos as `dla predict` would see them, from all ranks together; `pause` is called in between."""
         device, ranks = fit.device, fit.ranks
         folded: nn.Module = fuse_conv_bn(network)
         folded = folded.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rows = ranks.share(np.arange(len(self.targets_N)))
-        batches = val_batches(self.images, rows, fit.preprocessing, self.batch_size, self.workers)
-        parts = [np.empty((0, 0), np.float32)]
-        for _ in range(0, math.ceil(len(self.targets_N) / ranks.world), self.batch_size):
-            pause()  # on every rank, though one may have no batch left
-            pixels = next(batches, None)
-            if pixels is not None:
-                x_N3HW = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().mul_(fit.scale).add_(fit.shift)
-                parts.append(folded(x_N3HW).cpu().numpy())
-        return ranks.gather_rows(np.concatenate(parts[1:] or parts), rows, len(self.targets_N))
+
+        def prepare(row: int) -> PreparedInput:
+            return PreparedInput(str(row), (fit.preprocessing.pixels(self.images[row]),))
+
+        def compute(pixels_NHW3: Array) -> Array:
+            pause()
+            x_N3HW = fit.normalize(torch.from_numpy(pixels_NHW3).to(device))
+            return folded(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
+
+        pipeline = InputPipeline(self.batch_size, self.workers)
+        logits = list(pipeline.results(rows.tolist(), prepare, compute, lambda _, logits_K: logits_K))
+        most = math.ceil(len(self.targets_N) / ranks.world)
+        if math.ceil(most / self.batch_size) > math.ceil(len(rows) / self.batch_size):
+            pause()  # as the ranks that have a batch more
+        logits_nK = np.stack(logits) if logits else np.empty((0, 0), np.float32)
+        return ranks.gather_rows(logits_nK, rows, len(self.targets_N))
 
 
 @dataclass
@@ -124,9 +121,7 @@ class Trainer:
         weights_K = balanced_weights(torch.from_numpy(targets_N), start.config.num_classes).to(device)
         balanced = recipe.loss.class_weights == "balanced"
         self.criterion = Criterion(recipe.loss, recipe.distill, weights_K if balanced else None)
-        self.scale, self.shift = (
-            torch.from_numpy(a).to(device)[:, None, None] for a in self.preprocessing.scale_shift()
-        )
+        self.normalize = Normalize(*self.preprocessing.scale_shift()).to(device)
         train_mode(self.network, recipe.freeze)
         self.parallel = DistributedDataParallel(self.network) if ranks.world > 1 else None
         self.forward: Callable[[Tensor], Tensor] = self.parallel or self.network
@@ -158,7 +153,7 @@ class Trainer:
         self.at = Position(**at | {"best": at["best"] and tuple(at["best"])})
         self.precision.load_state(facts["scaler"])
 
-    def run(self, batches: TrainBatches, val: ValidationSet, watcher: TrainerCallback) -> None:
+    def run(self, batches: TrainBatches, val: ValidationSet, callback: TrainerCallback) -> None:
         """Train to the last epoch, or until the recipe says stop.
 
         Raises:
@@ -172,11 +167,11 @@ class Trainer:
                 self.at.step += 1
                 self.at.loss_sum += loss
                 place = self.at.epoch + 1, self.recipe.epochs, self.at.step, batches.steps
-                watcher.step(StepEvent(*place, loss, top1, rate, self.recipe.batch_size))
+                callback.on_step(StepEvent(*place, loss, top1, rate, self.recipe.batch_size))
             seconds = max(time.monotonic() - began, 1e-9)
             photos = (self.at.step - first) * self.recipe.batch_size
             self.ranks.spread(list(self.kept.buffers()))  # each rank has normalised photos of its own
-            logits_NK = val.logits(self.stored(), self, watcher.pause)
+            logits_NK = val.logits(self.stored(), self, callback.on_validation_batch)
             outcome = sample_results(logits_NK, val.targets_N)
             epoch = EpochEvent(
                 epoch=self.at.epoch + 1,
@@ -188,10 +183,10 @@ class Trainer:
                 val_loss=float(outcome.loss_N.mean()),
                 seconds=seconds,
                 photos_per_second=photos / seconds,
-                waiting=clock.waited / seconds,
+                data_wait=clock.waited / seconds,
             )
             is_best = self._count(epoch)
-            watcher.epoch(epoch, is_best)
+            callback.on_epoch(epoch, is_best)
 
     def _count(self, epoch: EpochEvent) -> bool:
         """Go on to the next epoch; whether this one was the best."""
@@ -267,7 +262,7 @@ class Trainer:
         teacher_NK = None
         if self.teacher is not None:
             teacher_NK = (self.teacher(pixels, batch.rows_N) / self.recipe.distill.temperature).softmax(1)
-        x_N3HW = pixels.mul_(self.scale).add_(self.shift).contiguous(memory_format=self.layout)
+        x_N3HW = self.normalize.normalize_(pixels).contiguous(memory_format=self.layout)
         if mix is None:
             return x_N3HW, Labels(targets_N, teacher_NK=teacher_NK)
         if teacher_NK is not None and not self.teacher.sees_mixed:  # type: ignore[union-attr]
@@ -276,8 +271,7 @@ class Trainer:
 
     def pixels(self, x_N3HW: Tensor) -> Array:
         """What `prepare` made, as uint8 pictures (N, H, W, 3)."""
-        pixels = x_N3HW.sub(self.shift).div(self.scale).round().clamp(0, 255).byte()
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return self.normalize.pixels(x_N3HW).cpu().numpy()
 
     def _broken(self, what: str, value: float) -> DlaError:
         return DlaError(f"the {what} is {value} at epoch {self.at.epoch + 1}, step {self.at.step + 1}. {self._way_out}")

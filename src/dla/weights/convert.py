@@ -1,4 +1,4 @@
-"""One model's weights in another form: a model folder, timm's bare file, or the file that the authors' code loads."""
+"""One model's weights in another format: a model folder, timm's bare file, or the file that the authors' code loads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ConvertResult:
     """What was written: the file, or the folder, whose weights have this size and SHA-256, and what to know of it."""
 
     path: Path
-    form: ConvertFormat
+    format: ConvertFormat
     architecture: str
     size_bytes: int
     sha256: str
@@ -69,15 +69,15 @@ def convert(
         DlaError: `out` cannot be written.
     """
     path = Path(os.path.expanduser(out))
-    form = to or _form_of(path)
-    _check_out(path, form, force)
+    to = to or _format_of(path)
+    _check_out(path, to, force)
     opened = load_model(source, architecture=architecture, cache_dir=cache_dir)
     notes = opened.report.notes
-    if form == "folder":
+    if to == "folder":
         write_folder(path, opened.model.state_dict(), opened.config)
         weights = path / WEIGHTS
     else:
-        data = _authors_file(opened) if form == "authors" else _bare_file(opened.model, path.suffix)
+        data = _authors_file(opened) if to == "authors" else _bare_file(opened.model, path.suffix)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_files({path: data})
@@ -88,10 +88,10 @@ def convert(
             notes += (f"{path} holds weights only; class names, preprocessing and licence need --to folder.",)
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ConvertResult(path, form, opened.config.architecture, weights.stat().st_size, digest, notes)
+    return ConvertResult(path, to, opened.config.architecture, weights.stat().st_size, digest, notes)
 
 
-def _form_of(path: Path) -> ConvertFormat:
+def _format_of(path: Path) -> ConvertFormat:
     if path.suffix in _ENDINGS["timm"] and not path.is_dir():
         return "timm"
     if path.suffix and not path.is_dir():
@@ -99,13 +99,13 @@ def _form_of(path: Path) -> ConvertFormat:
     return "folder"
 
 
-def _check_out(path: Path, form: ConvertFormat, force: bool) -> None:
-    if form not in CONVERT_FORMATS:
-        raise UsageError(f"to is {form!r}. Allowed: {', '.join(CONVERT_FORMATS)}")
-    if form != "folder" and path.suffix not in _ENDINGS[form]:
-        raise UsageError(f"{path} must be a file that ends with {' or '.join(_ENDINGS[form])}, for --to {form}")
-    if form != "folder" and path.is_dir():
-        raise UsageError(f"{path} is a folder; --to {form} writes a file")
+def _check_out(path: Path, to: ConvertFormat, force: bool) -> None:
+    if to not in CONVERT_FORMATS:
+        raise UsageError(f"to is {to!r}. Allowed: {', '.join(CONVERT_FORMATS)}")
+    if to != "folder" and path.suffix not in _ENDINGS[to]:
+        raise UsageError(f"{path} must be a file that ends with {' or '.join(_ENDINGS[to])}, for --to {to}")
+    if to != "folder" and path.is_dir():
+        raise UsageError(f"{path} is a folder; --to {to} writes a file")
     above = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
     if os.path.lexists(above) and not above.is_dir():
         raise UsageError(f"{above} is a file, so that nothing can be written to {path}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.types import NO_PROGRESS, Progress
 from dla.weights.spec import CONFIG, WEIGHT_NAMES
 
 __all__ = ["HubFiles", "cache_folder", "fetch", "fetch_config", "locate"]
@@ -56,18 +57,23 @@ class _AbsentError(Exception):
 
 
 def fetch(
-    repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None, repair: bool = False
+    repo: str,
+    revision: str | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    repair: bool = False,
+    progress: Progress = NO_PROGRESS,
 ) -> HubFiles:
     """Config and weights of a hub repository (owner/name), both of the same commit.
 
-    With `repair` a file that is damaged in the cache is fetched again.
+    With `repair` a file that is damaged in the cache is fetched again. `progress` is told of the bytes that arrive.
 
     Raises:
         UnavailableError: not in the cache and not to be had; the message says where it was looked for.
         DamagedError: a file is not what the hub announced.
         UsageError: not the name of a repository.
     """
-    wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir), repair, _name(repo, revision))
+    wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir), repair, _name(repo, revision), progress)
     with _explained(wanted):
         config, fresh = wanted.read(CONFIG)
         found = _with_weights(wanted, config)
@@ -149,6 +155,7 @@ class _Wanted:
     cache: Path
     repair: bool = False
     name: str = ""
+    progress: Progress = NO_PROGRESS
 
     @property
     def place(self) -> str:
@@ -213,7 +220,7 @@ class _Wanted:
                     revision=self.revision,
                     cache_dir=self.cache,
                     headers=_HEADERS,
-                    tqdm_class=_bar(self.repo),
+                    tqdm_class=_bar(self.repo, self.progress),
                     force_download=again,
                 )
             except Exception as error:  # of huggingface_hub, of the HTTP client it uses, of the disk
@@ -284,13 +291,20 @@ class _Wanted:
         return f"{hub} answers {status}. Try: later"
 
 
-def _bar(repo: str) -> Any:
-    """huggingface_hub's progress bar (on a terminal only), named after what is fetched, and gone at the end."""
+def _bar(repo: str, progress: Progress) -> Any:
+    """In place of huggingface_hub's progress bar: draws nothing, and tells `progress` of each file's bytes."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options | {"desc": repo, "leave": False})  # type: ignore[no-untyped-call]
+        def __init__(self, *args: Any, total: float | None = None, initial: float = 0, **options: Any) -> None:
+            super().__init__(*args, total=total, initial=initial, **options | {"disable": True})  # type: ignore[no-untyped-call]
+            progress.start(f"fetching {repo}", None if total is None else int(total - initial), "bytes")
+
+        def update(self, n: float | None = 1) -> None:
+            progress.advance(int(n or 0))
+
+        def update_transfer(self, n: float | None = 1) -> None:
+            """The same bytes as they come through the network; where there is this, there is no second bar for them."""
 
     return Bar
 

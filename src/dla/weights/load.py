@@ -20,6 +20,7 @@ from dla.errors import DamagedError, UsageError
 from dla.models.build import build
 from dla.models.dla import DLA
 from dla.models.registry import row
+from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
 from dla.weights.keys import (
     COUNTER,
@@ -45,7 +46,7 @@ _PREPROCESSING = (
     "first_conv", "classifier",
 )  # fmt: skip
 # What stays true of a model whose classifier was replaced.
-_OF_THE_BODY = ("task", "preprocessing", "licence")
+_OF_THE_BODY = ("task", "preprocessing", "license")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def load_model(
     new_head: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     overlay: Mapping[str, Any] | None = None,
+    progress: Progress = NO_PROGRESS,
     **options: Any,
 ) -> LoadedModel:
     """The network that `source` names (see `resolve_source`), with its weights, in training mode as `build` makes it.
@@ -96,13 +98,14 @@ def load_model(
         new_head: replace the classifier even where the number of classes is the same.
         cache_dir: the hub's cache, else huggingface_hub's own.
         overlay: fields of `pretrained_cfg` that go before the source's own, `num_classes` and `input_size` included.
+        progress: told of the bytes that the hub sends.
         options: other options of the network, before those of the source's config.
 
     Raises:
         UsageError: no such source, or a bare file that several networks or none could have written.
         UnavailableError, DamagedError: the weights cannot be had, or are not what they should be.
     """
-    files = open_files(source, cache_dir)
+    files = open_files(source, cache_dir, progress)
     config, origin = files.config, files.origin
     weights = parse_weights(files.weights, files.weights_name, files.weights_title, files.sha256)
     if config is None:

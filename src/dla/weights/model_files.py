@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import ModelConfig, parse_config, read_config_bytes
 from dla.weights.spec import (
     CONFIG,
@@ -50,12 +51,15 @@ class ModelFiles:
         name: the model as the user called it.
         source: what that means.
         cache_dir: the hub's cache, else huggingface_hub's own.
+        progress: told of the bytes that the hub sends.
 
     All its attributes but these raise UnavailableError or DamagedError where a file cannot be had or is damaged.
     """
 
-    def __init__(self, name: str, source: ModelSource, cache_dir: CacheDir = None) -> None:
-        self.name, self.source, self.cache_dir = name, source, cache_dir
+    def __init__(
+        self, name: str, source: ModelSource, cache_dir: CacheDir = None, progress: Progress = NO_PROGRESS
+    ) -> None:
+        self.name, self.source, self.cache_dir, self.progress = name, source, cache_dir, progress
 
     @property
     def folder(self) -> Path | None:
@@ -129,20 +133,23 @@ class ModelFiles:
     def _fetched(self) -> HubFiles:
         from dla.weights import hub  # here, because most models are on this disk
 
-        return hub.fetch(self.source.where, self.source.revision, cache_dir=self.cache_dir)
+        where, revision = self.source.where, self.source.revision
+        return hub.fetch(where, revision, cache_dir=self.cache_dir, progress=self.progress)
 
     @cached_property
     def _chosen(self) -> tuple[Path, tuple[str, ...]]:
         return (Path(self.source.where), ()) if self.folder is None else _weights_in(self.folder)
 
 
-def open_files(model: str | ModelFiles, cache_dir: CacheDir = None) -> ModelFiles:
+def open_files(model: str | ModelFiles, cache_dir: CacheDir = None, progress: Progress = NO_PROGRESS) -> ModelFiles:
     """The files of the model that a user named; files that are open already as they are.
 
     Raises:
         UsageError, UnavailableError: as `resolve_source`.
     """
-    return model if isinstance(model, ModelFiles) else ModelFiles(model, resolve_source(model), cache_dir)
+    if isinstance(model, ModelFiles):
+        return model
+    return ModelFiles(model, resolve_source(model), cache_dir, progress)
 
 
 def _weights_in(folder: Path) -> tuple[Path, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dla.errors import DlaError, UnavailableError, UsageError
 from dla.models.registry import TABLE
+from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
 from dla.weights.model_files import ModelFiles
 from dla.weights.spec import ModelSource, resolve_source
@@ -36,17 +37,18 @@ class PullResult:
     error: DlaError | None = None
 
 
-def pull(names: Iterable[str], *, cache_dir: CacheDir = None) -> Iterator[PullResult]:
+def pull(names: Iterable[str], *, cache_dir: CacheDir = None, progress: Progress = NO_PROGRESS) -> Iterator[PullResult]:
     """Fetch weights into the hub's cache, one record a name; the network is asked only for what is not there whole.
 
     Args:
         names: networks of the table, `hf-hub:owner/name[@revision]`, or "all" for every released network.
         cache_dir: in place of huggingface_hub's own cache.
+        progress: told of the bytes of each file.
 
     Raises:
         UsageError: a name of something else. Nothing was fetched then.
     """
-    return (_pulled(name, source, cache_dir) for name, source in _on_hub(names))
+    return (_pulled(name, source, cache_dir, progress) for name, source in _on_hub(names))
 
 
 def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator[PullResult]:
@@ -76,10 +78,10 @@ def _on_hub(names: Iterable[str]) -> list[tuple[str, ModelSource]]:
     return found
 
 
-def _pulled(name: str, source: ModelSource, cache_dir: CacheDir) -> PullResult:
+def _pulled(name: str, source: ModelSource, cache_dir: CacheDir, progress: Progress) -> PullResult:
     before = _stamp(hub.locate(source.where, source.revision, cache_dir=cache_dir))
     try:
-        files = hub.fetch(source.where, source.revision, cache_dir=cache_dir, repair=True)
+        files = hub.fetch(source.where, source.revision, cache_dir=cache_dir, repair=True, progress=progress)
     except DlaError as error:
         return PullResult(name, error=error)
     path = files.weights_path

@@ -1,6 +1,6 @@
-"""Write, beside each network that comes along, the steps by which engines run it without PyTorch.
+"""Write, beside each bundled network, the operations by which engines run it without PyTorch.
 
-python examples/steps.py            after its weights or its config changed
+python tools/ops.py            after its weights or its config changed
 """
 
 from dla.inference.traced_model import OPS, shipped_ops

@@ -1,7 +1,7 @@
-"""Write, beside the network that comes along, its int8 form, if it passes its gate.
+"""Write, beside the network that comes along, its int8 model, if it passes its gate.
 
-python examples/int8.py DATA        after its weights changed; DATA has the train and val of Tiny ImageNet
-python examples/int8.py DATA --try  the form that is there, once more on this kind of CPU
+python tools/int8.py DATA        after its weights changed; DATA has the train and val of Tiny ImageNet
+python tools/int8.py DATA --try  the model that is there, once more on this kind of CPU
 
 The first also tries it on those older kinds of CPU that this one can stand in for.
 """
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 
+from dla.cli.common import show_progress
 from dla.engines.cpu import instructions
 from dla.engines.quantized import parse_quantized
 from dla.inference.calibrate_int8 import make_quantized, try_quantized
@@ -27,13 +28,14 @@ parser.add_argument("--try", action="store_true", dest="again")
 args = parser.parse_args()
 path = shipped(DEFAULT_MODEL.partition(":")[2]) / FILE
 if args.again:
-    form = parse_quantized(path.read_bytes(), str(path))
-    gate = try_quantized(form, DEFAULT_MODEL, args.data)
-    form = form.with_gate(gate)
+    quantized = parse_quantized(path.read_bytes(), str(path))
+    gate = try_quantized(quantized, DEFAULT_MODEL, args.data)
+    quantized = quantized.with_gate(gate)
 else:
-    made = make_quantized(DEFAULT_MODEL, args.data, say=print)
-    form, gate = made.form, made.gate
-path.write_bytes(form.to_bytes())
+    with show_progress(quiet=False) as progress:
+        made = make_quantized(DEFAULT_MODEL, args.data, progress=progress)
+    quantized, gate = made.quantized, made.gate
+path.write_bytes(quantized.to_bytes())
 print(gate.sentence(), flush=True)
 if not args.again:
     for limit in sorted({OLDER[name] for name in instructions() if name in OLDER}):

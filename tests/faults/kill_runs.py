@@ -1,20 +1,19 @@
 """Runs that are killed and started again: how many end in the same bits as a run that nobody killed.
 
-    python benchmarks/crash.py [--kills 200] [--chain 1] [--seed 0]
+    python tests/faults/kill_runs.py [--kills 200] [--chain 1] [--seed 0]
 
 Each run is `dla train` on a tiny network and tiny photos, in a process of its own that is forked off one with PyTorch
 imported already. SIGKILL comes at a random moment: a third of them at any time from the first instruction on, a third
 within a checkpoint's writing (there is one after every step), a third within the writing of best/. Then the same
 command runs again, to its end or, for --chain, to the next kill. A run ends the same when the weights, averages and
 optimizer of its last checkpoint, best/model.safetensors, best/config.json and metrics.jsonl (but for its times) are
-equal byte for byte. Settings take turns: threads or none, mixup and CutMix, an average, accumulation, AdamW, balanced
-sampling, drawn sizes, distillation, early stopping. Prints a line a run that differs, and the count; exit code 1 when
+equal byte for byte. Settings alternate: threads or none, mixup and CutMix, an average, accumulation, AdamW, balanced
+sampling, random sizes, distillation, early stopping. Prints a line a run that differs, and the count; exit code 1 when
 there is one.
 """
 
 import argparse
 import gc
-import json
 import os
 import random
 import shutil
@@ -29,16 +28,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nothing may run in threads before a fork
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import kornia.augmentation  # noqa: F401  (what a run imports late is here before the forks)
 import numpy as np
 import torch
+import torch._dynamo  # what an optimizer imports
 from PIL import Image
 
 import dla.cli.train
 import dla.training.run
 from dla.cli import main
 from dla.models.registry import TABLE, Row
+from support.ends import differing, ended_in
 
 TINY = Row("tiny", (1, 1, 1, 1, 1, 1), (4, 8, 8, 8, 16, 16), "basic", params=0, macs=0)
 USUAL = ["--model", "tiny", "--epochs", "2", "--batch-size", "4", "--input.sizes", "{0: 24}", "--input.val_size", "24",
@@ -117,25 +119,6 @@ def moments(command: Command, dice: random.Random) -> Iterator[float]:
         while not (folder.is_dir() and any(what in name for name in os.listdir(folder))):
             yield 0.001
         yield dice.uniform(0, 0.02)
-
-
-def ended_in(folder: Path) -> dict[str, object]:
-    """Everything that must not depend on a kill."""
-    newest = sorted((folder / "checkpoints").iterdir())[-1]
-    record = json.loads((newest / "state.json").read_text())
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    times = {"seconds", "photos_per_second", "waiting"}
-    return {
-        "last checkpoint": (newest / "state.safetensors").read_bytes(),
-        "its facts": (record["step"], record["facts"]),
-        "best/model.safetensors": (folder / "best" / "model.safetensors").read_bytes(),
-        "best/config.json": (folder / "best" / "config.json").read_bytes(),
-        "metrics.jsonl": [{k: v for k, v in line.items() if k not in times} for line in lines],
-    }
-
-
-def differing(one: dict[str, object], other: dict[str, object]) -> list[str]:
-    return [name for name in one if one[name] != other[name]]
 
 
 def make_photos(folder: Path) -> None:

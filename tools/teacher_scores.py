@@ -1,6 +1,6 @@
 """Save what an ImageNet-1k network makes of the photos of a parquet file, for distillation.
 
-    python examples/teacher_scores.py train.parquet scores.npy [--threads 2]
+    python tools/teacher_scores.py train.parquet scores.npy [--threads 2]
 
 The teacher is EfficientNet-Lite0 at 224 pixels, with the weights that its pip package carries (Apache-2.0). It knows
 the photos' classes, but not photos as small as these: a linear classifier on its features and its own scores learns

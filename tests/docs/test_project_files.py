@@ -1,0 +1,71 @@
+"""The files around the code: changelog, contributing, workflow. What they say holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import dla
+
+ROOT = Path(__file__).parents[2]
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_version_is_the_newest_of_the_changelog() -> None:
+    headings = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
+    released = headings[1:] if headings[0] == "Unreleased" else headings
+    versions, dates = zip(*(heading.split(" - ") for heading in released), strict=True)
+    assert versions[0] == dla.__version__
+    assert all(date.fromisoformat(newer) >= date.fromisoformat(older) for newer, older in pairwise(dates))
+
+
+def test_a_change_has_a_kind() -> None:
+    kinds = re.findall(r"^### (.*)$", CHANGELOG, re.MULTILINE)
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed"}
+
+
+def test_make_knows_what_contributors_are_told_to_run() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = {word for line in re.findall(r"\bmake ([a-z ]+?)(?:  |`)", CONTRIBUTING) for word in line.split()}
+    assert named
+    assert named <= set(targets)
+
+
+def commands(job: str) -> list[str]:
+    return [step["run"] for step in WORKFLOW["jobs"][job]["steps"] if "run" in step]
+
+
+def matrix(job: str) -> dict[str, Any]:
+    found: dict[str, Any] = WORKFLOW["jobs"][job]["strategy"]["matrix"]
+    return found
+
+
+@pytest.mark.parametrize("job", ["test", "wheel"])
+def test_the_workflow_starts_at_the_oldest_python(job: str) -> None:
+    assert f">={matrix(job)['python'][0]}" == PROJECT["requires-python"]
+
+
+def test_the_workflow_installs_every_extra() -> None:
+    (line,) = (line for line in commands("test") if "-e" in line.split())
+    assert set(re.findall(r"\[(.*)\]", line)[0].split(",")) == set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize(("which", "wanted"), [("oldest", "torch=={}.*"), ("newest", "torch>={}")])
+def test_the_workflow_takes_torch_from_pyproject(which: str, wanted: str) -> None:
+    """The step is run as the shell of a workflow would, with pip replaced by echo."""
+    (floor,) = (d.removeprefix("torch>=") for d in PROJECT["dependencies"] if d.startswith("torch>="))
+    (step,) = (line for line in commands("test") if "torchvision" in line)
+    script = step.replace("${{ matrix.torch }}", which).replace("python -m pip install", "echo")
+    run = subprocess.run(["bash", "-e", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [wanted.format(floor), "torchvision"]
