@@ -22,9 +22,8 @@ from dla.types import DEFAULT_MODEL
 from dla.weights import hub
 from dla.weights.keys import shapes_of
 from dla.weights.load import LoadedModel, load_model
-from dla.weights.model_files import open_files, read_header
-from dla.weights.model_folder import ModelConfig, read_config
-from dla.weights.spec import WEIGHTS, ModelSource, shipped, shipped_names
+from dla.weights.model_folder import WEIGHTS, ModelConfig, read_config
+from dla.weights.spec import ModelSource, open_files, read_header, shipped, shipped_names
 
 __all__ = [
     "INFO_SCHEMA",

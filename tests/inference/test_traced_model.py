@@ -21,11 +21,10 @@ import dla
 from dla.exporting import verify
 from dla.inference.traced_model import open_traced
 from dla.models.build import build
-from dla.weights import model_files
+from dla.weights import spec
 from dla.weights.load import load_model
-from dla.weights.model_files import ModelFiles, open_files
 from dla.weights.model_folder import ModelConfig, write_folder
-from dla.weights.spec import resolve_source
+from dla.weights.spec import ModelFiles, open_files, resolve_source
 from support.photos import COFFEE
 
 CFG = {"input_size": [3, 64, 64]}
@@ -56,7 +55,7 @@ sys.addaudithook(_hook)  # for the rest of the process; it counts while READS is
 
 @pytest.fixture
 def reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
-    sha256, parse, resolve = hashlib.sha256, model_files.parse_config, model_files.resolve_source
+    sha256, parse, resolve = hashlib.sha256, spec.parse_config, spec.resolve_source
 
     def count_hashes(data: bytes = b"", **options: Any) -> Any:
         READS.hashed += len(data) == READS.size
@@ -71,8 +70,8 @@ def reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
         return resolve(*args)
 
     monkeypatch.setattr(hashlib, "sha256", count_hashes)
-    monkeypatch.setattr(model_files, "parse_config", count_parses)
-    monkeypatch.setattr(model_files, "resolve_source", count_resolves)
+    monkeypatch.setattr(spec, "parse_config", count_parses)
+    monkeypatch.setattr(spec, "resolve_source", count_resolves)
     READS.begin((folder / "model.safetensors").stat().st_size)
     yield READS
     READS.on = False

@@ -24,7 +24,7 @@ from dla.models.tree import Tree
 from dla.storage.files import write_file
 from dla.weights.keys import shapes_of
 from dla.weights.load import create_untrained
-from dla.weights.model_files import open_files
+from dla.weights.spec import open_files
 
 __all__ = ["describe", "draw"]
 

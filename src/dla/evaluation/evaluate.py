@@ -24,8 +24,7 @@ from dla.metrics.calibration import fit_temperature
 from dla.metrics.classification import compare, evaluate
 from dla.training.distributed import Ranks, process_group
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
-from dla.weights.model_folder import write_temperature
-from dla.weights.spec import CONFIG
+from dla.weights.model_folder import CONFIG, write_temperature
 
 __all__ = ["validate"]
 

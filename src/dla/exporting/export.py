@@ -34,7 +34,7 @@ from dla.storage.files import open_folder_aside, write_files
 from dla.types import NO_PROGRESS, Array, Progress
 from dla.version import __version__
 from dla.weights.load import load_model
-from dla.weights.model_files import ModelFiles, open_files
+from dla.weights.spec import ModelFiles, open_files
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel as QuantizedModel

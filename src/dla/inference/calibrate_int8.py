@@ -26,7 +26,7 @@ from dla.inference.pipeline import InputPipeline, PhotoReader
 from dla.inference.traced_model import TracedModel, open_traced
 from dla.metrics.intervals import paired_bootstrap_ci, proportion_ci
 from dla.types import NO_PROGRESS, Array, Progress
-from dla.weights.model_files import ModelFiles
+from dla.weights.spec import ModelFiles
 
 __all__ = ["AGREEMENT", "GATE_PHOTOS", "CalibrationResult", "make_quantized", "try_quantized"]
 

@@ -12,7 +12,7 @@ from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_eng
 from dla.errors import DamagedError, OnlyTorchError, UsageError
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
 from dla.types import NO_PROGRESS, Progress
-from dla.weights.model_files import ModelFiles, open_files
+from dla.weights.spec import ModelFiles, open_files
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel

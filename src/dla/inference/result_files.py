@@ -228,8 +228,6 @@ def open_results(
     before = FinishedResults()
     with errors_name(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
         if os.path.isfile(output):  # and no pipe or device
-            from dla.storage.locks import lock_file  # here, because most runs print
-
             if not lock_file(results):
                 raise UsageError(f"a run is writing to {output}. Wait for its end, or give another --output")
             if resume and os.path.getsize(output) > 0:

@@ -18,9 +18,8 @@ from dla.errors import OnlyTorchError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
 from dla.storage.files import parse_object, read_json
-from dla.weights.model_files import ModelFiles, open_files, read_header
 from dla.weights.model_folder import ModelConfig
-from dla.weights.spec import SAFE
+from dla.weights.spec import SAFE, ModelFiles, open_files, read_header
 
 if TYPE_CHECKING:
     from dla.models.dla import DLA

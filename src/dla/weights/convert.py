@@ -19,8 +19,7 @@ from dla.models.registry import TABLE
 from dla.storage.files import write_files
 from dla.weights.keys import authors_state
 from dla.weights.load import LoadedModel, load_model
-from dla.weights.model_folder import write_folder
-from dla.weights.spec import WEIGHTS
+from dla.weights.model_folder import WEIGHTS, write_folder
 
 __all__ = ["CONVERT_FORMATS", "ConvertResult", "convert"]
 

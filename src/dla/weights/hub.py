@@ -20,7 +20,7 @@ from typing import Any
 
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.types import NO_PROGRESS, Progress
-from dla.weights.spec import CONFIG, WEIGHT_NAMES
+from dla.weights.model_folder import CONFIG, WEIGHT_NAMES
 
 __all__ = ["HubFiles", "cache_folder", "fetch", "fetch_config", "locate"]
 

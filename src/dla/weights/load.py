@@ -32,9 +32,8 @@ from dla.weights.keys import (
     shapes_of,
     unused_projections,
 )
-from dla.weights.model_files import ModelFiles, open_files
-from dla.weights.model_folder import ModelConfig, parse_config
-from dla.weights.spec import CONFIG, ModelSource
+from dla.weights.model_folder import CONFIG, ModelConfig, parse_config
+from dla.weights.spec import ModelFiles, ModelSource, open_files
 from dla.weights.state_files import WeightFile, parse_weights
 
 __all__ = ["LoadReport", "LoadedModel", "adapt_first_conv", "create_untrained", "load_model", "load_state"]

@@ -27,13 +27,15 @@ from dla.storage.files import (
     read_bytes,
     write_files,
 )
-from dla.weights.spec import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "CONFIG",
     "FORMAT",
+    "WEIGHTS",
+    "WEIGHT_NAMES",
     "ModelConfig",
     "half_precision",
     "parse_config",
@@ -44,6 +46,9 @@ __all__ = [
 ]
 
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# What weights are called in folders, in timm's order of preference; the hub has one of the first two.
+WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 FORMAT = 1
 MOST_CLASSES, MOST_CHANNELS = 1_000_000, 65_536  # far beyond any use; keeps a forged config from asking for terabytes
 

@@ -11,8 +11,7 @@ from dla.errors import DlaError, UnavailableError, UsageError
 from dla.models.registry import TABLE
 from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
-from dla.weights.model_files import ModelFiles
-from dla.weights.spec import ModelSource, resolve_source
+from dla.weights.spec import ModelFiles, ModelSource, resolve_source
 
 __all__ = ["PullResult", "pull", "verify"]
 

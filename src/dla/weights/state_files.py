@@ -21,8 +21,7 @@ from torch import Tensor
 
 from dla.errors import DamagedError, UnavailableError
 from dla.weights.keys import unwrap
-from dla.weights.model_files import check_extension, name_note, read_weight_bytes
-from dla.weights.spec import SAFE
+from dla.weights.spec import SAFE, check_extension, name_note, read_weight_bytes
 
 __all__ = ["WeightFile", "parse_weights", "read_state"]
 
