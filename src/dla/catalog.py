@@ -1,29 +1,27 @@
-"""Everything there is to know about one network with its weights. The hub is never asked."""
+"""Everything there is to know about one network with its weights. The hub is never asked.
+
+`models` loads no torch, so that listing is instant; what describes one network imports it when it is called.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dla.errors import UnavailableError
-from dla.images.preprocessing import Preprocessing
-from dla.inference.classifier import class_names
-from dla.inference.open_engine import EngineChoice, time_engines
 from dla.models import flops
-from dla.models import nodes as feature_nodes
-from dla.models.build import build
-from dla.models.dla import DLA
 from dla.models.registry import TABLE, Row
 from dla.types import DEFAULT_MODEL
 from dla.weights import hub
-from dla.weights.keys import shapes_of
-from dla.weights.load import LoadedModel, load_model
 from dla.weights.model_folder import WEIGHTS, ModelConfig, read_config
 from dla.weights.spec import ModelSource, open_files, read_header, shipped, shipped_names
+
+if TYPE_CHECKING:
+    from dla.inference.open_engine import EngineChoice
+    from dla.models.dla import DLA
+    from dla.weights.load import LoadedModel
 
 __all__ = [
     "INFO_SCHEMA",
@@ -151,6 +149,9 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
     files = open_files(source)
     found, r = files.source, _row_of(files.source)
     if found.kind != "hub" or hub.locate(found.where, found.revision):
+        from dla.inference.open_engine import time_engines
+        from dla.weights.load import load_model
+
         known = info_of(load_model(files), nodes=nodes)
         return replace(known, engines=time_engines(files)) if engines else known
     if r is None:
@@ -171,6 +172,10 @@ def _row_of(source: ModelSource) -> Row | None:
 
 
 def _not_here(r: Row, nodes: bool) -> ModelInfo:
+    import torch
+
+    from dla.models.build import build
+
     with torch.device("meta"):
         model = build(r.name)
     config = ModelConfig(r.name, model.num_classes, pretrained_cfg=r.pretrained_cfg())
@@ -203,6 +208,10 @@ def _info(
     opened: LoadedModel | None = None,
 ) -> ModelInfo:
     """`r` is the row whose released weights these are, if they are any's."""
+    from dla.inference.classifier import class_names
+    from dla.models import nodes as feature_nodes
+    from dla.weights.keys import shapes_of
+
     cfg, said = config.pretrained_cfg, config.dla
     _, height, width = cfg.get("input_size") or (3, 224, 224)
     license_ = _if(str, said.get("license")) or (r.license if r else _if(str, cfg.get("license"))) or None
@@ -237,6 +246,8 @@ def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:
     """As photos are prepared for the network; None where it does not take photos."""
     if config.in_chans != 3:
         return None
+    from dla.images.preprocessing import Preprocessing
+
     return {**Preprocessing.from_config(config.pretrained_cfg, config.exif).to_config(), "exif": config.exif}
 
 

@@ -30,6 +30,7 @@ from dla.errors import CheckError, DamagedError, UnavailableError, UsageError
 from dla.inference import int8_store
 from dla.inference.calibrate_int8 import AGREEMENT, GATE_PHOTOS, CalibrationResult, make_quantized, try_quantized
 from dla.inference.traced_model import open_traced
+from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.progress import Recorder
 
@@ -44,10 +45,10 @@ def _quantised_once() -> Iterator[None]:
     int8_store: dict[tuple[str, int], QuantizedModel] = {}
     quantise = quantized.quantize
 
-    def once(network: Network, pixels: Sequence[np.ndarray]) -> QuantizedModel:
+    def once(network: Network, pixels: Sequence[np.ndarray], progress: Progress = NO_PROGRESS) -> QuantizedModel:
         key = network.content, len(pixels)
         if key not in int8_store:
-            int8_store[key] = quantise(network, pixels)
+            int8_store[key] = quantise(network, pixels, progress)
         return int8_store[key]
 
     with pytest.MonkeyPatch.context() as patch:
