@@ -1,15 +1,13 @@
 """Everything there is to know about one network with its weights. The hub is never asked.
 
-The list of all networks is there at once: what `info` needs of PyTorch and NumPy is imported in its functions.
+`models` loads no torch, so that listing is instant; what describes one network imports it when it is called.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dla.errors import UnavailableError
@@ -17,15 +15,25 @@ from dla.models import flops
 from dla.models.registry import TABLE, Row
 from dla.types import DEFAULT_MODEL
 from dla.weights import hub
-from dla.weights.model_folder import ModelConfig
-from dla.weights.spec import ModelSource, resolve_source, shipped, shipped_names
+from dla.weights.model_folder import WEIGHTS, ModelConfig, read_config
+from dla.weights.spec import ModelSource, open_files, read_header, shipped, shipped_names
 
 if TYPE_CHECKING:
     from dla.inference.open_engine import EngineChoice
     from dla.models.dla import DLA
     from dla.weights.load import LoadedModel
 
-__all__ = ["INFO_SCHEMA", "MODELS_SCHEMA", "ModelInfo", "ModelRow", "StoredWeights", "info", "models", "stored_of_row"]
+__all__ = [
+    "INFO_SCHEMA",
+    "MODELS_SCHEMA",
+    "ModelInfo",
+    "ModelRow",
+    "StoredWeights",
+    "info",
+    "info_of",
+    "models",
+    "stored_of_row",
+]
 
 
 MODELS_SCHEMA = "dla.models/1"
@@ -140,15 +148,14 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
 
     if source in TABLE and TABLE[source].tag is None and not engines:
         return _not_here(TABLE[source], nodes)
-    found = resolve_source(source)
-    r = next((r for r in TABLE.values() if r.hub_id == found.where), None) if found.kind == "hub" else None
+    files = open_files(source)
+    found, r = files.source, _row_of(files.source)
     if found.kind != "hub" or hub.locate(found.where, found.revision):
-        known = _here(load_model(source), found, r, nodes)
-        if not engines:
-            return known
         from dla.inference.open_engine import time_engines
+        from dla.weights.load import load_model
 
-        return replace(known, engines=time_engines(source))
+        known = info_of(load_model(files), nodes=nodes)
+        return replace(known, engines=time_engines(files)) if engines else known
     if r is None:
         raise UnavailableError(
             f"{found.where} is not in the cache ({hub.cache_folder()}), so nothing is known about it yet. "
@@ -159,6 +166,11 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
             f"engines are timed with weights that are here, and those of {source} are not. Try: dla pull {source}"
         )
     return _not_here(r, nodes)
+
+
+def _row_of(source: ModelSource) -> Row | None:
+    """The row whose released weights these are, if they are any's."""
+    return next((r for r in TABLE.values() if r.hub_id == source.where), None) if source.kind == "hub" else None
 
 
 def _not_here(r: Row, nodes: bool) -> ModelInfo:
@@ -173,7 +185,9 @@ def _not_here(r: Row, nodes: bool) -> ModelInfo:
     return _info(name, model, config, r, stored_of_row(r), nodes)
 
 
-def _here(opened: LoadedModel, found: ModelSource, r: Row | None, nodes: bool) -> ModelInfo:
+def info_of(opened: LoadedModel, *, nodes: bool = False) -> ModelInfo:
+    """The same of a model that is loaded already."""
+    found, r = opened.source, _row_of(opened.source)
     path = os.path.abspath(opened.weights_path)
     size = os.path.getsize(path)
     if found.kind == "hub":
@@ -278,26 +292,20 @@ def _of_row(r: Row) -> ModelRow:
 
 def _of_shipped(name: str) -> ModelRow:
     folder = shipped(name)
-    config = json.loads((folder / "config.json").read_bytes())
-    path = folder / "model.safetensors"
-    shapes = _shapes(path)
-    channels, height, width = config["pretrained_cfg"]["input_size"]
-    top1 = config["dla"].get("results", {}).get("top1")
+    config = read_config(folder)
+    path = folder / WEIGHTS
+    with path.open("rb") as file:
+        shapes = {name: shape for name, (_, shape) in read_header(file).items()}
+    channels, height, width = config.pretrained_cfg["input_size"]
+    top1 = config.dla.get("results", {}).get("top1")
     return ModelRow(
         model=f"shipped:{name}",
-        architecture=config["architecture"],
+        architecture=config.architecture,
         params=flops.parameters(shapes),
         macs=flops.macs(shapes, (height, width)),
         input_size=(channels, height, width),
         top1=None if top1 is None else round(100 * top1, 2),
-        num_classes=config["num_classes"],
-        license=config["dla"].get("license"),
+        num_classes=config.num_classes,
+        license=config.dla.get("license"),
         weights=StoredWeights("shipped", path.stat().st_size, path=str(path)),
     )
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """From the header of a .safetensors file: the package's reader would load numpy or torch first."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}

@@ -274,7 +274,7 @@ def test_what_passes() -> None:
 
 def test_what_came_in_the_meantime_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when two exports write to one folder: the one that is later finds it taken."""
-    monkeypatch.setattr(verify, "TEST_IMAGES", 3)
+    monkeypatch.setattr(verify, "SAMPLE_IMAGES", 3)
     out = tmp_path / "out"
     out.mkdir()
     compared = export._compared

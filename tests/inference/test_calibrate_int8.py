@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from dla.errors import CheckError, DamagedError, UnavailableError, UsageError
 from dla.inference import int8_store
 from dla.inference.calibrate_int8 import AGREEMENT, GATE_PHOTOS, CalibrationResult, make_quantized, try_quantized
 from dla.inference.traced_model import open_traced
+from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.progress import Recorder
 
@@ -44,10 +46,11 @@ def _quantised_once() -> Iterator[None]:
     int8_store: dict[tuple[str, int], QuantizedModel] = {}
     quantise = quantized.quantize
 
-    def once(network: Network, pixels: Sequence[np.ndarray]) -> QuantizedModel:
+    @wraps(quantise)
+    def once(network: Network, pixels: Sequence[np.ndarray], progress: Progress = NO_PROGRESS) -> QuantizedModel:
         key = network.content, len(pixels)
         if key not in int8_store:
-            int8_store[key] = quantise(network, pixels)
+            int8_store[key] = quantise(network, pixels, progress)
         return int8_store[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -163,6 +166,7 @@ def test_a_labelled_gate_that_fails_leads_to_more_care(
 ) -> None:
     progress = Recorder()
     monkeypatch.setattr("dla.inference.calibrate_int8.MAX_DROP", -1.0)
+    monkeypatch.setattr("dla.inference.calibrate_int8.quantize", quantized.quantize.__wrapped__)  # each time anew
 
     def accuracy_control(network: Any, pixels: Any, targets_N: Any, progress: Any) -> QuantizedModel | None:
         return quantized.quantize(network, pixels) if len(targets_N) == len(pixels) else None

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import dla
 from dla.errors import DamagedError
-from dla.weights.load import load_state, read_state
+from dla.weights.load import load_state
+from dla.weights.state_files import read_state
 from support.centernet import HEADS, DLAv0, Levels, PoseDLA
 from support.oracle import randomise, relative
 

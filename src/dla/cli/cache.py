@@ -19,7 +19,7 @@ EXAMPLE = """\
   dla cache --clear"""
 
 KINDS = {
-    "steps": "networks that run without PyTorch",
+    "ops": "networks that run without PyTorch",
     "onnx": "networks as ONNX Runtime has optimised them",
     "photos": "photos that training has decoded",
     "timings": "how fast the engines are",

@@ -18,6 +18,7 @@ from dla.data.dataset import Split
 from dla.errors import ImageError, UsageError
 from dla.images.decode import read_photo
 from dla.options import PhotoCache, RuntimeOptions
+from dla.storage.files import write_files
 from dla.types import NO_PROGRESS, Progress
 
 __all__ = ["Budget", "PhotoStore", "half_of_memory"]
@@ -155,13 +156,8 @@ def _write_pixels(path: Path, pixels_HW3: Pixels) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width, _ = pixels_HW3.shape
     data = pixels_HW3.tobytes()
-    aside = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    try:
-        aside.write_bytes(np.array([width, height, zlib.crc32(data)], "<u4").tobytes() + data)
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
+    header = np.array([width, height, zlib.crc32(data)], "<u4").tobytes()
+    write_files({path: header + data}, fsync=False)
 
 
 def _read_pixels(path: Path) -> Pixels | None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from dla.data.dataset import Split, Splits, Unreadable, find_sources, relative_names, val_name
 from dla.data.sources import DataOptions, LabelledPhotos
-from dla.errors import UnavailableError, UsageError
+from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.storage.files import JsonObject
 
 __all__ = ["DATA_SCHEMA", "restore_splits", "splits_to_dict"]
 
@@ -58,22 +59,28 @@ def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOpti
 
 
 def _check(saved: Mapping[str, Any]) -> None:
+    root = JsonObject(saved, "data.json")
     try:
-        classes = len(saved["class_ids"])
-        for split in (saved["train"], saved["val"]):
-            whole = len(split["photos"]) == len(split["targets"]) and all(0 <= i < classes for i in split["targets"])
-            if not whole:
-                raise ValueError
-        for fault in saved["unreadable"]:
+        root.get("schema", str, DATA_SCHEMA, lambda schema: schema == DATA_SCHEMA)
+        root.get("split_method", str, "a text")
+        root.get("notes", list, "texts", _are_texts)
+        classes = len(root.get("class_ids", list, "texts", _are_texts))
+        for split in (root.object("train"), root.object("val")):
+            photos = split.get("photos", list, "texts", _are_texts)
+            targets = split.get("targets", list, "a list")
+            if len(targets) != len(photos) or not all(isinstance(i, int) and 0 <= i < classes for i in targets):
+                raise split.error(f"{split.inside}targets are not one of {classes} classes for each photo")
+        for fault in root.get("unreadable", list, "a list"):
             Unreadable(**fault)
-        if saved["schema"] != DATA_SCHEMA:
-            raise ValueError
-        len(saved["split_method"]), len(saved["notes"])
-    except (KeyError, TypeError, ValueError):
+    except (DamagedError, TypeError) as error:
         raise UsageError(
             "data.json in the run's folder was altered: it does not have the photos of a run any more. Begin another "
             "run with another --output"
-        ) from None
+        ) from error
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _restored(

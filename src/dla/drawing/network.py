@@ -24,7 +24,7 @@ from dla.models.tree import Tree
 from dla.storage.files import write_file
 from dla.weights.keys import shapes_of
 from dla.weights.load import create_untrained
-from dla.weights.spec import resolve_source
+from dla.weights.spec import open_files
 
 __all__ = ["describe", "draw"]
 
@@ -253,11 +253,12 @@ def _open(source: str) -> tuple[nn.Module, str]:
     """The network without its weights, and what to call it. Of a network in the table nothing is fetched."""
     name = source
     if source not in TABLE:
-        found = resolve_source(source)
+        files = open_files(source)
+        found = files.source
         released = [r.name for r in TABLE.values() if (found.kind, found.where) == ("hub", r.hub_id)]
         if not released:
             called = found.name or (source if found.kind == "hub" else Path(found.where).resolve().name)
-            return create_untrained(source), "".join(letter if letter.isprintable() else "?" for letter in called)
+            return create_untrained(files), "".join(letter if letter.isprintable() else "?" for letter in called)
         name = released[0]
     with torch.device("meta"):
         return build(name), name

@@ -24,6 +24,7 @@ from dla.engines.cpu import instructions
 from dla.engines.graph import Network
 from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
 from dla.errors import DamagedError, UnavailableError
+from dla.storage.files import JsonObject, parse_object
 from dla.types import NO_PROGRESS, Array, Progress
 
 __all__ = ["MAX_DROP", "Gate", "QuantizedModel", "parse_quantized", "quantize", "quantize_with_accuracy_control"]
@@ -142,14 +143,15 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
             if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in file.infolist()):
                 raise ValueError("it is packed in another way")
             about, xml, weights = (file.read(name) for name in (_ABOUT, _XML, _BIN))
-        root = json.loads(about)
-        if root["format"] != FORMAT:
-            raise ValueError(f"it has format {root['format']}, not {FORMAT}")
-        gates = tuple(Gate(**{**gate, "instructions": tuple(gate["instructions"])}) for gate in root["gates"])
-        return QuantizedModel(xml, weights, root["content"], root["calibration"], gates)
+        root = JsonObject(parse_object(about, _ABOUT), _ABOUT)
+        root.get("format", int, str(FORMAT), lambda version: version == FORMAT)
+        content, calibration = root.get("content", str, "a text"), root.get("calibration", dict, "an object")
+        gates = tuple(_gate(gate) for gate in root.get("gates", list, "a list"))
+        return QuantizedModel(xml, weights, content, calibration, gates)
     except (
         zipfile.BadZipFile,
         zlib.error,
+        DamagedError,
         EOFError,
         KeyError,
         OverflowError,
@@ -160,6 +162,10 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         raise DamagedError(
             f"{where} is no whole int8 model ({error}). Make it again: dla export --precision int8"
         ) from None
+
+
+def _gate(fields: Mapping[str, Any]) -> Gate:
+    return Gate(**{**fields, "instructions": tuple(fields["instructions"])})
 
 
 def quantize(network: Network, pixels: Sequence[Array], progress: Progress = NO_PROGRESS) -> QuantizedModel:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dla.catalog import ModelInfo
+from dla.catalog import ModelInfo, info_of
 from dla.engines.base import Engine
 from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
 from dla.exporting.readme import readme, usage_script
@@ -26,10 +25,15 @@ from dla.exporting.verify import (
     compare,
 )
 from dla.inference.classifier import check_classifies
+from dla.inference.int8_store import find_quantized, not_quantized_error
+from dla.inference.traced_model import for_photos, open_traced
 from dla.metrics.calibration import apply_temperature
 from dla.options import ExportOptions, ReadOptions, TargetName
+from dla.storage.files import open_folder_aside, write_files
 from dla.types import NO_PROGRESS, Array, Progress
 from dla.version import __version__
+from dla.weights.load import load_model
+from dla.weights.spec import ModelFiles, open_files
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel as QuantizedModel
@@ -93,28 +97,26 @@ def export(
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     _check_precision(to, precision, calibrate)
     _check_out(folder)
-    source, info = _open(model, preprocessing and target.takes_photos, precision == "int8" and calibrate is None)
+    files = open_files(model)
+    source, info = _open(files, preprocessing and target.takes_photos, precision == "int8" and calibrate is None)
     images = SampleImages(photos, ReadOptions(source.preprocessing.exif))
     if calibrate is not None:
-        source = replace(source, quantized=_made_int8(model, calibrate, progress))
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        source = replace(source, quantized=_made_int8(files, calibrate, progress))
     try:
-        aside.mkdir(parents=True)
-        target.write(source, aside / target.file)
-        report = _compared(target, aside / target.file, source, info, images, progress)
-        text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
-        if not report.passed:
-            kept = folder.with_name(f"{folder.name}.{REPORT}")
-            kept.write_text(text, encoding="utf-8")
-            raise CheckError(_failed(report, kept))
-        (aside / REPORT).write_text(text, encoding="utf-8")
-        (aside / SCRIPT).write_text(usage_script(to, source.preprocessing, source.takes_photos), encoding="utf-8")
-        (aside / CARD).write_text(readme(to, source, info, report), encoding="utf-8")
-        _take_place(aside, folder)
+        with open_folder_aside(folder, last=REPORT) as aside:
+            target.write(source, aside / target.file)
+            report = _compared(target, aside / target.file, source, info, images, progress)
+            text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
+            if not report.passed:
+                kept = folder.with_name(f"{folder.name}.{REPORT}")
+                write_files({kept: text.encode()})
+                raise CheckError(_failed(report, kept))
+            (aside / REPORT).write_text(text, encoding="utf-8")
+            (aside / SCRIPT).write_text(usage_script(to, source.preprocessing, source.takes_photos), encoding="utf-8")
+            (aside / CARD).write_text(readme(to, source, info, report), encoding="utf-8")
+            _check_empty(folder)  # minutes have passed since it was looked at
     except OSError as error:
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Exported(folder, folder / target.file, report)
 
 
@@ -137,10 +139,10 @@ def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
         raise UsageError("--calibrate is for int8. Give --precision int8 too")
 
 
-def _made_int8(model: str, calibrate: str | os.PathLike[str], progress: Progress) -> QuantizedModel:
+def _made_int8(files: ModelFiles, calibrate: str | os.PathLike[str], progress: Progress) -> QuantizedModel:
     from dla.inference.calibrate_int8 import make_quantized
 
-    made = make_quantized(model, calibrate, progress=progress)
+    made = make_quantized(files, calibrate, progress=progress)
     progress.log(f"int8: {made.gate.sentence()}")
     kept = (
         f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"
@@ -161,20 +163,17 @@ def _check_empty(folder: Path) -> None:
         raise UsageError(f"{folder} is there and not empty, so it is left alone. Give a new or empty folder")
 
 
-def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource, ModelInfo]:
+def _open(files: ModelFiles, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource, ModelInfo]:
     """The network and what is known about it; with `kept_int8` the int8 model that is kept of it, too."""
-    from dla.catalog import info
-    from dla.inference.int8_store import find_quantized, not_quantized_error
-    from dla.inference.traced_model import open_in_torch, open_traced
-
-    net, opened = open_in_torch(model)
+    loaded = load_model(files)
+    net, opened = for_photos(loaded)
     config = opened.config
     check_classifies(config, opened.origin)
     try:
-        network, _ = open_traced(model)
+        network, _ = open_traced(files, loaded=loaded)
     except OnlyTorchError as error:
         raise UsageError(f"{opened.origin} has a part that only PyTorch runs, so it cannot be exported") from error
-    known = info(model)
+    known = info_of(loaded)
     about = {
         "architecture": config.architecture,
         "weights": opened.origin,
@@ -193,7 +192,7 @@ def _open(model: str, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource
     }
     quantized = find_quantized(network, opened) if kept_int8 else None
     if kept_int8 and quantized is None:
-        raise not_quantized_error(model)
+        raise not_quantized_error(files.name)
     network = network.at_temperature(config.temperature)
     return ExportSource(network, net, config.temperature, opened.preprocessing, takes_photos, about, quantized), known
 
@@ -250,20 +249,3 @@ def _failed(report: ExportReport, kept: Path) -> str:
     reference = "PyTorch" if report.precision == "fp32" else "the int8 model"
     what = f"the {report.format} file does not answer as {reference} does, so it was not kept"
     return f"{what}: {found} (allowed: {allowed}). Report: {kept}"
-
-
-def _take_place(aside: Path, folder: Path) -> None:
-    """Flush what is in `aside` to the disk, and give it the place of `folder`, which is empty or not there.
-
-    Into a folder that is there the report comes last.
-    """
-    for path in aside.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    if not folder.exists():
-        aside.rename(folder)
-        return
-    _check_empty(folder)  # minutes have passed since it was looked at
-    # a link, a place where a disk is mounted, or where the user stands: the folder itself stays
-    for path in sorted(aside.iterdir(), key=lambda path: path.name == REPORT):
-        shutil.move(path, folder / path.name)

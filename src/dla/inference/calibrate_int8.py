@@ -26,6 +26,7 @@ from dla.inference.traced_model import TracedModel, open_traced
 from dla.metrics.intervals import paired_bootstrap_ci, proportion_ci
 from dla.options import BatchOptions, ReadOptions
 from dla.types import NO_PROGRESS, Array, Progress
+from dla.weights.spec import ModelFiles
 
 __all__ = ["AGREEMENT", "GATE_PHOTOS", "CalibrationResult", "make_quantized", "try_quantized"]
 
@@ -61,7 +62,7 @@ class _Photos:
 
 
 def make_quantized(
-    source: str,
+    source: str | ModelFiles,
     photos: str | os.PathLike[str],
     *,
     workers: int | None = BatchOptions.workers,
@@ -127,7 +128,7 @@ def make_quantized(
 
 def try_quantized(
     quantized: QuantizedModel,
-    source: str,
+    source: str | ModelFiles,
     photos: str | os.PathLike[str],
     *,
     workers: int | None = BatchOptions.workers,

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
 import numpy as np
 
 from dla.errors import UnavailableError, UsageError
 from dla.inference.classifier import Features
-from dla.storage.files import errors_name
+from dla.storage.files import open_aside
 
 __all__ = ["FEATURES_SCHEMA", "FeatureWriter", "check_output", "open_features"]
 
@@ -68,18 +67,9 @@ def open_features(output: str, shape: tuple[int, ...], about: dict[str, str]) ->
         OSError: the disk is full or cannot be written.
     """
     check_output(output)
-    part = f"{output}.{secrets.token_hex(4)}.part"  # its own, where two runs write one file; tempfile's is private
-    with errors_name(output, part):
-        try:
-            with (
-                open(part, "xb") as file,
-                _WRITERS[_ending(output)](file, shape, {"schema": FEATURES_SCHEMA, **about}) as w,
-            ):
-                yield w
-            os.replace(part, output)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(part)
+    about = {"schema": FEATURES_SCHEMA, **about}
+    with open_aside(output) as file, _WRITERS[_ending(output)](file, shape, about) as writer:
+        yield writer
 
 
 @contextmanager

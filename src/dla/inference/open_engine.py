@@ -13,6 +13,7 @@ from dla.errors import DamagedError, OnlyTorchError
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
 from dla.options import EngineOptions, Precision, cores
 from dla.types import NO_PROGRESS, Progress
+from dla.weights.spec import ModelFiles, open_files
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel
@@ -34,7 +35,9 @@ WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second 
 FEW = 16  # photos, which do not take so long: not even an estimate is worth its time
 
 
-def open_engine(source: str, options: EngineOptions, progress: Progress = NO_PROGRESS) -> tuple[Engine, TracedModel]:
+def open_engine(
+    source: str | ModelFiles, options: EngineOptions, progress: Progress = NO_PROGRESS
+) -> tuple[Engine, TracedModel]:
     """The engine that the options mean, with the network that `source` names; `progress` is told of what is fetched.
 
     Raises:
@@ -43,27 +46,24 @@ def open_engine(source: str, options: EngineOptions, progress: Progress = NO_PRO
     """
     if options.engine != "auto":
         check_engine(options.engine)
+    files = open_files(source, options.cache_dir, progress)
     if _by_torch_only(options):
-        return _by_torch(source, options, progress)
+        return _by_torch(files, options)
     try:
-        network, model = open_traced(source, options.cache_dir, progress)
+        network, model = open_traced(files)
     except OnlyTorchError:
         if options.engine != "auto" or options.precision == "int8":
             raise
-        return _by_torch(source, options)
+        return _by_torch(files, options)
     if options.precision in ("int8", "auto") and options.engine in ("auto", "openvino"):
-        quantized = _quantized(network, model, options)
-        if options.precision == "int8" and quantized is None:
-            from dla.inference.int8_store import not_quantized_error
-
-            raise not_quantized_error(source)
-        if quantized is not None and (options.precision == "int8" or quantized.passed_here):
+        quantized = _quantized(files, network, model, options)
+        if quantized is not None:
             return _openvino(network, options, quantized.model()), model
     if options.engine != "auto":
-        return _make(options.engine, source, network, options), model
+        return _make(options.engine, files, network, options), model
     if _computed(options) != "fp32":
-        return _make(installed()[0], source, network, options), model
-    return _fastest(source, network, model, options), model
+        return _make(installed()[0], files, network, options), model
+    return _fastest(files, network, model, options), model
 
 
 def _computed(options: EngineOptions) -> Precision:
@@ -80,22 +80,31 @@ def _by_torch_only(options: EngineOptions) -> bool:
     return installed() == ("torch",) or (options.device == "auto" and options.photos != 1 and has_gpu())
 
 
-def _quantized(network: Network, model: TracedModel, options: EngineOptions) -> QuantizedModel | None:
-    from dla.inference.int8_store import find_quantized
+def _quantized(
+    files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions
+) -> QuantizedModel | None:
+    """The int8 model that is to run: the one that was asked for, or one that passed on a CPU like this."""
+    from dla.inference.int8_store import find_quantized, not_quantized_error  # here, because most runs are in fp32
 
     try:
-        return find_quantized(network, model)
+        form = find_quantized(network, model)
     except DamagedError:
         if options.precision == "int8":
             raise
         return None  # as where none passed
+    if options.precision == "int8":
+        if form is None:
+            raise not_quantized_error(files.name)
+        return form
+    return form if form is not None and form.passed_here else None
 
 
-def time_engines(source: str) -> EngineChoice:
+def time_engines(source: str | ModelFiles) -> EngineChoice:
     """Every engine with the network that `source` names, timed anew; the outcome is what `auto` goes by from now on."""
     one, many = EngineOptions(photos=1), EngineOptions()
-    network, model = open_traced(source)
-    timings = _stopwatch(source, network, model, many).run()
+    files = open_files(source)
+    network, model = open_traced(files)
+    timings = _stopwatch(files, network, model, many).run()
     best_for_one, best_for_many = (
         "torch" if _by_torch_only(options) else select_fastest(timings, options.photos).engine
         for options in (one, many)
@@ -105,19 +114,19 @@ def time_engines(source: str) -> EngineChoice:
     )
 
 
-def _stopwatch(source: str, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
+def _stopwatch(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
     threads = options.threads or cores()
     return EngineBenchmark(
-        lambda name: _make(name, source, network, options), network, model.preprocessing.size, threads
+        lambda name: _make(name, files, network, options), network, model.preprocessing.size, threads
     )
 
 
-def _fastest(source: str, network: Network, model: TracedModel, options: EngineOptions) -> Engine:
+def _fastest(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> Engine:
     """By what was measured before; else the first one, unless there is so much to do that measuring pays."""
-    stopwatch = _stopwatch(source, network, model, options)
+    stopwatch = _stopwatch(files, network, model, options)
     timings = stopwatch.recall()
     if not timings:
-        usual = _make(installed()[0], source, network, options)
+        usual = _make(installed()[0], files, network, options)
         if (
             options.photos is None
             or options.photos < FEW
@@ -125,12 +134,12 @@ def _fastest(source: str, network: Network, model: TracedModel, options: EngineO
         ):
             return usual
         timings = stopwatch.run()
-    return _make(select_fastest(timings, options.photos).engine, source, network, options)
+    return _make(select_fastest(timings, options.photos).engine, files, network, options)
 
 
-def _make(name: str, source: str, network: Network, options: EngineOptions) -> Engine:
+def _make(name: str, files: ModelFiles, network: Network, options: EngineOptions) -> Engine:
     if name == "torch":
-        return _by_torch(source, options)[0]
+        return _by_torch(files, options)[0]
     if name == "onnx":
         from dla.engines.onnx import OnnxEngine
 
@@ -147,9 +156,9 @@ def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -
     )
 
 
-def _by_torch(source: str, options: EngineOptions, progress: Progress = NO_PROGRESS) -> tuple[Engine, TracedModel]:
+def _by_torch(files: ModelFiles, options: EngineOptions) -> tuple[Engine, TracedModel]:
     from dla.engines.torch import TorchEngine
 
-    net, model = open_in_torch(source, options.cache_dir, progress)
+    net, model = open_in_torch(files)
     scale_shift = model.preprocessing.scale_shift()
     return TorchEngine(net, *scale_shift, options.device, _computed(options), options.threads, options.photos), model

@@ -8,18 +8,18 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from dla.engines.select import TITLES
-from dla.errors import UsageError
+from dla.errors import UnavailableError, UsageError
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
 from dla.options import ResultFormat
-from dla.storage.files import errors_name, write_files
+from dla.storage.files import JsonObject, errors_name, read_json, write_files
 
 __all__ = [
     "RESUMABLE",
@@ -190,11 +190,11 @@ class FinishedResults:
 
 def engine_of(output: str) -> str:
     """The engine that answered what a result file holds already; "auto" where nothing says so."""
-    try:
-        name = json.loads(_run_file(output).read_bytes())["model"]["engine"]
-        return next((engine for engine, title in TITLES.items() if name.startswith(title)), "auto")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return "auto"
+    name = ""
+    with suppress(UnavailableError):
+        run = JsonObject(read_json(_run_file(output)), output)
+        name = run.object("model").get("engine", str, "an engine")
+    return next((engine for engine, title in TITLES.items() if name.startswith(title)), "auto")
 
 
 @contextmanager
@@ -256,18 +256,16 @@ def _identity(classifier: Classifier) -> dict[str, str]:
 
 def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
     way_out = "Give the same ones, or another --output, or leave --resume out to begin anew"
-    try:
-        saved = json.loads(run_file.read_bytes())
-        model, settings = saved["model"], saved["settings"]
-        known = saved["schema"] == RUN_SCHEMA and isinstance(model, dict) and isinstance(settings, dict)
-    except FileNotFoundError:
+    if not run_file.exists():
         raise UsageError(
             f"{output} has no {run_file.name} beside it, which would say what model and settings made it. {way_out}"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        known = False
-    if not known:
-        raise UsageError(f"{run_file} does not say which model and settings made {output}. {way_out}")
+        )
+    try:
+        saved = JsonObject(read_json(run_file), str(run_file))
+        saved.get("schema", str, RUN_SCHEMA, lambda schema: schema == RUN_SCHEMA)
+        model, settings = saved.get("model", dict, "an object"), saved.get("settings", dict, "an object")
+    except UnavailableError as error:
+        raise UsageError(f"{run_file} does not say which model and settings made {output}. {way_out}") from error
     for key in ("engine", "weights_sha256", "config_sha256"):
         if model.get(key) != run["model"][key]:
             old, new = (f"{m.get('origin')} on {m.get('engine')}" for m in (model, run["model"]))

@@ -7,28 +7,30 @@ SHA-256 of the files. Bundled networks carry theirs beside their weights.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dla.engines.graph import Network, OpGraph
 from dla.errors import OnlyTorchError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
-from dla.types import NO_PROGRESS, Array, Progress
-from dla.weights.model_folder import CONFIG, WEIGHTS, ModelConfig, parse_config
-from dla.weights.spec import SAFE, resolve_source
+from dla.storage.files import parse_object, read_json
+from dla.weights.model_folder import ModelConfig
+from dla.weights.spec import SAFE, ModelFiles, open_files, read_header
 
 if TYPE_CHECKING:
     from dla.models.dla import DLA
+    from dla.weights.load import LoadedModel
 
-__all__ = ["OPS", "TracedModel", "open_in_torch", "open_traced", "shipped_ops"]
+__all__ = ["OPS", "TracedModel", "for_photos", "open_in_torch", "open_traced", "shipped_ops"]
 
 
 OPS = "ops.json"  # beside the weights of a network that comes along
 KIND, FORMAT = "ops", "1"
+_PLAIN = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")  # what NumPy has too
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,120 +48,103 @@ class TracedModel:
     folder: Path | None = None
 
 
-@dataclass(frozen=True)
-class _Files:
-    """A model folder's files, unread by PyTorch; `ops` is where the operations of a bundled network are."""
-
-    origin: str
-    config: bytes
-    weights: bytes
-    folder: Path | None = None
-    ops: Path | None = None
-
-    @cached_property
-    def digest(self) -> str:
-        return hashlib.sha256(self.weights).hexdigest()
-
-    @cached_property
-    def key(self) -> str:
-        return cache.key_of(FORMAT, self.digest, hashlib.sha256(self.config).hexdigest())
-
-
 def open_traced(
-    source: str, cache_dir: str | None = None, progress: Progress = NO_PROGRESS
+    source: str | ModelFiles, cache_dir: str | None = None, loaded: LoadedModel | None = None
 ) -> tuple[Network, TracedModel]:
     """The network that `source` names, for any engine.
+
+    `loaded` is the same model, where PyTorch has loaded it already.
 
     Raises:
         UsageError: it takes another number of channels than a photo has.
         OnlyTorchError: it has parts that no other engine knows.
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`.
     """
-    files = _files(source, cache_dir, progress)
+    files = open_files(source, cache_dir)
     known = _remembered(files)
-    if files is not None and known is not None:
+    if known is not None:
         return _known(files, known)
-    net, model = open_in_torch(source, cache_dir, progress)
+    net, model = for_photos(loaded or _load(files))
     graph = _trace(net, model.origin)
+    if model.notes == files.notes and _covers(files, graph):
+        cache.write(KIND, _key(files), _to_text(files, graph, model.config).encode())
     state = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
-    if files is not None and not model.notes and _covers(_plain_state(files), graph):
-        cache.write(KIND, files.key, _to_text(files, graph, model.config).encode())
     return Network(graph, state, *model.preprocessing.scale_shift(), model.digest), model
 
 
-def open_in_torch(
-    source: str, cache_dir: str | None = None, progress: Progress = NO_PROGRESS
-) -> tuple[DLA, TracedModel]:
+def open_in_torch(source: str | ModelFiles, cache_dir: str | None = None) -> tuple[DLA, TracedModel]:
     """The network in PyTorch, in evaluation mode.
 
     Raises:
         UsageError, UnknownNameError, UnavailableError, DamagedError: as `open_traced`.
     """
-    from dla.weights.load import load_model
+    return for_photos(_load(open_files(source, cache_dir)))
 
-    opened = load_model(source, cache_dir=cache_dir, progress=progress)
-    config = opened.config
+
+def for_photos(loaded: LoadedModel) -> tuple[DLA, TracedModel]:
+    """A loaded network in evaluation mode, and what it is for photos.
+
+    Raises:
+        UsageError: it takes another number of channels than a photo has.
+    """
+    config = loaded.config
     if config.in_chans != 3:
-        raise UsageError(f"{opened.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
+        raise UsageError(f"{loaded.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
-    found = resolve_source(source)
-    folder = Path(found.where) if found.kind == "folder" else None
-    return opened.model.eval(), TracedModel(
-        config, preprocessing, opened.origin, opened.digest, opened.report.notes, folder
+    folder = Path(loaded.source.where) if loaded.source.kind == "folder" else None
+    return loaded.model.eval(), TracedModel(
+        config, preprocessing, loaded.origin, loaded.digest, loaded.report.notes, folder
     )
 
 
 def shipped_ops(source: str) -> str:
     """What `OPS` has to hold beside the weights of `source`."""
-    files = _files(source, None, NO_PROGRESS)
-    assert files is not None
-    net, model = open_in_torch(source)
+    files = open_files(source)
+    net, model = open_in_torch(files)
     return _to_text(files, _trace(net, model.origin), model.config)
 
 
-def _files(source: str, cache_dir: str | None, progress: Progress) -> _Files | None:
-    """The files that `source` names; None where only PyTorch reads them, or says what is wrong with them."""
-    found = resolve_source(source)
-    if found.kind == "hub":
-        from dla.weights import hub
+def _load(files: ModelFiles) -> LoadedModel:
+    from dla.weights.load import load_model  # takes torch
 
-        fetched = hub.fetch(found.where, found.revision, cache_dir=cache_dir, progress=progress)
-        if not fetched.weights_path.name.endswith(SAFE):
-            return None
-        return _Files(f"{fetched.repo}@{fetched.commit}", fetched.config, fetched.weights)
-    folder = Path(found.where)
-    if found.kind == "file" or not (folder / WEIGHTS).is_file():
+    return load_model(files)
+
+
+def _key(files: ModelFiles) -> str:
+    config = hashlib.sha256(files.config_bytes or b"").hexdigest()  # first: a folder is known by it
+    return cache.key_of(FORMAT, files.sha256, config)
+
+
+def _remembered(files: ModelFiles) -> dict[str, Any] | None:
+    """What was found in the same files before; nothing where only PyTorch reads them."""
+    key = _key(files)
+    if not _is_safe(files):
         return None
-    try:
-        config, weights = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
-    except OSError:
-        return None
-    return _Files(found.name or found.where, config, weights, folder, folder / OPS if found.name else None)
+    if files.source.name and files.folder is not None and (files.folder / OPS).is_file():  # one that comes along
+        found = read_json(files.folder / OPS)
+        if found["key"] == key:
+            return found
+    data = cache.read(KIND, key)
+    return None if data is None else parse_object(data, f"{KIND}/{key}")
 
 
-def _remembered(files: _Files | None) -> str | None:
-    """What was found in the same files before."""
-    if files is None:
-        return None
-    if files.ops is not None and files.ops.is_file():
-        text = files.ops.read_text(encoding="utf-8")
-        if json.loads(text)["key"] == files.key:
-            return text
-    data = cache.read(KIND, files.key)
-    return None if data is None else data.decode()
+def _is_safe(files: ModelFiles) -> bool:
+    return files.weights_name.lower().endswith(SAFE)
 
 
-def _known(files: _Files, text: str) -> tuple[Network, TracedModel]:
-    root = json.loads(text)
-    config = parse_config(json.dumps(root["config"]).encode(), f"the config of {files.origin}")
+def _known(files: ModelFiles, found: dict[str, Any]) -> tuple[Network, TracedModel]:
+    config = ModelConfig.from_mapping(found["config"], f"the config of {files.origin}")
+    files.check_architecture(config)
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
-    graph = OpGraph.from_json(root["graph"])
-    network = Network(graph, _plain_state(files), *preprocessing.scale_shift(), files.digest)
-    return network, TracedModel(config, preprocessing, files.origin, files.digest, folder=files.folder)
+    graph = OpGraph.from_json(found["graph"])
+    from safetensors.numpy import load
+
+    network = Network(graph, load(files.weights), *preprocessing.scale_shift(), files.sha256)
+    return network, TracedModel(config, preprocessing, files.origin, files.sha256, files.notes, files.folder)
 
 
-def _to_text(files: _Files, graph: OpGraph, config: ModelConfig) -> str:
-    root = {"key": files.key, "config": json.loads(config.to_json()), "graph": graph.to_json()}
+def _to_text(files: ModelFiles, graph: OpGraph, config: ModelConfig) -> str:
+    root = {"key": _key(files), "config": json.loads(config.to_json()), "graph": graph.to_json()}
     return json.dumps(root, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
 
 
@@ -172,17 +157,11 @@ def _trace(net: DLA, origin: str) -> OpGraph:
         raise OnlyTorchError(f"{origin} has a part that only PyTorch runs ({error}). Try --engine torch") from error
 
 
-def _plain_state(files: _Files) -> dict[str, Array]:
-    """The file's tensors; none where NumPy has no such numbers (bfloat16)."""
-    from safetensors.numpy import load
-
-    try:
-        return load(files.weights)
-    except (KeyError, TypeError, ValueError):
-        return {}
-
-
-def _covers(state: dict[str, Array], graph: OpGraph) -> bool:
-    """Whether the tensors stand in the file under the network's own names."""
+def _covers(files: ModelFiles, graph: OpGraph) -> bool:
+    """Whether NumPy can read the file, and its tensors have the network's own names."""
+    if not _is_safe(files):
+        return False
+    tensors = read_header(io.BytesIO(files.weights))
     layers = (op.attributes["layer"] for op in graph.ops if op.op_type == "conv")
-    return all(f"{layer}.weight" in state for layer in layers)
+    plain = all(dtype in _PLAIN for dtype, _ in tensors.values())
+    return plain and all(f"{layer}.weight" in tensors for layer in layers)

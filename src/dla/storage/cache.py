@@ -1,8 +1,7 @@
 """Files that save time and can be made again, and int8 models: our cache folder, by content.
 
 A file is called KIND/KEY, for what it was made from, and begins with the SHA-256 of the rest: a damaged one is seen,
-and what is made again takes its place. Each is written aside and renamed, so that processes at once do each other no
-harm. Where the folder cannot be written, nothing is kept and nothing fails.
+and what is made again takes its place. Where the folder cannot be written, nothing is kept and nothing fails.
 """
 
 from __future__ import annotations
@@ -10,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from dla.storage.files import is_leftover, write_files
 
 __all__ = ["INT8", "PHOTOS", "CacheEntry", "cache_folder", "clear", "entries", "key_of", "read", "write"]
 
 
 PHOTOS = "photos"  # what training has decoded: dla.data.photo_cache keeps it there, by content too
 INT8 = "int8"  # networks in int8: made from photos of the user's, so that no clearing takes them
-_OURS = re.compile(r"[0-9a-f]{32}|\.part-\w+")
+_OURS = re.compile(r"[0-9a-f]{32}")
+_DECODED = re.compile(r"[0-9a-f]{40}\.rgb")
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_DECODED = re.compile(r"[0-9a-f]{40}\.(rgb|\d+-\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +66,22 @@ def write(kind: str, key: str, data: bytes) -> bool:
     with suppress(OSError):
         place = cache_folder() / kind
         place.mkdir(parents=True, exist_ok=True)
-        descriptor, aside = tempfile.mkstemp(dir=place, prefix=".part-")
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(hashlib.sha256(data).digest())
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, place / key)
-        except BaseException:
-            os.unlink(aside)
-            raise
+        write_files({place / key: hashlib.sha256(data).digest() + data})
         return True
     return False
 
 
 def entries() -> Iterator[CacheEntry]:
     """Every file that `write` wrote, and every photo that training keeps, half written ones too; nobody else's."""
-    ours = [path for path in cache_folder().glob("*/*") if _OURS.fullmatch(path.name)]
-    photos = [path for path in (cache_folder() / PHOTOS).glob("*/*") if _DECODED.fullmatch(path.name)]
+    ours = [path for path in cache_folder().glob("*/*") if _is_ours(path, _OURS)]
+    photos = [path for path in (cache_folder() / PHOTOS).glob("*/*") if _is_ours(path, _DECODED)]
     for path in sorted(ours + photos):
         with suppress(OSError):
             yield CacheEntry(path.relative_to(cache_folder()).parts[0], path, path.stat().st_size)
+
+
+def _is_ours(path: Path, names: re.Pattern[str]) -> bool:
+    return bool(names.fullmatch(path.name)) or is_leftover(path.name)
 
 
 def clear() -> list[CacheEntry]:

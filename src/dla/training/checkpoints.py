@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from dla.errors import DlaError
+from dla.errors import DamagedError, DlaError, UnavailableError
+from dla.storage.files import open_folder_aside, read_json, remove_folder, remove_leftovers
 from dla.types import Progress
 
 __all__ = ["Checkpoints"]
@@ -32,7 +33,7 @@ __all__ = ["Checkpoints"]
 SCHEMA = "dla.checkpoint/1"
 TENSORS, FACTS = "state.safetensors", "state.json"
 KEPT = 2
-ASIDE, DAMAGED = ".part-", "damaged-"
+DAMAGED = "damaged-"
 
 Loaded = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -52,15 +53,11 @@ class Checkpoints:
         there = self._found()
         number = int(there[-1].name[:6]) + 1 if there else 1
         final = self.folder / f"{number:06d}-step-{step}"
-        aside = self.folder / f"{ASIDE}{final.name}"
         try:
-            self._clear_asides()
-            aside.mkdir(parents=True)
-            _write(aside, tensors, {"schema": SCHEMA, "step": step, "best": best, "facts": dict(facts)})
-            aside.rename(final)
-            _flush(self.folder)
+            remove_leftovers(self.folder)
+            with open_folder_aside(final) as aside:
+                _write(aside, tensors, {"schema": SCHEMA, "step": step, "best": best, "facts": dict(facts)})
         except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
             kept = f"{there[-1]} is kept" if there else "there is none yet"
             raise DlaError(
                 f"the checkpoint {final} cannot be written: {error.strerror or error}. Of the earlier ones {kept}; "
@@ -91,18 +88,13 @@ class Checkpoints:
         there = list(self.folder.iterdir()) if self.folder.is_dir() else []
         return sorted(p for p in there if re.fullmatch(r"\d{6}-step-\d+", p.name))
 
-    def _clear_asides(self) -> None:
-        for left in self.folder.glob(f"{ASIDE}*") if self.folder.is_dir() else ():
-            shutil.rmtree(left)
-
     def _prune(self) -> None:
         """Remove what is neither one of the newest nor the last that was best."""
         found = self._found()
         best = next((c for c in reversed(found) if _is_best(c)), None)
         for checkpoint in found[:-KEPT]:
             if checkpoint != best:
-                # renamed first: what is half removed has no checkpoint's name
-                shutil.rmtree(checkpoint.rename(self.folder / f"{ASIDE}{checkpoint.name}"))
+                remove_folder(checkpoint)
 
 
 class _TornError(Exception):
@@ -125,8 +117,6 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], record: dict[str, Any]) 
     record = json.loads(json.dumps({**record, "channels_last": last, "tensors_sha256": digest}))  # as it is read again
     text = json.dumps({**record, "sha256": _digest(record)}, indent=1)
     (folder / FACTS).write_text(text + "\n", encoding="utf-8")
-    for path in (folder / TENSORS, folder / FACTS, folder):
-        _flush(path)
 
 
 def _read(folder: Path) -> Loaded:
@@ -146,17 +136,17 @@ def _read(folder: Path) -> Loaded:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / FACTS).read_bytes())
-        digest = record.pop("sha256")
-    except OSError as error:
-        raise _TornError(f"cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        record = read_json(folder / FACTS)
+    except DamagedError as error:
         raise _TornError(f"was torn or altered ({FACTS} is no record of a checkpoint)") from error
+    except UnavailableError as error:
+        raise _TornError(f"cannot be read ({error})") from error
+    digest = record.pop("sha256", None)
     if digest != _digest(record):
         raise _TornError(f"was torn or altered ({FACTS} has another digest)")
     if record["schema"] != SCHEMA:
         raise _TornError(f"is of another version of dla ({record['schema']})")
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 def _is_best(folder: Path) -> bool:
@@ -172,11 +162,3 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.is_contiguous(memory_format=torch.channels_last)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

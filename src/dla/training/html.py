@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from dla.html_report.page import (
 from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
 from dla.images.decode import read_photo
 from dla.metrics.classification import evaluate
+from dla.storage.files import read_json
 from dla.training.run_folder import read_epochs
 from dla.types import Array
 
@@ -51,7 +51,8 @@ def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str
     """
     found = evaluate(logits_NK, split.targets_N, split.class_ids)
     names = shown_names(split.class_ids, list(labels))
-    epochs, facts = read_epochs(run / "metrics.jsonl"), _json(run / "run.json")
+    epochs = read_epochs(run / "metrics.jsonl")
+    facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
     errors = surest_errors(found, split.targets_N, names, lambda i: read_photo(split.photos[i]).image, split.names)
     sections = (
         Section("What came out", (Figures((*headline(found).items, *_of_run(epochs))),), "On the validation photos, "
@@ -66,10 +67,6 @@ def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str
     counts = f"{found.count:,} validation photos, {len(split.class_ids)} classes"
     write_page(path, f"Training run {run.resolve().name}", counts, sections)
     return path
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _of_run(epochs: list[dict[str, Any]]) -> tuple[Figure, ...]:

@@ -19,7 +19,7 @@ from dla.errors import UsageError
 from dla.html_report.page import check_can_write, mosaic_png
 from dla.metrics.classification import evaluate
 from dla.options import PhotoCache, RuntimeOptions
-from dla.storage.files import write_files
+from dla.storage.files import write_file
 from dla.training.checkpoints import Checkpoints
 from dla.training.distributed import Ranks, StopSignal, process_group
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
@@ -169,7 +169,7 @@ class _Run:
             self.folder.keep_epochs(fit.at.epoch)
             if not self.folder.mosaic.exists():
                 x_N3HW, _ = fit.prepare(next(setup.batches.epoch(0, 0)))
-                write_files({self.folder.mosaic: mosaic_png(fit.pixels(x_N3HW))})
+                write_file(self.folder.mosaic, mosaic_png(fit.pixels(x_N3HW)))
         return checkpoints
 
     def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:

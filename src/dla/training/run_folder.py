@@ -28,8 +28,8 @@ import torch
 import yaml
 
 from dla.data.split_file import DATA_SCHEMA
-from dla.errors import DlaError, UsageError
-from dla.storage.files import errors_name, write_files
+from dla.errors import DlaError, UnavailableError, UsageError
+from dla.storage.files import errors_name, read_json, remove_leftovers, write_files
 from dla.storage.locks import lock_file
 from dla.training.distributed import Ranks
 from dla.training.events import EpochEvent
@@ -41,6 +41,7 @@ __all__ = ["RunFolder", "environment", "environment_difference", "read_epochs", 
 
 SCHEMA = "dla.run/1"
 _WRITTEN = ("data.json", "run.json", "metrics.jsonl", "mosaic.png", "report.html", "best")
+MOST_DATA_BYTES = 2**32  # a data.json names every photo
 _NEEDED = ("config.yaml", "data.json", "run.json")  # to go on from a checkpoint
 
 
@@ -91,7 +92,9 @@ class RunFolder:
             )
 
     def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
-        """Make it the folder of this recipe's run on these photos, if it is not."""
+        """Make it the folder of this recipe's run on these photos, if it is not, and remove what a kill left in it."""
+        remove_leftovers(self.path)
+        remove_leftovers(self.best)
         if not (self.path / "config.yaml").exists():
             self._write("data.json", _json(data))
             self._write("config.yaml", to_yaml(recipe))
@@ -127,15 +130,13 @@ class RunFolder:
             self._write("metrics.jsonl", kept)
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        try:
-            found = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        path = self.path / name
+        if not path.exists():
             return None
-        except ValueError as error:
-            raise UsageError(f"{self.path / name} is no JSON: {error}. Give another --output") from error
-        if not isinstance(found, dict):
-            raise UsageError(f"{self.path / name} is no JSON object. Give another --output")
-        return found
+        try:
+            return read_json(path, MOST_DATA_BYTES)
+        except UnavailableError as error:
+            raise UsageError(f"{error} Give another --output") from error
 
     def _write(self, name: str, text: str) -> None:
         path = self.path / name

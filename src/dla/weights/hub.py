@@ -20,12 +20,12 @@ from typing import Any
 
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.types import NO_PROGRESS, Progress
+from dla.weights.model_folder import CONFIG, WEIGHT_NAMES
 
 __all__ = ["HubFiles", "cache_folder", "fetch", "fetch_config", "locate"]
 
 
-CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+WEIGHTS = WEIGHT_NAMES[:2]  # the first that is there
 
 # Nothing about this machine: instead of huggingface_hub's list of installed packages.
 _HEADERS = {"user-agent": "dla"}
@@ -35,19 +35,21 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, slots=True)
 class HubFiles:
-    """A repository at one commit: the bytes of its config and of its weights, as they were announced."""
+    """A repository at one commit: its config and its weights, as they were announced; `sha256` is of the weights."""
 
     repo: str
     commit: str
     config: bytes
     weights: bytes
     weights_path: Path
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
     path: Path
     data: bytes
+    sha256: str
 
 
 class _AbsentError(Exception):
@@ -130,7 +132,7 @@ def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
             weights, _ = pinned.read(name)
         except _AbsentError:
             continue
-        return HubFiles(pinned.repo, pinned.revision, config.data, weights.data, weights.path)
+        return HubFiles(pinned.repo, pinned.revision, config.data, weights.data, weights.path, weights.sha256)
     return None
 
 
@@ -169,7 +171,7 @@ class _Wanted:
         cached = try_to_load_from_cache(self.repo, filename, cache_dir=self.cache, revision=self.revision)
         if isinstance(cached, str):
             try:
-                return _File(Path(cached), self.verified(Path(cached))), False
+                return self.verified(Path(cached)), False
             except DamagedError:
                 if not self.repair:
                     raise
@@ -185,7 +187,7 @@ class _Wanted:
         """
         path = self.download(filename, again)
         try:
-            return _File(path, self.verified(path))
+            return self.verified(path)
         except DamagedError as error:
             _blob(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
@@ -225,25 +227,25 @@ class _Wanted:
                 raise explained(error) from error
         return Path(got)
 
-    def verified(self, path: Path) -> bytes:
-        """The bytes of a cached file, compared with the digest that the hub announced and the cache is named after."""
+    def verified(self, path: Path) -> _File:
+        """A cached file, compared with the digest that the hub announced and the cache is named after."""
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UnavailableError(f"{path} cannot be read: {error.strerror}.") from error
-        announced = _blob(path).name
+        announced, sha256 = _blob(path).name, hashlib.sha256(data).hexdigest()
         if re.fullmatch(r"[0-9a-f]{64}", announced):
-            found = hashlib.sha256(data).hexdigest()
+            found = sha256
         elif re.fullmatch(r"[0-9a-f]{40}", announced):
             found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # git's name for a small file
         else:
-            return data  # a cache without symlinks, or a hub that announces something else
+            found = announced  # a cache without symlinks, or a hub that announces something else
         if found != announced:
             raise DamagedError(
                 f"{path.name} of {self.repo} is damaged in the cache ({len(data)} bytes, digest {found[:8]}, "
                 f"announced {announced[:8]}). Try: dla pull {self.name}, or remove {_blob(path)}: it is fetched again."
             )
-        return data
+        return _File(path, data, sha256)
 
     def explain(self, error: Exception, filename: str, damaged: bool) -> str:
         """One or two sentences for a failed download; `damaged` is what the cache has."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.errors import DamagedError, UsageError
 from dla.models.build import build
 from dla.models.dla import DLA
 from dla.models.registry import row
@@ -32,15 +32,13 @@ from dla.weights.keys import (
     shapes_of,
     unused_projections,
 )
-from dla.weights.model_folder import CONFIG, WEIGHTS, ModelConfig, parse_config, read_config
-from dla.weights.spec import PICKLED, SAFE, resolve_source
-from dla.weights.state_files import WeightFile, parse_weights, read_state, read_weights
+from dla.weights.model_folder import CONFIG, ModelConfig, parse_config
+from dla.weights.spec import ModelFiles, ModelSource, open_files
+from dla.weights.state_files import WeightFile, parse_weights
 
 __all__ = ["LoadReport", "LoadedModel", "adapt_first_conv", "create_untrained", "load_model", "load_state"]
 
 
-# A folder's weights in timm's order of preference, then whatever has such an extension.
-_PREFERRED = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 # What a source without a word on preprocessing was prepared like.
 _PREPROCESSING = (
     "input_size", "pool_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "fixed_input_size",
@@ -64,7 +62,7 @@ class LoadedModel:
     """A network with its weights.
 
     `config` describes the network as it is now, `origin` what was loaded (owner/name@commit, shipped:name, or a
-    path), `weights_path` the weight file, `digest` its SHA-256.
+    path), `weights_path` the weight file, `digest` its SHA-256, `source` what the model's name meant.
     """
 
     model: DLA
@@ -73,10 +71,11 @@ class LoadedModel:
     report: LoadReport
     weights_path: Path
     digest: str
+    source: ModelSource
 
 
 def load_model(
-    source: str,
+    source: str | ModelFiles,
     *,
     num_classes: int | None = None,
     in_chans: int | None = None,
@@ -88,6 +87,8 @@ def load_model(
     **options: Any,
 ) -> LoadedModel:
     """The network that `source` names (see `resolve_source`), with its weights, in training mode as `build` makes it.
+
+    Files that are open already are not read again.
 
     Args:
         num_classes: another number than the source's replaces the classifier; 0 leaves it out.
@@ -103,32 +104,20 @@ def load_model(
         UsageError: no such source, or a bare file that several networks or none could have written.
         UnavailableError, DamagedError: the weights cannot be had, or are not what they should be.
     """
-    found = resolve_source(source)
-    if found.kind == "hub":
-        files = hub.fetch(found.where, found.revision, cache_dir=cache_dir, progress=progress)
-        origin = f"{files.repo}@{files.commit}"
-        config = parse_config(files.config, f"{CONFIG} of {origin}")
-        path = files.weights_path
-        weights = parse_weights(files.weights, path.name, f"{path.name} of {origin}")
-    elif found.kind == "folder":
-        origin = found.name or found.where
-        config = read_config(found.where)
-        path, weights = _weights_in(Path(found.where))
-    else:
-        origin = found.where
-        path = Path(origin)
-        weights = read_weights(path)
+    files = open_files(source, cache_dir, progress)
+    config, origin = files.config, files.origin
+    weights = parse_weights(files.weights, files.weights_name, files.weights_title, files.sha256)
+    if config is None:
         config = _config_of(weights.state, origin, architecture)
-    asked = architecture or found.architecture
-    if asked and config.architecture != asked:
-        raise DamagedError(f"{origin} is a {config.architecture} by its {CONFIG}, but {asked} was asked for.")
+    files.check_architecture(config, architecture)
     config = _overlaid(config, overlay)
+    weights = dataclasses.replace(weights, notes=files.choice_notes + weights.notes)
     model, config, report = _assemble(config, weights, origin, num_classes, in_chans, new_head, options)
-    return LoadedModel(model, config, origin, report, path, weights.digest)
+    return LoadedModel(model, config, origin, report, files.weights_path, files.sha256, files.source)
 
 
 def create_untrained(
-    source: str,
+    source: str | ModelFiles,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     overlay: Mapping[str, Any] | None = None,
@@ -138,14 +127,13 @@ def create_untrained(
 
     Arguments and errors are `load_model`'s.
     """
-    found = resolve_source(source)
+    files = open_files(source, cache_dir)
+    found = files.source
     if found.kind == "hub":
         where = f"{CONFIG} of {found.where}"
         config = parse_config(hub.fetch_config(found.where, found.revision, cache_dir=cache_dir), where)
-    elif found.kind == "folder":
-        config = read_config(found.where)
     else:
-        config = _config_of(read_state(found.where), found.where, None)
+        config = files.config or _config_of(parse_weights(files.weights, files.weights_name).state, found.where, None)
     config = _overlaid(config, overlay)
     own = {**config.model_args, "num_classes": config.num_classes, "in_chans": config.in_chans}
     model = build(config.architecture, **own | options)
@@ -158,20 +146,6 @@ def _overlaid(config: ModelConfig, overlay: Mapping[str, Any] | None) -> ModelCo
         return config
     classes = overlay.get("num_classes", config.num_classes)
     return dataclasses.replace(config, num_classes=classes, pretrained_cfg={**config.pretrained_cfg, **overlay})
-
-
-def _weights_in(folder: Path) -> tuple[Path, WeightFile]:
-    path = next((folder / name for name in _PREFERRED if (folder / name).is_file()), None)
-    if path is not None:
-        return path, read_weights(path)
-    for extension in (*SAFE, ".pth", ".pth.tar", ".bin"):
-        several = sorted(folder.glob(f"*{extension}"))
-        if several:
-            file = read_weights(several[0])
-            others = ", ".join(path.name for path in several[1:])
-            note = (f"{folder} has several weight files; {several[0].name} is used, not {others}.",) if others else ()
-            return several[0], dataclasses.replace(file, notes=note + file.notes)
-    raise UnavailableError(f"{folder} has no weights: neither {WEIGHTS} nor another {', '.join(SAFE + PICKLED)} file.")
 
 
 def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None) -> ModelConfig:

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from dla.errors import DamagedError, DlaError, UnavailableError, UsageError, nearest
 from dla.models.registry import GLOBAL_POOLS, TABLE
-from dla.storage.files import write_files
+from dla.storage.files import (
+    JsonObject,
+    Kind,
+    is_leftover,
+    json_kind,
+    json_shown,
+    parse_json,
+    parse_object,
+    read_bytes,
+    write_files,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,39 +35,31 @@ __all__ = [
     "CONFIG",
     "FORMAT",
     "WEIGHTS",
+    "WEIGHT_NAMES",
     "ModelConfig",
     "half_precision",
     "parse_config",
     "read_config",
+    "read_config_bytes",
     "write_folder",
     "write_temperature",
 ]
 
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# What weights are called in folders, in timm's order of preference; the hub has one of the first two.
+WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 FORMAT = 1
 MOST_CLASSES, MOST_CHANNELS = 1_000_000, 65_536  # far beyond any use; keeps a forged config from asking for terabytes
 
-
-def _is_int(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_rate(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
-
-
-def _is_temperature(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0.01 <= value <= 100
-
-
-# What a config may set: the constructor's options with plain values that the table's row does not settle.
-_MODEL_ARGS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "in_chans": (lambda v: _is_int(v, 1, MOST_CHANNELS), f"1 to {MOST_CHANNELS}"),
-    "output_stride": (lambda v: _is_int(v, 8, 32) and v in (8, 16, 32), "8, 16, 32"),
-    "global_pool": (lambda v: isinstance(v, str) and v in GLOBAL_POOLS, ", ".join(map(repr, GLOBAL_POOLS))),
-    "drop_rate": (_is_rate, "from 0 to below 1"),
-    "drop_path_rate": (_is_rate, "from 0 to below 1"),
+# What a config may set: the constructor's options with plain values that the table's row does not settle; of what kind,
+# what is allowed in words, and as a test.
+_MODEL_ARGS: dict[str, tuple[Kind, str, Callable[[Any], bool]]] = {
+    "in_chans": (int, f"1 to {MOST_CHANNELS}", lambda count: 1 <= count <= MOST_CHANNELS),
+    "output_stride": (int, "8, 16, 32", lambda stride: stride in (8, 16, 32)),
+    "global_pool": (str, ", ".join(map(repr, GLOBAL_POOLS)), lambda pool: pool in GLOBAL_POOLS),
+    "drop_rate": ((int, float), "from 0 to below 1", lambda rate: 0 <= rate < 1),
+    "drop_path_rate": ((int, float), "from 0 to below 1", lambda rate: 0 <= rate < 1),
 }
 
 
@@ -123,124 +125,88 @@ class ModelConfig:
         Raises:
             DamagedError: a field is missing, of another type than it should be, or contradicts another.
         """
-        return _Reader(where).config(mapping)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    where: str
-
-    def fail(self, what: str) -> DamagedError:
-        return DamagedError(f"{self.where}: {what}")
-
-    def config(self, root: object) -> ModelConfig:
-        if not isinstance(root, dict):
-            raise self.fail(f"this is {_kind(root)}, not an object with the field architecture.")
-        architecture = self.architecture(root)
-        num_classes = self.num_classes(root)
-        return ModelConfig(
+        if not isinstance(mapping, dict):
+            raise DamagedError(f"{where}: this is {json_kind(mapping)}, not an object with the field architecture.")
+        root = JsonObject(mapping, where)
+        cfg = root.object("pretrained_cfg")
+        architecture = _architecture(root)
+        says_it = cfg if "num_classes" in cfg.fields.keys() - root.fields.keys() else root
+        allowed = f"0 to {MOST_CLASSES}"
+        count: int = says_it.get("num_classes", int, allowed, lambda count: 0 <= count <= MOST_CLASSES)
+        return cls(
             architecture,
-            num_classes,
-            self.label_names(root, num_classes),
-            self.label_descriptions(root),
-            self.model_args(root, num_classes),
-            self.pretrained_cfg(root),
-            self.ours(root),
+            count,
+            _label_names(root, cfg, count),
+            _label_descriptions(root, cfg),
+            _model_args(root, count),
+            _pretrained_cfg(cfg),
+            _ours(root.object("dla")),
         )
 
-    def architecture(self, root: dict[str, Any]) -> str:
-        name = root.get("architecture")
-        if not isinstance(name, str):
-            raise self.fail(f"architecture is {_kind(name)}. Allowed: the name of a network, such as dla60.")
-        if name not in TABLE:
-            near = nearest(name, TABLE)
-            hint = f"Nearest: {', '.join(near)}." if near else "All: dla models"
-            raise self.fail(f'architecture is "{name}", which is no DLA network. {hint}')
-        return name
 
-    def num_classes(self, root: dict[str, Any]) -> int:
-        count = root.get("num_classes", self.mapping(root, "pretrained_cfg").get("num_classes"))
-        if not _is_int(count, 0, MOST_CLASSES):
-            raise self.fail(f"num_classes is {_show(count)}. Allowed: 0 to {MOST_CLASSES}.")
-        return int(count or 0)
-
-    def mapping(self, root: dict[str, Any], key: str) -> dict[str, Any]:
-        value = root.get(key)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise self.fail(f"{key} is {_kind(value)}. Allowed: an object.")
-        return value
-
-    def label_names(self, root: dict[str, Any], num_classes: int) -> tuple[str, ...] | None:
-        names = root.get("label_names", self.mapping(root, "pretrained_cfg").get("label_names"))
-        if names is None:
-            return None
-        if isinstance(names, dict):  # timm also writes {"0": name, ...}
-            names = [names.get(str(i)) for i in range(num_classes)] if len(names) == num_classes else list(names)
-        if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
-            raise self.fail("label_names holds something else than one text for each class.")
-        if len(names) != num_classes:
-            raise self.fail(f"label_names has {len(names)} entries for num_classes {num_classes}.")
-        if len(set(names)) != len(names):
-            twice = next(n for i, n in enumerate(names) if n in names[:i])
-            raise self.fail(f'label_names has "{twice}" twice; each class needs its own name.')
-        return tuple(names)
-
-    def label_descriptions(self, root: dict[str, Any]) -> dict[str, str] | None:
-        key = "label_descriptions"
-        if root.get(key) is None and self.mapping(root, "pretrained_cfg").get(key) is None:
-            return None
-        texts = self.mapping(root, key) or self.mapping(self.mapping(root, "pretrained_cfg"), key)
-        if not all(isinstance(text, str) for text in texts.values()):
-            raise self.fail(f"{key} holds something else than texts.")
-        return dict(texts)
-
-    def model_args(self, root: dict[str, Any], num_classes: int) -> dict[str, Any]:
-        args = dict(self.mapping(root, "model_args"))
-        again = args.pop("num_classes", num_classes)  # timm repeats it here
-        if again != num_classes:
-            raise self.fail(f"model_args.num_classes is {_show(again)} but num_classes is {num_classes}.")
-        for name, value in args.items():
-            if name not in _MODEL_ARGS:
-                raise self.fail(f"model_args.{name} is no option of a network. Allowed: {', '.join(_MODEL_ARGS)}.")
-            allowed, words = _MODEL_ARGS[name]
-            if not allowed(value):
-                raise self.fail(f"model_args.{name} is {_show(value)}. Allowed: {words}.")
-        return args
-
-    def pretrained_cfg(self, root: dict[str, Any]) -> dict[str, Any]:
-        cfg = self.mapping(root, "pretrained_cfg")
-        size = cfg.get("input_size")
-        good = isinstance(size, list) and len(size) == 3 and all(_is_int(n, 1, MOST_CHANNELS) for n in size)
-        if size is not None and not good:
-            raise self.fail(f"pretrained_cfg.input_size is {_show(size)}. Allowed: [channels, height, width].")
-        crop = cfg.get("crop_pct", 1)
-        if crop is not None and not (isinstance(crop, int | float) and crop > 0):
-            raise self.fail(f"pretrained_cfg.crop_pct is {_show(crop)}. Allowed: a number above 0.")
-        return cfg
-
-    def ours(self, root: dict[str, Any]) -> dict[str, Any]:
-        dla = dict(self.mapping(root, "dla"))
-        version = dla.pop("format", FORMAT)
-        if version != FORMAT or isinstance(version, bool):
-            raise self.fail(f"dla.format is {_show(version)}, this version of dla reads {FORMAT}. Try a newer dla.")
-        if not isinstance(dla.get("preprocessing") or {}, dict):
-            raise self.fail(f"dla.preprocessing is {_kind(dla['preprocessing'])}. Allowed: an object.")
-        temperature = dla.get("temperature")
-        if temperature is not None and not _is_temperature(temperature):
-            raise self.fail(f"dla.temperature is {_show(temperature)}. Allowed: a number from 0.01 to 100.")
-        return dla
+def _architecture(root: JsonObject) -> str:
+    name: str = root.get("architecture", str, "the name of a network, such as dla60")
+    if name not in TABLE:
+        near = nearest(name, TABLE)
+        hint = f"Nearest: {', '.join(near)}." if near else "All: dla models"
+        raise root.error(f'architecture is "{name}", which is no DLA network. {hint}')
+    return name
 
 
-def _kind(value: object) -> str:
-    names: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
-    return "missing" if value is None else names.get(type(value), "a number")
+def _label_names(root: JsonObject, cfg: JsonObject, num_classes: int) -> tuple[str, ...] | None:
+    names = root.fields.get("label_names", cfg.fields.get("label_names"))
+    if names is None:
+        return None
+    if isinstance(names, dict):  # timm also writes {"0": name, ...}
+        names = [names.get(str(i)) for i in range(num_classes)] if len(names) == num_classes else list(names)
+    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
+        raise root.error("label_names holds something else than one text for each class.")
+    if len(names) != num_classes:
+        raise root.error(f"label_names has {len(names)} entries for num_classes {num_classes}.")
+    if len(set(names)) != len(names):
+        twice = next(n for i, n in enumerate(names) if n in names[:i])
+        raise root.error(f'label_names has "{twice}" twice; each class needs its own name.')
+    return tuple(names)
 
 
-def _show(value: object) -> str:
-    text = "missing" if value is None else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _label_descriptions(root: JsonObject, cfg: JsonObject) -> dict[str, str] | None:
+    key = "label_descriptions"
+    texts = root.get(key, dict, "an object", default=None) or cfg.get(key, dict, "an object", default=None)
+    if texts is None:
+        return None if root.fields.get(key) is None else {}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise root.error(f"{key} holds something else than texts.")
+    return dict(texts)
+
+
+def _model_args(root: JsonObject, num_classes: int) -> dict[str, Any]:
+    args = root.object("model_args")
+    if args.fields.get("num_classes", num_classes) != num_classes:  # timm repeats it here
+        again = json_shown(args.fields["num_classes"])
+        raise root.error(f"model_args.num_classes is {again} but num_classes is {num_classes}.")
+    names = [name for name in args.fields if name != "num_classes"]
+    if unknown := [name for name in names if name not in _MODEL_ARGS]:
+        raise root.error(f"model_args.{unknown[0]} is no option of a network. Allowed: {', '.join(_MODEL_ARGS)}.")
+    return {name: args.get(name, *_MODEL_ARGS[name]) for name in names}
+
+
+def _pretrained_cfg(cfg: JsonObject) -> dict[str, Any]:
+    cfg.get("input_size", list, "[channels, height, width]", _is_size, default=None)
+    cfg.get("crop_pct", (int, float), "a number above 0", lambda crop: crop > 0, default=None)
+    return dict(cfg.fields)
+
+
+def _is_size(size: list[Any]) -> bool:
+    return len(size) == 3 and all(type(n) is int and 1 <= n <= MOST_CHANNELS for n in size)
+
+
+def _ours(dla: JsonObject) -> dict[str, Any]:
+    version = dla.fields.get("format", FORMAT)
+    if version != FORMAT or isinstance(version, bool):
+        raise dla.error(f"dla.format is {json_shown(version)}, this version of dla reads {FORMAT}. Try a newer dla.")
+    dla.object("preprocessing")
+    dla.get("temperature", (int, float), "a number from 0.01 to 100", lambda t: 0.01 <= t <= 100, default=None)
+    return {name: value for name, value in dla.fields.items() if name != "format"}
 
 
 def parse_config(data: bytes, where: str) -> ModelConfig:
@@ -249,10 +215,10 @@ def parse_config(data: bytes, where: str) -> ModelConfig:
     Raises:
         DamagedError: no JSON, or not the JSON of a network.
     """
+    mapping = parse_json(data, where)
     try:
-        mapping = json.loads(data)
         json.dumps(mapping, ensure_ascii=False).encode()  # a lone surrogate is a text that nothing can print
-    except (ValueError, RecursionError) as error:
+    except UnicodeEncodeError as error:
         raise DamagedError(f"{where} is not readable as JSON: {error}.") from error
     return ModelConfig.from_mapping(mapping, where)
 
@@ -264,16 +230,20 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
         UnavailableError: no such folder, or it has no `config.json`.
         DamagedError: the config is broken.
     """
-    path = Path(folder) / CONFIG
+    folder = Path(folder)
+    return parse_config(read_config_bytes(folder), str(folder / CONFIG))
+
+
+def read_config_bytes(folder: Path) -> bytes:
+    """The bytes of a model folder's config; raises as `read_config`."""
+    path = folder / CONFIG
     try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UnavailableError(
-            f"{path} does not exist. A model folder holds {CONFIG} and {WEIGHTS}; a bare file is named itself."
-        ) from error
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be read: {error.strerror}.") from error
-    return parse_config(data, str(path))
+        return read_bytes(path)
+    except UnavailableError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            hint = f"A model folder holds {CONFIG} and {WEIGHTS}; a bare file is named itself."
+            raise UnavailableError(f"{error} {hint}") from error
+        raise
 
 
 def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tensor], config: ModelConfig) -> None:
@@ -317,9 +287,10 @@ def write_temperature(folder: str | os.PathLike[str], temperature: float) -> Non
         DlaError: it cannot be written.
     """
     path = Path(folder) / CONFIG
-    read_config(folder)
+    data = read_config_bytes(Path(folder))
+    parse_config(data, str(path))
+    root = parse_object(data, str(path))
     try:
-        root = json.loads(path.read_bytes())
         root["dla"] = {"format": FORMAT, **(root.get("dla") or {}), "temperature": temperature}
         text = json.dumps(root, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         write_files({path: text.encode()})
@@ -332,7 +303,7 @@ def _refuse_foreign(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file. A model is written to a folder of its own.")
-    if all(path.name.endswith(".part") for path in folder.iterdir()):
+    if all(is_leftover(path.name) for path in folder.iterdir()):
         return
     try:
         read_config(folder)

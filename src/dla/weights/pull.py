@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from dla.errors import DlaError, UnavailableError, UsageError
 from dla.models.registry import TABLE
 from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
-from dla.weights.spec import ModelSource, resolve_source
+from dla.weights.spec import ModelFiles, ModelSource, resolve_source
 
 __all__ = ["PullResult", "pull", "verify"]
 
@@ -84,8 +83,8 @@ def _pulled(name: str, source: ModelSource, cache_dir: CacheDir, progress: Progr
         files = hub.fetch(source.where, source.revision, cache_dir=cache_dir, repair=True, progress=progress)
     except DlaError as error:
         return PullResult(name, error=error)
-    digest, path = hashlib.sha256(files.weights).hexdigest(), files.weights_path
-    return PullResult(name, path, len(files.weights), digest, fetched=_stamp(path) != before)
+    path = files.weights_path
+    return PullResult(name, path, len(files.weights), files.sha256, fetched=_stamp(path) != before)
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
@@ -104,7 +103,7 @@ def _verified(name: str, source: ModelSource, cache_dir: CacheDir) -> PullResult
         if path is None:
             where = hub.cache_folder(cache_dir)
             raise UnavailableError(f"{source.where} is not in the cache ({where}). Try: dla pull {name}")
-        opened = load_model(name, cache_dir=cache_dir)
+        opened = load_model(ModelFiles(name, source, cache_dir))
     except DlaError as error:
         return PullResult(name, path, error=error)
     return PullResult(name, path, path.stat().st_size, opened.digest)

@@ -19,15 +19,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.errors import DamagedError, UnavailableError
 from dla.weights.keys import unwrap
-from dla.weights.spec import PICKLED, SAFE, is_weight_file
+from dla.weights.spec import SAFE, check_extension, name_note, read_weight_bytes
 
-__all__ = ["WeightFile", "parse_weights", "read_state", "read_weights"]
-
-
-# The authors' and PyTorch's file names end with the beginning of the file's SHA-256.
-_NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|pth\.tar|safetensors)$")
+__all__ = ["WeightFile", "parse_weights", "read_state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,54 +43,29 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         DamagedError: empty, truncated, altered, or no weights at all.
         UsageError: another file name extension.
     """
-    return read_weights(Path(path)).state
+    return parse_weights(read_weight_bytes(Path(path)), os.fspath(path)).state
 
 
-def read_weights(path: Path) -> WeightFile:
-    """The same with the file's digest and notes."""
-    _check_extension(str(path), str(path))  # before a film is read into memory
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UnavailableError(f"{path} does not exist.") from error
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return parse_weights(data, str(path))
-
-
-def _check_extension(name: str, where: str) -> None:
-    if not is_weight_file(name):
-        raise UsageError(f"{where} is no weight file. Allowed: {', '.join(SAFE + PICKLED)}")
-
-
-def parse_weights(data: bytes, name: str, where: str = "") -> WeightFile:
+def parse_weights(data: bytes, name: str, where: str = "", digest: str = "") -> WeightFile:
     """The tensors in the bytes of a weight file called `name`, whose extension tells the format.
 
-    `where` is what messages call the file, else its name.
+    `where` is what messages call the file, else its name; `digest` their SHA-256, where it is known.
 
     Raises:
         UnavailableError, DamagedError, UsageError: as `read_state`.
     """
     where = where or name
-    _check_extension(name, where)
+    check_extension(name, where)
     if not data:
         raise DamagedError(f"{where} is empty (0 bytes). Try: download or copy it again.")
-    digest = hashlib.sha256(data).hexdigest()
-    notes = _name_note(name, digest)
+    digest = digest or hashlib.sha256(data).hexdigest()
+    notes = name_note(name, digest)
     if name.lower().endswith(SAFE):
         return WeightFile(_parse_safetensors(data, where), digest, notes)
     inner, container = unwrap(_parse_pickled(data, where))
     if container in ("state_dict_ema", "model_ema"):
         notes += (f"{where} is a training checkpoint; its averaged weights ({container}) are used.",)
     return WeightFile(_tensors_only(inner, where), digest, notes)
-
-
-def _name_note(name: str, digest: str) -> tuple[str, ...]:
-    named = _NAMED_DIGEST.search(name)
-    if named is None or digest.startswith(named[1]):
-        return ()
-    found = digest[: len(named[1])]
-    return (f"{name} promises a SHA-256 that begins with {named[1]}; it begins with {found}: not the published file.",)
 
 
 def _parse_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
