@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dla.engines.base import Engine
 from dla.errors import InputError, UsageError
-from dla.images.labels import ClassName, imagenet_classes
 from dla.images.preprocessing import Preprocessing
 from dla.inference.open_engine import open_engine
 from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
@@ -22,7 +21,7 @@ from dla.metrics.calibration import apply_temperature
 from dla.models.registry import PRE_LOGITS
 from dla.options import BatchOptions, EngineOptions, PrecisionChoice, PredictOptions, ReadOptions
 from dla.storage.files import errors_name
-from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, ClassName, Progress
 from dla.weights.model_folder import ModelConfig
 
 __all__ = [
@@ -289,6 +288,8 @@ def check_classifies(config: ModelConfig, origin: str) -> None:
 
 def class_names(config: ModelConfig) -> tuple[ClassName, ...]:
     """The classes of a network, by its own record; a network of 1000 classes without one is ImageNet-1k's."""
+    if config.label_names is None or not config.label_descriptions:
+        from dla.images.labels import imagenet_classes  # here, because a network mostly has its own names
     if config.label_names is None:
         if config.num_classes == len(imagenet_classes()):
             return imagenet_classes()
