@@ -206,3 +206,35 @@ def test_what_is_missing_is_named(tmp_path: Path, path: str, error: type[Excepti
     fill(tmp_path / "singles", {"a": 1, "b": 1})
     with pytest.raises(error, match=said):
         open_splits(tmp_path / path)
+
+
+@pytest.mark.parametrize("train", ["train", "Train", "TRAIN", "training", "Training"])
+@pytest.mark.parametrize("val", ["val", "Valid", "VALIDATION", "dev", "Eval", "TEST", "testing"])
+def test_usual_words_are_splits_in_any_case(tmp_path: Path, train: str, val: str) -> None:
+    fill(tmp_path / train, {"a": 3, "b": 4})
+    fill(tmp_path / val, {"a": 1, "b": 2})
+    splits = open_splits(tmp_path)
+    assert splits.train.class_ids == ("a", "b")
+    assert (len(splits.train), len(splits.val)) == (7, 3)
+
+
+def test_two_spellings_of_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "Training", "val"):
+        fill(tmp_path / name, {"a": 1, "b": 1})
+    with pytest.raises(UsageError, match="Training and train, which both mean the split train"):
+        open_splits(tmp_path)
+
+
+def test_splits_inside_the_classes_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("rose", "daisy"):
+        fill(tmp_path / name, {"Train": 2, "val": 1})
+    with pytest.raises(UsageError, match=r"splits inside the classes \(daisy/Train\). Move them up: train/CLASS"):
+        open_splits(tmp_path)
+
+
+def test_test_is_validated_on_only_where_there_is_no_other(tmp_path: Path) -> None:
+    for name, count in {"train": 3, "Testing": 1, "dev": 2}.items():
+        fill(tmp_path / name, {"a": count, "b": count})
+    splits = open_splits(tmp_path)
+    assert len(splits.val) == 4
+    assert any("test is not used, dev is" in note for note in splits.notes)

@@ -91,7 +91,11 @@ def test_a_pipe_in_a_table_is_refused_and_not_waited_for(tmp_path: Path) -> None
         ('path,label\n1,a\n"2,b\n', DamagedError, "line 3: this is no CSV"),
         ('path,label\n1,a\n"2"x,b\n', DamagedError, "line 3: this is no CSV"),
         (b"path,label\n1,Ros\xe9\n", DamagedError, "is not UTF-8 text (byte 16)"),
-        ("path,label,split\n1,a,train\n2,a,dev\n", UsageError, 'the split of {0}/2 is "dev". Allowed: train, val'),
+        (
+            "path,label,split\n1,a,train\n2,a,holdout\n",
+            UsageError,
+            'the split of {0}/2 is "holdout". Allowed: train, val',
+        ),
         ("path,label,split\n1,a,train\n2,b,train\n3,c,val\n", UsageError, 'val: the class "c" is none of the 2'),
     ],
 )

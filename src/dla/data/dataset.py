@@ -30,8 +30,10 @@ __all__ = [
 ]
 
 
-VAL_NAMES = ("val", "valid", "validation", "test")  # the first of them that is there is the one
+# The usual words for a split, in any case; what is called "test" is validated on only where there is no other.
+VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "test")
 SPLIT_NAMES = ("train", *VAL_NAMES)
+_SAME_AS = {"training": "train", "testing": "test"}
 
 
 def open_splits(data: str | Path, options: DataOptions = DataOptions(), seed: int = 0) -> Splits:
@@ -86,8 +88,9 @@ def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, 
     if not data.is_dir():
         what = "is no folder and no table (.csv, .tsv, .parquet)" if data.exists() else "is not there"
         raise UnavailableError(f"{data} {what}")
-    found = {name: path for name in SPLIT_NAMES if (path := _place_of(data, name))}
+    found = _split_places(data)
     if not _is_divided(data, found):
+        _refuse_splits_in_classes(data)
         return {"": read_folder(data)}
     return {name: _read_one(path, options) for name, path in found.items()}
 
@@ -96,13 +99,34 @@ def scanned_folders(data: Path) -> list[Path]:
     """The folders whose folders are classes; none where DATA is a table."""
     if not data.is_dir():
         return []
-    found = {name: path for name in SPLIT_NAMES if (path := _place_of(data, name))}
+    found = _split_places(data)
     return [path for path in found.values() if path.is_dir()] if _is_divided(data, found) else [data]
 
 
-def _place_of(data: Path, name: str) -> Path | None:
-    candidates = [data / name, *(data / f"{name}{suffix}" for suffix in TABLES)]
-    return next((p for p in candidates if p.exists()), None)
+def split_word(name: str) -> str | None:
+    """Return the split that a folder, a file or a row is called after ("Training" is "train"), or None."""
+    word = name.strip().lower()
+    word = _SAME_AS.get(word, word)
+    return word if word in SPLIT_NAMES else None
+
+
+def _split_places(data: Path) -> dict[str, Path]:
+    """Return the folders and tables of DATA that are called like splits.
+
+    Raises:
+        UsageError: one split has several places, such as train/ and Training/.
+    """
+    places: dict[str, list[Path]] = {}
+    for path in sorted(data.iterdir()):
+        if path.is_dir() or path.suffix.lower() in TABLES:
+            word = split_word(path.name if path.is_dir() else path.stem)
+            if word is not None:
+                places.setdefault(word, []).append(path)
+    for word, paths in places.items():
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            raise UsageError(f"{data} has {names}, which both mean the split {word}. Rename or remove one")
+    return {word: paths[0] for word, paths in places.items()}
 
 
 def _is_divided(data: Path, found: dict[str, Path]) -> bool:
@@ -110,7 +134,19 @@ def _is_divided(data: Path, found: dict[str, Path]) -> bool:
     train = found.get("train")
     if train is not None and (train.is_file() or _folders_in(train)):
         return True
-    return bool(found) and _folders_in(data) <= found.keys()
+    return bool(found) and _folders_in(data) <= {path.name for path in found.values()}
+
+
+def _refuse_splits_in_classes(data: Path) -> None:
+    """Refuse daisy/train daisy/val rose/train ...: read as classes, the photos to validate on would be trained on."""
+    inner = [_folders_in(data / name) for name in sorted(_folders_in(data))]
+    if inner and all(names and {split_word(name) for name in names} - {None} for names in inner):
+        words = {split_word(name) for names in inner for name in names}
+        if "train" in words and None not in words:
+            raise UsageError(
+                f"{data} has the splits inside the classes ({min(_folders_in(data))}/{min(inner[0])}). Move them up: "
+                "train/CLASS and val/CLASS"
+            )
 
 
 def _folders_in(folder: Path) -> set[str]:
@@ -128,12 +164,14 @@ def _read_one(path: Path, options: DataOptions) -> LabelledPhotos:
 
 
 def _by_usual_names(path: Path, sources: dict[str, LabelledPhotos]) -> dict[str, LabelledPhotos]:
-    usual = {name.strip().lower(): source for name, source in sources.items()}
+    usual: dict[str, LabelledPhotos] = {}
     for word, source in sources.items():
-        if word and word.strip().lower() not in SPLIT_NAMES:
+        split = split_word(word) if word else word
+        if split is None:
             raise UsageError(f'{path}: the split of {source.names[0]} is "{word}". Allowed: {", ".join(SPLIT_NAMES)}')
-    if len(usual) < len(sources):
-        raise UsageError(f"{path}: one split has several spellings ({', '.join(sorted(sources))})")
+        if split in usual:
+            raise UsageError(f"{path}: one split has several spellings ({', '.join(sorted(sources))})")
+        usual[split] = source
     return usual
 
 

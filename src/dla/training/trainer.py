@@ -225,13 +225,13 @@ class Trainer:
         self.optimizer.zero_grad()
         parts = self.recipe.optimizer.accumulate
         size = len(x_N3HW) // parts
-        loss, right = 0.0, 0
+        loss, right, weight = 0.0, 0, self._mean_weight(labels)
         for start in range(0, len(x_N3HW), size):
             part = labels.part(start, start + size)
             with self._exchange(start + size == len(x_N3HW)):
                 with self.precision.autocast():
                     logits_NK = self.forward(x_N3HW[start : start + size])
-                of_part = self.criterion(logits_NK.float(), part) / parts
+                of_part = self.criterion(logits_NK.float(), part, weight) / parts
                 self.precision.backward(of_part)
             loss += of_part.item()
             right += int((logits_NK.argmax(1) == part.targets_N).sum())
@@ -244,6 +244,11 @@ class Trainer:
             self.average.update_parameters(self.network)
         loss, share = self.ranks.mean(loss, right / len(x_N3HW))
         return loss, share if labels.others_N is None else math.nan
+
+    def _mean_weight(self, labels: Labels) -> float | None:
+        """The mean weight of a photo over the batch of all ranks, if classes are weighted."""
+        weights_N = self.criterion.photo_weights(labels)
+        return None if weights_N is None else self.ranks.mean(weights_N.mean().item())[0]
 
     def _exchange(self, now: bool) -> AbstractContextManager[None]:
         """Where the ranks add up their gradients in the backward pass, or not yet."""
