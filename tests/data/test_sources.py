@@ -1,16 +1,23 @@
 """Tables of photos: CSV, TSV and parquet, and what can be wrong with them."""
 
+import contextlib
 import io
 import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dla.data.dataset import DataOptions, open_split, open_splits
-from dla.errors import DamagedError, DlaError, UsageError
+from dla.data.sources import read_table
+from dla.errors import DamagedError, DlaError, UnavailableError, UsageError
+from support.photos import jpeg
+
+PHOTO = jpeg(Image.new("RGB", (8, 8)))
 
 
 def written(folder: Path, text: str | bytes, name: str = "photos.csv") -> Path:
@@ -172,3 +179,37 @@ def test_parquet_cut_short(tmp_path: Path) -> None:
     written(tmp_path, whole.getvalue()[:-20], "x.parquet")
     with pytest.raises(DamagedError, match="is no whole parquet file"):
         open_split(tmp_path / "x.parquet")
+
+
+def test_a_missing_label_of_pandas_and_a_list_are_no_classes(tmp_path: Path) -> None:
+    photo = PHOTO
+    for label, said in (
+        (float("nan"), "the label is empty"),
+        ([0], "the label is a list"),
+        (None, "the label is empty"),
+    ):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        labels = [1.0, label] if isinstance(label, float) else [label, label]
+        pq.write_table(pa.table({"image": [photo, photo], "label": labels}), path)
+        with pytest.raises(DamagedError, match=f"{path.name}#[01]: {said}"):
+            read_table(path, DataOptions())
+
+
+def test_a_row_without_a_photo_is_a_photo_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "photos.parquet"
+    images = [{"bytes": PHOTO, "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]
+    pq.write_table(pa.table({"image": images, "label": ["a", "a", "b"]}), path)
+    (source,) = read_table(path, DataOptions()).values()
+    assert [len(photo) > 0 for photo in source.photos] == [True, False, False]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_parquet_file_is_named(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "photos.parquet"
+    pq.write_table(pa.table({"image": [PHOTO] * 3, "label": ["rose", "dänïsch", "tulip"]}), path)
+    random, data = np.random.default_rng(seed), bytearray(path.read_bytes())
+    for at in random.integers(0, len(data), 1 + seed % 4):
+        data[at] = random.integers(256)
+    path.write_bytes(data)
+    with contextlib.suppress(UnavailableError, UsageError):  # each names the file; some damage changes a photo alone
+        read_table(path, DataOptions())

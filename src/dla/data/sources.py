@@ -135,14 +135,20 @@ def _parquet_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
             *_split_column(path, schema.names, options),
         ]
         table = pq.read_table(path, columns=columns)
-    except pa.ArrowException as error:
-        raise DamagedError(f"{path} is no whole parquet file ({str(error).splitlines()[0]})") from error
-    cells = [table[name].to_pylist() for name in columns]
+        cells = [table[name].to_pylist() for name in columns]
+    except UsageError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UnavailableError(f"{path} cannot be read: {error.strerror}") from error
+        raise DamagedError(f"{path} is no whole parquet file: it is cut off or altered") from error
     readable = _label_names(schema.metadata or {}, columns[1])
     for i, (photo, label, *split) in enumerate(zip(*cells, strict=True)):
         name = f"{path.name}#{i}"
         if isinstance(photo, dict):  # the Hugging Face datasets' way
             photo = photo.get("bytes")
+        if photo is None:  # it counts as a photo that cannot be read
+            photo = b""
         if not isinstance(photo, bytes):
             raise UsageError(f"{name}: the column {columns[0]} holds {type(photo).__name__}, not an encoded photo")
         label, *split = (_text(name, column, cell) for column, cell in zip(columns[1:], (label, *split), strict=True))
@@ -161,8 +167,10 @@ def _text(name: str, column: str, cell: Any) -> Any:
             cell = cell.decode()
         except UnicodeDecodeError:
             raise DamagedError(f"{name}: the {column} is {cell!r}, which is not UTF-8 text. Give a name") from None
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):  # NaN: a missing value of pandas
         raise DamagedError(f"{name}: the {column} is empty")
+    if isinstance(cell, list | dict):
+        raise DamagedError(f"{name}: the {column} is a {type(cell).__name__}. Give one name or number for each photo")
     return cell
 
 
