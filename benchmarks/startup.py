@@ -36,7 +36,8 @@ from dla.inference.classifier import load
 done("dla")
 classifier = load(args.model, engine=args.engine, photos=1)
 done("network")
-from dla.images.decode import ReadOptions, read_photo
+from dla.images.decode import read_photo
+from dla.options import ReadOptions
 pixels = classifier.preprocessing.pixels(read_photo(args.images[0]).image)[None]
 done("photo")
 classifier.engine.probabilities(pixels)

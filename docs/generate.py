@@ -6,6 +6,7 @@ python docs/generate.py --check    exit 1 if one is stale
 
 import contextlib
 import io
+import os
 import re
 import sys
 from importlib.resources import files
@@ -19,21 +20,22 @@ from dla.images.decode import ERROR_CODES
 from dla.inference.classifier import draw_prediction
 from dla.inference.result_files import PredictionWriter
 
-SUBVERBS = {"data": ("check",)}
+SUBCOMMANDS = {"data": ("check",)}
 DOCS = Path(__file__).parent
 COFFEE = Path(str(files("skimage"))) / "data" / "coffee.png"
 
 VARIABLES = """\
 `dla predict`, `dla features` and `dla train` also take their options from variables: `DLA_TOPK=3` is `--topk 3`. The
-command line goes before a file of options, and that before the variables. No other verb has variables, except that
+command line goes before a file of options, and that before the variables. No other command has variables, except that
 `dla info`, `dla draw`, `dla bench` and `dla validate` without a name are about the network that `DLA_MODEL` names.
 """
 
 
 def commands() -> str:
     """docs/commands.md: every --help."""
+    os.environ["COLUMNS"] = "100"  # the width of help, whatever terminal this runs in
     pages = [f"# Commands\n\nMade from `--help` by `python docs/generate.py`.\n\n{VARIABLES}"]
-    for words in ([], *(w for verb in COMMANDS for w in ([verb], *([verb, sub] for sub in SUBVERBS.get(verb, ()))))):
+    for words in ([], *(w for name in COMMANDS for w in ([name], *([name, sub] for sub in SUBCOMMANDS.get(name, ()))))):
         page = io.StringIO()
         with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
             main([*words, "--help"])

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 import dla
-from dla.engines.cpu import cores
 from dla.inference.classifier import draw_prediction
+from dla.options import cores
 
 PHOTOS = {
     "skimage.data": ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,8 @@ ORDER = (
     "errors",
     "version",
     "types",
+    "options",
+    "text_table",
     "storage",
     "models",
     "images",
@@ -212,6 +215,18 @@ def test_the_front_door_and_the_table_load_no_torch() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ast.literal_eval(run.stdout))
     assert not loaded & {"torch", "numpy", "PIL", "openvino", "onnxruntime", "huggingface_hub", "safetensors"}
+
+
+def test_each_public_name_is_what_its_module_has() -> None:
+    stub = list(imported((ROOT / "__init__.pyi").read_text(), "dla", is_package=True))
+    names = [alias.asname for node in ast.walk(ast.parse((ROOT / "__init__.pyi").read_text()))
+             if isinstance(node, ast.ImportFrom) for alias in node.names]  # fmt: skip
+    assert sorted(dla.__all__) == sorted(names)
+    assert len(set(names)) == len(names) == len(stub)
+    for (_, module), name in zip(stub, names, strict=True):
+        assert getattr(dla, name) is getattr(importlib.import_module(module), name)
+    with pytest.raises(AttributeError, match="nosuch"):
+        dla.nosuch  # noqa: B018
 
 
 def test_no_module_is_called_like_a_public_function() -> None:

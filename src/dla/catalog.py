@@ -144,6 +144,8 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
         UnavailableError: it is neither here nor in the table.
         DamagedError: the weights are not what they should be.
     """
+    from dla.weights.load import load_model
+
     if source in TABLE and TABLE[source].tag is None and not engines:
         return _not_here(TABLE[source], nodes)
     files = open_files(source)
@@ -209,7 +211,7 @@ def _info(
 ) -> ModelInfo:
     """`r` is the row whose released weights these are, if they are any's."""
     from dla.inference.classifier import class_names
-    from dla.models import nodes as feature_nodes
+    from dla.models.nodes import nodes as feature_nodes
     from dla.weights.keys import shapes_of
 
     cfg, said = config.pretrained_cfg, config.dla
@@ -238,7 +240,7 @@ def _info(
         results=_if(dict, said.get("results")),
         recipe=_if(dict, said.get("recipe")),
         notes=opened.report.notes if opened else (),
-        nodes=tuple(asdict(node) for node in feature_nodes.nodes(model)) if nodes else None,
+        nodes=tuple(asdict(node) for node in feature_nodes(model)) if nodes else None,
     )
 
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dla.errors import ImageError
-from dla.images.decode import ERROR_CODES, Photo, ReadOptions, read_photo
+from dla.images.decode import ERROR_CODES, Photo, read_photo
+from dla.options import ReadOptions
 
 # Pillow warns of what it skips in damaged metadata.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -187,7 +188,8 @@ MEASURE = """
 import resource, sys
 from PIL.ImageFile import ImageFile
 from dla.errors import ImageError
-from dla.images.decode import ReadOptions, read_photo
+from dla.images.decode import read_photo
+from dla.options import ReadOptions
 options = [ReadOptions(), ReadOptions(allow_truncated=True), ReadOptions(max_pixels=1000, allow_truncated=True)]
 prepared, prepare = [], ImageFile.load_prepare
 ImageFile.load_prepare = lambda image: prepared.append(image) or prepare(image)  # called before any pixel is decoded

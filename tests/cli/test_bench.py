@@ -18,8 +18,9 @@ from dla.benchmarking import bench
 from dla.benchmarking import bench as bench_run
 from dla.benchmarking.worker import PEAK, BenchmarkCase, Round
 from dla.cli import main
-from dla.engines.cpu import cores, machine
+from dla.engines.cpu import machine
 from dla.errors import DlaError, UnavailableError, UsageError
+from dla.options import cores
 from support.small_models import write_small
 
 pytestmark = pytest.mark.slow
@@ -86,7 +87,7 @@ def test_every_case_runs_in_every_round(fake: type[Fake], capsys: pytest.Capture
     table = said.out.splitlines()
     assert table[0].endswith(f"{cores()} cores; threads: each engine's own choice")
     assert table[1] == "peak in fp32: 86 GFLOP/s (matrix multiplication in each round); background load: 0.2 cores"
-    rows = [line.split() for line in table if line.startswith("     1 ")]
+    rows = [line.split() for line in table if line.startswith("    1 ")]
     assert [row[1] for row in rows] == ["timm", "openvino", "onnx", "torch"]
     assert rows[0][3:6] == ["40.0", "40.0", "25.0"]
     share = f"{100 * 2 * INFO.macs / 0.02 / (2 * 2048**3 / 0.2):.0f}"
@@ -165,7 +166,7 @@ def test_ctrl_c_keeps_what_was_measured(capsys: pytest.CaptureFixture[str], monk
 
     monkeypatch.setattr(Fake, "run_round", run_round)
     assert main(["bench", "--engine", "onnx"]) == 130
-    assert "     1  onnx fp32" in capsys.readouterr().out
+    assert "    1  onnx fp32" in capsys.readouterr().out
 
 
 def test_a_busy_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from huggingface_hub import constants
 
 from dla.cli import main
-from dla.weights.convert import CONVERT_FORMATS
+from dla.options import ConvertFormat
 from support.authors import AuthorsDLA
 from support.released import put_in_cache
 
@@ -70,9 +71,9 @@ def test_notes_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
         (["dla61", "a"], 2, 'no network is called "dla61"'),
         (["gone.pth", "a"], 3, "gone.pth does not exist"),
         (["dla46x_c", "a.pth", "--model", "dla60"], 3, "is a dla46x_c by its config.json, but dla60 was asked for"),
-        (["dla46x_c", "a.pth", "--to", "onnx"], 2, "'onnx'"),
-        (["dla46x_c"], 2, "are required: OUT"),
-        ([], 2, "are required: IN, OUT"),
+        (["dla46x_c", "a.pth", "--to", "onnx"], 2, "to is onnx. Allowed: folder, timm, authors"),
+        (["dla46x_c"], 2, "OUT is missing"),
+        ([], 2, "IN, OUT is missing"),
         (["dla46x_c", "models/v1.0"], 2, "ends with .0. Allowed: .safetensors, .pth, or --to folder"),
     ],
 )
@@ -108,5 +109,5 @@ def test_help_names_each_form(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["convert", "--help"])
     out = capsys.readouterr().out
-    assert all(f"  {form} " in out for form in CONVERT_FORMATS)
+    assert all(f"  {form} " in out for form in get_args(ConvertFormat))
     assert max(map(len, out.splitlines())) <= 100

@@ -79,7 +79,7 @@ def test_names_stay_on_their_line_and_bytes_that_are_no_text_go_out_as_they_are(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data", "chek", "x"], 'no verb of dla data is called "chek". Nearest: check. All: dla data --help'),
+        (["data", "chek", "x"], 'no command of dla data is called "chek". Nearest: check. All: dla data --help'),
         (["data", "check"], "data"),
         (["data", "check", "{0}", "--workers", "-1"], "--workers is -1: at least 0"),
         (["data", "check", "{0}/train/rose"], "has no folder a class, so no classes are known (4 photos lie"),
@@ -99,8 +99,8 @@ def test_what_is_not_there_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "gone is not there" in capsys.readouterr().err
 
 
-def test_without_a_verb_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data"]) == 2
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data"]) == 0
     assert "check" in capsys.readouterr().out
 
 

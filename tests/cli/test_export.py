@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from dla.cli import export, main
+from dla.cli import main
 from dla.exporting import verify
 from dla.exporting.targets import TARGETS
+from dla.options import TargetName
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +29,9 @@ def test_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     first, second = out.splitlines()
     difference = json.loads(Path("out/report.json").read_text())["max_difference"]
-    assert first == ("out/model.onnx   compared on 8 images at batch 1, 3, 8: same first class for 8, largest "
+    assert first == ("out/model.onnx  compared on 8 images at batch 1, 3, 8: same first class for 8, largest "
                      f"difference {difference:.0e}")  # fmt: skip
-    assert second == "out/use.py       answers a photo without dla: python out/use.py PHOTO"
+    assert second == "out/use.py      answers a photo without dla: python out/use.py PHOTO"
     assert err == ""
 
 
@@ -37,7 +39,7 @@ def test_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "code", "said"),
     [
         (["dla61", "-o", "out", "--to", "onnx"], 2, 'no network is called "dla61"'),
-        (["shipped:tiny200", "-o", "out", "--to", "tflite"], 2, "tflite"),
+        (["shipped:tiny200", "-o", "out", "--to", "tflite"], 2, "to is tflite. Allowed: onnx, openvino, pt2"),
         (["shipped:tiny200", "-o", "out"], 2, "--to is missing. Allowed: onnx, openvino, pt2"),
         (["shipped:tiny200", "--to", "onnx"], 2, "--output is missing. Give a new or empty folder"),
         (["shipped:tiny200", "-o", "full", "--to", "onnx"], 2, "full is there and not empty, so it is left alone"),
@@ -59,7 +61,7 @@ def test_refusals(words: list[str], code: int, said: str, capsys: pytest.Capture
 
 
 def test_the_forms_are_those_that_there_are() -> None:
-    assert tuple(TARGETS) == export.TO
+    assert tuple(TARGETS) == get_args(TargetName)
 
 
 def test_onnx_is_needed_for_preprocessing_alone(

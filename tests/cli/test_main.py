@@ -1,5 +1,6 @@
 """The command itself: help, version, mistyped words, and what it imports."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -33,18 +34,28 @@ def test_version() -> None:
     assert done.stdout.split()[1].count(".") == 2
 
 
-def test_without_a_verb_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert "predict" in capsys.readouterr().out
+@pytest.mark.parametrize("words", [[], ["data"]])
+def test_without_a_command_it_prints_its_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    alone = capsys.readouterr().out
+    assert main([*words, "--help"]) == 0
+    assert capsys.readouterr().out == alone
+    assert "usage: dla" in alone
+    assert "COMMAND" in alone
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["pedict"], 'no verb is called "pedict". Nearest: predict. All: dla --help'),
+        (["pedict"], 'no command is called "pedict". Nearest: predict. All: dla --help'),
         (["predict", "a.jpg", "--topl", "3"], 'no option is called "--topl". Nearest: --topk'),
-        (["predict", "a.jpg", "--topk", "many"], "topk"),
-        (["predict", "a.jpg", "--format", "xml"], "xml"),
+        (["predict", "a.jpg", "--topk", "many"], "topk is many. Allowed: a whole number"),
+        (["predict", "a.jpg", "--format", "xml"], "format is xml. Allowed: table, json, jsonl, csv\n"),
+        (["predict", "a.jpg", "--topk"], "--topk takes a value. See: dla predict --help"),
+        (["predict", "a.jpg", "--quiet=3"], "--quiet takes no value. See: dla predict --help"),
+        (["models", "dla34"], '"dla34" is one argument too many. See: dla models --help'),
+        (["validate"], "DATA is missing. See: dla validate --help"),
+        (["predict", "a.jpg", "--config", "gone.yaml"], "gone.yaml does not exist. --config takes a YAML file"),
         (["predict", "a.jpg", "--topk", "0"], "topk is 0"),
         (["predict", "a.jpg", "--model", "dla61"], 'no network is called "dla61". Nearest: dla60'),
         (["predict"], "nothing to classify"),
@@ -87,3 +98,60 @@ def test_a_closed_stream_goes_nowhere(closed: str, there: str, tmp_path: Path) -
     assert "Traceback" not in done.stderr
     assert there in done.stdout
     assert "research" not in done.stdout  # what is said on standard error stays off the results
+
+
+PAGES = [[], ["data"], ["data", "check"], *([name] for name in COMMANDS if name != "data")]
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_help_fits_the_terminal_and_is_in_our_words(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    page = capsys.readouterr().out
+    assert [line for line in page.partition("example:")[0].splitlines() if len(line) > 80] == []
+    for foreign in ("ARG:", "ENV:", "(type:", "Known subclasses", "show this help", "customizes", "VERB", "verb "):
+        assert foreign not in page
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("topk: many", "topk is many. Allowed: a whole number"),
+        ("max_megapixels: many", "max_megapixels is many. Allowed: a number"),
+        ("format: xml", "format is xml. Allowed: table, json, jsonl, csv\n"),
+        ("topl: 3", 'called "topl". Nearest: topk. All: dla predict --help'),
+        ("topk: [", "my.yaml is no YAML: "),
+        ("- topk", "my.yaml is no file of options: it holds no fields such as `model: dla60`"),
+        ("", "my.yaml is no file of options"),
+        ("topk: 0", "--topk is 0. Allowed: 1 to 100,000"),
+        ("topk:", "topk is null. Allowed: a whole number"),
+        ("images: [a.jpg]", 'is called "images"'),
+    ],
+)
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_what_is_wrong_in_an_option_file_is_one_sentence(
+    text: str, said: str, by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    words = ["predict", "a.jpg"]
+    if by == "flag":
+        words += ["--config", str(path)]
+    else:
+        monkeypatch.setenv("DLA_CONFIG", str(path))
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_printed_options_are_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", "a.jpg", "--topk", "3", "--workers", "2", "--format", "csv", "--fail-fast"]
+    assert main([*words, "--print-config"]) == 0
+    (tmp_path / "my.yaml").write_text(first := capsys.readouterr().out)
+    assert main(["predict", "b.jpg", "--config", str(tmp_path / "my.yaml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == first
+    assert {"topk: 3", "workers: 2", "format: csv", "fail_fast: true"} <= set(first.splitlines())

@@ -386,7 +386,7 @@ def test_the_table_is_for_people(desk: Path, capsys: pytest.CaptureFixture[str])
         (["val", "--model", "one", "--report", "gone/r.html"], 2, "there is no folder gone"),
         (["val", "--model", "one", "--output", "r", "--report", "./r"], 2, "--output and --report are both ./r"),
         (["val", "--model", "one", "--tta", "flip"], 2, "flips"),
-        ([], 2, "data"),
+        ([], 2, "DATA is missing"),
     ],
 )
 def test_wrong_usage_is_one_sentence(

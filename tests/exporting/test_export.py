@@ -30,10 +30,10 @@ from dla.exporting import export, targets, verify
 from dla.exporting.readme import usage_script
 from dla.exporting.targets import to_program
 from dla.exporting.verify import FileAnswer, FileComparison, SampleImages
-from dla.images.decode import ReadOptions
 from dla.images.preprocessing import Preprocessing
 from dla.inference.pipeline import PreparedInput
 from dla.models.build import build
+from dla.options import ReadOptions
 from dla.weights.model_folder import ModelConfig, write_folder, write_temperature
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE, jpeg

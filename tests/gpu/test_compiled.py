@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import dla
-from dla.engines.cpu import Precision
 from dla.engines.torch import COMPILED_FROM, TorchEngine
+from dla.options import Precision
 from support.tiny_answers import tiny_with_answers
 
 pytestmark = pytest.mark.gpu

@@ -117,13 +117,13 @@ def test_checkpointing_gives_the_same_gradients_with_less_memory() -> None:
     for saving in (False, True):
         net = network("dla34").cuda()
         net.set_grad_checkpointing(saving)
-        x = images(16, 160, 160).cuda()
+        x = images(64, 224, 224).cuda()  # activations outweigh what cuDNN works with
         torch.cuda.reset_peak_memory_stats()
         floor = torch.cuda.memory_allocated()
         found.append(step(net, x))
         peaks.append(torch.cuda.max_memory_allocated() - floor)
     assert furthest(*found) < 1e-3
-    assert peaks[1] < 0.8 * peaks[0]
+    assert peaks[1] < 0.6 * peaks[0]
 
 
 def test_ten_steps_learn_a_batch() -> None:

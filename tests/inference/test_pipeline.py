@@ -10,8 +10,8 @@ import pytest
 
 import dla
 from dla.errors import InputError
-from dla.images.decode import ReadOptions
 from dla.inference.pipeline import InputPipeline, PhotoReader, PreparedInput
+from dla.options import ReadOptions
 
 BROKEN = {3, 4, 9, 20}
 

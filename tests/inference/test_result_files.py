@@ -10,7 +10,8 @@ import pytest
 
 from dla.errors import InputError, UsageError
 from dla.inference.classifier import ClassScore, Prediction
-from dla.inference.result_files import PredictionWriter, ResultFormat, ResultRecord, read_csv, read_jsonl
+from dla.inference.result_files import PredictionWriter, ResultRecord, read_csv, read_jsonl
+from dla.options import ResultFormat
 
 TOPK = 2
 CLASSES = (ClassScore(1, 7, "n1", 'a "b", c', 0.75), ClassScore(2, 3, "n2", "d", 0.25))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-# What reads a command line; torch, NumPy, Pillow and the rest come when there is work for them.
-PARSER = {"docstring_parser", "jsonargparse", "typing_extensions", "yaml"}
+# `import dla`, and what reads a command line; torch, NumPy, Pillow and the rest come when there is work for them.
+PARSER = {"docstring_parser", "jsonargparse", "lazy_loader", "typing_extensions", "yaml"}
 
 CODE = """
 import atexit, sys

@@ -39,8 +39,8 @@ def run_line(line: str) -> None:
         raise SystemExit(f"nobody runs this line: {line}")
 
 
-def understand(verb: str, *words: str) -> None:
-    importlib.import_module(f"dla.cli.{verb}").build_parser().parse_args(list(words))
+def understand(command: str, *words: str) -> None:
+    importlib.import_module(f"dla.cli.{command}").build_parser().parse_args(list(words))
 
 
 def code(words: list[str]) -> None:

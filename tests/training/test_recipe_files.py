@@ -58,8 +58,9 @@ def test_settings_go_before_the_recipe() -> None:
         ("lr: high", "lr is high. Allowed: a number$"),
         ("pretrained: maybe", "pretrained is maybe. Allowed: true or false$"),
         ("optimizer: {name: SGD}", "optimizer.name is SGD. Allowed: sgd, adamw$"),
-        ("augment: {scale: [1]}", r"augment.scale is \[1\]. Allowed: 2 values$"),
+        ("augment: {scale: [1]}", r"augment.scale is \[1\]. Allowed: a list of 2 values$"),
         ("input: {val_size: x}", "input.val_size is x. Allowed: a whole number, null$"),
+        ("epochs:", "epochs is null. Allowed: a whole number$"),
         ("epochs: 0", "epochs is 0: it must be at least 1"),
     ],
 )

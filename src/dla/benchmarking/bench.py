@@ -20,7 +20,7 @@ from dla.benchmarking.baseline import TIMM, BackgroundLoad, check_timm
 from dla.benchmarking.rows import BenchReport, BenchRow, BenchSkipped, peak_flops, rows_of
 from dla.benchmarking.worker import PEAK, BenchmarkCase, Round, Worker
 from dla.catalog import ModelInfo, info
-from dla.engines.cpu import Precision, cores, instructions, machine
+from dla.engines.cpu import instructions, machine
 from dla.engines.quantized import quantize
 from dla.engines.select import ENGINES, check_engine, installed
 from dla.errors import UnavailableError, UnknownNameError, UsageError
@@ -29,6 +29,7 @@ from dla.inference.int8_store import FILE
 from dla.inference.traced_model import open_traced
 from dla.models.build import build
 from dla.models.normalize import Normalize
+from dla.options import BenchOptions, Precision, cores
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 from dla.version import __version__
 from dla.weights.model_folder import ModelConfig, write_folder
@@ -93,12 +94,12 @@ LOAD_S = 0.5  # the background load is measured for so long before the first rou
 def bench(
     models: Sequence[str] = (DEFAULT_MODEL,),
     *,
-    engine: str = ALL,
-    precision: str = "fp32",
-    batches: Sequence[int] = (1, 8),
-    against: str | None = None,
-    threads: int | None = None,
-    rounds: int = 7,
+    engine: str = BenchOptions.engine,
+    precision: str = BenchOptions.precision,
+    batches: Sequence[int] = BenchOptions.batches,
+    against: str | None = BenchOptions.against,
+    threads: int | None = BenchOptions.threads,
+    rounds: int = BenchOptions.rounds,
     progress: Progress = NO_PROGRESS,
 ) -> BenchReport:
     """How fast networks are here, on the CPU. It takes some ten seconds for each network, engine and batch.

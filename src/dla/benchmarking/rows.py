@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dla.benchmarking.worker import PEAK_SIDE, BenchmarkCase, Round
 from dla.catalog import ModelInfo
+from dla.text_table import text_table
 
 __all__ = [
     "BENCH_SCHEMA",
@@ -168,7 +169,7 @@ def _median(one: Round) -> float:
     return statistics.median(one.seconds)
 
 
-HEAD = " batch  engine            p50 ms   p95 ms  photos/s  of peak     MB  speedup"
+HEAD = ("batch", "engine", "p50 ms", "p95 ms", "photos/s", "of peak", "MB", "speedup")
 
 
 def bench_table(report: BenchReport) -> str:
@@ -189,8 +190,7 @@ def _tables(rows: Sequence[BenchRow]) -> Iterator[str]:
         network = list(same)
         yield ""
         yield _about(network[0])
-        yield HEAD
-        yield from map(_line, network)
+        yield from text_table([HEAD, *map(_cells, network)], "><>>>>><")
 
 
 def _about(row: BenchRow) -> str:
@@ -204,12 +204,20 @@ def _about(row: BenchRow) -> str:
     return ", ".join(parts) + ("; random weights: speed only" if row.random_weights else "")
 
 
-def _line(row: BenchRow) -> str:
+def _cells(row: BenchRow) -> tuple[str, ...]:
     memory = "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:.0f}"
     low, high = row.speedup_range
     speedup = f"1: {row.case}" if row.case == row.baseline else f"{row.speedup:.2f} ({low:.2f} to {high:.2f})"
-    return (f"{row.batch:>6}  {row.case:<15}{1000 * row.p50_s:>9.1f}{1000 * row.p95_s:>9.1f}{row.photos_per_s:>10.1f}"
-            f"{100 * row.fraction_of_peak:>7.0f} %{memory:>7}  {speedup}")  # fmt: skip
+    return (
+        str(row.batch),
+        row.case,
+        f"{1000 * row.p50_s:.1f}",
+        f"{1000 * row.p95_s:.1f}",
+        f"{row.photos_per_s:.1f}",
+        f"{100 * row.fraction_of_peak:.0f} %",
+        memory,
+        speedup,
+    )
 
 
 def skipped_lines(skipped: Sequence[BenchSkipped]) -> list[str]:

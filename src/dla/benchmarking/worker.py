@@ -21,8 +21,9 @@ from typing import Any, cast
 import numpy as np
 
 from dla.benchmarking.baseline import TIMM, run_timm
-from dla.engines.cpu import Precision, peak_memory
+from dla.engines.cpu import peak_memory
 from dla.errors import CheckError, DlaError, UnavailableError, UsageError
+from dla.options import EngineOptions, Precision
 
 __all__ = ["PEAK", "BenchmarkCase", "Round", "Worker", "main"]
 
@@ -72,12 +73,11 @@ def _ready(case: BenchmarkCase) -> Callable[[], Any]:
         return run_timm(case.source, pixels_NHW3, case.threads)
     # both as `dla predict` does it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from dla.inference.open_engine import EngineOptions, open_engine
+    from dla.inference.open_engine import open_engine
 
     options = EngineOptions("cpu", None, case.engine, cast(Precision, case.precision), case.threads)
     engine, _ = open_engine(case.source, options)
-    if "dla.engines.torch" in sys.modules:
-        sys.modules["dla.engines.torch"].keep_freed_memory()
+    engine.own_process()
     return lambda: engine.probabilities(pixels_NHW3)
 
 

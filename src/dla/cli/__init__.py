@@ -1,4 +1,4 @@
-"""The command line: one file a verb, which parses, calls and prints. Nothing else prints or exits."""
+"""The command line: one file per command, which parses, calls and prints. Nothing else prints or exits."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ COMMANDS = {
 }
 
 HELP = f"""\
-usage: dla VERB ...
+usage: dla COMMAND ...
 
 Deep Layer Aggregation: classify photos, train networks of your own.
 
-verbs:
-{chr(10).join(f"  {verb:<10}{what}" for verb, what in COMMANDS.items())}
+commands:
+{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
 
-  dla VERB --help   what a verb takes, with an example
-  dla --version     {__version__}
+  dla COMMAND --help   the options of a command, with an example
+  dla --version        {__version__}
 
 example:
   dla predict photo.jpg
@@ -53,12 +53,12 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/errors.md lists them)."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    args = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     before = signal.signal(signal.SIGTERM, _terminated)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that no record depends on
     try:
-        code = _command(words)(words[1:])
+        code = _command(args)(args[1:])
         sys.stdout.flush()
     except DlaError as error:
         print(f"dla: {error}", file=sys.stderr)
@@ -81,21 +81,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _command(words: list[str]) -> Callable[[list[str]], int]:
-    """What takes the words after the first one and returns the exit code."""
-    if not words or words[0] in ("-h", "--help"):
-        return lambda rest: _print(HELP, 0 if words else 2)
-    if words[0] == "--version":
-        return lambda rest: _print(f"dla {__version__}\n", 0)
-    if words[0] not in COMMANDS:
-        raise UnknownNameError("verb", words[0], COMMANDS, see="dla --help")
-    run: Callable[[list[str]], int] = importlib.import_module(f"dla.cli.{words[0]}").run
+def _command(argv: list[str]) -> Callable[[list[str]], int]:
+    """What takes the arguments after the first one and returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        return lambda rest: _print(HELP)
+    if argv[0] == "--version":
+        return lambda rest: _print(f"dla {__version__}\n")
+    if argv[0] not in COMMANDS:
+        raise UnknownNameError("command", argv[0], COMMANDS, see="dla --help")
+    run: Callable[[list[str]], int] = importlib.import_module(f"dla.cli.{argv[0]}").run
     return run
 
 
-def _print(text: str, code: int) -> int:
+def _print(text: str) -> int:
     print(text, end="")
-    return code
+    return 0
 
 
 def _open_streams() -> None:

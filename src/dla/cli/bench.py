@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from dla.cli.common import check_file, log, show_progress
-from dla.cli.parser import Parser, default_model
-from dla.engines.cpu import Precision, cores
+from dla.cli.parser import MODEL_HELP, Parser, default_model
 from dla.errors import UsageError
+from dla.options import BenchOptions, cores
 from dla.storage.files import write_file
+from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -22,6 +23,7 @@ DESCRIPTION = """\
 Measure how fast networks are here, on the CPU: a row for each engine, precision and number of photos at
 once. Each row is a process of its own, and every row is measured once in each round.
 A network whose weights are not here runs with random ones. Nothing is fetched.
+
 Exit code 2: wrong usage, or nothing that was asked for can run here; 3: a package or weights are missing."""
 
 EXAMPLE = """\
@@ -34,27 +36,20 @@ BUSY_CORES = 0.5  # a background load above this disturbs a measurement
 
 def build_parser() -> Parser:
     parser = Parser("bench", DESCRIPTION, EXAMPLE, "[MODEL...] [options]")
-    parser.flag("models", nargs="*", help="networks' names, model folders, .safetensors or .pth files (default: the "
-                "network that comes along)")  # fmt: skip
-    parser.flag("--engine", default="all", metavar="E", help="openvino, onnx, torch, or all (default: all)")
-    parser.flag("--precision", choices=("all", *get_args(Precision)), default="fp32", help="one, or all that are "
-                "possible here (default: fp32)")  # fmt: skip
-    parser.flag("--batch", default="1,8", metavar="N,...", help="photos at once (default: 1,8)")
-    parser.flag("--against", choices=("timm",), help="also measure timm's own network with the same weights, and "
-                "compare with it")  # fmt: skip
-    parser.flag("--threads", type=int, metavar="N", help="threads that compute (default: each engine's own choice)")
-    parser.flag(
-        "--rounds", type=int, default=7, metavar="N", help="how often each row is measured, at least 3 (default: 7)"
-    )
-    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
+    parser.flag("models", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
+    parser.options(BenchOptions, engine="E", precision=None)
+    batches = ",".join(map(str, BenchOptions.batches))
+    parser.flag("--batch", default=batches, metavar="N,...", help=f"photos at once (default: {batches})")
+    parser.options(BenchOptions, against=None, threads="N", rounds="N")
+    parser.output_format()
     parser.flag("-o", "--output", metavar="FILE", help="write it there instead of to standard output")
     parser.flag("--picture", metavar="FILE", help="also draw accuracy over latency, .svg or .png")
     parser.flag("-q", "--quiet", action="store_true", help="no messages, only results")
     return parser
 
 
-def run(words: list[str]) -> int:
-    args = build_parser().parse_args(words)
+def run(argv: list[str]) -> int:
+    args = build_parser().read(argv)
     batches = _batches(args.batch)
     _check_files(args)
     from dla.benchmarking.bench import Bench, BenchmarkPlan

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, table_width
 from dla.storage import cache
+from dla.text_table import text_table
 
 DESCRIPTION = """\
 Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine
 was fastest. It is made again when it is needed. int8 models, which took photos of yours to make, are kept
-there too, and stay. Weights from the hub are not among it; dla models lists them. Exit code 0."""
+there too, and stay. Weights from the hub are not among it; dla models lists them."""
 
 EXAMPLE = """\
   dla cache
@@ -26,11 +27,11 @@ KINDS = {
 }
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
     parser.flag("--clear", action="store_true", help="remove it, but for int8 models")
-    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
-    args = parser.parse_args(words)
+    parser.output_format()
+    args = parser.read(argv)
 
     entries = cache.clear() if args.clear else list(cache.entries())
     files, sizes = Counter[str](), Counter[str]()
@@ -47,6 +48,7 @@ def run(words: list[str]) -> int:
         )
         return 0
     print(f"{done}{cache.cache_folder()}: {len(entries)} files, {sum(sizes.values()) / 1e6:.1f} MB")
-    for kind in sorted(files):
-        print(f"  {kind:<10}{files[kind]:>6} files {sizes[kind] / 1e6:>8.1f} MB   {KINDS.get(kind, '')}".rstrip())
+    rows = [(f"  {k}", f"{files[k]} files", f"{sizes[k] / 1e6:.1f} MB", KINDS.get(k, "")) for k in sorted(files)]
+    if rows:
+        print("\n".join(text_table(rows, "<>><", table_width())))
     return 0

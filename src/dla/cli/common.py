@@ -1,4 +1,4 @@
-"""What the verbs that take photos share: their flags, the photos, the network, and what is said on the way."""
+"""What the commands that take photos share: their flags, the photos, the network, and what is said on the way."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from dla.cli.parser import Parser
-from dla.engines.cpu import PrecisionChoice, cores
+from dla.cli.parser import MODEL_HELP, Parser
 from dla.errors import UsageError
 from dla.images.find import PhotoFinder
+from dla.options import BatchOptions, EngineOptions, ReadOptions
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ __all__ = [
     "Counter",
     "add_input_flags",
     "add_run_flags",
+    "add_verbose_flag",
     "check_file",
-    "check_numbers",
+    "check_megapixels",
     "count_photos",
     "find_photos",
     "load_classifier",
@@ -40,32 +41,32 @@ __all__ = [
 
 
 def add_input_flags(parser: Parser) -> None:
+    """Add what is read and by which network."""
     parser.flag("images", nargs="*", help="photos, folders, quoted patterns, or - for paths on standard input")
+    add_verbose_flag(parser)
+    parser.flag("--model", default=DEFAULT_MODEL, metavar="M", help=MODEL_HELP)
+
+
+def add_verbose_flag(parser: Parser) -> None:
+    """Add the flag that `load_classifier` reads."""
     parser.flag("-v", "--verbose", action="store_true", help="say what is loaded and how")
-    parser.flag("--model", default=DEFAULT_MODEL, metavar="M", help="a network's name, a model folder, or a "
-                ".safetensors or .pth file (default: the network that comes along)")  # fmt: skip
 
 
 def add_run_flags(parser: Parser) -> None:
-    parser.flag("--batch-size", type=int, default=8, metavar="N", help="photos that the network takes at once "
-                "(default: 8)")  # fmt: skip
-    parser.flag("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: auto)")
-    parser.flag("--engine", default="auto", metavar="E", help="openvino, onnx, torch, or auto: the fastest one here, "
-                "see dla info MODEL --engines (default: auto)")  # fmt: skip
-    parser.flag("--precision", choices=get_args(PrecisionChoice), default="fp32", help="bf16 (where the machine has "
-                "instructions for it) and int8 (where the network has such a model) are faster and a little different; "
-                "auto: int8 where it was checked on such a CPU, else fp32 (default: fp32)")  # fmt: skip
-    parser.flag("--threads", type=int, metavar="N", help="threads of the network (default: one a core)")
-    parser.flag("--workers", type=int, metavar="N", help="threads that read and resize photos (default: one a core)")
-    parser.flag("--allow-truncated", action="store_true", help="take what is there of files that end early")
-    parser.flag("--max-megapixels", type=float, default=179.0, metavar="N", help="refuse larger photos (default: 179)")
+    """Add how photos are read, and how the network runs."""
+    parser.options(BatchOptions, batch_size="N")
+    parser.options(EngineOptions, device="D", engine="E", precision=None, threads="N")
+    parser.options(BatchOptions, workers="N")
+    parser.options(ReadOptions, allow_truncated=None)
+    parser.flag("--max-megapixels", type=float, default=ReadOptions.max_pixels / 1e6, metavar="N", help="refuse larger "
+                f"photos (default: {ReadOptions.max_pixels / 1e6:g})")  # fmt: skip
 
 
-def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, Iterator[str]]:
-    """The photos that are meant; an error if there are none or a number is out of range, before anything slow."""
-    check_numbers(args)
+def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder, Iterator[str]]:
+    """The photos that are meant; an error if there are none, before anything slow."""
+    check_megapixels(args)
     if not args.images:
-        raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {verb} photo.jpg")
+        raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {command} photo.jpg")
     finder = PhotoFinder(args.images, (os.fsdecode(line) for line in sys.stdin.buffer))
     photos = iter(finder)
     first = next(photos, None)
@@ -76,13 +77,8 @@ def find_photos(args: Namespace, to_do: str, verb: str) -> tuple[PhotoFinder, It
     return finder, itertools.chain([first], photos)
 
 
-def check_numbers(args: Namespace) -> None:
-    """See that the numbers are in their ranges."""
-    ranges = {"topk": (1, 100_000), "batch_size": (1, 100_000), "threads": (1, 1024), "workers": (0, 1024)}
-    for name, (least, most) in ranges.items():
-        value = args.get(name)
-        if value is not None and not least <= value <= most:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}. Allowed: {least} to {most:,}")
+def check_megapixels(args: Namespace) -> None:
+    """Raise a UsageError for a largest photo of no size."""
     if not 0 < args.max_megapixels * 1e6 < math.inf:
         raise UsageError(f"--max-megapixels is {args.max_megapixels}: a number above 0, such as 179")
 
@@ -96,8 +92,7 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     with show_progress(args.quiet) as progress:
         classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
                           threads=args.threads, photos=photos, progress=progress)  # fmt: skip
-    if "dla.engines.torch" in sys.modules:
-        sys.modules["dla.engines.torch"].keep_freed_memory()
+    classifier.engine.own_process()
     for note in classifier.notes:
         log(args, f"dla: {note}")
     if model == DEFAULT_MODEL:
@@ -119,7 +114,7 @@ def reading(args: Namespace) -> dict[str, Any]:
     """The options of `Classifier.predict` and `Classifier.features` that both have."""
     return {
         "batch_size": args.batch_size,
-        "workers": cores() if args.workers is None else args.workers,
+        "workers": args.workers,
         "allow_truncated": args.allow_truncated,
         "max_pixels": int(args.max_megapixels * 1e6),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from dla.cli.parser import Parser
+from dla.options import ConvertFormat
 
 FORMS = {
     "folder": "model folder of {name}",
@@ -18,8 +19,8 @@ a model folder, a .safetensors or .pth file, shipped:NAME.
 
   folder    a model folder, which dla and timm (local-dir:OUT) read
   timm      the weights alone, .safetensors or .pth by OUT's ending
-  authors   a .pth that the authors' code loads strictly, and what is built on it (CenterNet, SMOKE,
-            FairMOT, CLRerNet)
+  authors   a .pth that the authors' code loads strictly, and what is built on
+            it (CenterNet, SMOKE, FairMOT, CLRerNet)
 
 Exit code 2: OUT exists, or the network cannot be written in that format; 3: IN cannot be had or is damaged."""
 
@@ -29,15 +30,15 @@ EXAMPLE = """\
   dla convert runs/mine mine.safetensors"""
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("convert", DESCRIPTION, EXAMPLE, "IN OUT [options]")
     parser.flag("IN", help="where the weights are")
     parser.flag("OUT", help="where they go: a folder, or a file by its ending")
     parser.flag("--model", metavar="NAME", help="the network in a bare file, where its tensors do not tell")
-    parser.flag("--to", choices=tuple(FORMS), help="folder, timm or authors (default: timm where OUT ends with "
-                ".safetensors or .pth, else folder)")  # fmt: skip
+    parser.flag("--to", type=ConvertFormat | None, help="the form (default: timm where OUT ends with .safetensors or "
+                ".pth, else folder)")  # fmt: skip
     parser.flag("--force", action="store_true", help="replace what is at OUT")
-    args = parser.parse_args(words)
+    args = parser.read(argv)
 
     from dla.weights.convert import convert
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from dla.cli.common import check_file
-from dla.cli.parser import Parser, default_model
+from dla.cli.parser import MODEL_HELP, Parser, default_model
 from dla.errors import UsageError
 from dla.types import DEFAULT_MODEL
 
@@ -13,6 +13,7 @@ DESCRIPTION = f"""\
 Draw a network's trees: its levels, blocks and aggregation nodes, what each takes, channels and strides;
 without a name, those of the default of dla predict ({DEFAULT_MODEL}). No weights are fetched.
 An .svg tells more to those who point at its parts; a .png has twice its size.
+
 Exit code 2: no such network, or a file of another kind."""
 
 EXAMPLE = """\
@@ -20,12 +21,11 @@ EXAMPLE = """\
   dla draw runs/mine/best -o tree.png"""
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
-    parser.flag("model", nargs="?", default=default_model(), help="a network's name, a model folder, or a .safetensors "
-                "or .pth file")  # fmt: skip
+    parser.flag("model", nargs="?", default=default_model(), help=MODEL_HELP)
     parser.flag("-o", "--output", metavar="FILE", help="the file to write, .svg or .png")
-    args = parser.parse_args(words)
+    args = parser.read(argv)
     if args.output is None:
         raise UsageError("--output is missing. Give a file that ends in .svg or .png")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
+from dla.options import ExportOptions, TargetName
+from dla.text_table import text_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,18 +17,17 @@ if TYPE_CHECKING:
     from dla.exporting.export import Exported
 
 
-TO = ("onnx", "openvino", "pt2")
-
 DESCRIPTION = """\
 Write a network as one file for other programs. MODEL is whatever --model takes elsewhere: a network's
 name, a model folder, a .safetensors or .pth file, shipped:NAME.
 
   onnx       model.onnx, for ONNX Runtime and whatever else reads ONNX
   openvino   model.xml and model.bin, for OpenVINO
-  pt2        model.pt2, for PyTorch without dla (torch.export); it takes prepared pixels
+  pt2        model.pt2, for PyTorch without dla; it takes prepared pixels
 
 Photos of any size go in as uint8 RGB, probabilities come out. DIR also gets use.py, which answers a
 photo without dla, and a report: the file is kept only if it answers as PyTorch does.
+
 Exit code 2: DIR is not empty; 3: MODEL or a package cannot be had; 4: the file answers otherwise, or
 the int8 model is too much worse than fp32."""
 
@@ -38,14 +39,13 @@ EXAMPLE = """\
 
 
 def build_parser() -> Parser:
-    parser = Parser("export", DESCRIPTION, EXAMPLE, "MODEL -o DIR --to FORM [options]")
+    parser = Parser("export", DESCRIPTION, EXAMPLE, "MODEL -o DIR --to KIND [options]")
     parser.flag("model", metavar="MODEL", help="the network")
     parser.flag("-o", "--output", metavar="DIR", help="where it goes: a new or empty folder")
-    parser.flag("--to", choices=TO, help="onnx, openvino or pt2")
+    parser.flag("--to", type=TargetName | None, help="the kind of file")
     parser.flag("--no-preprocessing", action="store_true", help="have the file take pixels as the network sees them, "
                 "resized and cropped")  # fmt: skip
-    parser.flag("--precision", choices=("fp32", "int8"), default="fp32", help="int8 is for openvino: faster, and a "
-                "little different (default: fp32)")  # fmt: skip
+    parser.options(ExportOptions, precision=None)
     parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos and check it on others; 550 "
                 "or more, labels if there are any (default: the stored int8 model)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="compare the answers on these photos (default: some that come along)")
@@ -53,12 +53,12 @@ def build_parser() -> Parser:
     return parser
 
 
-def run(words: list[str]) -> int:
-    args = build_parser().parse_args(words)
+def run(argv: list[str]) -> int:
+    args = build_parser().read(argv)
     if args.output is None:
         raise UsageError("--output is missing. Give a new or empty folder")
     if args.to is None:
-        raise UsageError(f"--to is missing. Allowed: {', '.join(TO)}")
+        raise UsageError(f"--to is missing. Allowed: {', '.join(get_args(TargetName))}")
 
     from dla.exporting.export import export
 
@@ -81,11 +81,11 @@ def run(words: list[str]) -> int:
 
 def _lines(made: Exported) -> Iterator[str]:
     report, script = made.report, made.folder / "use.py"
-    width = max(len(str(made.file)), len(str(script)))
     disagreements = report.photo_disagreements or ()
     batches = ", ".join(map(str, report.batch_sizes))
-    yield (f"{made.file!s:<{width}}   compared on {report.images} images at batch {batches}: same first class for "
-           f"{report.images - len(disagreements)}, largest difference {report.max_difference:.0e}")  # fmt: skip
-    yield f"{script!s:<{width}}   answers a photo without dla: python {script} PHOTO"
+    compared = (f"compared on {report.images} images at batch {batches}: same first class for "
+                f"{report.images - len(disagreements)}, largest difference {report.max_difference:.0e}")  # fmt: skip
+    rows = [(str(made.file), compared), (str(script), f"answers a photo without dla: python {script} PHOTO")]
+    yield from text_table(rows, "<<")
     for d in disagreements:
         yield f"other first class: {d.image}, {d.actual} for {d.expected}, by {d.margin:.0e}"

@@ -21,6 +21,7 @@ from dla.models.registry import PRE_LOGITS
 DESCRIPTION = """\
 Write what the network holds of each photo at one place, as arrays: one row an input, in order, with its
 path, and why there are no features where there are none. A run that is stopped leaves no FILE.
+
 Exit code 0: all answered; 1: some were not; 2: wrong usage or nothing to do; 3: the weights cannot be had."""
 
 EXAMPLE = """\
@@ -31,15 +32,19 @@ EXAMPLE = """\
 def build_parser() -> Parser:
     parser = Parser("features", DESCRIPTION, EXAMPLE, "IMAGE... --output FILE [options]", config="--config")
     add_input_flags(parser)
-    parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits: what the classifier is given (default); "
+    parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits: what the classifier is given; "
                 "level0 to level5; or a node, see: dla info MODEL --nodes")  # fmt: skip
     parser.flag("-o", "--output", metavar="FILE", help="the file to write, .npz or .parquet")
     add_run_flags(parser)
     return parser
 
 
-def run(words: list[str]) -> int:
-    args = build_parser().read(words)
+def run(argv: list[str]) -> int:
+    parser = build_parser()
+    args = parser.read(argv)
+    if args.print_config:
+        parser.print_options(args)
+        return 0
     from dla.inference.feature_files import check_output, open_features
 
     if args.output is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dla.cli.parser import Parser, default_model
+from dla.cli.parser import MODEL_HELP, WIDTH, Parser, default_model, table_width
+from dla.text_table import text_table
 from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ DESCRIPTION = f"""\
 Tell everything about one network: what it is, its classes, preprocessing, licence, data, results,
 where its weights are; without a name, about the default of dla predict (the variable DLA_MODEL, else
 {DEFAULT_MODEL}). Nothing is fetched: of weights that are not here it tells what is published.
+
 Exit code 2: no such network; 3: its files are damaged, or nothing is known of it here."""
 
 EXAMPLE = """\
@@ -28,19 +29,15 @@ EXAMPLE = """\
   dla info --engines
   dla info runs/mine --format json"""
 
-WIDTH = 100
-INDENT = 17
 
-
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("info", DESCRIPTION, EXAMPLE, "[NAME|PATH] [options]")
-    parser.flag("model", nargs="?", default=default_model(), help="a network's name, a model folder, or a .safetensors "
-                "or .pth file")  # fmt: skip
+    parser.flag("model", nargs="?", default=default_model(), help=MODEL_HELP)
     parser.flag("--nodes", action="store_true", help="also list every aggregation node: what it takes, its channels, "
                 "its stride")  # fmt: skip
     parser.flag("--engines", action="store_true", help="also time every engine with it, and say which one runs")
-    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
-    args = parser.parse_args(words)
+    parser.output_format()
+    args = parser.read(argv)
 
     from dla.catalog import info
 
@@ -49,9 +46,8 @@ def run(words: list[str]) -> int:
         print(json.dumps(found.to_dict(), indent=1))
         return 0
     print(found.model)
-    for label, text in _lines(found):
-        print(textwrap.fill(text, WIDTH, initial_indent=f"  {label:<{INDENT - 2}}", subsequent_indent=" " * INDENT,
-                            break_long_words=False, break_on_hyphens=False))  # fmt: skip
+    rows = [(f"  {label}", text) for label, text in _lines(found)]
+    print("\n".join(text_table(rows, "<<", table_width() or WIDTH)))
     if found.nodes is not None:
         print(f"\n{_nodes(found.nodes)}")
     if found.engines is not None:
@@ -135,25 +131,20 @@ def _weights(found: ModelInfo) -> str:
 
 
 def _nodes(nodes: tuple[Mapping[str, Any], ...]) -> str:
-    name = max(len("node"), *(len(node["name"]) for node in nodes))
-    lines = [f"{'node':<{name}}  channels  stride  takes"]
-    for node in nodes:
-        head = f"{node['name']:<{name}}  {node['channels']:>8}  {node['stride']:>6}  "
-        lines.append(textwrap.fill(", ".join(node["inputs"]), WIDTH, initial_indent=head,
-                                   subsequent_indent=" " * len(head), break_on_hyphens=False))  # fmt: skip
-    return "\n".join(lines)
+    rows = [(n["name"], f"{n['channels']}", f"{n['stride']}", ", ".join(n["inputs"])) for n in nodes]
+    return "\n".join(text_table([("node", "channels", "stride", "takes"), *rows], "<>><", table_width() or WIDTH))
 
 
 def _engines(choice: EngineChoice) -> str:
     from dla.engines.select import pip_line
 
-    lines = [f"{'engine':<10}first answer     one photo     many photos"]
+    rows = [("engine", "first answer", "one photo", "many photos", "")]
     for t in choice.timings:
         taken = [
             what for what, name in (("one", choice.best_for_one), ("many", choice.best_for_many)) if name == t.engine
         ]
-        runs = f"   runs for {' and '.join(taken)}" if taken else ""
-        lines.append(f"{t.engine:<10}{t.cold_start_s:10.2f} s"
-                     f"{1000 * t.latency_s:11.1f} ms{1 / t.per_photo_s:10.1f} a second{runs}")  # fmt: skip
-    lines += [f"{name:<10}is not installed: {pip_line(name)}" for name in choice.not_installed]
-    return "\n".join(lines)
+        runs = f"runs for {' and '.join(taken)}" if taken else ""
+        figures = (f"{t.cold_start_s:.2f} s", f"{1000 * t.latency_s:.1f} ms", f"{1 / t.per_photo_s:.1f} a second")
+        rows.append((t.engine, *figures, runs))
+    missing = [f"{name} is not installed: {pip_line(name)}" for name in choice.not_installed]
+    return "\n".join([*text_table(rows, "<>>><"), *missing])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, table_width
+from dla.text_table import text_table
 from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ EXAMPLE = """\
   dla models --format json"""
 
 HEAD = ("network", "params", "GMACs", "top-1", "classes", "MB", "weights", "licence")
-LEFT = (0, 6, 7)  # the columns of words
-WIDTH = 100
+ALIGN = "<>>>>><<"
 
 FOOT = f"""\
 top-1: per cent of ImageNet-1k's validation photos, as published; for a shipped network, of its own.
@@ -32,10 +30,10 @@ MB: the file's size where the weights are here; ~ is 4 bytes a parameter.
 More: dla info NAME. Fetch weights: dla pull NAME. The default of dla predict: {DEFAULT_MODEL}."""
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("models", DESCRIPTION, EXAMPLE, "[--format table|json]")
-    parser.flag("--format", choices=("table", "json"), default="table", help="table or json (default: table)")
-    args = parser.parse_args(words)
+    parser.output_format()
+    args = parser.read(argv)
 
     from dla.catalog import models
 
@@ -43,7 +41,8 @@ def run(words: list[str]) -> int:
     if args.format == "json":
         print(json.dumps([r.to_dict() for r in rows], indent=1))
         return 0
-    print(f"{_table([HEAD, *map(_cells, rows)])}\n\n{FOOT}")
+    table = text_table([HEAD, *map(_cells, rows)], ALIGN, table_width())
+    print("\n".join([*table, "", FOOT]))
     return 0
 
 
@@ -58,18 +57,6 @@ def _cells(r: ModelRow) -> tuple[str, ...]:
         r.weights.state + (", default" if r.model == DEFAULT_MODEL else ""),
         r.license or "",
     )
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need; the last one takes what is left of the terminal's usual width."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    widths[-1] = WIDTH - sum(widths[:-1]) - 2 * len(widths[:-1])
-    return "\n".join("  ".join(map(_aligned, range(len(widths)), line, widths)).rstrip() for line in lines)
-
-
-def _aligned(column: int, cell: str, width: int) -> str:
-    cell = textwrap.shorten(cell, width, placeholder="...")
-    return cell.ljust(width) if column in LEFT else cell.rjust(width)
 
 
 def _megabytes(weights: StoredWeights) -> str:

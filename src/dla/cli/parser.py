@@ -1,104 +1,234 @@
-"""The parser of one verb: flags, config files with their `DLA_<FLAG>` variables; errors are sentences."""
+"""The parser of one command: flags, option files and `DLA_<FLAG>` variables; errors are sentences."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser
 
-from dla.errors import UnknownNameError, UsageError, in_words
+from dla.errors import UnknownNameError, UsageError
+from dla.options import check_range
 from dla.types import DEFAULT_MODEL
 
-__all__ = ["Parser", "default_model"]
+__all__ = ["MODEL_HELP", "WIDTH", "Parser", "default_model", "table_width"]
+
+
+MODEL_HELP = "a network's name, a model folder, or a .safetensors or .pth file"
+WIDTH = 100  # of help and tables; a narrower terminal's own is taken
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """argparse's own layout, with the flag and its help on one line where they fit."""
+    """argparse's own layout in the terminal's width, with a flag and its help on one line where they fit."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=100)
+        super().__init__(prog, max_help_position=28, width=min(WIDTH, shutil.get_terminal_size().columns))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Paragraphs are filled; one with an indented line, such as a list or an example, stays as it is."""
+        filled = super(argparse.RawDescriptionHelpFormatter, self)._fill_text
+        return "\n\n".join(p if "\n " in p or p[0] == " " else filled(p, width, indent) for p in text.split("\n\n"))
 
 
 class Parser(ArgumentParser):
-    """Command line > config files in the order given > DLA_<FLAG> variables > defaults.
+    """Command line > option files in the order given > DLA_<FLAG> variables > defaults.
 
-    A verb without a config file (`config` is its flag) has no variables either: one verb's would disturb another.
-    With `prints` there is --print-config, which prints what was parsed.
+    `config` is the flag that names an option file; its command also has variables and --print-config. A command without
+    it has no variables: one command's would disturb another. `find_file` returns the path of the file that is named,
+    and raises where that file is wrong.
     """
 
     def __init__(
-        self, verb: str, description: str, example: str, usage: str, *, config: str | None = None, prints: bool = True
+        self,
+        command: str,
+        description: str,
+        example: str,
+        usage: str,
+        *,
+        config: str | None = None,
+        find_file: Callable[[str], str] | None = None,
     ) -> None:
         super().__init__(
-            prog=f"dla {verb}",
+            prog=f"dla {command}",
             description=description,
             epilog=f"example:\n{example}",
             formatter_class=_Help,
             default_env=config is not None,
             env_prefix="DLA",
             allow_abbrev=False,
-            print_config="--print-config" if prints else None,
-            usage=f"dla {verb} {usage}",
+            print_config=None,
+            usage=f"dla {command} {usage}",
+            add_help=False,
         )
-        self.config = config
+        self.config, self.find_file = config, find_file or self._option_file
+        self.types: dict[str, Any] = {}
+        self.ranges: dict[str, Field[Any]] = {}
+        self.flag("-h", "--help", action="help", help="print this help and stop")
         if config is not None:
             self.flag("-q", "--quiet", action="store_true", help="no messages, only results")
             self.flag(config, action="config", metavar="FILE", help="a YAML file with any of these options")
+            self.flag("--print-config", action="store_true", help="print all options as such a file, and stop")
 
-    def read(self, words: Sequence[str]) -> Any:
-        """What the words say. `parse_args` takes them in their order; here a file of options comes before the flags."""
-        return self.parse_args(_files_first(words, self.config))
+    def flag(self, *names: str, **settings: Any) -> None:
+        """Add one argument; a default is told at the end of its help."""
+        if settings.get("default") is not None:
+            settings["help"] = _with_default(settings["help"], settings["default"])
+        if choices := _choices(settings.get("type")):
+            settings.setdefault("metavar", f"{{{','.join(choices)}}}")
+        action = self.add_argument(*names, **settings)
+        self.types[action.dest] = settings.get("type")
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One sentence and exit code 2 instead of the usage text."""
-        unknown = re.search(r"nrecognized arguments: (-\S+)", message)
-        if unknown is None:
-            raise UsageError(in_words(message))
-        flags = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
-        raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=f"{self.prog} --help")
+    def output_format(self) -> None:
+        """Add the flag of commands that print a table or JSON."""
+        self.flag("--format", type=Literal["table", "json"], default="table", help="what to print")
+
+    def options(self, schema: type, **metavars: str | None) -> None:
+        """Add a flag for each of these fields of a dataclass, with the field's type, default, range and help."""
+        types, texts = get_type_hints(schema), _docstring_texts(schema)
+        for f in (f for f in fields(schema) if f.name in metavars):
+            text = f.metadata.get("help") or texts[f.name]
+            if types[f.name] is bool:
+                settings: dict[str, Any] = {"action": "store_true", "help": text}
+            else:
+                settings = {"type": types[f.name], "default": f.default, "help": text}
+                if metavars[f.name] is not None:
+                    settings["metavar"] = metavars[f.name]
+            self.flag(f"--{f.name.replace('_', '-')}", **settings)
+            self.ranges[f.name] = f
 
     def group(self, schema: type, name: str | None, skip: set[str | int] | None = None) -> None:
         """Add an option `--name.field`, without a name `--field`, for each field of a dataclass but those in `skip`."""
+        from dla.storage.option_files import dotted_types  # here, because only `train` has groups
+
         self.add_class_arguments(schema, name, skip=skip)
+        self.types |= dotted_types(schema, f"{name}." if name else "")
         group = self._action_groups[-1]
         group.title = name or schema.__name__.lower()
         for action in group._group_actions:
-            if action.dest == name:  # a file for the group alone: a second way to do what the config file does
+            if action.dest == name:  # a file for the group alone: a second way to do what the option file does
                 action.help = argparse.SUPPRESS
                 continue
             if action.choices is None and not isinstance(action.metavar, str):
                 action.metavar = "VALUE"
-            action.help = f"{(action.help or '').rstrip('.')} (default: {_shown(action.default)})"
+            action.help = _with_default((action.help or "").rstrip("."), action.default)
 
-    def flag(self, *names: str, **settings: Any) -> None:
-        """Add one argument."""
-        self.add_argument(*names, **settings)
+    def read(self, argv: Sequence[str]) -> Any:
+        """The arguments. `parse_args` takes them in their order; here option files come before the flags."""
+        args = self.parse_args(self._files_first(argv))
+        for name, hint in self.types.items():
+            if hint is not None and args[name] is None and self.get_default(name) is not None:
+                from dla.storage.option_files import check_null  # here, because few commands are given a null
+
+                check_null(name, args[name], hint)
+        for name, f in self.ranges.items():
+            check_range(f"--{name.replace('_', '-')}", args[name], f)
+        return args
+
+    def print_options(self, args: Any) -> None:
+        """Print the options as a file for the flag `config`."""
+        print(yaml.safe_dump({name: args[name] for name in self._option_names()}, sort_keys=False), end="")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise one sentence, exit code 2, instead of printing the usage text."""
+        see = f"{self.prog} --help"
+        if isinstance(ex, argparse.ArgumentError) and ex.argument_name:
+            flag = ex.argument_name.split("/")[-1]
+            action = next(a for a in self._actions if flag in a.option_strings)
+            raise UsageError(f"{flag} takes {'no' if action.nargs == 0 else 'a'} value. See: {see}")
+        if unknown := re.search(r"nrecognized arguments: (\S+)", message):
+            if not unknown[1].startswith("-"):
+                raise UsageError(f'"{unknown[1]}" is one argument too many. See: {see}')
+            flags = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+            raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=see)
+        if missing := re.search(r"arguments are required: (.*)", message):
+            raise UsageError(f"{missing[1].upper()} is missing. See: {see}")
+        from dla.storage.option_files import value_error
+
+        raise UsageError(value_error(message, {name: _given(hint) for name, hint in self.types.items()}))
+
+    def _option_names(self) -> list[str]:
+        """Those that a file can have."""
+        own = self.types.keys() - {"help", "print_config", (self.config or "").strip("-")}
+        return [action.dest for action in self._actions if action.option_strings and action.dest in own]
+
+    def _files_first(self, argv: Sequence[str]) -> list[str]:
+        if self.config is None:
+            return list(argv)
+        variable = f"DLA_{self.config.strip('-').upper()}"
+        if variable in os.environ:
+            os.environ[variable] = self.find_file(os.environ[variable])
+        files: list[str] = []
+        others: list[str] = []
+        rest = iter(argv)
+        for argument in rest:
+            flag, equals, value = argument.partition("=")
+            if flag != self.config or (not equals and (value := next(rest, "")) == ""):
+                others.append(argument)
+            else:
+                files += [self.config, self.find_file(value)]
+        return [*files, *others]
+
+    def _option_file(self, name: str) -> str:
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"{name} does not exist. {self.config} takes a YAML file of options")
+        from dla.storage.option_files import check_null, read_options  # here, because most commands have no such file
+
+        known = self._option_names()
+        for key, value in read_options(path, "file of options", "model: dla60").items():
+            if key not in known:
+                raise UnknownNameError(f"option ({path})", key, known, see=f"{self.prog} --help")
+            if self.types[key] is not None:
+                check_null(key, value, self.types[key])
+        return name
 
 
-def _files_first(words: Sequence[str], flag: str | None) -> list[str]:
-    files: list[str] = []
-    others: list[str] = []
-    left = iter(words)
-    for word in left:
-        if word == flag and (value := next(left, None)) is not None:
-            files += [word, value]
-        else:
-            (files if word.startswith(f"{flag}=") else others).append(word)
-    return [*files, *others]
+def _docstring_texts(schema: type) -> dict[str, str]:
+    """What the "Args:" of a dataclass say of its fields, where these have no help of their own."""
+    if all(f.metadata.get("help") for f in fields(schema)):
+        return {}
+    from docstring_parser import parse
+
+    return {p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in parse(schema.__doc__ or "").params}
 
 
-def _shown(default: object) -> str:
-    """As YAML has it."""
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The values of a Literal, or of one that may be left out."""
+    kinds = [hint, *get_args(hint)] if hint is not None else []
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+
+def _given(hint: Any) -> Any:
+    """The type of a flag that was given, where it may be left out."""
+    choices = _choices(hint)
+    return Literal[choices] if choices else hint
+
+
+def _with_default(text: str, default: object) -> str:
+    """The help with the default as YAML has it, unless the help tells it."""
+    if "(default" in text:
+        return text
     words = {None: "null", True: "true", False: "false", "": "none"}
-    if isinstance(default, str | bool | None) and default in words:
-        return words[default]
-    return str(list(default)) if isinstance(default, tuple) else str(default)
+    if isinstance(default, str | bool | None):
+        default = words.get(default, default)
+    elif isinstance(default, float):
+        default = f"{default:g}"
+    return f"{text} (default: {list(default) if isinstance(default, tuple) else default})"
+
+
+def table_width() -> int | None:
+    """Where tables wrap: at the terminal's width; not at all where standard output is none."""
+    return min(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
 
 
 def default_model() -> str:
-    """The network that `dla predict` takes where none is named."""
+    """The network of `dla predict` where none is named."""
     return os.environ.get("DLA_MODEL", DEFAULT_MODEL)

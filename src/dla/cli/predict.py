@@ -7,7 +7,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import PurePath
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast, get_args
 
 from dla.cli.common import (
     Counter,
@@ -23,7 +23,7 @@ from dla.cli.common import (
 from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.images.find import PHOTO_SUFFIXES
-from dla.inference.result_files import FORMATS, RESUMABLE, PredictionWriter, ResultFormat
+from dla.options import PredictOptions, ResultFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Classify photos. Each input gets one record, in order: its likeliest classes, or why there is no answer.
+
 Exit code 0: all answered; 1: some were not; 2: wrong usage or nothing to do; 3: the weights cannot be had."""
 
 EXAMPLE = """\
@@ -48,9 +49,10 @@ EXAMPLE = """\
 def build_parser() -> Parser:
     parser = Parser("predict", DESCRIPTION, EXAMPLE, "IMAGE... [options]", config="--config")
     add_input_flags(parser)
-    parser.flag("--topk", type=int, default=5, metavar="K", help="classes a photo (default: 5)")
-    parser.flag("--format", choices=FORMATS, help="table, json, jsonl or csv (default: by the ending of --output, "
-                "else table)")  # fmt: skip
+    parser.options(PredictOptions, topk="K")
+    parser.flag(
+        "--format", type=ResultFormat | None, help="what to write (default: by the ending of --output, else table)"
+    )
     parser.flag("-o", "--output", metavar="FILE", help="write the records there instead of to standard output")
     parser.flag("--resume", action="store_true", help="go on with --output (jsonl or csv) where a run with the same "
                 "model, settings and inputs stopped")  # fmt: skip
@@ -60,14 +62,18 @@ def build_parser() -> Parser:
     return parser
 
 
-def run(words: list[str]) -> int:
-    args = build_parser().read(words)
+def run(argv: list[str]) -> int:
+    parser = build_parser()
+    args = parser.read(argv)
+    if args.print_config:
+        parser.print_options(args)
+        return 0
     form = _format(args)
     _check_pictures(args)
     finder, photos = find_photos(args, "classify", "predict")
-    if args.resume and args.engine == "auto":
-        from dla.inference.result_files import engine_of
+    from dla.inference.result_files import PredictionWriter, engine_of
 
+    if args.resume and args.engine == "auto":
         args.engine = engine_of(args.output)
     classifier = load_classifier(args, args.model, count_photos(args, 10_000))
     options = reading(args) | {"strict": args.fail_fast, "pictures": args.pictures}
@@ -87,8 +93,10 @@ def _format(args: Namespace) -> ResultFormat:
     ending = os.path.splitext(args.output or "")[1].lower()
     if ending in PHOTO_SUFFIXES:
         raise UsageError(f"--output {args.output} has the name of a photo. Give a file such as out.jsonl")
-    by_ending = ending[1:] if ending[1:] in FORMATS else "table"
+    by_ending = ending[1:] if ending[1:] in get_args(ResultFormat) else "table"
     form = cast(ResultFormat, args.format or by_ending)
+    from dla.inference.result_files import RESUMABLE
+
     if args.resume and (args.output is None or form not in RESUMABLE):
         what = f"{form} in {args.output}" if args.output else "standard output"
         raise UsageError(f"--resume cannot go on with {what}. Give --output a file such as out.jsonl or out.csv")

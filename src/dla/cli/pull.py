@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-Fetch weights from the Hugging Face hub into its cache, where every other verb finds them. What is
+Fetch weights from the Hugging Face hub into its cache, where every other command finds them. What is
 there whole is left as it is, and the network is not asked. With --verify nothing is fetched: each
 set of weights in the cache is compared with the digest that the hub announced, and loaded strictly.
+
 Exit code 2: no such network; 3: some cannot be had, are damaged, or (named and) missing."""
 
 EXAMPLE = """\
@@ -27,11 +28,11 @@ EXAMPLE = """\
   dla pull --verify"""
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = Parser("pull", DESCRIPTION, EXAMPLE, "NAME... | --verify [NAME...]")
     parser.flag("names", nargs="*", help="networks (dla models lists them), hf-hub:owner/name[@revision], or all")
     parser.flag("--verify", action="store_true", help="check what is in the cache (default: every released network)")
-    args = parser.parse_args(words)
+    args = parser.read(argv)
     if not args.names and not args.verify:
         raise UsageError("nothing to fetch: name networks, as in: dla pull dla34 dla60, or: dla pull all")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
@@ -13,6 +12,8 @@ from typing import Any, get_type_hints
 from dla.cli.common import show_progress
 from dla.cli.parser import Parser
 from dla.errors import UsageError
+from dla.options import RuntimeOptions
+from dla.text_table import text_table
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import default_output, find_recipe, read_recipe, recipe_from, shipped_recipes, to_yaml
@@ -28,51 +29,31 @@ EXAMPLE = """\
   dla train flowers/ --recipe finetune-small --optimizer.weight-decay 0.001 --print-config > mine.yaml
   dla train --recipe runs/flowers/config.yaml --output runs/again"""
 
-_VARIABLE = "DLA_RECIPE"
-
-# The fields that have a short flag, with what the first screen of --help says of them.
-_SHORT = {
-    "model": ("M", "the network: a name, a model folder, shipped:NAME, ..."),
-    "epochs": ("N", "passes over the photos"),
-    "batch_size": ("N", "photos a step"),
-    "lr": ("RATE", "the highest learning rate"),
-    "seed": ("N", "the same seed gives the same weights"),
-}
+# The fields of a recipe that have a short flag, by what stands for their value in --help.
+_SHORT = {"model": "M", "epochs": "N", "batch_size": "N", "lr": "RATE", "seed": "N"}
 
 
 def build_parser() -> Parser:
-    parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", prints=False)
+    parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", find_file=_recipe_file)
     parser.flag("given", metavar="DATA", nargs="?", help="a folder with a folder a class, with train/ and val/ or "
                 "without, or tables (docs/data.md)")  # fmt: skip
-    types = get_type_hints(Recipe)
-    defaults = {f.name: f.default for f in fields(Recipe)}
-    for name, (metavar, text) in _SHORT.items():
-        parser.flag(f"--{name.replace('_', '-')}", type=types[name], default=defaults[name], metavar=metavar,
-                    help=f"{text} (without a recipe: {defaults[name]})")  # fmt: skip
+    parser.options(Recipe, **_SHORT)
     parser.flag("-o", "--output", metavar="DIR", help="the run's folder; a stopped run goes on there (default: "
                 "runs/<recipe>-<data>)")  # fmt: skip
-    parser.flag("--workers", type=int, default=2, metavar="N", help="threads that crop and resize (default: 2)")
-    parser.flag("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, ... (default: auto)")
-    parser.flag("--photo-cache", choices=("none", "ram", "disk"), default="none", help="keep decoded photos: ram, up "
-                "to half of it, or disk, in the user's cache folder (default: none)")  # fmt: skip
-    parser.flag("--save-every", type=float, default=120.0, metavar="SECONDS", help="between two checkpoints; there is "
-                "one after each epoch too (default: 120)")  # fmt: skip
+    parser.options(RuntimeOptions, workers="N", device="D", photo_cache=None, save_every="SECONDS")
     parser.flag("--dry-run", action="store_true", help="measure a few steps, print steps, memory and time, and stop")
     parser.flag("--find-lr", action="store_true", help="draw the loss over rising learning rates (lr.png in the run's "
                 "folder), propose one, and stop")  # fmt: skip
-    parser.flag("--print-config", action="store_true", help="print the whole recipe, every field, and stop")
-    groups = {name: kind for name, kind in types.items() if is_dataclass(kind)}
+    groups = {name: kind for name, kind in get_type_hints(Recipe).items() if is_dataclass(kind)}
     parser.group(Recipe, None, skip={*_SHORT, *groups})
     for name, kind in groups.items():
         parser.group(kind, name)  # type: ignore[arg-type]
     return parser
 
 
-def run(words: list[str]) -> int:
+def run(argv: list[str]) -> int:
     parser = build_parser()
-    if _VARIABLE in os.environ:
-        os.environ[_VARIABLE] = _recipe_file(os.environ[_VARIABLE])
-    values = parser.instantiate(parser.read(_understood(words))).as_dict()
+    values = parser.instantiate(parser.read(_with_underscores(argv))).as_dict()
     recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe)})
     if values["given"] is not None:
         recipe = replace(recipe, photos=values["given"])
@@ -148,14 +129,17 @@ def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
 
     found = estimate_run(recipe, **options)
     steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in found.step_seconds.items())
-    print(f"data     {found.train:,} train, {found.val:,} val, {found.classes} classes")
-    print(f"network  {found.parameters:,} parameters, {found.learning:,} of them learn")
     in_all = found.steps_per_epoch * found.epochs
-    print(f"steps    {found.steps_per_epoch:,} an epoch, {in_all:,} in {found.epochs} epochs")
-    print(f"a step   {steps}, {recipe.batch_size} photos each")
+    rows = [
+        ("data", f"{found.train:,} train, {found.val:,} val, {found.classes} classes"),
+        ("network", f"{found.parameters:,} parameters, {found.learning:,} of them learn"),
+        ("steps", f"{found.steps_per_epoch:,} an epoch, {in_all:,} in {found.epochs} epochs"),
+        ("a step", f"{steps}, {recipe.batch_size} photos each"),
+        ("time", f"about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation"),
+    ]
     if found.peak_bytes is not None:
-        print(f"memory   {found.peak_bytes / 1e6:,.0f} MB at most")
-    print(f"time     about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation")
+        rows.insert(4, ("memory", f"{found.peak_bytes / 1e6:,.0f} MB at most"))
+    print("\n".join(text_table(rows, "<<")))
 
 
 def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
@@ -168,19 +152,15 @@ def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
     )
 
 
-def _understood(words: list[str]) -> list[str]:
-    """The words with recipes' names as files, their fields checked, and dashes in dotted flags as underscores."""
-    done = []
-    for before, word in zip(["", *words], words, strict=False):
-        flag, equals, value = word.partition("=")
-        if flag == "--recipe" and equals:
-            word = f"--recipe={_recipe_file(value)}"
-        elif before == "--recipe":
-            word = _recipe_file(word)
-        elif re.match(r"--\w+\.", flag):
-            word = f"--{flag[2:].replace('-', '_')}{equals}{value}"
-        done.append(word)
-    return done
+def _with_underscores(argv: list[str]) -> list[str]:
+    """The arguments with the dashes in dotted flags as underscores: --optimizer.weight-decay."""
+    found = []
+    for argument in argv:
+        flag, *value = argument.partition("=")
+        if re.match(r"--\w+\.", flag):
+            flag = f"--{flag[2:].replace('-', '_')}"
+        found.append("".join([flag, *value]))
+    return found
 
 
 def _recipe_file(name: str) -> str:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from dla.cli.common import add_run_flags, check_file, check_numbers, load_classifier, log, reading, show_progress
-from dla.cli.parser import Parser, default_model
+from dla.cli.common import (
+    add_run_flags,
+    add_verbose_flag,
+    check_file,
+    check_megapixels,
+    load_classifier,
+    log,
+    reading,
+    show_progress,
+)
+from dla.cli.parser import MODEL_HELP, Parser, default_model
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
+from dla.options import EvalOptions
 from dla.storage.files import write_file
+from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -22,8 +33,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Tell how good a classifier is on photos whose classes are known, and whether one is better than another. The figures
-are those of what dla predict says of the same files. Exit code 0: all photos were read; 1: some were not, and are in
-no figure; 2: wrong usage, or a class that the model does not know; 3: the data or the model cannot be had."""
+are those of what dla predict says of the same files.
+
+Exit code 0: all photos were read; 1: some were not, and are in no figure; 2: wrong usage, or
+a class that the model does not know; 3: the data or the model cannot be had."""
 
 EXAMPLE = """\
   dla validate flowers/val --model runs/flowers/best
@@ -37,32 +50,25 @@ def build_parser() -> Parser:
     parser.flag("data", metavar="DATA", help="a folder with a folder a class, or a table (docs/data.md); of several "
                 "splits, val is taken")  # fmt: skip
     parser.flag("-q", "--quiet", action="store_true", help="no messages, only results")
-    parser.flag("-v", "--verbose", action="store_true", help="say what is loaded and how")
-    parser.flag("--model", action="append", metavar="M", help="a network's name, a model folder, or a .safetensors or "
-                ".pth file; several are compared (default: the network that comes along)")  # fmt: skip
-    parser.flag("--format", choices=("table", "json"), help="table or json (default: by the ending of --output, else "
-                "table)")  # fmt: skip
+    add_verbose_flag(parser)
+    parser.flag("--model", action="append", metavar="M", help=f"{MODEL_HELP}; several are compared (default: "
+                f"{DEFAULT_MODEL})")  # fmt: skip
+    parser.flag("--format", type=Literal["table", "json"] | None, help="what to write (default: by the ending of "
+                "--output, else table)")  # fmt: skip
     parser.flag("-o", "--output", metavar="FILE", help="write the result there instead of to standard output")
     parser.flag("--report", metavar="FILE", help="also write a page about it, one HTML file")
     parser.flag("--calibrate", action="store_true", help="fit a temperature to these photos and save it into the model "
                 "folder; dla predict then uses it")  # fmt: skip
-    parser.flag("--tta", choices=("none", "flips", "scales", "both"), default="none", help="test-time views: also the "
-                "mirror image, also smaller and larger, or both (default: none)")  # fmt: skip
-    parser.flag("--preset", choices=("model", "imagenet"), default="model", help="imagenet: as timm does it, EXIF "
-                "orientation ignored (default: as the model says)")  # fmt: skip
-    parser.flag("--image-column", metavar="C", help="a table's column of files or photos (default: path; in parquet "
-                "image)")  # fmt: skip
-    parser.flag("--label-column", metavar="C", help="its column of classes (default: label; in parquet synset where "
-                "there is one)")  # fmt: skip
-    parser.flag("--split-column", metavar="C", help="its column of train and val (default: split where there is one)")
+    parser.options(EvalOptions, tta=None, preset=None)
+    parser.options(DataOptions, image_column="C", label_column="C", split_column="C")
     add_run_flags(parser)
     return parser
 
 
-def run(words: list[str]) -> int:
-    args = build_parser().parse_args(words)
+def run(argv: list[str]) -> int:
+    args = build_parser().read(argv)
     form = _format(args)
-    check_numbers(args)
+    check_megapixels(args)
     _check_files(args)
 
     from dla.training.distributed import Ranks

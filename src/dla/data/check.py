@@ -22,6 +22,7 @@ from dla.data.dataset import find_sources, val_name
 from dla.data.duplicates import identical, near_groups
 from dla.data.scan import THUMBNAIL_SIDE, PhotoStats, scan_photos
 from dla.data.sources import DataOptions, LabelledPhotos
+from dla.options import cores
 from dla.types import NO_PROGRESS, Progress
 
 __all__ = [
@@ -261,7 +262,7 @@ def check_data(
     """Decode every photo of `data` once and tell what would hurt a training run. Nothing is written.
 
     Args:
-        workers: processes that decode; None: one a core.
+        workers: processes that decode; None: one per core.
         progress: told of each photo.
 
     Raises:
@@ -270,11 +271,10 @@ def check_data(
     """
     began = time.monotonic()
     pool = PhotoPool.of(str(data), find_sources(Path(data), options))
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     names = [name for name, _, _ in pool.about]
     progress.start("checking", len(pool.photos))
     stats = []
-    for one in scan_photos(pool.photos, names, count if workers is None else workers):
+    for one in scan_photos(pool.photos, names, cores() if workers is None else workers):
         stats.append(one)
         progress.advance()
     return find_faults(pool, stats, time.monotonic() - began)

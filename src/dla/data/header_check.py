@@ -8,14 +8,18 @@ import numpy as np
 
 from dla.data.dataset import Split, Splits, Unreadable
 from dla.data.prefetch import run_ahead
+from dla.data.sources import DataOptions
 from dla.errors import CheckError, ImageError
 from dla.images.decode import read_header, read_photo
+from dla.options import RuntimeOptions
 from dla.types import NO_PROGRESS, Progress
 
 __all__ = ["check_headers", "without_unreadable"]
 
 
-def check_headers(split: Split, workers: int = 2, progress: Progress = NO_PROGRESS) -> dict[int, Unreadable]:
+def check_headers(
+    split: Split, workers: int = RuntimeOptions.workers, progress: Progress = NO_PROGRESS
+) -> dict[int, Unreadable]:
     """The photos whose file is missing, empty, no photo, cut off or has a broken header, by their row.
 
     Pixels are decoded only where a file does not end like a whole one.
@@ -40,7 +44,10 @@ def check_headers(split: Split, workers: int = 2, progress: Progress = NO_PROGRE
 
 
 def without_unreadable(
-    splits: Splits, max_unreadable: float = 0.01, workers: int = 2, progress: Progress = NO_PROGRESS
+    splits: Splits,
+    max_unreadable: float = DataOptions.max_unreadable,
+    workers: int = RuntimeOptions.workers,
+    progress: Progress = NO_PROGRESS,
 ) -> Splits:
     """The splits without the photos that `check_headers` finds; these are in `unreadable`, and told in `notes`.
 

@@ -8,7 +8,7 @@ import threading
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import PIL
@@ -17,19 +17,17 @@ from PIL import Image
 from dla.data.dataset import Split
 from dla.errors import ImageError, UsageError
 from dla.images.decode import read_photo
+from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_files
 from dla.types import NO_PROGRESS, Progress
 
-__all__ = ["CACHES", "Budget", "Cache", "PhotoStore", "half_of_memory"]
+__all__ = ["Budget", "PhotoStore", "half_of_memory"]
 
 
 _WAY_ON = (
     "Its header was whole, or it has changed since. Put a whole photo in its place and the same command goes on; or "
     "take it away and begin another run with another --output. dla data check finds all such photos"
 )
-
-Cache = Literal["none", "ram", "disk"]
-CACHES: tuple[str, ...] = get_args(Cache)
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -70,15 +68,15 @@ class PhotoStore:
     def __init__(
         self,
         split: Split,
-        cache: Cache = "none",
+        cache: PhotoCache = RuntimeOptions.photo_cache,
         folder: str | Path | None = None,
         *,
         short_side: int | None = None,
         budget: Budget | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> None:
-        if cache not in CACHES:
-            raise UsageError(f'cache is "{cache}": allowed are {", ".join(CACHES)}')
+        if cache not in get_args(PhotoCache):
+            raise UsageError(f'cache is "{cache}": allowed are {", ".join(get_args(PhotoCache))}')
         if (cache == "disk") != (folder is not None):
             raise UsageError("a folder belongs to the cache on disk, and that needs one")
         self.split, self.short_side = split, short_side

@@ -197,9 +197,9 @@ class DataOptions:
 
     Args:
         val_share: share of each class that is kept for validation where the data has no split of its own.
-        image_column: of a table: file names in CSV and TSV (path), encoded photos in parquet (image).
-        label_column: of a table: the classes' names (label; in parquet synset where there is one).
-        split_column: of a table: train or val for each row (split, where there is one).
+        image_column: a table's column of files or encoded photos (default: path; in parquet image).
+        label_column: a table's column of classes (default: label; in parquet synset where there is one).
+        split_column: a table's column of train and val (default: split where there is one).
         max_unreadable: share of the photos that a run may leave out because they cannot be read.
     """
 

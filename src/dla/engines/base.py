@@ -29,6 +29,10 @@ class Engine(Protocol):
         """How many calls at the same time, from threads, keep it busiest."""
         ...
 
+    def own_process(self) -> None:
+        """Set this process up for the engine alone, as the command line does; a library's process is its caller's."""
+        ...
+
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """uint8 photos of one size -> float32 probabilities (N, K), each row summing to 1."""
         ...
@@ -47,6 +51,9 @@ class NetworkEngine(ABC):
 
     network: Network
     max_concurrent = 1
+
+    def own_process(self) -> None:  # noqa: B027  # most have nothing to set up
+        """Nothing to set up."""
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """uint8 photos of one size -> float32 probabilities (N, K)."""

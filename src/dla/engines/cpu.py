@@ -8,16 +8,13 @@ import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from dla.errors import UsageError
+from dla.options import cores
 
 __all__ = [
     "HALF_PRECISION",
-    "Precision",
-    "PrecisionChoice",
     "bf16_error",
-    "cores",
     "has_bf16",
     "has_gpu",
     "has_half_precision",
@@ -26,9 +23,6 @@ __all__ = [
     "peak_memory",
 ]
 
-
-Precision = Literal["fp32", "bf16", "int8"]  # of what is multiplied; what comes out is float32
-PrecisionChoice = Literal["fp32", "bf16", "int8", "auto"]
 
 # By what a CPU multiplies such numbers: x86 with either of the first two, ARM. Without one it converts them, slower
 # than fp32. The names are those of /proc/cpuinfo.
@@ -59,11 +53,6 @@ _LIMITS = {  # what a user leaves oneDNN by ONEDNN_MAX_CPU_ISA, on which PyTorch
     "AVX512_CORE_VNNI": _AVX2 | {"avx512f", "avx512_vnni"},
     "AVX512_CORE_BF16": _AVX2 | {"avx512f", "avx512_vnni", "avx512_bf16"},
 }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from dla.engines.base import NetworkEngine
-from dla.engines.cpu import Precision, cores, instructions
+from dla.engines.cpu import instructions
 from dla.engines.graph import Network, Op, fold_constants
 from dla.engines.onnx_builder import OnnxBuilder
 from dla.engines.onnx_resize import add_preprocessing
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
+from dla.options import Precision, cores
 from dla.storage import cache
 from dla.types import Array
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from dla.engines.base import NetworkEngine
-from dla.engines.cpu import Precision, bf16_error, cores, has_bf16
+from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.graph import Layer, Network, Op, fold_constants
 from dla.errors import UnavailableError, UsageError
 from dla.images.preprocessing import Preprocessing
+from dla.options import Precision, cores
 from dla.types import Array
 
 __all__ = ["OpenvinoEngine", "add_preprocessing_to", "core", "import_openvino", "to_openvino", "without_telemetry"]

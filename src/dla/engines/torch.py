@@ -17,15 +17,16 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
-from dla.engines.cpu import Precision, bf16_error, has_bf16
+from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.cuda_graph import CudaGraphs
 from dla.errors import UsageError
 from dla.models.fuse import fuse_conv_bn
 from dla.models.nodes import truncate
 from dla.models.normalize import Normalize
+from dla.options import Precision
 from dla.types import Array
 
-__all__ = ["TorchEngine", "keep_freed_memory", "pick_device", "worth_compiling"]
+__all__ = ["TorchEngine", "pick_device", "worth_compiling"]
 
 
 COMPILED_FROM = 10_000
@@ -69,6 +70,10 @@ class TorchEngine:
     def name(self) -> str:
         """What runs, and on what."""
         return f"PyTorch on {self.device}" + ("" if self.precision == "fp32" else f" in {self.precision}")
+
+    def own_process(self) -> None:
+        """Keep freed memory for the next batch."""
+        _keep_freed_memory()
 
     @torch.inference_mode()
     def probabilities(self, pixels_NHW3: Array) -> Array:
@@ -194,10 +199,10 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Tell glibc to keep what a batch frees for the next one; page faults cost 10 to 30 % of the time otherwise.
 
-    A setting of the whole process, so only the command line calls it. Elsewhere than on glibc it does nothing.
+    A setting of the whole process. Elsewhere than on glibc it does nothing.
     """
     if sys.platform != "linux":
         return

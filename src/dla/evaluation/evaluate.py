@@ -16,12 +16,12 @@ from dla.data.sources import DataOptions
 from dla.engines.torch import pick_device
 from dla.errors import DlaError, UsageError
 from dla.evaluation.result import Calibrated, Validation, Validations
-from dla.evaluation.scores import Preset, ReadConfig, TestTime, log_probabilities
-from dla.images.decode import ReadOptions
+from dla.evaluation.scores import ReadConfig, log_probabilities
 from dla.inference.classifier import Classifier, check_classifies, load
 from dla.inference.pipeline import InputPipeline
 from dla.metrics.calibration import fit_temperature
 from dla.metrics.classification import compare, evaluate
+from dla.options import BatchOptions, EngineOptions, EvalOptions, Preset, ReadOptions, TestTime
 from dla.training.distributed import Ranks, process_group
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import CONFIG, write_temperature
@@ -41,14 +41,14 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     data: str | os.PathLike[str],
     model: ModelOrName | Sequence[ModelOrName] = DEFAULT_MODEL,
     *,
-    batch_size: int = 8,
-    workers: int = 2,
-    device: str = "auto",
-    preset: Preset = "model",
-    tta: TestTime = "none",
+    batch_size: int = BatchOptions.batch_size,
+    workers: int | None = BatchOptions.workers,
+    device: str = EngineOptions.device,
+    preset: Preset = EvalOptions.preset,
+    tta: TestTime = EvalOptions.tta,
     calibrate: bool = False,
-    allow_truncated: bool = False,
-    max_pixels: int = ReadOptions().max_pixels,
+    allow_truncated: bool = ReadOptions.allow_truncated,
+    max_pixels: int = ReadOptions.max_pixels,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
@@ -65,7 +65,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
             matched with the model's by name: `class_id`, or `label` where all are such.
         model: as `dla.load` takes it, or a `Classifier`; several make a `Validations`.
         batch_size: photos that a network takes at once.
-        workers: threads that read and resize; 0 does it in this thread.
+        workers: threads that read and resize; None: one per core; 0 does it in this thread.
         device: "auto", "cpu", "cuda", ...; of models that are named.
         preset: "imagenet" is timm's protocol: photos as stored, whatever their EXIF orientation.
         tta: "flips" adds each photo's mirror image, "scales" looks at it at three sizes, "both" does both; the
@@ -84,8 +84,9 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     """
     several = not isinstance(model, str | Classifier)
     named: Sequence[ModelOrName] = model if not isinstance(model, str | Classifier) else [model]
-    reading = ReadConfig(allow_truncated, max_pixels, preset, tta)
-    pipeline = InputPipeline(batch_size, workers)
+    batch, views = BatchOptions(batch_size, workers), EvalOptions(preset, tta)
+    reading = ReadConfig(allow_truncated, max_pixels, views.preset, views.tta)
+    pipeline = InputPipeline(batch.batch_size, batch.threads)
     _check(named, reading, calibrate)
     on = pick_device(device)
     with process_group(device) as ranks:

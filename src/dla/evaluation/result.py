@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dla.data.dataset import Split, Unreadable
-from dla.evaluation.scores import Preset, TestTime
 from dla.metrics.classification import Comparison, Evaluation
+from dla.options import Preset, TestTime
 
 __all__ = ["SCHEMA", "Calibrated", "Validation", "Validations"]
 

@@ -7,34 +7,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 
 from dla.data.dataset import Split, Unreadable
-from dla.errors import UsageError
-from dla.images.decode import ReadOptions
 from dla.images.preprocessing import Preprocessing
 from dla.inference.classifier import Classifier
 from dla.inference.pipeline import InputPipeline, PhotoReader
+from dla.options import Preset, ReadOptions, TestTime
 from dla.training.distributed import Ranks
 from dla.types import Array, Progress
 
 __all__ = [
-    "PRESETS",
-    "TEST_TIMES",
-    "Preset",
     "ReadConfig",
-    "TestTime",
     "log_probabilities",
     "tta_views",
 ]
 
-
-Preset = Literal["model", "imagenet"]
-PRESETS: tuple[Preset, ...] = get_args(Preset)
-TestTime = Literal["none", "flips", "scales", "both"]
-TEST_TIMES: tuple[TestTime, ...] = get_args(TestTime)
 
 SMALLER, LARGER = 0.75, 1.25
 STRIDE = 32  # sides that are no multiple of it are seen worse (docs/results.md)
@@ -45,15 +34,10 @@ TINY = np.finfo(np.float32).tiny
 class ReadConfig:
     """How photos are read and looked at. `preset` "imagenet" leaves them as stored, as timm does."""
 
-    allow_truncated: bool = False
-    max_pixels: int = ReadOptions().max_pixels
-    preset: Preset = "model"
-    tta: TestTime = "none"
-
-    def __post_init__(self) -> None:
-        for name, value, allowed in (("preset", self.preset, PRESETS), ("tta", self.tta, TEST_TIMES)):
-            if value not in allowed:
-                raise UsageError(f"{name} is {value!r}. Allowed: {', '.join(allowed)}")
+    allow_truncated: bool
+    max_pixels: int
+    preset: Preset
+    tta: TestTime
 
     def reader(self, preprocessing: Preprocessing) -> PhotoReader:
         """What reads photos for a network with this preprocessing."""

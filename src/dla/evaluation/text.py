@@ -10,38 +10,37 @@ from dla.evaluation.result import Validation, Validations
 from dla.html_report.sections import shown_names
 from dla.metrics.classification import Comparison, Evaluation
 from dla.metrics.intervals import Interval
+from dla.text_table import text_table
 
 __all__ = ["several_as_text", "single_as_text"]
 
 
 FEW, WORST = 12, 5
-NAME = 30
 
 
 def single_as_text(found: Validation) -> str:
     """One model: its figures, its weakest classes (all, where they are few), what it confuses most."""
     e = found.evaluation
-    lines = [_head(found), f"  {'model':<18}{found.model}"]
-    lines += [f"  {name:<18}{value}" for name, value in _figures(e)]
+    rows = [("  model", found.model), *((f"  {name}", value) for name, value in _figures(e))]
     if found.calibrated:
         c = found.calibrated
         after = f"log loss {c.log_loss:.3f}, calibration error {100 * c.calibration_error:.1f} %"
-        lines.append(f"  {'calibrated':<18}temperature {c.temperature:g}, saved in {found.origin}; with it: {after}")
+        rows.append(("  calibrated", f"temperature {c.temperature:g}, saved in {found.origin}; with it: {after}"))
     names = shown_names(found.split.class_ids, list(found.labels))
-    return "\n".join([*lines, "", *_classes(e, names), *_confusions(e, names)]) + "\n"
+    return "\n".join([_head(found), *text_table(rows, "<<"), "", *_classes(e, names), *_confusions(e, names)]) + "\n"
 
 
 def several_as_text(found: Validations) -> str:
-    """Several models: a row each, and how each pair differs."""
+    """Several models: a row for each, and how each pair differs."""
     few = len(found.models[0].labels) <= 5  # then every class is among the first five
-    width = max(len("model"), *(len(m.model) for m in found.models))
-    shares = "    top-1  95 % interval" + ("" if few else "    top-5  95 % interval")
-    lines = [_head(found.models[0]), "", f"{'model':<{width}}{shares}   log loss   calibration error"]
+    ranks = ("top-1",) if few else ("top-1", "top-5")
+    rows = [("model", *(cell for rank in ranks for cell in (rank, "95 % interval")), "log loss", "calibration error")]
     for m in found.models:
         e = m.evaluation
-        cells = [(e.top1, e.top1_interval), (e.top5, e.top5_interval)][: 1 if few else 2]
-        text = "  ".join(f"{_percent(share)}  {_span(interval):<13}" for share, interval in cells)
-        lines.append(f"{m.model:<{width}}  {text}  {e.log_loss:>9.3f}  {_percent(e.calibration.error):>18}")
+        shares = [(e.top1, e.top1_interval), (e.top5, e.top5_interval)][: len(ranks)]
+        cells = [cell for share, interval in shares for cell in (_percent(share), _span(interval))]
+        rows.append((m.model, *cells, f"{e.log_loss:.3f}", _percent(e.calibration.error)))
+    lines = [_head(found.models[0]), "", *text_table(rows, "<" + "><" * len(ranks) + ">>")]
     for one, other, c in found.comparisons:
         lines += ["", f"{one}, less {other}", *_comparison(c, few)]
     return "\n".join(lines) + "\n"
@@ -66,22 +65,20 @@ def _figures(e: Evaluation) -> Iterator[tuple[str, str]]:
 def _classes(e: Evaluation, names: tuple[str, ...]) -> list[str]:
     order = sorted((k for k, c in enumerate(e.classes) if c.support), key=lambda k: (e.classes[k].f1, names[k]))
     shown = order if len(order) <= FEW else order[:WORST]
-    width = max(len(_short(names[k])) for k in shown)
     title = "class" if len(shown) == len(order) else "weakest classes"
-    width = max(width, len(title))
-    lines = [f"{title:<{width}}  photos   recall  precision       F1"]
+    rows = [(title, "photos", "recall", "precision", "F1")]
     for k in shown:
         c = e.classes[k]
-        lines.append(f"{_short(names[k]):<{width}}  {c.support:>6}  {_percent(c.recall)}    {_percent(c.precision)}  "
-                     f"{_percent(c.f1)}")  # fmt: skip
-    return lines
+        rows.append((names[k], f"{c.support}", _percent(c.recall), _percent(c.precision), _percent(c.f1)))
+    return text_table(rows, "<>>>>")
 
 
 def _confusions(e: Evaluation, names: tuple[str, ...]) -> list[str]:
     wrong_KK = e.confusion_KK - np.diag(e.confusion_KK.diagonal())
     order = [divmod(int(place), len(names)) for place in np.argsort(-wrong_KK, axis=None, kind="stable")[:WORST]]
-    rows = [(wrong_KK[i, j], names[i], names[j]) for i, j in order if wrong_KK[i, j]]
-    return ["", "commonest errors", *(f"{n:>6}  {_short(i)} called {_short(j)}" for n, i, j in rows)] if rows else []
+    wrong = [(wrong_KK[i, j], names[i], names[j]) for i, j in order if wrong_KK[i, j]]
+    rows = [(f"    {count}", f"{label} called {other}") for count, label, other in wrong]
+    return ["", "commonest errors", *text_table(rows, "><")] if rows else []
 
 
 def _comparison(c: Comparison, few: bool) -> Iterator[str]:
@@ -94,12 +91,8 @@ def _comparison(c: Comparison, few: bool) -> Iterator[str]:
 
 
 def _percent(share: float | None) -> str:
-    return "      -" if share is None else f"{100 * share:5.1f} %"
+    return "-" if share is None else f"{100 * share:5.1f} %"
 
 
 def _span(interval: Interval) -> str:
     return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= NAME else f"{name[: NAME - 3]}..."

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dla.catalog import ModelInfo, info_of
 from dla.engines.base import Engine
-from dla.engines.cpu import cores
 from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
 from dla.exporting.readme import readme, usage_script
-from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target, TargetName
+from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target
 from dla.exporting.verify import (
     AGREEMENT,
     BATCHES,
@@ -25,11 +24,11 @@ from dla.exporting.verify import (
     SampleImages,
     compare,
 )
-from dla.images.decode import ReadOptions
 from dla.inference.classifier import check_classifies
 from dla.inference.int8_store import find_quantized, not_quantized_error
 from dla.inference.traced_model import for_photos, open_traced
 from dla.metrics.calibration import apply_temperature
+from dla.options import ExportOptions, ReadOptions, TargetName
 from dla.storage.files import open_folder_aside, write_files
 from dla.types import NO_PROGRESS, Array, Progress
 from dla.version import __version__
@@ -60,7 +59,7 @@ def export(
     to: TargetName,
     *,
     preprocessing: bool = True,
-    precision: Literal["fp32", "int8"] = "fp32",
+    precision: Literal["fp32", "int8"] = ExportOptions.precision,
     calibrate: str | os.PathLike[str] | None = None,
     photos: str | os.PathLike[str] | None = None,
     progress: Progress = NO_PROGRESS,
@@ -143,7 +142,7 @@ def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
 def _made_int8(files: ModelFiles, calibrate: str | os.PathLike[str], progress: Progress) -> QuantizedModel:
     from dla.inference.calibrate_int8 import make_quantized
 
-    made = make_quantized(files, calibrate, workers=cores(), progress=progress)
+    made = make_quantized(files, calibrate, progress=progress)
     progress.log(f"int8: {made.gate.sentence()}")
     kept = (
         f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"

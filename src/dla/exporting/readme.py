@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dla.catalog import ModelInfo
-from dla.exporting.targets import TARGETS, ExportSource, TargetName
+from dla.exporting.targets import TARGETS, ExportSource
 from dla.exporting.verify import AGREEMENT, DIFFERENCE, LEVEL, ExportReport
 from dla.images.preprocessing import Preprocessing
+from dla.options import TargetName
 from dla.version import __version__
 
 __all__ = ["readme", "usage_script"]

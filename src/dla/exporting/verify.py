@@ -16,10 +16,11 @@ from PIL import Image
 
 from dla.errors import ImageError, UsageError
 from dla.exporting.targets import RunFile
-from dla.images.decode import ReadOptions, read_photo
+from dla.images.decode import read_photo
 from dla.images.find import PhotoFinder
 from dla.images.preprocessing import Preprocessing
 from dla.inference.pipeline import InputPipeline, PreparedInput
+from dla.options import ReadOptions
 from dla.types import NO_PROGRESS, Array, Progress
 
 __all__ = [

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -27,8 +27,9 @@ from dla.images.formats import (
 )
 from dla.images.rgb import image_from_array, to_rgb
 from dla.images.segments import MAX_SEGMENTS, TooManySegmentsError
+from dla.options import ReadOptions
 
-__all__ = ["ERROR_CODES", "Header", "Photo", "ReadOptions", "read_header", "read_photo", "to_photo"]
+__all__ = ["ERROR_CODES", "Header", "Photo", "read_header", "read_photo", "to_photo"]
 
 
 ERROR_CODES = {
@@ -61,22 +62,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How photos are read.
-
-    exif: turn photos upright as their EXIF block says, or leave them as stored.
-    max_pixels: larger photos are refused by their header, before memory is taken.
-    allow_truncated: give what is there of a file that ends early.
-    max_bytes: larger files are refused before they are read.
-    """
-
-    exif: Literal["apply", "ignore"] = "apply"
-    max_pixels: int = 179_000_000
-    allow_truncated: bool = False
-    max_bytes: int = 600_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["ClassName", "imagenet_classes"]
+from dla.types import ClassName
 
-
-@dataclass(frozen=True, slots=True)
-class ClassName:
-    """One class: its id (a WordNet synset, or a folder's name), a short unique name, all its names."""
-
-    class_id: str
-    label: str
-    description: str
+__all__ = ["imagenet_classes"]
 
 
 @cache

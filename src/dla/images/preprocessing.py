@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dla.errors import DamagedError, UsageError
-from dla.types import Array
+from dla.types import IMAGENET_MEAN, IMAGENET_STD, Array
 
 __all__ = ["Preprocessing", "crop_resize"]
 
@@ -24,7 +24,6 @@ CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
 Exif = Literal["apply", "ignore"]
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _MOST, _LEAST_PCT = 1e6, 1e-3  # far beyond what any network has; what they bound stays finite in float32
 # A sample of these two jumps when it moves by a rounding error, and Pillow holds a box in single precision.
 _REACH = 3  # of the widest filter (lanczos), in pixels of the smaller image
@@ -63,8 +62,8 @@ class Preprocessing:
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, ...] = _IMAGENET_MEAN
-    std: tuple[float, ...] = _IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     exif: Exif = "apply"
 
     def __post_init__(self) -> None:
@@ -153,7 +152,7 @@ class Preprocessing:
         """
         values = {
             "input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic",
-            "mean": _IMAGENET_MEAN, "std": _IMAGENET_STD,
+            "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
         }  # fmt: skip
         values |= {key: pretrained_cfg[key] for key in values if pretrained_cfg.get(key)}
         size: Any = values.pop("input_size")

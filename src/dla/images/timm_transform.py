@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from dla.errors import UsageError, nearest
-from dla.images.decode import ReadOptions, to_photo
+from dla.images.decode import to_photo
 from dla.images.preprocessing import Interpolation, Preprocessing
 from dla.images.random_crop import random_resized_crop
+from dla.options import ReadOptions
 from dla.types import Array
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from dla.engines.graph import Network
 from dla.engines.openvino import OpenvinoEngine
 from dla.engines.quantized import MAX_DROP, Gate, QuantizedModel, quantize, quantize_with_accuracy_control
 from dla.errors import CheckError, DamagedError, UsageError
-from dla.images.decode import ReadOptions
 from dla.images.find import PhotoFinder
 from dla.inference.classifier import check_classifies, class_names
 from dla.inference.int8_store import find_quantized, store_quantized
 from dla.inference.pipeline import InputPipeline, PhotoReader
 from dla.inference.traced_model import TracedModel, open_traced
 from dla.metrics.intervals import paired_bootstrap_ci, proportion_ci
+from dla.options import BatchOptions, ReadOptions
 from dla.types import NO_PROGRESS, Array, Progress
 from dla.weights.spec import ModelFiles
 
@@ -65,7 +65,7 @@ def make_quantized(
     source: str | ModelFiles,
     photos: str | os.PathLike[str],
     *,
-    workers: int = 2,
+    workers: int | None = BatchOptions.workers,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
@@ -131,7 +131,7 @@ def try_quantized(
     source: str | ModelFiles,
     photos: str | os.PathLike[str],
     *,
-    workers: int = 2,
+    workers: int | None = BatchOptions.workers,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
@@ -197,8 +197,9 @@ class _PhotoLoop:
     progress: Progress
 
     @classmethod
-    def of(cls, model: TracedModel, workers: int, progress: Progress) -> _PhotoLoop:
-        return cls(PhotoReader((model.preprocessing,), ReadOptions(model.preprocessing.exif)), workers, progress)
+    def of(cls, model: TracedModel, workers: int | None, progress: Progress) -> _PhotoLoop:
+        threads = BatchOptions(BATCH, workers).threads
+        return cls(PhotoReader((model.preprocessing,), ReadOptions(model.preprocessing.exif)), threads, progress)
 
     def rows(self, photos: _Photos, what: str, compute: Callable[[Array], Iterable[Any]]) -> Iterator[Any]:
         """The row that `compute` gives for each photo; None for one that cannot be read."""

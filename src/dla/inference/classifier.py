@@ -13,17 +13,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dla.engines.base import Engine
-from dla.engines.cpu import PrecisionChoice
 from dla.errors import InputError, UsageError
-from dla.images.decode import ReadOptions
-from dla.images.labels import ClassName, imagenet_classes
 from dla.images.preprocessing import Preprocessing
-from dla.inference.open_engine import EngineOptions, open_engine
+from dla.inference.open_engine import open_engine
 from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
 from dla.metrics.calibration import apply_temperature
 from dla.models.registry import PRE_LOGITS
+from dla.options import BatchOptions, EngineOptions, PrecisionChoice, PredictOptions, ReadOptions
 from dla.storage.files import errors_name
-from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, ClassName, Progress
 from dla.weights.model_folder import ModelConfig
 
 __all__ = [
@@ -109,19 +107,23 @@ class Classifier:
     notes: tuple[str, ...] = ()
 
     @overload
-    def predict(self, images: str | os.PathLike[str] | bytes, topk: int = 5, **options: Any) -> Prediction: ...
+    def predict(
+        self, images: str | os.PathLike[str] | bytes, topk: int = PredictOptions.topk, **options: Any
+    ) -> Prediction: ...
     @overload
-    def predict(self, images: Iterable[PhotoInput], topk: int = 5, **options: Any) -> Iterator[Prediction]: ...
+    def predict(
+        self, images: Iterable[PhotoInput], topk: int = PredictOptions.topk, **options: Any
+    ) -> Iterator[Prediction]: ...
     def predict(  # type: ignore[misc]  # the overloads leave the options to this signature
         self,
         images: PhotoInput | Iterable[PhotoInput],
-        topk: int = 5,
+        topk: int = PredictOptions.topk,
         *,
-        batch_size: int = 8,
-        workers: int = 2,
+        batch_size: int = BatchOptions.batch_size,
+        workers: int | None = BatchOptions.workers,
         strict: bool = False,
-        allow_truncated: bool = False,
-        max_pixels: int = ReadOptions().max_pixels,
+        allow_truncated: bool = ReadOptions.allow_truncated,
+        max_pixels: int = ReadOptions.max_pixels,
         pictures: str | os.PathLike[str] | None = None,
     ) -> Prediction | Iterator[Prediction]:
         """The `topk` likeliest classes of one photo, or of each of several.
@@ -132,7 +134,7 @@ class Classifier:
                 which reads ahead of the network but holds only a few photos at a time.
             topk: classes a photo; more than there are means all.
             batch_size: photos that the network takes at once.
-            workers: threads that read and resize; 0 does it in this thread.
+            workers: threads that read and resize; None: one per core; 0 does it in this thread.
             strict: raise at the first input that cannot be read, after the records of those before it, instead of
                 giving a record with `error`.
             allow_truncated: classify what is there of a file that ends early.
@@ -145,8 +147,7 @@ class Classifier:
             ImageError: with `strict`, the first input that cannot be read.
         """
         check_classifies(self.config, self.origin)
-        if topk < 1:
-            raise UsageError(f"topk is {topk}: at least 1")
+        PredictOptions(topk)  # in its range
         folder = None if pictures is None else Path(pictures)
         if folder is not None:
             try:
@@ -155,7 +156,8 @@ class Classifier:
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         reader = PhotoReader((self.preprocessing,), options, strict, None if folder is None else thumbnail_for_chart)
-        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.max_concurrent)
+        batch = BatchOptions(batch_size, workers)
+        pipeline = InputPipeline(batch.batch_size, batch.threads, 1 if strict else self.engine.max_concurrent)
 
         def record(p: PreparedInput, probabilities_K: Array | None) -> Prediction:
             if probabilities_K is None:
@@ -178,11 +180,11 @@ class Classifier:
         images: PhotoInput | Iterable[PhotoInput],
         at: str = PRE_LOGITS,
         *,
-        batch_size: int = 8,
-        workers: int = 2,
+        batch_size: int = BatchOptions.batch_size,
+        workers: int | None = BatchOptions.workers,
         strict: bool = False,
-        allow_truncated: bool = False,
-        max_pixels: int = ReadOptions().max_pixels,
+        allow_truncated: bool = ReadOptions.allow_truncated,
+        max_pixels: int = ReadOptions.max_pixels,
     ) -> Features | Iterator[Features]:
         """What the network holds at one place of one photo, or of each of several; nothing after it is computed.
 
@@ -199,7 +201,8 @@ class Classifier:
         at_place = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         reader = PhotoReader((self.preprocessing,), options, strict)
-        pipeline = InputPipeline(batch_size, workers, 1 if strict else self.engine.max_concurrent)
+        batch = BatchOptions(batch_size, workers)
+        pipeline = InputPipeline(batch.batch_size, batch.threads, 1 if strict else self.engine.max_concurrent)
 
         def record(p: PreparedInput, values: Array | None) -> Features:
             return Features(p.name, values, p.error, p.truncated)
@@ -237,12 +240,12 @@ def _picture_name(name: str) -> str:
 def load(
     source: str = DEFAULT_MODEL,
     *,
-    device: str = "auto",
-    cache_dir: str | None = None,
-    engine: str = "auto",
-    precision: PrecisionChoice = "fp32",
-    threads: int | None = None,
-    photos: int | None = None,
+    device: str = EngineOptions.device,
+    cache_dir: str | None = EngineOptions.cache_dir,
+    engine: str = EngineOptions.engine,
+    precision: PrecisionChoice = EngineOptions.precision,
+    threads: int | None = EngineOptions.threads,
+    photos: int | None = EngineOptions.photos,
     progress: Progress = NO_PROGRESS,
 ) -> Classifier:
     """A network with everything it needs to classify photos.
@@ -257,7 +260,7 @@ def load(
         precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where there is such a model
             (`dla export` makes it): faster, and a little different; "auto" is int8 where that was checked on a CPU
             with these instructions, else fp32.
-        threads: those that compute; None is one a core.
+        threads: those that compute; None: one per core.
         photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
             few seconds to measure which engine is fastest, and remembers it.
         progress: told of the bytes that the hub sends.
@@ -285,6 +288,8 @@ def check_classifies(config: ModelConfig, origin: str) -> None:
 
 def class_names(config: ModelConfig) -> tuple[ClassName, ...]:
     """The classes of a network, by its own record; a network of 1000 classes without one is ImageNet-1k's."""
+    if config.label_names is None or not config.label_descriptions:
+        from dla.images.labels import imagenet_classes  # here, because a network mostly has its own names
     if config.label_names is None:
         if config.num_classes == len(imagenet_classes()):
             return imagenet_classes()

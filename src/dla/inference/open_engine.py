@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from dla.engines.base import Engine
-from dla.engines.cpu import Precision, PrecisionChoice, cores, has_gpu
+from dla.engines.cpu import has_gpu
 from dla.engines.graph import Network
 from dla.engines.select import ENGINES, EngineBenchmark, EngineTiming, check_engine, installed, select_fastest
-from dla.errors import DamagedError, OnlyTorchError, UsageError
+from dla.errors import DamagedError, OnlyTorchError
 from dla.inference.traced_model import TracedModel, open_in_torch, open_traced
+from dla.options import EngineOptions, Precision, cores
 from dla.types import NO_PROGRESS, Progress
 from dla.weights.spec import ModelFiles, open_files
 
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel
 
-__all__ = ["EngineChoice", "EngineOptions", "open_engine", "time_engines"]
+__all__ = ["EngineChoice", "open_engine", "time_engines"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,54 +31,8 @@ class EngineChoice:
     not_installed: tuple[str, ...] = ()
 
 
-MOST_THREADS = 1024
-PRECISIONS = get_args(PrecisionChoice)
-
 WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second or two go into the choice
 FEW = 16  # photos, which do not take so long: not even an estimate is worth its time
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How a network is to run. The fields are `dla.load`'s arguments.
-
-    Raises:
-        UsageError, UnavailableError: values that do not go together, or what is not here.
-    """
-
-    device: str = "auto"
-    cache_dir: str | None = None
-    engine: str = "auto"
-    precision: PrecisionChoice = "fp32"
-    threads: int | None = None
-    photos: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.engine != "auto":
-            check_engine(self.engine)
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision is {self.precision!r}. Allowed: {', '.join(PRECISIONS)}")
-        if self.precision == "int8" and (self.engine not in ("auto", "openvino") or self.device not in ("auto", "cpu")):
-            where = self.engine if self.engine != "auto" else self.device
-            raise UsageError(f"int8 runs in the engine openvino on the CPU, not in {where}. Try --engine openvino")
-        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
-            raise UsageError(f"threads is {self.threads}. Allowed: 1 to {MOST_THREADS:,}")
-        if self.device not in ("auto", "cpu") and self.engine not in ("auto", "torch"):
-            raise UsageError(f"the engine {self.engine} runs on the CPU, not on {self.device}. Try --engine torch")
-
-    @property
-    def computed(self) -> Precision:
-        """What engines compute in that have no int8 model."""
-        return "fp32" if self.precision == "auto" else self.precision
-
-    @property
-    def by_torch(self) -> bool:
-        """Whether it has to be PyTorch: it or a GPU was asked for, or there is one, and more to do than one photo."""
-        if self.precision == "int8":
-            return False
-        if self.engine != "auto" or self.device not in ("auto", "cpu"):
-            return self.engine in ("auto", "torch")
-        return installed() == ("torch",) or (self.device == "auto" and self.photos != 1 and has_gpu())
 
 
 def open_engine(
@@ -89,8 +44,10 @@ def open_engine(
         UsageError: bf16 where there is no instruction for it; and as `dla.load`.
         UnavailableError: int8, and the network has no int8 model.
     """
+    if options.engine != "auto":
+        check_engine(options.engine)
     files = open_files(source, options.cache_dir, progress)
-    if options.by_torch:
+    if _by_torch_only(options):
         return _by_torch(files, options)
     try:
         network, model = open_traced(files)
@@ -104,9 +61,23 @@ def open_engine(
             return _openvino(network, options, quantized.model()), model
     if options.engine != "auto":
         return _make(options.engine, files, network, options), model
-    if options.computed != "fp32":
+    if _computed(options) != "fp32":
         return _make(installed()[0], files, network, options), model
     return _fastest(files, network, model, options), model
+
+
+def _computed(options: EngineOptions) -> Precision:
+    """What engines compute in that have no model of reduced precision."""
+    return "fp32" if options.precision == "auto" else options.precision
+
+
+def _by_torch_only(options: EngineOptions) -> bool:
+    """Whether it has to be PyTorch: it or a GPU was asked for, or there is one, and more to do than one photo."""
+    if options.precision == "int8":
+        return False
+    if options.engine != "auto" or options.device not in ("auto", "cpu"):
+        return options.engine in ("auto", "torch")
+    return installed() == ("torch",) or (options.device == "auto" and options.photos != 1 and has_gpu())
 
 
 def _quantized(
@@ -135,7 +106,8 @@ def time_engines(source: str | ModelFiles) -> EngineChoice:
     network, model = open_traced(files)
     timings = _stopwatch(files, network, model, many).run()
     best_for_one, best_for_many = (
-        "torch" if options.by_torch else select_fastest(timings, options.photos).engine for options in (one, many)
+        "torch" if _by_torch_only(options) else select_fastest(timings, options.photos).engine
+        for options in (one, many)
     )
     return EngineChoice(
         timings, best_for_one, best_for_many, tuple(name for name in ENGINES if name not in installed())
@@ -171,7 +143,7 @@ def _make(name: str, files: ModelFiles, network: Network, options: EngineOptions
     if name == "onnx":
         from dla.engines.onnx import OnnxEngine
 
-        return OnnxEngine(network, options.computed, options.threads)
+        return OnnxEngine(network, _computed(options), options.threads)
     return _openvino(network, options)
 
 
@@ -179,7 +151,9 @@ def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -
     from dla.engines.openvino import OpenvinoEngine
 
     exact = options.precision == "auto"  # features, which no int8 model has
-    return OpenvinoEngine(network, options.computed if quantized is None else "int8", options.threads, quantized, exact)
+    return OpenvinoEngine(
+        network, _computed(options) if quantized is None else "int8", options.threads, quantized, exact
+    )
 
 
 def _by_torch(files: ModelFiles, options: EngineOptions) -> tuple[Engine, TracedModel]:
@@ -187,4 +161,4 @@ def _by_torch(files: ModelFiles, options: EngineOptions) -> tuple[Engine, Traced
 
     net, model = open_in_torch(files)
     scale_shift = model.preprocessing.scale_shift()
-    return TorchEngine(net, *scale_shift, options.device, options.computed, options.threads, options.photos), model
+    return TorchEngine(net, *scale_shift, options.device, _computed(options), options.threads, options.photos), model

@@ -13,8 +13,9 @@ from PIL import Image
 
 from dla.data.prefetch import run_ahead
 from dla.errors import DlaError, ImageError, InputError, UsageError
-from dla.images.decode import ReadOptions, to_photo
+from dla.images.decode import to_photo
 from dla.images.preprocessing import Preprocessing
+from dla.options import ReadOptions
 from dla.types import Array
 
 __all__ = ["InputPipeline", "PhotoInput", "PhotoReader", "PreparedInput", "in_batches"]
@@ -91,8 +92,8 @@ class InputPipeline:
         UsageError: no inputs at once, or fewer than no workers.
     """
 
-    batch_size: int | tuple[int, ...] = 8
-    workers: int = 2
+    batch_size: int | tuple[int, ...]
+    workers: int
     max_concurrent: int = 1
 
     def __post_init__(self) -> None:

@@ -12,20 +12,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, get_args
+from typing import Any, BinaryIO, TextIO
 
 from dla.engines.select import TITLES
 from dla.errors import UnavailableError, UsageError
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
+from dla.options import ResultFormat
 from dla.storage.files import JsonObject, errors_name, read_json, write_files
 
 __all__ = [
-    "FORMATS",
     "RESUMABLE",
     "FinishedResults",
     "PredictionWriter",
-    "ResultFormat",
     "ResultRecord",
     "csv_columns",
     "engine_of",
@@ -35,8 +34,6 @@ __all__ = [
 ]
 
 
-ResultFormat = Literal["table", "json", "jsonl", "csv"]
-FORMATS: tuple[ResultFormat, ...] = get_args(ResultFormat)
 RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # a stopped run's records can be read back
 
 

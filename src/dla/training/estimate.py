@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from dla.data.photo_cache import Cache
 from dla.drawing.shapes import to_png
 from dla.engines.cpu import peak_memory
 from dla.errors import DlaError
 from dla.html_report.charts import Series, line_chart
+from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_file
 from dla.training.batches import Batch, TrainBatches
 from dla.training.memory import enough_memory
@@ -55,9 +55,9 @@ class RunEstimate:
 def estimate_run(
     recipe: Recipe,
     *,
-    workers: int = 2,
-    device: str = "auto",
-    cache: Cache = "none",
+    workers: int = RuntimeOptions.workers,
+    device: str = RuntimeOptions.device,
+    cache: PhotoCache = RuntimeOptions.photo_cache,
     progress: Progress = NO_PROGRESS,
 ) -> RunEstimate:
     """Measure a few steps of the recipe on its photos. Arguments and errors are those of `train`."""
@@ -144,9 +144,9 @@ def find_learning_rate(
     recipe: Recipe,
     picture: Path,
     *,
-    workers: int = 2,
-    device: str = "auto",
-    cache: Cache = "none",
+    workers: int = RuntimeOptions.workers,
+    device: str = RuntimeOptions.device,
+    cache: PhotoCache = RuntimeOptions.photo_cache,
     progress: Progress = NO_PROGRESS,
 ) -> RateSweep:
     """Let the learning rate rise from step to step until the loss grows; draw the curve into a PNG.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
-from dla.errors import UnavailableError, UnknownNameError, UsageError, in_words
+from dla.errors import UnavailableError, UnknownNameError, UsageError
+from dla.storage.option_files import as_dataclass, dotted_types, read_options
 from dla.training.recipe import Recipe
 
 __all__ = ["default_output", "differing", "find_recipe", "read_recipe", "recipe_from", "shipped_recipes", "to_yaml"]
@@ -49,24 +50,9 @@ def read_recipe(name: str) -> dict[str, Any]:
         UsageError: the file is no YAML of fields and values.
     """
     path = find_recipe(name)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} is no recipe: it holds no fields such as `epochs: 20`")
+    values = read_options(path, "recipe", "epochs: 20")
     _check_fields(values, str(path))
     return values
-
-
-def _field_names(schema: type = Recipe, prefix: str = "") -> Iterator[str]:
-    """Every field's dotted name, groups after their fields."""
-    types = get_type_hints(schema)
-    for f in fields(schema):
-        if is_dataclass(types[f.name]):
-            yield from _field_names(types[f.name], f"{prefix}{f.name}.")
-        else:
-            yield f"{prefix}{f.name}"
 
 
 def _check_fields(values: Mapping[str, Any], where: str, schema: type = Recipe, prefix: str = "") -> None:
@@ -74,7 +60,7 @@ def _check_fields(values: Mapping[str, Any], where: str, schema: type = Recipe, 
     types = get_type_hints(schema)
     for name, value in values.items():
         if name not in types:
-            raise UnknownNameError(f"field of a recipe ({where})", f"{prefix}{name}", [*_field_names(), *types])
+            raise UnknownNameError(f"field of a recipe ({where})", f"{prefix}{name}", [*dotted_types(Recipe), *types])
         if is_dataclass(types[name]):
             if not isinstance(value, Mapping):
                 held = "empty" if value is None else repr(value)
@@ -97,15 +83,7 @@ def recipe_from(name: str | None, settings: Mapping[str, Any]) -> Recipe:
             inner = inner.setdefault(group, {})
         inner[last] = value
     _check_fields(values, "settings")
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe, None)
-    try:
-        found = parser.instantiate(parser.parse_object(values)).as_dict()
-    except ArgumentError as error:
-        raise UsageError(in_words(str(error))) from error
-    return Recipe(**found)
+    return as_dataclass(Recipe, values)
 
 
 def default_output(recipe: str | None, data: str) -> Path:

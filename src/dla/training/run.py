@@ -14,11 +14,11 @@ import torch
 
 from dla.data.dataset import Splits, open_splits
 from dla.data.header_check import without_unreadable
-from dla.data.photo_cache import Cache
 from dla.data.split_file import restore_splits, splits_to_dict
 from dla.errors import UsageError
 from dla.html_report.page import check_can_write, mosaic_png
 from dla.metrics.classification import evaluate
+from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_file
 from dla.training.checkpoints import Checkpoints
 from dla.training.distributed import Ranks, StopSignal, process_group
@@ -41,10 +41,10 @@ def train(
     recipe: str | Recipe | None = None,
     *,
     output: str | Path | None = None,
-    workers: int = 2,
-    device: str = "auto",
-    cache: Cache = "none",
-    save_every: float = 120.0,
+    workers: int = RuntimeOptions.workers,
+    device: str = RuntimeOptions.device,
+    cache: PhotoCache = RuntimeOptions.photo_cache,
+    save_every: float = RuntimeOptions.save_every,
     settings: Mapping[str, Any] | None = None,
     progress: Progress = NO_PROGRESS,
     callback: TrainerCallback | None = None,

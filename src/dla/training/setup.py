@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from dla.data.dataset import Split, Splits, scanned_folders
-from dla.data.photo_cache import Budget, Cache, PhotoStore, half_of_memory
+from dla.data.photo_cache import Budget, PhotoStore, half_of_memory
 from dla.engines.torch import pick_device
 from dla.errors import UnavailableError, UsageError
+from dla.options import PhotoCache, RuntimeOptions
 from dla.storage import cache
 from dla.training.batches import TrainBatches
 from dla.training.distributed import Ranks
@@ -33,21 +34,20 @@ class Runtime:
 
     workers: int
     device: torch.device
-    cache: Cache
+    cache: PhotoCache
     progress: Progress
     ranks: Ranks
 
     @classmethod
     def named(
-        cls, workers: int, device: str, cache: Cache, progress: Progress = NO_PROGRESS, ranks: Ranks = Ranks()
+        cls, workers: int, device: str, cache: PhotoCache, progress: Progress = NO_PROGRESS, ranks: Ranks = Ranks()
     ) -> Runtime:
         """Checked, from what a user says.
 
         Raises:
             UsageError: no such device, or fewer than no workers.
         """
-        if workers < 0:
-            raise UsageError(f"workers is {workers}: at least 0")
+        RuntimeOptions(workers)  # in its range
         return cls(workers, ranks.device(pick_device(device)), cache, progress, ranks)
 
 

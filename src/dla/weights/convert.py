@@ -8,7 +8,7 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import safetensors.torch
 import torch
@@ -16,16 +16,15 @@ import torch
 from dla.errors import DlaError, UsageError
 from dla.models.dla import DLA
 from dla.models.registry import TABLE
+from dla.options import ConvertFormat
 from dla.storage.files import write_files
 from dla.weights.keys import authors_state
 from dla.weights.load import LoadedModel, load_model
 from dla.weights.model_folder import WEIGHTS, write_folder
 
-__all__ = ["CONVERT_FORMATS", "ConvertResult", "convert"]
+__all__ = ["ConvertResult", "convert"]
 
 
-ConvertFormat = Literal["folder", "timm", "authors"]
-CONVERT_FORMATS: tuple[ConvertFormat, ...] = get_args(ConvertFormat)
 _ENDINGS: dict[ConvertFormat, tuple[str, ...]] = {"timm": (".safetensors", ".pth"), "authors": (".pth",)}
 _AUTHORS = "https://github.com/ucbdrive/dla"
 
@@ -99,8 +98,8 @@ def _format_of(path: Path) -> ConvertFormat:
 
 
 def _check_out(path: Path, to: ConvertFormat, force: bool) -> None:
-    if to not in CONVERT_FORMATS:
-        raise UsageError(f"to is {to!r}. Allowed: {', '.join(CONVERT_FORMATS)}")
+    if to not in get_args(ConvertFormat):
+        raise UsageError(f"to is {to!r}. Allowed: {', '.join(get_args(ConvertFormat))}")
     if to != "folder" and path.suffix not in _ENDINGS[to]:
         raise UsageError(f"{path} must be a file that ends with {' or '.join(_ENDINGS[to])}, for --to {to}")
     if to != "folder" and path.is_dir():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 import dla
+from dla.training.events import StepEvent, TrainerCallback
 
 pytestmark = pytest.mark.gpu
 USUAL = {"model": "dla46_c", "epochs": 2, "batch_size": 4, "lr": 0.01, "input.sizes": {0: 32}, "input.val_size": 32}
@@ -80,16 +80,16 @@ class StoppedError(Exception):
     pass
 
 
-def stop_at(count: int) -> SimpleNamespace:
-    """A listener that breaks a run off after so many steps."""
-    steps: list[object] = []
+class Stop(TrainerCallback):
+    """Breaks a run off after so many steps."""
 
-    def step(told: object) -> None:
-        steps.append(told)
-        if len(steps) == count:
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def on_step(self, step: StepEvent) -> None:
+        self.left -= 1
+        if self.left == 0:
             raise StoppedError
-
-    return SimpleNamespace(said=lambda text: None, step=step, epoch=lambda epoch, is_best: None)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -98,7 +98,7 @@ def test_a_run_that_was_stopped_ends_in_the_bits_of_a_whole_one(photos: Path, tm
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     dla.train(photos, output=whole, device="cuda", settings=settings, save_every=0)
     with pytest.raises(StoppedError):
-        dla.train(photos, output=stopped, device="cuda", settings=settings, save_every=0, listener=stop_at(6))
+        dla.train(photos, output=stopped, device="cuda", settings=settings, save_every=0, callback=Stop(6))
     dla.train(photos, output=stopped, device="cuda", settings=settings, save_every=0)
     assert json.loads((whole / "run.json").read_text())["machine"]["device"] == "cuda"
     for file in ("best/model.safetensors", "best/config.json"):

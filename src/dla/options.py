@@ -1,0 +1,200 @@
+"""The options that commands and functions share: type, default, range and help of each, written once.
+
+A command's flags and a function's keyword arguments take their defaults from here. It imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from dla.errors import UsageError
+
+__all__ = [
+    "BatchOptions",
+    "BenchOptions",
+    "ConvertFormat",
+    "EngineOptions",
+    "EvalOptions",
+    "ExportOptions",
+    "PhotoCache",
+    "Precision",
+    "PrecisionChoice",
+    "PredictOptions",
+    "Preset",
+    "ReadOptions",
+    "ResultFormat",
+    "RuntimeOptions",
+    "TargetName",
+    "TestTime",
+    "check_range",
+    "cores",
+]
+
+
+Precision = Literal["fp32", "bf16", "int8"]  # of what is multiplied; what comes out is float32
+PrecisionChoice = Literal["fp32", "bf16", "int8", "auto"]
+ResultFormat = Literal["table", "json", "jsonl", "csv"]
+Preset = Literal["model", "imagenet"]
+TestTime = Literal["none", "flips", "scales", "both"]
+PhotoCache = Literal["none", "ram", "disk"]
+ConvertFormat = Literal["folder", "timm", "authors"]
+TargetName = Literal["onnx", "openvino", "pt2"]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def described(text: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """A field's metadata: the help of its flag, and the range of its values."""
+    return {"help": text, "range": None if low is None else (low, high)}
+
+
+def check_range(name: str, value: Any, option: Field[Any]) -> None:
+    """Raise a UsageError for a value outside of the range of its option; None is in every range."""
+    allowed = option.metadata.get("range")
+    if allowed is not None and value is not None and not allowed[0] <= value <= allowed[1]:
+        raise UsageError(f"{name} is {value}. Allowed: {allowed[0]:,} to {allowed[1]:,}")
+
+
+class _Checked:
+    """Options that raise a UsageError for a value out of its range or not among its choices."""
+
+    def __post_init__(self) -> None:
+        types = get_type_hints(type(self))
+        for f in fields(self):  # type: ignore[arg-type]
+            value, choices = getattr(self, f.name), get_args(types[f.name])
+            check_range(f.name, value, f)
+            if get_origin(types[f.name]) is Literal and value not in choices:
+                raise UsageError(f"{f.name} is {value!r}. Allowed: {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How photos are read.
+
+    exif: turn photos upright as their EXIF block says, or leave them as stored.
+    max_pixels: larger photos are refused by their header, before memory is taken.
+    allow_truncated: give what is there of a file that ends early.
+    max_bytes: larger files are refused before they are read.
+    """
+
+    exif: Literal["apply", "ignore"] = "apply"
+    max_pixels: int = 179_000_000
+    allow_truncated: bool = field(default=False, metadata=described("use what is there of files that end early"))
+    max_bytes: int = 600_000_000
+
+
+@dataclass(frozen=True)
+class BatchOptions(_Checked):
+    """How photos become batches."""
+
+    batch_size: int = field(default=8, metadata=described("photos that the network takes at once", 1, 100_000))
+    workers: int | None = field(
+        default=None, metadata=described("threads that read and resize photos (default: one per core)", 0, 1024)
+    )
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that read; 0: the caller's own reads."""
+        return cores() if self.workers is None else self.workers
+
+
+@dataclass(frozen=True)
+class PredictOptions(_Checked):
+    """What is told of each photo."""
+
+    topk: int = field(default=5, metadata=described("classes per photo", 1, 100_000))
+
+
+@dataclass(frozen=True)
+class EngineOptions(_Checked):
+    """How a network is to run. The fields are `dla.load`'s arguments.
+
+    Raises:
+        UsageError: values that do not go together.
+    """
+
+    device: str = field(default="auto", metadata=described("auto, cpu, cuda, mps"))
+    cache_dir: str | None = None
+    engine: str = field(
+        default="auto",
+        metadata=described("openvino, onnx, torch, or auto: the fastest one here, see dla info MODEL --engines"),
+    )
+    precision: PrecisionChoice = field(
+        default="fp32",
+        metadata=described(
+            "bf16 (where the machine has instructions for it) and int8 (where the network has such a model) are faster "
+            "and a little different; auto: int8 where it was checked on such a CPU, else fp32"
+        ),
+    )
+    threads: int | None = field(
+        default=None, metadata=described("threads of the network (default: one per core)", 1, 1024)
+    )
+    photos: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision == "int8" and (self.engine not in ("auto", "openvino") or self.device not in ("auto", "cpu")):
+            where = self.engine if self.engine != "auto" else self.device
+            raise UsageError(f"int8 runs in the engine openvino on the CPU, not in {where}. Try --engine openvino")
+        if self.device not in ("auto", "cpu") and self.engine not in ("auto", "torch"):
+            raise UsageError(f"the engine {self.engine} runs on the CPU, not on {self.device}. Try --engine torch")
+
+
+@dataclass(frozen=True)
+class EvalOptions(_Checked):
+    """How photos are looked at for a validation."""
+
+    preset: Preset = field(
+        default="model",
+        metadata=described("model: as the model says; imagenet: as timm does it, EXIF orientation ignored"),
+    )
+    tta: TestTime = field(
+        default="none", metadata=described("test-time views: also the mirror image, also smaller and larger, or both")
+    )
+
+
+@dataclass(frozen=True)
+class RuntimeOptions(_Checked):
+    """What a training run is computed with; none of it changes what comes out."""
+
+    workers: int = field(default=2, metadata=described("threads that crop and resize", 0, 1024))
+    device: str = field(default="auto", metadata=described("auto, cpu, cuda, ..."))
+    photo_cache: PhotoCache = field(
+        default="none",
+        metadata=described("keep decoded photos: ram, up to half of it, or disk, in the user's cache folder"),
+    )
+    save_every: float = field(
+        default=120.0, metadata=described("seconds between two checkpoints; there is one after each epoch too")
+    )
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What a benchmark measures, and how often."""
+
+    engine: str = field(default="all", metadata=described("openvino, onnx, torch, or all"))
+    precision: Literal["all", "fp32", "bf16", "int8"] = field(
+        default="fp32", metadata=described("one, or all that are possible here")
+    )
+    batches: tuple[int, ...] = (1, 8)
+    against: Literal["timm"] | None = field(
+        default=None, metadata=described("also measure timm's own network with the same weights, and compare with it")
+    )
+    threads: int | None = field(
+        default=None, metadata=described("threads that compute (default: each engine's own choice)")
+    )
+    rounds: int = field(default=7, metadata=described("turns of each row, at least 3"))
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an exported file computes."""
+
+    precision: Literal["fp32", "int8"] = field(
+        default="fp32", metadata=described("int8 is for openvino: faster, and a little different")
+    )

@@ -1,0 +1,102 @@
+"""Files of options: YAML, checked against the types of a dataclass. What is wrong is said in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from dla.errors import UsageError
+
+__all__ = ["as_dataclass", "check_null", "dotted_types", "read_options", "value_error"]
+
+
+T = TypeVar("T")
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping",
+          list: "a list", NoneType: "null"}  # fmt: skip
+_MESSAGE = re.compile(r'Parser key "(?P<key>[^"]+)".*(?:Got|Given) value: ?(?P<value>.*)')
+
+
+def read_options(path: Path, what: str, example: str) -> dict[str, Any]:
+    """The fields of a YAML file as they stand there; `what` and `example` are for messages.
+
+    Raises:
+        UsageError: the file is no YAML of fields and values.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is no {what}: it holds no fields such as `{example}`")
+    return values
+
+
+def as_dataclass(schema: type[T], values: Mapping[str, Any]) -> T:
+    """The dataclass with these values, groups of fields as mappings; what is not there has its default.
+
+    Raises:
+        UsageError: a value of another type than its field's.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(schema, None)
+    try:
+        found = parser.instantiate(parser.parse_object(dict(values))).as_dict()
+    except ArgumentError as error:
+        raise UsageError(value_error(str(error), dotted_types(schema))) from error
+    for name, hint in dotted_types(schema).items():
+        value: Any = found
+        for part in name.split("."):
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        check_null(name, value, hint)
+    return schema(**found)
+
+
+def check_null(name: str, value: object, hint: Any) -> None:
+    """Raise a UsageError where a field has no value and needs one, which jsonargparse lets pass."""
+    if value is None and NoneType not in get_args(hint):
+        raise UsageError(f"{name} is null. Allowed: {_allowed(hint)}")
+
+
+def dotted_types(schema: type, prefix: str = "") -> dict[str, Any]:
+    """The type of every field by its dotted name, those of groups among them."""
+    found: dict[str, Any] = {}
+    types = get_type_hints(schema)
+    for f in fields(schema):
+        if is_dataclass(types[f.name]):
+            found |= dotted_types(types[f.name], f"{prefix}{f.name}.")
+        else:
+            found[f"{prefix}{f.name}"] = types[f.name]
+    return found
+
+
+def value_error(message: str, types: Mapping[str, Any]) -> str:
+    """jsonargparse's message about a value as "epochs is many. Allowed: a whole number".
+
+    Its exceptions carry a text only. Of that just the field and the value are taken; what is allowed is known by the
+    field's type. A message in other words stays as it is.
+    """
+    message = " ".join(message.split())
+    match = _MESSAGE.fullmatch(message)
+    if match is None or types.get(match["key"]) is None:
+        return message
+    return f"{match['key']} is {match['value'] or 'nothing'}. Allowed: {_allowed(types[match['key']])}"
+
+
+def _allowed(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return ", ".join(map(str, args))
+    if origin in (Union, UnionType):
+        return ", ".join(map(_allowed, args))
+    if origin is tuple:
+        return f"a list of {len(args)} values"
+    return _WORDS.get(origin or hint, str(hint))
