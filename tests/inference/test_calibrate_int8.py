@@ -280,7 +280,7 @@ def test_a_damaged_form_is_told(
     photo = tmp_path / "p.png"
     Image.new("RGB", (8, 8)).save(photo)
     assert main(["predict", str(photo), "--model", str(folder), "--precision", "int8"]) == 3
-    assert "is no whole int8 model" in capsys.readouterr().err
+    assert "is not a complete int8 model" in capsys.readouterr().err
 
 
 def test_one_file_and_back(made: CalibrationResult) -> None:
@@ -339,7 +339,7 @@ def test_a_damaged_form_is_none_but_where_it_is_asked_for(
     shutil.copytree(model, folder)
     (folder / "int8.zip").write_bytes(damage)
     photo = str(next(photos.rglob("*.png")))
-    with pytest.raises(DamagedError, match="is no whole int8 model"):
+    with pytest.raises(DamagedError, match="is not a complete int8 model"):
         dla.load(str(folder), precision="int8").predict(photo)
     exact = dla.load(str(folder)).predict(photo).classes[0].probability
     found = dla.load(str(folder), precision="auto", engine="openvino").predict(photo).classes[0].probability
@@ -355,7 +355,7 @@ def test_another_way_of_packing_is_refused(made: CalibrationResult, method: int)
     with zipfile.ZipFile(io.BytesIO(made.quantized.to_bytes())) as old, zipfile.ZipFile(packed, "w", method) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
-    with pytest.raises(DamagedError, match="it is no whole int8 model .it is packed in another way"):
+    with pytest.raises(DamagedError, match="it is not a complete int8 model .it uses another compression"):
         parse_quantized(packed.getvalue(), "it")
 
 
@@ -375,7 +375,7 @@ def test_what_is_wrong_with_a_table_is_told(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"gates": [{}]}, {"gates": 3}, {"format": None}])
 def test_what_is_no_form(made: CalibrationResult, change: dict[str, object]) -> None:
-    with pytest.raises(DamagedError, match="it is no whole int8 model"):
+    with pytest.raises(DamagedError, match="it is not a complete int8 model"):
         parse_quantized(about(made.quantized, **change), "it")
 
 
