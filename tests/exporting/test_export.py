@@ -318,7 +318,7 @@ def test_a_part_that_only_pytorch_runs(tmp_path: Path, monkeypatch: pytest.Monke
         raise NotImplementedError("unsupported operation %sin")
 
     monkeypatch.setattr("dla.engines.tracing.trace_ops", unknown)
-    monkeypatch.setattr("dla.inference.traced_model._remembered", lambda files: None)
+    monkeypatch.setattr("dla.inference.traced_model._read_cached", lambda files: None)
     with pytest.raises(
         UsageError, match=r"shipped:tiny200 has a part that only PyTorch runs, so it cannot be exported"
     ):
