@@ -154,12 +154,12 @@ def _check_out(folder: Path) -> None:
     _check_empty(folder)
     above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not above.is_dir():
-        raise UsageError(f"{above} is a file, so {folder} cannot be created. Give a new or empty folder")
+        raise UsageError(f"{above} is a file, so nothing can be written to {folder}. Give a new or empty folder")
 
 
 def _check_empty(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"{folder} exists and is not empty, so nothing was written. Give a new or empty folder")
+        raise UsageError(f"{folder} exists and is not empty, so it is left alone. Give a new or empty folder")
 
 
 def _open(files: ModelFiles, takes_photos: bool, stored_int8: bool) -> tuple[ExportSource, ModelInfo]:
