@@ -93,7 +93,7 @@ def test_a_form_that_was_just_made_is_what_is_exported(
     assert main([*words, "--calibrate", "photos", "--no-preprocessing"]) == 0
     assert given == ["photos"]
     assert capsys.readouterr().err.splitlines() == [
-        f"dla: int8: {GATE.sentence()}", "dla: int8: passed, and kept in here for --precision int8",
+        f"dla: int8: {GATE.sentence()}", "dla: int8: passed, and stored in here for --precision int8",
     ]  # fmt: skip
 
 
