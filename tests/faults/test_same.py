@@ -26,11 +26,11 @@ def after_two_steps(folder: Path, **settings: object) -> dict[str, torch.Tensor]
     photos = sorted(map(str, folder.iterdir()))
     split = Split(photos, np.arange(len(photos)) % 2, ("a", "b"), photos)
     recipe = recipe_from(None, SETTINGS | settings)
-    setup = set_up(recipe, Splits(split, split, ""), Runtime.named(0, "cpu", "none"))
+    setup = set_up(recipe, Splits(split, split, ""), Runtime.from_options(0, "cpu", "none"))
     for batch in setup.batches.epoch(0, 0):
-        setup.fit.step(batch, 0.01)
-        setup.fit.at.step += 1
-    return setup.fit.network.state_dict()
+        setup.trainer.step(batch, 0.01)
+        setup.trainer.position.step += 1
+    return setup.trainer.network.state_dict()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path: Path) -> None:

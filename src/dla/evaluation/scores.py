@@ -73,7 +73,7 @@ def log_probabilities(
 
     A probability that is 0 in single precision counts as the smallest number above that.
     """
-    rows_n = ranks.share(np.arange(len(split)))
+    rows_n = ranks.shard(np.arange(len(split)))
     logs_nK = np.full((len(rows_n), len(classifier.classes)), np.nan, np.float32)
     errors_n = np.full(len(rows_n), None, object)
     mirrored = reading.tta in ("flips", "both")

@@ -83,7 +83,7 @@ class TrainBatches:
 
     def _make(self, order: Array, epoch: int, step: int) -> Batch:
         size, augment = self.recipe.batch_size, self.recipe.augment
-        places = self.ranks.share(np.arange(size))
+        places = self.ranks.shard(np.arange(size))
         rows = order[step * size + places]
         side = self.recipe.input.size_at(epoch, step, min(self.preprocessing.size))
         of_canvas = (1 + 2 * augment.margin) ** -2

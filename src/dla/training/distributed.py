@@ -1,13 +1,13 @@
 """The processes of one run: one by itself, or several that `torchrun` started (docs/many-machines.md).
 
     with joined(device) as ranks:
-        rows = ranks.share(rows)
+        rows = ranks.shard(rows)
         ...
         if ranks.is_main:
             print(...)
 
 Only the main rank prints and writes. What every rank must know and only the main one can find out goes through
-`ranks.from_main`.
+`ranks.broadcast_object`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Ranks:
         shared = device.type == "cuda" and device.index is None and self.world > 1
         return torch.device("cuda", self.local_rank) if shared else device
 
-    def share(self, rows: Rows) -> Rows:
+    def shard(self, rows: Rows) -> Rows:
         """This rank's part: every row is in exactly one part, and their sizes differ by one at most."""
         return rows[self.rank :: self.world]  # type: ignore[return-value]
 
@@ -104,7 +104,7 @@ class Ranks:
             return list(numbers)
         return list(self.sum(torch.tensor(numbers, dtype=torch.float64, device=_place())).div(self.world).tolist())
 
-    def largest(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The largest of the ranks' numbers, on each of them."""
         if self.world == 1:
             return number
@@ -112,7 +112,7 @@ class Ranks:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def from_main(self, make: Callable[[], T]) -> T:
+    def broadcast_object(self, make: Callable[[], T]) -> T:
         """What `make` returns on the main rank, on each of them; it is called there alone."""
         if self.world == 1:
             return make()
@@ -120,7 +120,7 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]
 
-    def spread(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give every rank the main one's values, in place."""
         if self.world > 1:
             for tensor in tensors:
@@ -256,12 +256,12 @@ class StopSignal:
         self.noted = number
         self.__exit__()
 
-    def wanted(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether any rank was asked to end; the ranks ask together, so that all of them stop at the same step."""
-        self.noted = self.ranks.largest(self.noted)
+        self.noted = self.ranks.max(self.noted)
         return self.noted > 0
 
-    def leave(self) -> NoReturn:
+    def exit(self) -> NoReturn:
         """End as the signal would have it: KeyboardInterrupt, or SystemExit with 143."""
         if self.noted == signal.SIGINT:
             raise KeyboardInterrupt

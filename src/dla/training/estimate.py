@@ -62,15 +62,15 @@ def estimate_run(
 ) -> RunEstimate:
     """Measure a few steps of the recipe on its photos. Arguments and errors are those of `train`."""
     recipe = with_data(recipe, None)
-    means = Runtime.named(workers, device, cache, progress)
-    splits = open_photos(recipe, means)
+    runtime = Runtime.from_options(workers, device, cache, progress)
+    splits = open_photos(recipe, runtime)
     with torch.random.fork_rng([]), enough_memory(recipe):
-        setup = set_up(recipe, splits, means)
+        setup = set_up(recipe, splits, runtime)
         sides = _sides(recipe, setup)
         progress.start("trying steps", len(sides) * (STEPS + 1), "steps")
         seconds = {side: _step_seconds(setup, recipe, *first, progress) for side, (first, _) in sides.items()}
         val_seconds = _val_seconds(setup)
-    parameters = list(setup.fit.network.parameters())
+    parameters = list(setup.trainer.network.parameters())
     return RunEstimate(
         parameters=sum(p.numel() for p in parameters),
         learning=sum(p.numel() for p in parameters if p.requires_grad),
@@ -82,13 +82,13 @@ def estimate_run(
         step_seconds=seconds,
         val_seconds=val_seconds,
         total_seconds=sum(seconds[side] * count for side, (_, count) in sides.items()) + recipe.epochs * val_seconds,
-        peak_bytes=_peak(means.device),
+        peak_bytes=_peak(runtime.device),
     )
 
 
 def _sides(recipe: Recipe, setup: Setup) -> dict[int, tuple[tuple[int, int], int]]:
     """For each side of the crops the first epoch and step that have it, and how many steps do."""
-    own = min(setup.start.preprocessing.size)
+    own = min(setup.initial.preprocessing.size)
     found: dict[int, tuple[tuple[int, int], int]] = {}
     for epoch in range(recipe.epochs):
         for step in range(setup.batches.steps):
@@ -104,7 +104,7 @@ def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int, progress:
     times = []
     for _ in range(STEPS + 1):
         began = time.monotonic()
-        setup.fit.step(batch, recipe.lr * GENTLY)
+        setup.trainer.step(batch, recipe.lr * GENTLY)
         times.append(time.monotonic() - began)
         progress.advance()
     return sorted(times[1:])[STEPS // 2]
@@ -115,9 +115,9 @@ def _val_seconds(setup: Setup) -> float:
     whole = setup.validation
     count = len(whole.targets_N)
     some = min(count, VAL_BATCHES * whole.batch_size)
-    network = setup.fit.stored()
+    network = setup.trainer.stored()
     began = time.monotonic()
-    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.fit)
+    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.trainer)
     return (time.monotonic() - began) * count / some
 
 
@@ -158,19 +158,19 @@ def find_learning_rate(
     """
     recipe = with_data(recipe, None)
     check_apart(picture.parent, recipe)
-    means = Runtime.named(workers, device, cache, progress)
-    splits = open_photos(recipe, means)
+    runtime = Runtime.from_options(workers, device, cache, progress)
+    splits = open_photos(recipe, runtime)
     with torch.random.fork_rng([]), enough_memory(recipe):
-        setup = set_up(recipe, splits, means)
+        setup = set_up(recipe, splits, runtime)
         rates, losses = [], []
         progress.start("raising the learning rate", SWEEP_STEPS, "steps")
         for i, batch in enumerate(islice(_batches(setup.batches), SWEEP_STEPS)):
             rate = LOWEST * (HIGHEST / LOWEST) ** (i / (SWEEP_STEPS - 1))
             try:
-                loss, _ = setup.fit.step(batch, rate)
+                loss, _ = setup.trainer.step(batch, rate)
             except DlaError:  # not finite any more
                 break
-            setup.fit.at.step += 1
+            setup.trainer.position.step += 1
             progress.advance()
             rates.append(rate)
             losses.append(loss)

@@ -76,26 +76,26 @@ def train(
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS
         whole = with_data(resolve_recipe(recipe, settings), data)
-        means = Runtime.named(workers, device, cache, shown, ranks)
+        runtime = Runtime.from_options(workers, device, cache, shown, ranks)
         check_can_write()
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
         check_apart(folder, whole)
-        run = _Run(whole, RunFolder(folder), means)
+        run = _Run(whole, RunFolder(folder), runtime)
         with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):
-            facts = ranks.from_main(run.facts)
+            facts = ranks.broadcast_object(run.facts)
             if facts.get("finished"):
                 if ranks.is_main:
                     shown.log(f"{folder} is finished: {run.outcome()}")
                 return folder
             splits = run.photos()
             # what happens to PyTorch's randomness here stays here
-            with torch.random.fork_rng(_gpus(means.device)), repeatable():
-                setup = set_up(whole, splits, means)
+            with torch.random.fork_rng(_gpus(runtime.device)), repeatable():
+                setup = set_up(whole, splits, runtime)
                 checkpoints = run.begin(setup, splits, facts)
                 with StopSignal(ranks) as stop:
                     keeper = _RunCallback(run, setup, checkpoints, stop, callback or TrainerCallback(), save_every)
                     shown.start("training", setup.photos_left)
-                    setup.fit.run(setup.batches, setup.validation, keeper)
+                    setup.trainer.run(setup.batches, setup.validation, keeper)
                 run.finish(splits, setup)
     return folder
 
@@ -109,14 +109,14 @@ def resolve_recipe(recipe: str | Recipe | None, settings: Mapping[str, Any] | No
     return recipe
 
 
-def open_photos(recipe: Recipe, means: Runtime) -> Splits:
+def open_photos(recipe: Recipe, runtime: Runtime) -> Splits:
     """The photos of a recipe that can be read.
 
     Raises:
         CheckError: too many cannot.
     """
     splits = open_splits(recipe.photos, recipe.data, recipe.seed)
-    return without_unreadable(splits, recipe.data.max_unreadable, means.workers, means.progress)
+    return without_unreadable(splits, recipe.data.max_unreadable, runtime.workers, runtime.progress)
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ class _Run:
 
     recipe: Recipe
     folder: RunFolder
-    means: Runtime
+    runtime: Runtime
 
     @property
     def ranks(self) -> Ranks:
-        return self.means.ranks
+        return self.runtime.ranks
 
     def facts(self) -> dict[str, Any]:
         """What is known of the run already, of which this has to be another part."""
@@ -138,9 +138,9 @@ class _Run:
 
     def photos(self) -> Splits:
         """The photos of the run: those it began with, or all that can be read at its beginning."""
-        log, photos, options = self.means.progress.log, self.recipe.photos, self.recipe.data
+        log, photos, options = self.runtime.progress.log, self.recipe.photos, self.recipe.data
         splits = self._opened() if self.ranks.is_main else None
-        told = self.ranks.from_main(lambda: splits and splits_to_dict(splits, photos))
+        told = self.ranks.broadcast_object(lambda: splits and splits_to_dict(splits, photos))
         if splits is None:
             return restore_splits(told or {}, photos, options)
         for note in splits.notes:
@@ -153,45 +153,45 @@ class _Run:
     def _opened(self) -> Splits:
         saved = self.folder.data()
         if saved is None:
-            return open_photos(self.recipe, self.means)
+            return open_photos(self.recipe, self.runtime)
         return restore_splits(saved, self.recipe.photos, self.recipe.data)
 
     def begin(self, setup: Setup, splits: Splits, before: Mapping[str, Any]) -> Checkpoints:
         """Claim the folder, and go on where its newest checkpoint says."""
-        fit, checkpoints = setup.fit, Checkpoints(self.folder.checkpoints)
+        trainer, checkpoints = setup.trainer, Checkpoints(self.folder.checkpoints)
         if self.ranks.is_main:
             self._claim(splits, before)
-        found = self.ranks.from_main(lambda: checkpoints.load_newest(self.means.progress))
+        found = self.ranks.broadcast_object(lambda: checkpoints.load_newest(self.runtime.progress))
         if found is not None:
-            fit.load_state(*found)
-            self.means.progress.log(f"goes on at epoch {fit.at.epoch + 1}, step {fit.at.step}")
+            trainer.load_state(*found)
+            self.runtime.progress.log(f"goes on at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
         if self.ranks.is_main:
-            self.folder.keep_epochs(fit.at.epoch)
+            self.folder.truncate_epochs(trainer.position.epoch)
             if not self.folder.mosaic.exists():
-                x_N3HW, _ = fit.prepare(next(setup.batches.epoch(0, 0)))
-                write_file(self.folder.mosaic, mosaic_png(fit.pixels(x_N3HW)))
+                x_N3HW, _ = trainer.prepare(next(setup.batches.epoch(0, 0)))
+                write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW)))
         return checkpoints
 
     def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
         """Only what could begin has the folder: a slip in a name does not."""
-        now = environment(self.means.device, self.ranks)
+        now = environment(self.runtime.device, self.ranks)
         self.folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
         if changed := environment_difference(before, now):
-            self.means.progress.log(changed)
-        self.folder.tell(**now, data=_summary(splits))
+            self.runtime.progress.log(changed)
+        self.folder.update(**now, data=_summary(splits))
 
     def finish(self, splits: Splits, setup: Setup) -> None:
         """Measure the best weights as they are stored, and write the report."""
-        best = self.ranks.from_main(lambda: load_model(str(self.folder.best)))
-        logits_NK = setup.validation.logits(best.model, setup.fit)
+        best = self.ranks.broadcast_object(lambda: load_model(str(self.folder.best)))
+        logits_NK = setup.validation.logits(best.model, setup.trainer)
         if not self.ranks.is_main:
             return
         names = best.config.label_descriptions or {}
         write_report(self.folder.path, splits.val, logits_NK, [names[c] for c in splits.val.class_ids])
         found = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
         figures = {"top1_interval": found.top1_interval.to_list()}
-        self.folder.tell(best=self.folder.facts()["best"] | figures, finished=True)
-        self.means.progress.log(self.outcome())
+        self.folder.update(best=self.folder.facts()["best"] | figures, finished=True)
+        self.runtime.progress.log(self.outcome())
 
     def outcome(self) -> str:
         """The best epoch in a sentence, and where its weights are."""
@@ -215,22 +215,22 @@ class _RunCallback(TrainerCallback):
         callback: TrainerCallback,
         save_every: float,
     ) -> None:
-        self.run, self.fit, self.config, self.checkpoints = run, setup.fit, setup.start.config, checkpoints
+        self.run, self.trainer, self.config, self.checkpoints = run, setup.trainer, setup.initial.config, checkpoints
         self.steps, self.stop, self.callback, self.save_every = setup.batches.steps, stop, callback, save_every
         self.saved = time.monotonic()
 
     def on_step(self, step: StepEvent) -> None:
         if self.run.ranks.is_main:
-            self.run.means.progress.advance(step.photos)
+            self.run.runtime.progress.advance(step.photos)
             self.callback.on_step(step)
-        self.leave_if_asked()
+        self.exit_if_requested()
         if time.monotonic() - self.saved > self.save_every:
             self.checkpoint()
 
     def on_validation_batch(self) -> None:
         if self.run.ranks.is_main:
             self.callback.on_validation_batch()
-        self.leave_if_asked()
+        self.exit_if_requested()
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         if not self.run.ranks.is_main:
@@ -242,20 +242,20 @@ class _RunCallback(TrainerCallback):
         self.checkpoint(is_best)
         self.callback.on_epoch(epoch, is_best)
 
-    def leave_if_asked(self) -> None:
+    def exit_if_requested(self) -> None:
         """End with a checkpoint where a signal asked for it."""
-        if not self.stop.wanted():
+        if not self.stop.stop_requested():
             return
         self.checkpoint()
-        at = self.fit.at
+        at = self.trainer.position
         step = at.epoch * self.steps + at.step
-        self.run.means.progress.log(f"Saved at step {step}. The same command goes on from here.")
-        self.stop.leave()
+        self.run.runtime.progress.log(f"Saved at step {step}. The same command goes on from here.")
+        self.stop.exit()
 
     def checkpoint(self, is_best: bool = False) -> None:
-        at = self.fit.at
+        at = self.trainer.position
         if self.run.ranks.is_main:
-            self.checkpoints.save(at.epoch * self.steps + at.step, *self.fit.state(), best=is_best)
+            self.checkpoints.save(at.epoch * self.steps + at.step, *self.trainer.state(), best=is_best)
         self.saved = time.monotonic()
 
     def write_best(self, epoch: EpochEvent) -> None:
@@ -263,9 +263,9 @@ class _RunCallback(TrainerCallback):
         results = {"top1": epoch.top1, "top5": epoch.top5}
         dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")
         ours = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
-        weights = half_precision(self.fit.stored().state_dict())
+        weights = half_precision(self.trainer.stored().state_dict())
         write_folder(self.run.folder.best, weights, replace(self.config, dla=ours))
-        self.run.folder.tell(best={"epoch": epoch.epoch, **results})
+        self.run.folder.update(best={"epoch": epoch.epoch, **results})
 
 
 def _shareable(recipe: Recipe) -> dict[str, Any]:

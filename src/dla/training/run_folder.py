@@ -103,7 +103,7 @@ class RunFolder:
         """What run.json says; nothing before the first start."""
         return self._read("run.json") or {}
 
-    def tell(self, **facts: Any) -> None:
+    def update(self, **facts: Any) -> None:
         """Write these facts into run.json, beside what it says already."""
         self._write("run.json", _json({"schema": SCHEMA} | self.facts() | facts))
 
@@ -121,7 +121,7 @@ class RunFolder:
         except OSError as error:
             raise DlaError(f"{self.metrics} cannot be written: {error.strerror or error}") from error
 
-    def keep_epochs(self, count: int) -> None:
+    def truncate_epochs(self, count: int) -> None:
         """Drop what metrics.jsonl says of epochs after this many, which will be run again."""
         if not self.metrics.exists():
             return

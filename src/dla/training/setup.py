@@ -39,7 +39,7 @@ class Runtime:
     ranks: Ranks
 
     @classmethod
-    def named(
+    def from_options(
         cls, workers: int, device: str, cache: PhotoCache, progress: Progress = NO_PROGRESS, ranks: Ranks = Ranks()
     ) -> Runtime:
         """Checked, from what a user says.
@@ -55,15 +55,15 @@ class Runtime:
 class Setup:
     """A run before its first step."""
 
-    start: InitialModel
-    fit: Trainer
+    initial: InitialModel
+    trainer: Trainer
     batches: TrainBatches
     validation: ValidationSet
 
     @property
     def photos_left(self) -> int:
         """How many photos the steps that are to come take."""
-        recipe, at = self.fit.recipe, self.fit.at
+        recipe, at = self.trainer.recipe, self.trainer.position
         return (self.batches.steps * (recipe.epochs - at.epoch) - at.step) * recipe.batch_size
 
 
@@ -99,24 +99,24 @@ def check_apart(folder: Path, recipe: Recipe) -> None:
             )
 
 
-def set_up(recipe: Recipe, splits: Splits, means: Runtime) -> Setup:
+def set_up(recipe: Recipe, splits: Splits, runtime: Runtime) -> Setup:
     """The network of the recipe and what trains it on these photos. Sets PyTorch's randomness."""
-    train, val, ranks = splits.train, splits.val, means.ranks
+    train, val, ranks = splits.train, splits.val, runtime.ranks
     torch.manual_seed(recipe.seed)
-    if recipe.compute.checkpointing and means.device.type == "cpu":
+    if recipe.compute.checkpointing and runtime.device.type == "cpu":
         give_memory_back()
-    start = build_initial(recipe, train.class_ids)
-    _check_batch(recipe, min(start.preprocessing.size), ranks)
-    for note in start.notes:
-        means.progress.log(f"start   {note}")
-    teacher = open_teacher(recipe.distill, train.class_ids, len(train), means.device)
-    fit = Trainer(start, recipe, train.targets_N, means.device, teacher, ranks)
+    initial = build_initial(recipe, train.class_ids)
+    _check_batch(recipe, min(initial.preprocessing.size), ranks)
+    for note in initial.notes:
+        runtime.progress.log(f"start   {note}")
+    teacher = open_teacher(recipe.distill, train.class_ids, len(train), runtime.device)
+    trainer = Trainer(initial, recipe, train.targets_N, runtime.device, teacher, ranks)
     budget = Budget(half_of_memory() // ranks.local_world)
     batches = TrainBatches(
-        _store(train, means, budget), train.targets_N, recipe, start.preprocessing, means.workers, ranks
+        _store(train, runtime, budget), train.targets_N, recipe, initial.preprocessing, runtime.workers, ranks
     )
-    validation = ValidationSet(_store(val, means, budget), val.targets_N, recipe.batch_size, means.workers)
-    return Setup(start, fit, batches, validation)
+    validation = ValidationSet(_store(val, runtime, budget), val.targets_N, recipe.batch_size, runtime.workers)
+    return Setup(initial, trainer, batches, validation)
 
 
 def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
@@ -130,6 +130,6 @@ def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
         )
 
 
-def _store(split: Split, means: Runtime, budget: Budget) -> PhotoStore:
-    place = cache.cache_folder() / cache.PHOTOS if means.cache == "disk" else None
-    return PhotoStore(split, means.cache, place, budget=budget, progress=means.progress)
+def _store(split: Split, runtime: Runtime, budget: Budget) -> PhotoStore:
+    place = cache.cache_folder() / cache.PHOTOS if runtime.cache == "disk" else None
+    return PhotoStore(split, runtime.cache, place, budget=budget, progress=runtime.progress)

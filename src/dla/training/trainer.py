@@ -54,19 +54,19 @@ class ValidationSet:
     workers: int
 
     @torch.inference_mode()
-    def logits(self, network: nn.Module, fit: Trainer, pause: Callable[[], None] = lambda: None) -> Array:
+    def logits(self, network: nn.Module, trainer: Trainer, pause: Callable[[], None] = lambda: None) -> Array:
         """(N, K) on photos as `dla predict` would see them, from all ranks together; `pause` is called in between."""
-        device, ranks = fit.device, fit.ranks
+        device, ranks = trainer.device, trainer.ranks
         folded: nn.Module = fuse_conv_bn(network)
         folded = folded.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rows = ranks.share(np.arange(len(self.targets_N)))
+        rows = ranks.shard(np.arange(len(self.targets_N)))
 
         def prepare(row: int) -> PreparedInput:
-            return PreparedInput(str(row), (fit.preprocessing.pixels(self.images[row]),))
+            return PreparedInput(str(row), (trainer.preprocessing.pixels(self.images[row]),))
 
         def compute(pixels_NHW3: Array) -> Array:
             pause()
-            x_N3HW = fit.normalize(torch.from_numpy(pixels_NHW3).to(device))
+            x_N3HW = trainer.normalize(torch.from_numpy(pixels_NHW3).to(device))
             return folded(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
 
         pipeline = InputPipeline(self.batch_size, self.workers)
@@ -101,7 +101,7 @@ class Trainer:
 
     def __init__(
         self,
-        start: InitialModel,
+        initial: InitialModel,
         recipe: Recipe,
         targets_N: Array,
         device: torch.device,
@@ -109,16 +109,16 @@ class Trainer:
         ranks: Ranks,
     ) -> None:
         self.recipe, self.device, self.teacher, self.ranks = recipe, device, teacher, ranks
-        self.preprocessing = start.preprocessing
+        self.preprocessing = initial.preprocessing
         layout = torch.channels_last if recipe.compute.channels_last else torch.contiguous_format
-        network = _synchronised(start.network, device) if recipe.compute.sync_batch_norm else start.network
+        network = _synchronised(initial.network, device) if recipe.compute.sync_batch_norm else initial.network
         self.network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.layout = layout
         self.average = make_ema(self.network, recipe.average)
         self.optimizer = build_optimizer(self.network, recipe)
         self.precision = Autocast(recipe.compute.autocast, device)
         self.augment = BatchAugment(recipe.augment)
-        weights_K = balanced_weights(torch.from_numpy(targets_N), start.config.num_classes).to(device)
+        weights_K = balanced_weights(torch.from_numpy(targets_N), initial.config.num_classes).to(device)
         balanced = recipe.loss.class_weights == "balanced"
         self.criterion = Criterion(recipe.loss, recipe.distill, weights_K if balanced else None)
         self.normalize = Normalize(*self.preprocessing.scale_shift()).to(device)
@@ -127,13 +127,13 @@ class Trainer:
         self.forward: Callable[[Tensor], Tensor] = self.parallel or self.network
         if recipe.compute.compile:
             self.forward = torch.compile(self.forward)
-        self.at = Position()
+        self.position = Position()
 
     @property
     def done(self) -> bool:
         """Whether the last epoch is over, or too many went by without a better one."""
         patience = self.recipe.stop.patience
-        return self.at.epoch >= self.recipe.epochs or 0 < patience <= self.at.since_best
+        return self.position.epoch >= self.recipe.epochs or 0 < patience <= self.position.since_best
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that the next step depends on: tensors by name, and plain facts."""
@@ -141,7 +141,7 @@ class Trainer:
         if self.average is not None:
             tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in optimizer_state(self.optimizer, self.network).items()}
-        return tensors, {**asdict(self.at), "scaler": self.precision.state()}
+        return tensors, {**asdict(self.position), "scaler": self.precision.state()}
 
     def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Go on where `state` was asked."""
@@ -149,8 +149,8 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(_part(tensors, "average."))
         load_optimizer_state(self.optimizer, self.network, _part(tensors, "optimizer."))
-        at = {key: value for key, value in facts.items() if key in vars(self.at)}
-        self.at = Position(**at | {"best": at["best"] and tuple(at["best"])})
+        at = {key: value for key, value in facts.items() if key in vars(self.position)}
+        self.position = Position(**at | {"best": at["best"] and tuple(at["best"])})
         self.precision.load_state(facts["scaler"])
 
     def run(self, batches: TrainBatches, val: ValidationSet, callback: TrainerCallback) -> None:
@@ -160,24 +160,24 @@ class Trainer:
             DlaError: the loss is not finite.
         """
         while not self.done:
-            began, first, clock = time.monotonic(), self.at.step, _Clock()
-            for batch in clock.timing(batches.epoch(self.at.epoch, first)):
-                rate = learning_rate(self.recipe, self.at.epoch + self.at.step / batches.steps)
+            began, first, clock = time.monotonic(), self.position.step, _Clock()
+            for batch in clock.timing(batches.epoch(self.position.epoch, first)):
+                rate = learning_rate(self.recipe, self.position.epoch + self.position.step / batches.steps)
                 loss, top1 = self.step(batch, rate)
-                self.at.step += 1
-                self.at.loss_sum += loss
-                place = self.at.epoch + 1, self.recipe.epochs, self.at.step, batches.steps
+                self.position.step += 1
+                self.position.loss_sum += loss
+                place = self.position.epoch + 1, self.recipe.epochs, self.position.step, batches.steps
                 callback.on_step(StepEvent(*place, loss, top1, rate, self.recipe.batch_size))
             seconds = max(time.monotonic() - began, 1e-9)
-            photos = (self.at.step - first) * self.recipe.batch_size
-            self.ranks.spread(list(self.kept.buffers()))  # each rank has normalised photos of its own
+            photos = (self.position.step - first) * self.recipe.batch_size
+            self.ranks.broadcast(list(self.eval_network.buffers()))  # each rank has normalised photos of its own
             logits_NK = val.logits(self.stored(), self, callback.on_validation_batch)
             outcome = sample_results(logits_NK, val.targets_N)
             epoch = EpochEvent(
-                epoch=self.at.epoch + 1,
-                step=(self.at.epoch + 1) * batches.steps,
-                loss=self.at.loss_sum / batches.steps,
-                lr=learning_rate(self.recipe, self.at.epoch + 1 - 1 / batches.steps),
+                epoch=self.position.epoch + 1,
+                step=(self.position.epoch + 1) * batches.steps,
+                loss=self.position.loss_sum / batches.steps,
+                lr=learning_rate(self.recipe, self.position.epoch + 1 - 1 / batches.steps),
                 top1=float(outcome.right(1).mean()),
                 top5=float(outcome.right(5).mean()),
                 val_loss=float(outcome.loss_N.mean()),
@@ -191,13 +191,13 @@ class Trainer:
     def _count(self, epoch: EpochEvent) -> bool:
         """Go on to the next epoch; whether this one was the best."""
         figures = epoch.top1, -epoch.val_loss
-        is_best = self.at.best is None or figures > self.at.best
-        best = figures if is_best else self.at.best
-        self.at = Position(epoch.epoch, best=best, since_best=0 if is_best else self.at.since_best + 1)
+        is_best = self.position.best is None or figures > self.position.best
+        best = figures if is_best else self.position.best
+        self.position = Position(epoch.epoch, best=best, since_best=0 if is_best else self.position.since_best + 1)
         return is_best
 
     @property
-    def kept(self) -> nn.Module:
+    def eval_network(self) -> nn.Module:
         """The network that is measured and kept: the average, where there is one."""
         return self.network if self.average is None else self.average.module
 
@@ -207,11 +207,11 @@ class Trainer:
         Raises:
             DlaError: a weight is too large for that.
         """
-        network = copy.deepcopy(self.kept)
+        network = copy.deepcopy(self.eval_network)
         try:
-            load_state(network, half_precision(self.kept.state_dict()))
+            load_state(network, half_precision(self.eval_network.state_dict()))
         except UsageError as error:
-            raise DlaError(f"{error} The run diverged by epoch {self.at.epoch + 1}. {self._way_out}") from error
+            raise DlaError(f"{error} The run diverged by epoch {self.position.epoch + 1}. {self._way_out}") from error
         return network
 
     def step(self, batch: Batch, rate: float) -> tuple[float, float]:
@@ -251,7 +251,7 @@ class Trainer:
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Labels]:
         """What the network sees of a batch, and what it should say. Sets the randomness of the step."""
-        key = (self.recipe.seed, self.at.epoch, self.at.step, self.ranks.rank)
+        key = (self.recipe.seed, self.position.epoch, self.position.step, self.ranks.rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         pixels = torch.from_numpy(batch.pixels_NHW3).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         targets_N = torch.from_numpy(batch.targets_N).to(self.device)
@@ -274,7 +274,9 @@ class Trainer:
         return self.normalize.pixels(x_N3HW).cpu().numpy()
 
     def _broken(self, what: str, value: float) -> DlaError:
-        return DlaError(f"the {what} is {value} at epoch {self.at.epoch + 1}, step {self.at.step + 1}. {self._way_out}")
+        return DlaError(
+            f"the {what} is {value} at epoch {self.position.epoch + 1}, step {self.position.step + 1}. {self._way_out}"
+        )
 
     @property
     def _way_out(self) -> str:
