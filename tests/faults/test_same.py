@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path:
     assert all(torch.equal(one[name], same[name]) for name in one)
     weights = [name for name, tensor in one.items() if tensor.ndim == 4]
     assert not any(torch.equal(one[name], other[name]) for name in weights)
-    with pytest.raises(dla.UsageError, match=r"compute\.sync_batch_norm is for GPUs alone.*this run is on cpu"):
+    with pytest.raises(dla.UsageError, match=r"compute\.sync_batch_norm works only on GPUs.*this run is on cpu"):
         after_two_steps(tmp_path, **{"compute.sync_batch_norm": True})
 
 

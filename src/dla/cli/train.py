@@ -132,7 +132,7 @@ def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
     in_all = found.steps_per_epoch * found.epochs
     rows = [
         ("data", f"{found.train:,} train, {found.val:,} val, {found.classes} classes"),
-        ("network", f"{found.parameters:,} parameters, {found.learning:,} of them learn"),
+        ("network", f"{found.parameters:,} parameters, {found.trainable:,} trainable"),
         ("steps", f"{found.steps_per_epoch:,} an epoch, {in_all:,} in {found.epochs} epochs"),
         ("a step", f"{steps}, {recipe.batch_size} photos each"),
         ("time", f"about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation"),
