@@ -63,5 +63,5 @@ def test_other_versions_threads_and_processes_are_said() -> None:
     assert environment_difference(before, now) == (
         f"torch was 2.12.0, now {torch.__version__}; instructions were none, now {instructions}; "
         "threads were 7, now 1; processes were 2, now 1: "
-        "the last bits may differ from those of a run that nothing interrupted"
+        "the results may differ in the last bits from those of an uninterrupted run"
     )

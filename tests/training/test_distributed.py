@@ -42,7 +42,7 @@ def test_processes_that_cannot_meet_are_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RANK", "0")
     assert Ranks.from_env().local_world == 2
     with (
-        pytest.raises(UsageError, match="WORLD_SIZE is 2, but the processes cannot meet.*torchrun"),
+        pytest.raises(UsageError, match="WORLD_SIZE is 2, but the processes cannot connect.*torchrun"),
         process_group("cpu"),
     ):
         pass

@@ -60,7 +60,7 @@ def estimate_run(
     cache: PhotoCache = RuntimeOptions.photo_cache,
     progress: Progress = NO_PROGRESS,
 ) -> RunEstimate:
-    """Estimate the cost of a run by a few steps on its photos. Nothing is written; arguments and errors as for `train`."""
+    """Estimate the cost of a run by a few steps on its photos. Arguments and errors are those of `train`."""
     recipe = with_data(recipe, None)
     runtime = Runtime.from_options(workers, device, cache, progress)
     splits = open_photos(recipe, runtime)

@@ -44,7 +44,7 @@ def build_initial(recipe: Recipe, class_ids: tuple[str, ...]) -> InitialModel:
     if recipe.pretrained:
         network, config, notes = _load_pretrained(recipe.model, class_ids, options)
     else:
-        # reset_classifier starts with small weights; the published rule, a deviation of sqrt(2 / classes), is too much for few
+        # reset_classifier starts small: the published rule, a spread of sqrt(2 / classes), is too much for a few
         network = create_model(recipe.model, num_classes=0, **options).reset_classifier(len(class_ids))
         cfg = dict(network.pretrained_cfg)
         config = ModelConfig(str(cfg["architecture"]), len(class_ids), pretrained_cfg=cfg)

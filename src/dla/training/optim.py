@@ -61,7 +61,7 @@ def parameter_groups(
 
 
 def layer_ranks(network: DLA) -> dict[str, int]:
-    """Return the layer number of each parameter, from 0 for the stem, by the network's `group_matcher` (timm's rule)."""
+    """Return the layer of each parameter, 0 for the stem, by the network's `group_matcher` (timm's rule)."""
     rules: list[tuple[re.Pattern[str], int, Iterable[float]]] = []
     for ordinal, spec in enumerate(network.group_matcher().values()):
         for pattern, suffix in [(spec, None)] if isinstance(spec, str) else spec:

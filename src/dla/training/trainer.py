@@ -55,7 +55,7 @@ class ValidationSet:
 
     @torch.inference_mode()
     def logits(self, network: nn.Module, trainer: Trainer, pause: Callable[[], None] = lambda: None) -> Array:
-        """Return logits (N, K) of all photos, gathered from all ranks; photos are prepared as `dla predict` prepares them.
+        """Return the logits (N, K) of all photos, gathered from all ranks and prepared as by `dla predict`.
 
         `pause` is called before each batch.
         """
@@ -218,7 +218,7 @@ class Trainer:
         return network
 
     def step(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """Take one step at this learning rate; return the loss and the accuracy on the batch (nan if photos were mixed).
+        """Take one step; return the loss and the accuracy on the batch (nan if its photos were mixed).
 
         Raises:
             DlaError: the loss or the gradient is not finite; the weights are unchanged.
