@@ -201,7 +201,7 @@ def test_the_picture(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     ("words", "said"),
     [
         (["--picture", "p.jpg"], "--picture is p.jpg. Allowed: a file that ends in .svg or .png"),
-        (["--output", "no/such/b.json"], "--output no/such/b.json: there is no folder no/such. Make it, or name a"),
+        (["--output", "no/such/b.json"], "--output no/such/b.json: there is no folder no/such. Create it, or give"),
         (["--output", "/"], "--output / is a folder. Give a file"),
         (["--picture", "/tmp/no/such.svg"], "--picture /tmp/no/such.svg: there is no folder /tmp/no."),
         (["--batch", "1;8"], "--batch is 1;8: whole numbers from 1 with commas between them, as in 1,8"),

@@ -93,7 +93,7 @@ def test_what_is_answered_is_not_answered_again(tmp_path: Path, capsys: pytest.C
         Path(path).unlink()
     capsys.readouterr()
     assert main(["predict", *photos, "-o", str(out), "--resume", *SETTINGS[1:]]) == 0
-    assert "7 photos (4 of them before): all answered." in capsys.readouterr().err
+    assert "7 photos (4 of them in an earlier run): all answered." in capsys.readouterr().err
     assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == photos
     before = out.read_bytes()
     for path in photos:

@@ -69,7 +69,7 @@ def test_what_is_printed_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--optimizer.momentun", "3"], 'no option is called "--optimizer.momentun". Nearest: --optimizer.momentum'),
         (["--epochs", "0"], "epochs is 0: it must be at least 1"),
         (["--augment.flip", "2"], "augment.flip is 2.0. Allowed: 0 to 1"),
-        ([], "no photos are named"),
+        ([], "no photos are given"),
     ],
 )
 def test_slips_are_told_and_leave_nothing(
