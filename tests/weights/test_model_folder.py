@@ -203,7 +203,7 @@ def test_broken_configs(tmp_path: Path, root: Any, said: str) -> None:
     "data", [b"", b'{"architecture": "dla', b"\xff\xfe{}", b"[" * 100_000, b"9" * 10_000, b'["\\ud800"]']
 )
 def test_no_json(data: bytes) -> None:
-    with pytest.raises(DamagedError, match=r"^c/config\.json is not readable as JSON: "):
+    with pytest.raises(DamagedError, match=r"^c/config\.json is not valid JSON: "):
         parse_config(data, "c/config.json")
 
 

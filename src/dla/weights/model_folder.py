@@ -219,7 +219,7 @@ def parse_config(data: bytes, where: str) -> ModelConfig:
     try:
         json.dumps(mapping, ensure_ascii=False).encode()  # a lone surrogate is a text that nothing can print
     except UnicodeEncodeError as error:
-        raise DamagedError(f"{where} is not readable as JSON: {error}.") from error
+        raise DamagedError(f"{where} is not valid JSON: {error}.") from error
     return ModelConfig.from_mapping(mapping, where)
 
 
