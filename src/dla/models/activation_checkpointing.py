@@ -60,7 +60,7 @@ def _parts(stage: nn.Module) -> Iterator[nn.Module]:
 
 
 class _Recomputed:
-    """The wrapped `forward` of a part, `plain` unwrapped. A class, because closures can be neither pickled nor copied."""
+    """The wrapped `forward` of a part, `plain` unwrapped. A class, because closures cannot be pickled."""
 
     def __init__(self, part: nn.Module) -> None:
         self.part, self.plain = part, part.forward

@@ -80,7 +80,7 @@ class BlockOptions:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training, drop the residual branch of a sample with probability `rate`."""
+    """Stochastic depth (Huang et al. 2016): in training, drop a sample's residual branch with probability `rate`."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -208,7 +208,7 @@ def _upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
     if up == "bilinear" or coarse == fine:
         return Bilinear(coarse, fine)
     if coarse % fine:
-        raise UsageError(f"up='authors' needs a stride that divides {coarse}, not {fine}. Try: up='bilinear'")
+        raise UsageError(f"stride {coarse} is not a multiple of {fine}, as up='authors' needs. Try: up='bilinear'")
     return Transposed(channels, coarse // fine)
 
 

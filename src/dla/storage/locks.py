@@ -33,7 +33,7 @@ def lock_file(file: IO[Any]) -> bool:
 
 
 def _release() -> None:
-    """Reopen the locked files as the null device in a forked child: a lock lasts while any process has its file open."""
+    """Point a forked child's locked files at the null device: a lock lasts while any process has its file open."""
     for file in _locked:
         if not file.closed:
             null = os.open(os.devnull, os.O_RDWR)
