@@ -117,7 +117,7 @@ def test_verify(hub: hub_server.Hub, dla: Run, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stdout.splitlines()[0] == ticks[0]
     assert "✗ dla46x_c: model.safetensors of timm/dla46x_c.in1k is damaged in the cache" in done.stdout
-    assert f"Try: dla pull hf-hub:timm/dla46x_c.in1k, or remove {damaged}: it is fetched again." in done.stdout
+    assert f"Try: dla pull hf-hub:timm/dla46x_c.in1k, or delete {damaged} to fetch it again." in done.stdout
     assert len(hub.requests) == asked
 
     offline = dla("pull", "dla46x_c", HF_ENDPOINT="http://127.0.0.1:9")

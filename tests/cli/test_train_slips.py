@@ -172,8 +172,8 @@ def test_a_damaged_config(text: str, what: str, run: Path, data: Path, capsys: p
 @pytest.mark.parametrize(
     ("name", "text", "what"),
     [
-        ("run.json", "[]", "run.json is no JSON object"),
-        ("data.json", "5", "data.json is no JSON object"),
+        ("run.json", "[]", "run.json is not a JSON object"),
+        ("data.json", "5", "data.json is not a JSON object"),
         ("data.json", "{}", "data.json in the run's folder was altered"),
         ("data.json", None, "data.json in the run's folder was altered"),
     ],
