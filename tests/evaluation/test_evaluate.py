@@ -379,7 +379,7 @@ def test_the_table_is_for_people(desk: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["nowhere"], 3, "nowhere is not there"),
+        (["nowhere"], 3, "nowhere does not exist"),
         (["val", "--model", "dla61"], 2, "dla60"),
         (["val", "--model", "one", "--batch-size", "0"], 2, "--batch-size is 0"),
         (["val", "--model", "one", "--output", "val"], 2, "val is a folder"),
