@@ -156,9 +156,7 @@ def test_a_class_that_is_not_utf8(tmp_path: Path) -> None:
         folder = tmp_path / os.fsdecode(name)
         folder.mkdir()
         (folder / "1.jpg").touch()
-    with pytest.raises(
-        UsageError, match=r"has a class folder whose name is not UTF-8 text: 'tulip\\udcff'. Rename it"
-    ):
+    with pytest.raises(UsageError, match=r"has a class folder whose name is not UTF-8 text: 'tulip\\udcff'. Rename it"):
         open_split(tmp_path)
 
 

@@ -321,7 +321,7 @@ def test_a_report_tells_all_models(desk: Path, tmp_path: Path) -> None:
     assert "Which is better?" in text
     for name in models:
         assert f"{name}: how good is it?" in text
-    assert text.count("Its surest errors") == 2
+    assert text.count("Most confident errors") == 2
 
 
 def test_a_result_is_not_lost_to_its_report(

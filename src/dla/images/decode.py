@@ -344,9 +344,7 @@ def _rescue(format_: ImageFormat, data: bytes, error: Exception, options: ReadOp
     about = f"{_file_size(len(data))} of {format_.name}"
     partial = salvage(format_, data)
     if partial is None:
-        raise ImageError(
-            "truncated", f"the file ends before its first pixel ({about}). Get the whole file"
-        ) from error
+        raise ImageError("truncated", f"the file ends before its first pixel ({about}). Get the whole file") from error
     if not options.allow_truncated:
         about += f", last {partial.rows_missing} rows missing" if partial.rows_missing else ""
         raise ImageError(
