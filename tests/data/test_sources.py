@@ -95,8 +95,8 @@ def test_a_pipe_in_a_table_is_refused_and_not_waited_for(tmp_path: Path) -> None
         ("path,label\n1,a\n\n,b\n", DamagedError, "line 4: the path is empty"),
         ('path,label\n"1\n",a\n2, \n', DamagedError, "line 4: the label is empty"),
         ("path,label,split\n1,a,train\n2,a,\n", DamagedError, "line 3: the split is empty"),
-        ('path,label\n1,a\n"2,b\n', DamagedError, "line 3: this is no CSV"),
-        ('path,label\n1,a\n"2"x,b\n', DamagedError, "line 3: this is no CSV"),
+        ('path,label\n1,a\n"2,b\n', DamagedError, "line 3: this is not valid CSV"),
+        ('path,label\n1,a\n"2"x,b\n', DamagedError, "line 3: this is not valid CSV"),
         (b"path,label\n1,Ros\xe9\n", DamagedError, "is not UTF-8 text (byte 16)"),
         (
             "path,label,split\n1,a,train\n2,a,holdout\n",
@@ -147,7 +147,7 @@ def test_parquet_without_what_it_needs(
 
 @pytest.mark.parametrize(
     ("label", "said"),
-    [(-1, "x.parquet#1: the label is -1: it has no label"), (2, "is 2: 2 labels have names, and this is none of them")],
+    [(-1, "x.parquet#1: the label is -1, which means no label"), (2, "is 2, but only 0 to 1 have names")],
 )
 def test_a_number_without_a_name_is_no_class(tmp_path: Path, label: int, said: str) -> None:
     names = {"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}}
@@ -167,9 +167,7 @@ def test_a_class_that_is_not_utf8(tmp_path: Path) -> None:
         folder = tmp_path / os.fsdecode(name)
         folder.mkdir()
         (folder / "1.jpg").touch()
-    with pytest.raises(
-        UsageError, match=r"has a class whose name is not UTF-8 text: 'tulip\\udcff'. Rename its folder"
-    ):
+    with pytest.raises(UsageError, match=r"has a class folder whose name is not UTF-8 text: 'tulip\\udcff'. Rename it"):
         open_split(tmp_path)
 
 
@@ -177,7 +175,7 @@ def test_parquet_cut_short(tmp_path: Path) -> None:
     whole = io.BytesIO()
     pq.write_table(pa.table({"image": [b"1" * 999], "label": [1]}), whole)
     written(tmp_path, whole.getvalue()[:-20], "x.parquet")
-    with pytest.raises(DamagedError, match="is no whole parquet file"):
+    with pytest.raises(DamagedError, match="is not an intact parquet file"):
         open_split(tmp_path / "x.parquet")
 
 

@@ -1,4 +1,4 @@
-"""The names of ImageNet-1k's classes, in the order of its networks' outputs."""
+"""The names of the ImageNet-1k classes, in the order of a network's outputs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ __all__ = ["imagenet_classes"]
 
 @cache
 def imagenet_classes() -> tuple[ClassName, ...]:
-    """The 1000 classes; names are WordNet's lemmas, and the two that occur twice are told apart."""
+    """Return the 1000 classes. Names are WordNet's lemmas; two names that occur twice are made unique."""
     with files("dla.images").joinpath("imagenet1k.tsv").open(encoding="utf-8") as table:
         return tuple(ClassName(**line) for line in csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
