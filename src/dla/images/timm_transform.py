@@ -153,6 +153,7 @@ class Transform:
     normalize: bool = True
 
     def __call__(self, image: Any) -> Tensor:
+        """Return the network's input for one photo."""
         import torch
 
         rgb = to_photo(image, ReadOptions(exif="ignore")).image
