@@ -168,7 +168,7 @@ def test_a_side_file_that_says_nothing(text: str, tmp_path: Path, capsys: pytest
     assert "out.jsonl.run.json does not say which model" in capsys.readouterr().err
     (tmp_path / "out.jsonl.run.json").unlink()
     assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
-    assert "out.jsonl has no out.jsonl.run.json beside it" in capsys.readouterr().err
+    assert "out.jsonl has no out.jsonl.run.json next to it" in capsys.readouterr().err
     assert predict(str(CHELSEA), "-o", str(out)) == 0  # without --resume an existing file is written anew
 
 
@@ -267,7 +267,7 @@ def test_a_spoilt_line_in_the_middle_changes_nothing(
     out.write_bytes(b"\n".join(lines))
     before = out.read_bytes()
     assert predict(*inputs, "-o", str(out), "--resume") == 2
-    assert f"{out}, line 11: this is no record" in capsys.readouterr().err
+    assert f"{out}, line 11: this is not a record" in capsys.readouterr().err
     assert out.read_bytes() == before
 
 

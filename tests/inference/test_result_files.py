@@ -71,7 +71,7 @@ def test_a_spoilt_line_is_named(form: ResultFormat, junk: bytes, tmp_path: Path)
     lines = path.read_bytes().split(b"\n")
     lines[10] = junk
     path.write_bytes(b"\n".join(lines))
-    with pytest.raises(UsageError, match=r"out\.\w+, line 11: this is no record"):
+    with pytest.raises(UsageError, match=r"out\.\w+, line 11: this is not a record"):
         read(path, form)
 
 
