@@ -81,7 +81,7 @@ def test_names_stay_on_their_line_and_bytes_that_are_no_text_go_out_as_they_are(
     [
         (["data", "chek", "x"], 'no command of dla data is called "chek". Nearest: check. All: dla data --help'),
         (["data", "check"], "data"),
-        (["data", "check", "{0}", "--workers", "-1"], "--workers is -1: at least 0"),
+        (["data", "check", "{0}", "--workers", "-1"], "--workers is -1. Allowed: 0 or more"),
         (
             ["data", "check", "{0}/train/rose"],
             "has no class folders (4 photos are directly in it). To name the classes",

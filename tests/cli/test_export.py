@@ -29,9 +29,9 @@ def test_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     first, second = out.splitlines()
     difference = json.loads(Path("out/report.json").read_text())["max_difference"]
-    assert first == ("out/model.onnx  compared on 8 images at batch 1, 3, 8: same first class for 8, largest "
+    assert first == ("out/model.onnx  compared on 8 images at batch size 1, 3, 8: same top-1 class for 8, largest "
                      f"difference {difference:.0e}")  # fmt: skip
-    assert second == "out/use.py      answers a photo without dla: python out/use.py PHOTO"
+    assert second == "out/use.py      classifies a photo without dla: python out/use.py PHOTO"
     assert err == ""
 
 

@@ -153,7 +153,7 @@ def test_a_model_of_ones_own(
         assert resolve_source(found["model"]).where == str(path)
         assert dla.load(found["model"]).config.architecture == "dla34_half"
     out = table(capsys, "bare.pth")
-    assert "none is stated in its files" in out
+    assert "not stated in its files" in out
     assert "class_0, class_1" in out
 
 

@@ -93,7 +93,7 @@ def test_what_is_answered_is_not_answered_again(tmp_path: Path, capsys: pytest.C
         Path(path).unlink()
     capsys.readouterr()
     assert main(["predict", *photos, "-o", str(out), "--resume", *SETTINGS[1:]]) == 0
-    assert "7 photos (4 of them in an earlier run): all answered." in capsys.readouterr().err
+    assert "7 photos (4 of them in an earlier run): all succeeded." in capsys.readouterr().err
     assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == photos
     before = out.read_bytes()
     for path in photos:
@@ -189,7 +189,7 @@ def test_other_inputs_are_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
 )
 def test_what_cannot_be_gone_on_with(words: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(str(CHELSEA), "--resume", *words) == 2
-    assert f"--resume cannot go on with {what}." in capsys.readouterr().err
+    assert f"--resume cannot continue {what}." in capsys.readouterr().err
 
 
 def test_resume_without_a_file_begins_one(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_photos_that_cannot_be_read_are_named_and_in_no_figure(
         ("99.jpg", "not_an_image"),
     ]
     assert "00a.jpg" in err
-    assert "32 photos: 2 could not be read and are in no figure" in err
+    assert "32 photos: 2 could not be read and are left out" in err
     for key in ("count", "top1", "top5", "confusion", "classes"):
         assert found[key] == good[key]
 

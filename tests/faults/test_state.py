@@ -183,7 +183,8 @@ def test_without_room_it_is_said_and_nothing_is_lost(room: int, tmp_path: Path) 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(
-        dla.DlaError, match=r"file/checkpoints/000001-step-1 cannot be written: Not a directory\. Of th"
+        dla.DlaError,
+        match=r"file/checkpoints/000001-step-1 cannot be written: Not a directory\. There is no earlier one",
     ):
         Checkpoints(tmp_path / "file" / "checkpoints").save(1, tensors(1), {})
     assert os.listdir(tmp_path) == ["file"]

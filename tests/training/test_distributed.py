@@ -74,7 +74,7 @@ def test_a_row_that_is_missing_or_there_twice_is_our_mistake(rows: list[int]) ->
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANK": "x", "WORLD_SIZE": "2"}, "the variable RANK is x: a number"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "the variable RANK is x, but must be a whole number"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2, LOCAL_RANK 0, WORLD_SIZE 2: ranks count from 0"),
         ({"RANK": "0", "WORLD_SIZE": "-1"}, "the variable WORLD_SIZE is -1"),
     ],

@@ -26,7 +26,7 @@ COMMANDS = {
     "info": "show everything about one network",
     "draw": "draw a network's aggregation trees",
     "pull": "download weights, or verify downloaded ones",
-    "convert": "convert weights to a model folder, timm's format or the authors' format",
+    "convert": "convert weights to a model folder, timm's or the authors' format",
     "export": "export a network to ONNX, OpenVINO or PyTorch",
     "data": "check photos before training",
     "cache": "show or clear the cache",

@@ -155,9 +155,9 @@ class Counter:
         if self.done > 1:
             now, output = self.done - self.before, self.args.output
             where = f" (see the errors in {output})" if self.failed and output else ""
-            counts = f"{self.done - self.failed:,} answered, {self.failed:,} failed{where}"
+            counts = f"{self.done - self.failed:,} succeeded, {self.failed:,} failed{where}"
             earlier = f" ({self.before:,} of them in an earlier run)" if self.before else ""
-            log(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all answered'}. "
+            log(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all succeeded'}. "
                            f"{seconds:.1f} s, {now / max(seconds, 1e-9):.0f} photos/s.")  # fmt: skip
         return 1 if self.failed else 0
 

@@ -44,8 +44,8 @@ def build_parser() -> Parser:
     parser.flag("model", metavar="MODEL", help=MODEL_HELP)
     parser.flag("-o", "--output", metavar="DIR", help="output folder, new or empty")
     parser.flag("--to", type=TargetName | None, help="format of the export")
-    parser.flag("--no-preprocessing", action="store_true", help="leave preprocessing out: the exported model takes "
-                "resized and cropped pixels")  # fmt: skip
+    parser.flag("--no-preprocessing", action="store_true", help="leave preprocessing out: the model takes resized and "
+                "cropped pixels")  # fmt: skip
     parser.options(ExportOptions, precision=None)
     parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos, and check it on part of "
                 "them; at least 550, labelled if possible (default: use the stored int8 model)")  # fmt: skip

@@ -137,7 +137,7 @@ def _nodes(nodes: tuple[Mapping[str, Any], ...]) -> str:
 def _engines(choice: EngineChoice) -> str:
     from dla.engines.select import pip_line
 
-    rows = [("engine", "first photo", "one photo", "many photos", "")]
+    rows = [("engine", "cold start", "one photo", "many photos", "")]
     for t in choice.timings:
         uses = [
             what for what, name in (("one", choice.best_for_one), ("many", choice.best_for_many)) if name == t.engine

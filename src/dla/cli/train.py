@@ -21,7 +21,7 @@ from dla.types import Progress
 
 DESCRIPTION = f"""\
 Train a network on your photos, or fine-tune one. To continue an interrupted run, give the same command again.
-Built-in recipes: {", ".join(shipped_recipes())}."""
+Built-in recipes for --recipe: {", ".join(shipped_recipes())}."""
 
 EXAMPLE = """\
   dla train flowers/ --recipe finetune-small

@@ -36,7 +36,7 @@ class InputConfig:
         sizes: side of the square training crops in pixels, by first epoch (counted from 0), such as {0: 64, 10: 96};
             a list of sides alternates from step to step. null: the validation size.
         val_size: side of the square input in validation and prediction, in pixels. null: the network's own.
-        crop_pct: fraction of the resized photo kept by the center crop of validation and prediction. null: the
+        crop_pct: fraction of the resized photo kept by the centre crop of validation and prediction. null: the
             network's own.
         crop_mode: center, squash or border (docs/model-folder.md). null: the network's own.
         interpolation: resampling filter, such as bilinear or bicubic. null: the network's own.
