@@ -84,7 +84,7 @@ class ReadOptions:
 
     exif: Literal["apply", "ignore"] = "apply"
     max_pixels: int = 179_000_000
-    allow_truncated: bool = field(default=False, metadata=described("use what is there of files that end early"))
+    allow_truncated: bool = field(default=False, metadata=described("decode the available part of truncated files"))
     max_bytes: int = 600_000_000
 
 
@@ -92,7 +92,7 @@ class ReadOptions:
 class BatchOptions(_Checked):
     """How photos are read and batched."""
 
-    batch_size: int = field(default=8, metadata=described("photos that the network takes at once", 1, 100_000))
+    batch_size: int = field(default=8, metadata=described("photos per batch", 1, 100_000))
     workers: int | None = field(
         default=None, metadata=described("threads that read and resize photos (default: one per core)", 0, 1024)
     )
@@ -122,13 +122,13 @@ class EngineOptions(_Checked):
     cache_dir: str | None = None
     engine: str = field(
         default="auto",
-        metadata=described("openvino, onnx, torch, or auto: the fastest one here, see dla info MODEL --engines"),
+        metadata=described("openvino, onnx, torch, or auto: the fastest here, see dla info MODEL --engines"),
     )
     precision: PrecisionChoice = field(
         default="fp32",
         metadata=described(
-            "bf16 (where the machine has instructions for it) and int8 (where the network has such a model) are faster "
-            "and a little different; auto: int8 where it was checked on such a CPU, else fp32"
+            "bf16 (if the CPU or GPU supports it) and int8 (if the network has an int8 model) are faster and slightly "
+            "less exact; auto: int8 if it was checked on such a CPU, else fp32"
         ),
     )
     threads: int | None = field(
@@ -151,11 +151,11 @@ class EvalOptions(_Checked):
 
     preset: Preset = field(
         default="model",
-        metadata=described("model: as the model says; imagenet: as timm does it, EXIF orientation ignored"),
+        metadata=described(
+            "model: the model's own preprocessing; imagenet: as timm validates, ignoring EXIF orientation"
+        ),
     )
-    tta: TestTime = field(
-        default="none", metadata=described("test-time views: also the mirror image, also smaller and larger, or both")
-    )
+    tta: TestTime = field(default="none", metadata=described("test-time augmentation: flips, scales or both"))
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,10 @@ class RuntimeOptions(_Checked):
     device: str = field(default="auto", metadata=described("auto, cpu, cuda, ..."))
     photo_cache: PhotoCache = field(
         default="none",
-        metadata=described("keep decoded photos: ram, up to half of it, or disk, in the user's cache folder"),
+        metadata=described("cache decoded photos: in ram, up to half of it, or on disk, in the user's cache folder"),
     )
     save_every: float = field(
-        default=120.0, metadata=described("seconds between two checkpoints; there is one after each epoch too")
+        default=120.0, metadata=described("seconds between checkpoints; one is also saved after each epoch")
     )
 
 
@@ -179,16 +179,16 @@ class BenchOptions:
 
     engine: str = field(default="all", metadata=described("openvino, onnx, torch, or all"))
     precision: Literal["all", "fp32", "bf16", "int8"] = field(
-        default="fp32", metadata=described("one, or all that are possible here")
+        default="fp32", metadata=described("one precision, or all that are possible here")
     )
     batches: tuple[int, ...] = (1, 8)
     against: Literal["timm"] | None = field(
-        default=None, metadata=described("also measure timm's own network with the same weights, and compare with it")
+        default=None, metadata=described("also measure timm's network with the same weights and compare")
     )
     threads: int | None = field(
         default=None, metadata=described("threads that compute (default: each engine's own choice)")
     )
-    rounds: int = field(default=7, metadata=described("turns of each row, at least 3"))
+    rounds: int = field(default=7, metadata=described("measurements of each row, at least 3"))
 
 
 @dataclass(frozen=True)
@@ -196,5 +196,5 @@ class ExportOptions:
     """How an exported file computes."""
 
     precision: Literal["fp32", "int8"] = field(
-        default="fp32", metadata=described("int8 is for openvino: faster, and a little different")
+        default="fp32", metadata=described("int8 (only for openvino) is faster and slightly less exact")
     )

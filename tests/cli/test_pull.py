@@ -77,7 +77,7 @@ def test_what_cannot_be_had_does_not_stop_the_rest(hub: hub_server.Hub, dla: Run
     assert missing.startswith("dla: dla34: config.json of timm/dla34.in1k is not in the cache (")
     assert f"and the hub ({hub.endpoint}) has no such repository" in missing
     assert other.startswith("dla: hf-hub:me/mine: config.json of me/mine is not in the cache (")
-    for where, said in (({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"), ({"HF_ENDPOINT": NOWHERE}, "reached")):
+    for where, said in (({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"), ({"HF_ENDPOINT": NOWHERE}, "reached")):
         done = dla("pull", "dla46_c", **where)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, "", 1)
         assert said in done.stderr
@@ -148,7 +148,7 @@ def test_an_output_of_plain_letters(hub: hub_server.Hub, dla: Run) -> None:
     [
         ([], "nothing to download: name networks"),
         (["dla46_c", "dla61"], 'no network is called "dla61". Nearest: dla60'),
-        (["shipped:tiny200"], "shipped:tiny200 is here already"),
+        (["shipped:tiny200"], "shipped:tiny200 is a local model, which cannot be pulled"),
         (["dla34_half"], "dla34_half has no released weights"),
         (["--verify", "dla61"], 'no network is called "dla61"'),
     ],

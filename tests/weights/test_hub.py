@@ -318,7 +318,7 @@ def test_damage_in_the_cache(hub: Hub, client: Client, tmp_path: Path, name: str
     answer = client.fetch()
     assert (answer["error"], answer["exit"]) == ("DamagedError", 3)
     assert answer["message"].startswith(f"{name} of {REPO} is damaged in the cache ({len(content)} bytes, digest ")
-    assert f"Try: dla pull hf-hub:{REPO}, or remove " in answer["message"]
+    assert f"Try: dla pull hf-hub:{REPO}, or delete " in answer["message"]
     offline = {"error": "UnavailableError", "exit": 3, "message": (
         f"{name} of {REPO} is damaged in the cache ({tmp_path / 'hub'}) and HF_HUB_OFFLINE is set. Unset it, "
         f"{BY_HAND}"

@@ -330,7 +330,7 @@ def test_a_file_with_averaged_weights_and_another_digest(tmp_path: Path) -> None
     path = tmp_path / "dla46_c-00000000.pth"
     torch.save({"state_dict": fresh().state_dict(), "model_ema": fresh().state_dict()}, path)
     digest_note, ema_note = load_model(str(path)).report.notes
-    assert digest_note.endswith(": not the published file.")
+    assert digest_note.startswith(f"{path} is not the published file: ")
     assert ema_note == f"{path} is a training checkpoint; its averaged weights (model_ema) are used."
 
 

@@ -66,7 +66,7 @@ def test_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("dla61.in1k", UnknownNameError, 'no network is called "dla61". Nearest: dla60, '),
         ("", UnknownNameError, 'no network is called "". All: dla models'),
         ("dla60.in21k", UnknownNameError, 'is called "dla60.in21k". Nearest: dla60.in1k.'),
-        ("dla34_half", UsageError, "dla34_half has no released weights. Try: the path of a folder or file with"),
+        ("dla34_half", UsageError, "has no released weights. Try: the path of a folder or file with weights."),
         (
             "me/mine",
             UsageError,

@@ -85,8 +85,8 @@ def test_the_digest_in_a_name() -> None:
     data = safe(STATE)
     read = parse_weights(data, "dla34-ba72cf86.safetensors")
     begins = read.digest[:8]
-    promise = "dla34-ba72cf86.safetensors promises a SHA-256 that begins with ba72cf86"
-    assert read.notes == (f"{promise}; it begins with {begins}: not the published file.",)
+    note = f"is not the published file: its SHA-256 begins with {begins}, not with ba72cf86."
+    assert read.notes == (f"dla34-ba72cf86.safetensors {note}",)
     assert parse_weights(data, f"dla34-{begins}.safetensors").notes == ()
     assert parse_weights(data, "dla34-mine.safetensors").notes == ()
 

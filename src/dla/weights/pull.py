@@ -69,7 +69,7 @@ def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator
 def _on_hub(names: Iterable[str]) -> list[tuple[str, ModelSource]]:
     released = [r.name for r in TABLE.values() if r.tag]
     sources = []
-    for name in dict.fromkeys(one for given in names for one in (released if given == ALL else [given])):
+    for name in dict.fromkeys(one for word in names for one in (released if word == ALL else [word])):
         source = resolve_source(name)
         if source.kind != "hub":
             raise UsageError(f"{name} is a local model, which cannot be pulled from the hub. Try: dla info {name}")
