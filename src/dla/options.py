@@ -151,11 +151,11 @@ class EvalOptions(_Checked):
 
     preset: Preset = field(
         default="model",
-        metadata=described("model: the model's own preprocessing; imagenet: as timm validates, ignoring EXIF orientation"),
+        metadata=described(
+            "model: the model's own preprocessing; imagenet: as timm validates, ignoring EXIF orientation"
+        ),
     )
-    tta: TestTime = field(
-        default="none", metadata=described("test-time augmentation: flips, scales or both")
-    )
+    tta: TestTime = field(default="none", metadata=described("test-time augmentation: flips, scales or both"))
 
 
 @dataclass(frozen=True)
