@@ -80,7 +80,7 @@ def test_timm_reads_the_folder(small: nn.Module, folder: Path, tmp_path: Path) -
 def test_timm_reads_the_bare_file(ending: str, small: nn.Module, folder: Path, tmp_path: Path) -> None:
     made = convert(str(folder), tmp_path / f"bare{ending}")
     assert made.format == "timm"
-    assert "class names" in made.notes[-1]
+    assert "Class names" in made.notes[-1]
     theirs = timm.create_model("dla46x_c", num_classes=4, checkpoint_path=str(made.path))
     assert list(dla.create_model("dla46x_c").state_dict()) == list(theirs.state_dict())
     assert relative(logits(theirs), logits(small)) < 1e-5

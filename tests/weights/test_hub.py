@@ -232,7 +232,7 @@ def test_no_network(hub: Hub, tmp_path: Path) -> None:
     start, end = MISSING.replace("CACHE", str(tmp_path / "hub")) + f"the hub ({NOWHERE}) cannot be reached: ", BY_HAND
     assert answer["exit"] == 3
     assert answer["message"].startswith(start)
-    assert answer["message"].endswith(f" refused. {end}")
+    assert answer["message"].endswith(f" refused. Check the connection, {end}")
 
 
 def test_offline_without_cache(hub: Hub, tmp_path: Path) -> None:
