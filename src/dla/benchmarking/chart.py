@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dla.benchmarking.rows import BenchReport, BenchRow
 from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Style, Text, text_width
+from dla.engines.select import TITLES
 from dla.html_report.charts import round_numbers, shortened
 
 __all__ = ["bench_chart"]
@@ -15,7 +16,7 @@ __all__ = ["bench_chart"]
 
 INK, FAINT = "#1b1f24", "#59636e"
 COLOURS = {"any": "#59636e", "openvino": "#0969da", "onnx": "#0b8a6f", "torch": "#d9480f", "timm": "#8250df"}
-TITLES = {"openvino": "OpenVINO", "onnx": "ONNX Runtime", "torch": "PyTorch", "timm": "timm"}
+CHART_TITLES = {**TITLES, "timm": "timm"}
 
 STYLES = {  # in the order of drawing
     "page": Style("#ffffff", stroke="#d0d7de"),
@@ -109,8 +110,8 @@ def _head(report: BenchReport, rows: Sequence[BenchRow], batch: int) -> Iterator
     x = float(MARGIN)
     for engine in dict.fromkeys(row.engine for row in rows):
         yield Circle(f"{engine} fp32", x + DOT, 86, DOT)
-        yield Text(f"{engine} word", x + 16, 90.5, TITLES[engine])
-        x += 16 + text_width(TITLES[engine], STYLES[f"{engine} word"]) + 14
+        yield Text(f"{engine} word", x + 16, 90.5, CHART_TITLES[engine])
+        x += 16 + text_width(CHART_TITLES[engine], STYLES[f"{engine} word"]) + 14
     precisions = list(dict.fromkeys(row.precision for row in rows))
     for precision in precisions if len(precisions) > 1 else ():
         yield Circle(f"any {precision}", x + 6 + DOT, 86, DOT)

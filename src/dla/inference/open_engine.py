@@ -150,6 +150,7 @@ def _make(name: str, files: ModelFiles, network: Network, options: EngineOptions
         from dla.engines.onnx import OnnxEngine
 
         return OnnxEngine(network, _computed(options), options.threads)
+    assert name == "openvino", name
     return _openvino(network, options)
 
 
