@@ -13,13 +13,14 @@ import yaml
 
 from dla.errors import UsageError
 
-__all__ = ["as_dataclass", "check_null", "dotted_types", "read_options", "value_error"]
+__all__ = ["as_dataclass", "check_null", "dotted_types", "parse_yaml", "read_options", "value_error"]
 
 
 T = TypeVar("T")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping",
           list: "a list", NoneType: "null"}  # fmt: skip
+_MAX_BYTES, _MAX_VALUES = 1_000_000, 100_000
 _MESSAGE = re.compile(r'Parser key "(?P<key>[^"]+)".*(?:Got|Given) value: ?(?P<value>.*)')
 
 
@@ -29,13 +30,49 @@ def read_options(path: Path, what: str, example: str) -> dict[str, Any]:
     Raises:
         UsageError: if the file is not a YAML mapping.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = parse_yaml(path)
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a {what}: it has no fields such as `{example}`")
+    if binary := next((key for key, value in values.items() if isinstance(value, bytes)), None):
+        raise UsageError(f"{path}: {binary} is binary. Write it as text or a number")
     return values
+
+
+def parse_yaml(path: Path) -> Any:
+    """Return what a YAML file holds.
+
+    Raises:
+        UsageError: if it is not YAML, or larger, deeper or with more values than a file of options can be.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path} has more than {_MAX_BYTES // 1000:,} kB, so it is not a file of options")
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, yaml.SafeLoader)
+        if _size(root, {}) > _MAX_VALUES:
+            raise UsageError(f"{path} has more than {_MAX_VALUES:,} values, so it is not a file of options")
+        return yaml.safe_load(text)
+    except UsageError:
+        raise
+    except yaml.MarkedYAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{path} is not valid YAML{where}: {error.problem or 'it cannot be read'}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path} is nested too deeply for a file of options") from error
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        # UnicodeDecodeError is a ValueError; the others come from values that their tags do not allow
+        raise UsageError(f"{path} is not valid YAML: it has a value that cannot be read") from error
+
+
+def _size(node: Any, sizes: dict[int, int]) -> int:
+    """Count the values below a node; an alias counts as often as it is used."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = _MAX_VALUES + 1  # of a node that contains itself
+        children = [child for pair in node.value for child in (pair if isinstance(pair, tuple) else (pair,))]
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
+    return sizes[id(node)]
 
 
 def as_dataclass(schema: type[T], values: Mapping[str, Any]) -> T:

@@ -372,19 +372,19 @@ class Recipe:
 
 def at_least(name: str, value: float, low: float) -> None:
     """Raise a UsageError for a value below `low` or not finite."""
-    if not low <= value < math.inf:
+    if not isinstance(value, int | float) or not low <= value < math.inf:
         raise UsageError(f"{name} is {value}: it must be {'finite' if value == math.inf else f'at least {low}'}")
 
 
 def below_one(name: str, value: float) -> None:
     """Raise a UsageError for a value outside [0, 1)."""
-    if not 0 <= value < 1:
+    if not isinstance(value, int | float) or not 0 <= value < 1:
         raise UsageError(f"{name} is {value}. Allowed: from 0 to below 1")
 
 
 def from_to(name: str, value: float, low: float, high: float) -> None:
     """Raise a UsageError for a value outside [low, high]."""
-    if not low <= value <= high:
+    if not isinstance(value, int | float) or not low <= value <= high:
         raise UsageError(f"{name} is {value}. Allowed: {low} to {high}")
 
 

@@ -31,6 +31,7 @@ from dla.data.split_file import DATA_SCHEMA
 from dla.errors import DlaError, UnavailableError, UsageError
 from dla.storage.files import errors_name, read_json, remove_leftovers, write_files
 from dla.storage.locks import lock_file
+from dla.storage.option_files import parse_yaml
 from dla.training.distributed import Ranks
 from dla.training.events import EpochEvent
 from dla.training.recipe import Recipe
@@ -70,9 +71,9 @@ class RunFolder:
             self._check_unused()
             return
         try:
-            stored = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{config} is not YAML: {' '.join(str(error).split())}. Give another --output") from error
+            stored = parse_yaml(config)
+        except UsageError as error:
+            raise UsageError(f"{error}. Give another --output") from error
         if not isinstance(stored, dict):
             raise UsageError(f"{config} is not a recipe. Give another --output")
         wanted = yaml.safe_load(to_yaml(recipe))
