@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["DEFAULT_MODEL", "NO_PROGRESS", "Array", "Progress"]
+__all__ = ["DEFAULT_MODEL", "NO_PROGRESS", "Array", "ClassName", "Progress"]
 
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -53,3 +54,12 @@ class _NoProgress:
 
 
 NO_PROGRESS: Progress = _NoProgress()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassName:
+    """One class: its id (a WordNet synset, or a folder's name), a short unique name, all its names."""
+
+    class_id: str
+    label: str
+    description: str

@@ -142,10 +142,10 @@ def test_what_is_skipped_is_told_once(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_timm_that_does_not_load(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    error = UnavailableError("timm is here but does not load (no torchvision)")
+    error = UnavailableError("timm is installed but cannot be imported (no torchvision)")
     monkeypatch.setattr(Fake, "refused", {("timm", "fp32"): error})
     assert main(["bench", "--against", "timm"]) == 3
-    assert capsys.readouterr() == ("", "dla: timm is here but does not load (no torchvision)\n")
+    assert capsys.readouterr() == ("", "dla: timm is installed but cannot be imported (no torchvision)\n")
 
 
 def test_timm_that_lacks_an_option_is_skipped(
@@ -173,7 +173,7 @@ def test_a_busy_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.setattr(bench_run.BackgroundLoad, "cores", lambda self: 1.25)
     words = ["bench", "--engine", "onnx", "--batch", "1", "--rounds", "3"]
     assert main(words) == 0
-    assert "dla: this machine is busy: other processes keep 1.2 of " in capsys.readouterr().err
+    assert "dla: this machine is busy: other processes use 1.2 of " in capsys.readouterr().err
     assert main([*words, "--quiet"]) == 0
     assert capsys.readouterr().err == ""
 
@@ -201,10 +201,10 @@ def test_the_picture(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     ("words", "said"),
     [
         (["--picture", "p.jpg"], "--picture is p.jpg. Allowed: a file that ends in .svg or .png"),
-        (["--output", "no/such/b.json"], "--output no/such/b.json: there is no folder no/such. Make it, or name a"),
+        (["--output", "no/such/b.json"], "--output no/such/b.json: there is no folder no/such. Create it, or give"),
         (["--output", "/"], "--output / is a folder. Give a file"),
         (["--picture", "/tmp/no/such.svg"], "--picture /tmp/no/such.svg: there is no folder /tmp/no."),
-        (["--batch", "1;8"], "--batch is 1;8: whole numbers from 1 with commas between them, as in 1,8"),
+        (["--batch", "1;8"], "--batch is 1;8. Allowed: whole numbers from 1, separated by commas, such as 1,8"),
         (["--batch", "0"], "batch is 0: whole numbers from 1, as in 1,8"),
         (["--rounds", "1"], "rounds is 1: at least 3, of which the median is taken"),
         (["dla35"], 'no network is called "dla35"'),

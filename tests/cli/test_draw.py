@@ -79,7 +79,7 @@ def test_a_folder_a_file_and_the_default(folder: Path) -> None:
         (["dla34", "-o", "tree"], 2, "--output is tree. Allowed: a file that ends in .svg or .png"),
         (["dla35", "-o", "tree.svg"], 2, 'no network is called "dla35". Nearest: dla34'),
         (["none.pth", "-o", "tree.svg"], 3, "none.pth does not exist"),
-        (["dla34", "-o", "none/tree.svg"], 2, "--output none/tree.svg: there is no folder none. Make it, or name a"),
+        (["dla34", "-o", "none/tree.svg"], 2, "--output none/tree.svg: there is no folder none. Create it, or give"),
     ],
 )
 def test_errors_are_one_sentence_and_leave_nothing(

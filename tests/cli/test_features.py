@@ -110,9 +110,9 @@ def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     side = dla.info("shipped:tiny200").input_size[1] // 32
-    assert f"level5: 256 x {side} x {side} numbers a photo" in err
+    assert f"level5: 256 x {side} x {side} numbers per photo" in err
     assert "dla: gone.jpg: there is no such file" in err
-    assert f"2 photos: 1 answered, 1 failed (see the errors in {tmp_path / 'f.npz'})" in err
+    assert f"2 photos: 1 succeeded, 1 failed (see the errors in {tmp_path / 'f.npz'})" in err
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([str(COFFEE)], 2, "--output is missing"),
         ([str(COFFEE), "-o", "f.csv"], 2, "--output is f.csv. Allowed: a file that ends in .npz or .parquet"),
-        (["-o", "f.npz"], 2, "nothing to take features of: name photos"),
-        (["empty", "-o", "f.npz"], 2, "nothing to take features of: no photos in empty"),
+        (["-o", "f.npz"], 2, "nothing to extract features of: name photos"),
+        (["empty", "-o", "f.npz"], 2, "nothing to extract features of: no photos in empty"),
         (
             [str(COFFEE), "-o", "f.npz", "--at", "level7"],
             2,
             'no node of this network is called "level7". Nearest: level',
         ),
-        ([str(COFFEE), "-o", "no/such.npz"], 2, "--output no/such.npz: there is no folder no. Make it, or"),
+        ([str(COFFEE), "-o", "no/such.npz"], 2, "--output no/such.npz: there is no folder no. Create it, or"),
         ([str(COFFEE), "-o", "d.npz"], 2, "--output d.npz is a folder. Give a file"),
         ([str(COFFEE), "-o", "f.npz", "--model", "dla99"], 2, 'no network is called "dla99"'),
     ],

@@ -79,8 +79,8 @@ def test_a_folder_with_every_trouble(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [os.path.basename(r["path"]) for r in found] == sorted(expected)
     codes = [r["error"]["code"] if "error" in r else None for r in found]
     assert codes == [expected[name] for name in sorted(expected)]
-    assert "8 photos: 5 answered, 3 failed" in err
-    assert "passed over 1 file of other kinds" in err
+    assert "8 photos: 5 succeeded, 3 failed" in err
+    assert "skipped 1 file of other kinds" in err
     by_name = {os.path.basename(r["path"]): r for r in found}
     top = by_name["a_good.png"]["predictions"]
     rotated, animated = by_name["g_rotated.jpg"]["predictions"], by_name["h_animated.gif"]["predictions"]

@@ -55,7 +55,7 @@ def test_fetched_once_then_told_without_the_network(hub: hub_server.Hub, dla: Ru
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
     assert first.split() == [
-        "dla46x_c", "4.3", "MB", "fetched", "SHA-256", digest("dla46x_c")[:12], "~/hf/hub/models--timm--dla46x_c.in1k",
+        "dla46x_c", "4.3", "MB", "downloaded", "SHA-256", digest("dla46x_c")[:12], "~/hf/hub/models--timm--dla46x_c.in1k",
     ]  # fmt: skip
     assert second.startswith("dla46_c ")
     assert max(map(len, done.stdout.splitlines())) <= 100
@@ -63,7 +63,7 @@ def test_fetched_once_then_told_without_the_network(hub: hub_server.Hub, dla: Ru
     for where in ({}, {"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": NOWHERE}):
         again = dla("pull", "dla46x_c", "dla46_c", **where)
         assert (again.returncode, again.stderr) == (0, "")
-        assert again.stdout == done.stdout.replace("fetched ", "was here")
+        assert again.stdout == done.stdout.replace("downloaded", "cached    ")
     assert len(hub.requests) == asked
     listed = dla("models").stdout
     assert listed.count("cached") == 2
@@ -123,7 +123,7 @@ def test_verify(hub: hub_server.Hub, dla: Run, tmp_path: Path) -> None:
     offline = dla("pull", "dla46x_c", HF_ENDPOINT="http://127.0.0.1:9")
     assert (offline.returncode, damaged.exists()) == (3, True)
     repaired = dla("pull", "dla46_c", "dla46x_c")
-    assert [line.split()[3:5] for line in repaired.stdout.splitlines()] == [["was", "here"], ["fetched", "SHA-256"]]
+    assert [line.split()[3:5] for line in repaired.stdout.splitlines()] == [["was", "here"], ["downloaded", "SHA-256"]]
     assert dla("pull", "--verify").stdout.splitlines() == ticks
 
 
@@ -146,7 +146,7 @@ def test_an_output_of_plain_letters(hub: hub_server.Hub, dla: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "nothing to fetch: name networks"),
+        ([], "nothing to download: name networks"),
         (["dla46_c", "dla61"], 'no network is called "dla61". Nearest: dla60'),
         (["shipped:tiny200"], "shipped:tiny200 is a local model, which cannot be pulled"),
         (["dla34_half"], "dla34_half has no released weights"),

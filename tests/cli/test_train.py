@@ -69,7 +69,7 @@ def test_what_is_printed_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--optimizer.momentun", "3"], 'no option is called "--optimizer.momentun". Nearest: --optimizer.momentum'),
         (["--epochs", "0"], "epochs is 0: it must be at least 1"),
         (["--augment.flip", "2"], "augment.flip is 2.0. Allowed: 0 to 1"),
-        ([], "no photos are named"),
+        ([], "no photos are given"),
     ],
 )
 def test_slips_are_told_and_leave_nothing(
@@ -129,9 +129,9 @@ def test_a_plan_is_printed_and_nothing_written(
     assert main(["train", str(data), *SMALL, *sizes, "--dry-run"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["data"] == "40 train, 10 val, 2 classes"
-    assert lines["steps"] == "5 an epoch, 15 in 3 epochs"
-    assert "16 px" in lines["a"]
-    assert "24 px" in lines["a"]
+    assert lines["steps"] == "5 per epoch, 15 in 3 epochs"
+    assert "16 px" in lines["per"]
+    assert "24 px" in lines["per"]
     assert lines["time"].startswith("about 0:")
     assert list(tmp_path.iterdir()) == []
 
@@ -186,4 +186,4 @@ def test_what_looks_at_one_process_is_refused_under_torchrun(
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert main(["train", "photos", flag]) == 2
-    assert capsys.readouterr().err == f"dla: {flag} looks at one process: run it without torchrun\n"
+    assert capsys.readouterr().err == f"dla: {flag} works in a single process. Run it without torchrun\n"

@@ -93,8 +93,8 @@ def test_names_that_are_not_utf8(data: Path, tmp_path: Path) -> None:
             "optimizer.betas is [1.0, 0.999]. Allowed: two numbers from 0 to below 1",
         ),
         (["--input.sizes", "{0: []}"], "it needs a positive size from epoch 0 on"),
-        (["--batch-size", "1"], "batch_size is 1, so that one photo at a time goes through the network"),
-        (["--optimizer.accumulate", "8"], "one photo at a time goes through the network, which at 32 pixels"),
+        (["--batch-size", "1"], "batch_size is 1, so the network sees one photo at a time"),
+        (["--optimizer.accumulate", "8"], "the network sees one photo at a time, which at 32 pixels"),
     ],
 )
 def test_values_that_cannot_be(
@@ -111,7 +111,11 @@ def test_one_photo_at_a_time_can_be_where_the_maps_are_larger(data: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("kind", "code", "what"),
-    [("archive", 2, "no array of numbers"), ("words", 2, "no array of numbers"), ("empty", 3, "cannot be read")],
+    [
+        ("archive", 2, "not an array of numbers"),
+        ("words", 2, "not an array of numbers"),
+        ("empty", 3, "cannot be read"),
+    ],
 )
 def test_scores_that_are_none(
     kind: str, code: int, what: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -138,7 +142,7 @@ def test_too_little_memory(
 
     monkeypatch.setattr(Trainer, "step", step)
     found = said([str(data), *SMALL, *words, "--output", str(tmp_path / "run")], 1, capsys)
-    assert found.startswith("dla: there is not enough memory for steps of 8 photos. Try --optimizer.accumulate 2")
+    assert found.startswith("dla: not enough memory for batches of 8 photos. Try --optimizer.accumulate 2")
 
 
 def test_another_runtime_error_is_not_about_memory(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,10 +158,12 @@ def test_another_runtime_error_is_not_about_memory(data: Path, tmp_path: Path, m
 def test_a_run_without_its_files(name: str, run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / name).unlink()
     found = said([str(data), *SMALL, "--output", str(run)], 2, capsys)
-    assert f"{run} has checkpoints of a run, but {name} is gone" in found
+    assert f"{run} has checkpoints of a run, but {name} is missing" in found
 
 
-@pytest.mark.parametrize(("text", "what"), [("lr: [", "is no YAML"), ("", "is no recipe"), ("- lr", "is no recipe")])
+@pytest.mark.parametrize(
+    ("text", "what"), [("lr: [", "is not YAML"), ("", "is not a recipe"), ("- lr", "is not a recipe")]
+)
 def test_a_damaged_config(text: str, what: str, run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "config.yaml").write_text(text)
     assert what in said([str(data), *SMALL, "--output", str(run)], 2, capsys)
@@ -203,7 +209,7 @@ def test_a_folder_with_files_of_others(
     if name == "data.json":
         mine.write_text('{"mine": 1}')
     found = said(words, 2, capsys)
-    assert f"{tmp_path / 'mine'} is no run's folder, and a run would replace its {name}." in found
+    assert f"{tmp_path / 'mine'} is not the folder of a run, and a run would replace its {name}." in found
     assert mine.read_text() == ('{"mine": 1}' if name == "data.json" else "mine")
 
 
@@ -216,7 +222,7 @@ def test_stopped_while_it_claimed_its_folder(run: Path, data: Path, tmp_path: Pa
 def test_an_output_that_is_a_file(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text("mine")
     found = said([str(data), *SMALL, "--output", str(tmp_path / "run")], 2, capsys)
-    assert found == f"dla: {tmp_path / 'run'} is a file. Give --output a folder, new or of a run"
+    assert found == f"dla: {tmp_path / 'run'} is a file. Give --output a new folder, or that of a run"
     assert (tmp_path / "run").read_text() == "mine"
 
 
@@ -250,6 +256,6 @@ def test_a_photo_that_breaks_while_the_run_goes_on(
     words = [str(data), *SMALL, "--data.max-unreadable", "0.5", "--output", str(tmp_path / "run")]
     found = said(words, 1, capsys)
     assert str(broken) in found
-    assert "Put a whole photo in its place and the same command goes on" in found
+    assert "Replace it with an intact photo, and the same command continues" in found
     Image.open(data / "val" / "red" / "0.png").save(broken)
     assert main(["train", *words]) == 0

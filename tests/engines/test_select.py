@@ -98,11 +98,11 @@ def test_a_large_job_measures_and_remembers(model: str, measured: list[str]) -> 
 def test_info_tells(model: str, measured: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", model, "--engines"]) == 0
     lines = capsys.readouterr().out.splitlines()[-4:]
-    assert lines[0].split() == ["engine", "first", "answer", "one", "photo", "many", "photos"]
+    assert lines[0].split() == ["engine", "cold", "start", "one", "photo", "many", "photos"]
     assert lines[2].startswith("onnx")
-    assert "40.0 a second   runs for " in lines[2]
+    assert "40.0 photos/s   used for " in lines[2]
     assert lines[2].endswith("many")
-    assert "20.0 a second" in lines[1]
+    assert "20.0 photos/s" in lines[1]
     choice = dla.info(model, engines=True).engines
     assert choice is not None
     assert choice.best_for_many == "onnx"

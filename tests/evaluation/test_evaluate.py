@@ -137,7 +137,7 @@ def test_photos_that_cannot_be_read_are_named_and_in_no_figure(
         ("99.jpg", "not_an_image"),
     ]
     assert "00a.jpg" in err
-    assert "32 photos: 2 could not be read and are in no figure" in err
+    assert "32 photos: 2 could not be read and are left out" in err
     for key in ("count", "top1", "top5", "confusion", "classes"):
         assert found[key] == good[key]
 
@@ -217,9 +217,9 @@ def test_a_temperature_is_fitted_saved_and_used(desk: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "shipped:tiny200 is not yours to change"),
+        ([], "shipped:tiny200 is not a model folder of yours"),
         (["--model", "one/model.safetensors"], "is a file without a config"),
-        (["--model", "one", "--model", "other"], "one model at a time, and 2 are named"),
+        (["--model", "one", "--model", "other"], "one model at a time, but 2 are given"),
         (["--model", "one", "--tta", "flips"], "without tta and preset"),
         (["--model", "one", "--preset", "imagenet"], "without tta and preset"),
     ],
@@ -318,10 +318,10 @@ def test_a_report_tells_all_models(desk: Path, tmp_path: Path) -> None:
     models = [str(desk / name) for name in ("one", "other")]
     write_report(tmp_path / "r.html", dla.validate(desk / "val", models))
     text = (tmp_path / "r.html").read_text()
-    assert "Which is better?" in text
+    assert ">Comparison<" in text
     for name in models:
         assert f"{name}: how good is it?" in text
-    assert text.count("Its surest errors") == 2
+    assert text.count("Most confident errors") == 2
 
 
 def test_a_result_is_not_lost_to_its_report(
@@ -372,14 +372,14 @@ def test_the_table_is_for_people(desk: Path, capsys: pytest.CaptureFixture[str])
     assert "commonest errors" in out
     assert validate(*words, "--model", desk / "other") == 0
     out = capsys.readouterr().out
-    assert f"{desk / 'one'}, less {desk / 'other'}" in out
+    assert f"{desk / 'one'} minus {desk / 'other'}" in out
     assert "points, 95 % interval" in out
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["nowhere"], 3, "nowhere is not there"),
+        (["nowhere"], 3, "nowhere does not exist"),
         (["val", "--model", "dla61"], 2, "dla60"),
         (["val", "--model", "one", "--batch-size", "0"], 2, "--batch-size is 0"),
         (["val", "--model", "one", "--output", "val"], 2, "val is a folder"),

@@ -63,7 +63,7 @@ def test_a_killed_process_is_started_again_and_the_end_is_the_same(photos: Path,
     script, *rest = [str(KILLING), *words(photos, run, "--save-every", "0")[2:]]
     done = torchrun(script, *rest, restarts=1)
     assert done.returncode == 0, done.stderr
-    assert "goes on at epoch " in done.stderr
+    assert "continues at epoch " in done.stderr
     for name in ("model.safetensors", "config.json"):
         assert (run / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
     assert weights(run) == weights(whole)
@@ -91,7 +91,7 @@ def test_a_schedulers_sigterm_makes_all_ranks_save_and_end(photos: Path, tmp_pat
         text = process.stderr.read()
     (saved,) = [line for line in text.splitlines() if line.startswith("Saved at step ")]
     newest = sorted((run / "checkpoints").iterdir())[-1]
-    assert saved == f"Saved at step {newest.name.split('-')[-1]}. The same command goes on from here."
+    assert saved == f"Saved at step {newest.name.split('-')[-1]}. Run the same command again to continue."
     assert text.count("Traceback") == 1  # torchrun's own
 
 
@@ -104,8 +104,11 @@ def test_one_process_goes_on_alone_and_says_so(photos: Path, whole: Path, tmp_pa
     shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])
     recipe = recipe_from(None, SETTINGS)
     train(photos, recipe, output=run, workers=0, device="cpu", progress=progress)
-    assert any("processes were 2, now 1" in text and "the last bits may differ" in text for text in progress.said)
-    assert any(text == "goes on at epoch 2, step 0" for text in progress.said)
+    assert any(
+        "processes were 2, now 1" in text and "the results may differ in the last bits" in text
+        for text in progress.said
+    )
+    assert any(text == "continues at epoch 2, step 0" for text in progress.said)
     assert json.loads((run / "run.json").read_text())["finished"]
     assert len(figures(run)) == 2
     # the second epoch saw other batch norms, but the first one was over and stands as it was

@@ -26,11 +26,11 @@ def after_two_steps(folder: Path, **settings: object) -> dict[str, torch.Tensor]
     photos = sorted(map(str, folder.iterdir()))
     split = Split(photos, np.arange(len(photos)) % 2, ("a", "b"), photos)
     recipe = recipe_from(None, SETTINGS | settings)
-    setup = set_up(recipe, Splits(split, split, ""), Runtime.named(0, "cpu", "none"))
+    setup = set_up(recipe, Splits(split, split, ""), Runtime.from_options(0, "cpu", "none"))
     for batch in setup.batches.epoch(0, 0):
-        setup.fit.step(batch, 0.01)
-        setup.fit.at.step += 1
-    return setup.fit.network.state_dict()
+        setup.trainer.step(batch, 0.01)
+        setup.trainer.position.step += 1
+    return setup.trainer.network.state_dict()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path:
     assert all(torch.equal(one[name], same[name]) for name in one)
     weights = [name for name, tensor in one.items() if tensor.ndim == 4]
     assert not any(torch.equal(one[name], other[name]) for name in weights)
-    with pytest.raises(dla.UsageError, match=r"compute\.sync_batch_norm is for GPUs alone.*this run is on cpu"):
+    with pytest.raises(dla.UsageError, match=r"compute\.sync_batch_norm works only on GPUs.*this run is on cpu"):
         after_two_steps(tmp_path, **{"compute.sync_batch_norm": True})
 
 
@@ -63,5 +63,5 @@ def test_other_versions_threads_and_processes_are_said() -> None:
     assert environment_difference(before, now) == (
         f"torch was 2.12.0, now {torch.__version__}; instructions were none, now {instructions}; "
         "threads were 7, now 1; processes were 2, now 1: "
-        "the last bits may differ from those of a run that nothing interrupted"
+        "the results may differ in the last bits from those of an uninterrupted run"
     )

@@ -78,13 +78,13 @@ def test_a_stop_saves_first_and_the_same_command_goes_on(
     state = json.loads((newest(run) / "state.json").read_text())
     at = state["facts"]
     assert state["step"] == 4 * at["epoch"] + at["step"]
-    assert f"Saved at step {state['step']}. The same command goes on from here.\n" in text
+    assert f"Saved at step {state['step']}. Run the same command again to continue.\n" in text
     assert "Traceback" not in text
     with training(photos, run, "--epochs", "1000") as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         found = next(line for line in lines if line.startswith("goes on"))
-        assert found == f"goes on at epoch {at['epoch'] + 1}, step {at['step']}\n"
+        assert found == f"continues at epoch {at['epoch'] + 1}, step {at['step']}\n"
 
 
 def test_a_second_run_in_the_folder_is_refused(photos: Path, tmp_path: Path) -> None:
@@ -120,11 +120,11 @@ def test_a_full_disk_is_said_and_what_is_there_is_kept(photos: Path, tmp_path: P
             text = said(process)
             assert process.wait() == 1
         assert f"dla: the checkpoint {run}/checkpoints/0000" in text
-        assert "cannot be written: No space left on device. Of the earlier ones" in text or limited
-        assert f"{newest(run)} is kept; the same command goes on from there\n" in text
+        assert "cannot be written: No space left on device. Run the same command again" in text or limited
+        assert f"Run the same command again to continue from {newest(run)}\n" in text
         with training(photos, run, "--epochs", "1000") as process:  # the room of a third, half written one is back
             assert process.stderr is not None
-            assert any("goes on at epoch" in line for line in iter(process.stderr.readline, ""))
+            assert any("continues at epoch" in line for line in iter(process.stderr.readline, ""))
     finally:
         if not limited:
             subprocess.run(["umount", str(run.parent)], check=True)

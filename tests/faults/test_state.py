@@ -120,7 +120,7 @@ def test_an_altered_one_is_said_and_the_one_before_is_taken(kind: str, tmp_path:
     assert found[1]["step"] == 10
     (text,) = progress.said
     assert "000002-step-20" in text
-    assert "passed over, kept as damaged-000002-step-20" in text
+    assert "skipped, renamed to damaged-000002-step-20" in text
     assert names(tmp_path) == ["000001-step-10", "damaged-000002-step-20"]
     checkpoints.save(20, tensors(20), {"step": 20})
     assert names(tmp_path) == ["000001-step-10", "000002-step-20", "damaged-000002-step-20"]
@@ -135,7 +135,7 @@ def test_when_none_is_whole_the_run_begins_again_and_says_so(tmp_path: Path) -> 
         path.write_bytes(b"")
     assert checkpoints.load_newest(progress) is None
     assert len(progress.said) == 3
-    assert progress.said[-1] == f"no checkpoint in {tmp_path} is whole: the run begins again with its first step"
+    assert progress.said[-1] == f"no checkpoint in {tmp_path} is intact: the run starts again from the first step"
     assert names(tmp_path) == ["damaged-000001-step-10", "damaged-000002-step-20"]
 
 
@@ -156,7 +156,6 @@ import sys, torch, resource
 from pathlib import Path
 import dla
 from dla.training.checkpoints import Checkpoints
-from support.progress import Recorder
 limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
@@ -172,8 +171,8 @@ def test_without_room_it_is_said_and_nothing_is_lost(room: int, tmp_path: Path) 
     checkpoints = saved(tmp_path, 10, 20)
     done = subprocess.run([sys.executable, "-c", SAVE, tmp_path, str(room)], capture_output=True, text=True, check=True)
     assert done.stdout == (
-        f"1 the checkpoint {tmp_path}/000003-step-30 cannot be written: File too large. Of the earlier ones "
-        f"{tmp_path}/000002-step-20 is kept; the same command goes on from there\n"
+        f"1 the checkpoint {tmp_path}/000003-step-30 cannot be written: File too large. Run the same command again "
+        f"to continue from {tmp_path}/000002-step-20\n"
     )
     assert names(tmp_path) == ["000001-step-10", "000002-step-20"]
     found = checkpoints.load_newest(silent)
@@ -184,7 +183,8 @@ def test_without_room_it_is_said_and_nothing_is_lost(room: int, tmp_path: Path) 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(
-        dla.DlaError, match=r"file/checkpoints/000001-step-1 cannot be written: Not a directory\. Of th"
+        dla.DlaError,
+        match=r"file/checkpoints/000001-step-1 cannot be written: Not a directory\. There is no earlier one",
     ):
         Checkpoints(tmp_path / "file" / "checkpoints").save(1, tensors(1), {})
     assert os.listdir(tmp_path) == ["file"]

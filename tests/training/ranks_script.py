@@ -17,10 +17,10 @@ FOLDER, WHAT = Path(sys.argv[1]), sys.argv[2]
 
 
 def all_of_it(ranks: Ranks) -> dict[str, object]:
-    rows = ranks.share(np.arange(7))
+    rows = ranks.shard(np.arange(7))
     scores = np.stack([rows * 10.0, rows + 0.25], 1).astype(np.float32)
     weights = torch.full((3,), float(ranks.rank))
-    ranks.spread([weights])
+    ranks.broadcast([weights])
     if ranks.is_main:
         time.sleep(0.5)
         (FOLDER / "late").touch()
@@ -30,8 +30,8 @@ def all_of_it(ranks: Ranks) -> dict[str, object]:
         "ranks": [ranks.rank, ranks.world, ranks.local_rank],
         "rows": rows.tolist(),
         "sum": ranks.sum(torch.tensor([1.5 + ranks.rank, 2.0])).tolist(),
-        "largest": [ranks.largest(ranks.rank * 15), ranks.largest(2 - ranks.rank)],
-        "from_main": ranks.from_main(lambda: {"pid": os.getpid(), "none": None}),
+        "largest": [ranks.max(ranks.rank * 15), ranks.max(2 - ranks.rank)],
+        "from_main": ranks.broadcast_object(lambda: {"pid": os.getpid(), "none": None}),
         "gathered": ranks.gather_rows(scores, rows, 7).tolist(),
         "spread": weights.tolist(),
         "waited": waited,

@@ -19,7 +19,7 @@ def applied(seed: int = 0, **fields: float) -> torch.Tensor:
 
 def test_without_any_nothing_happens() -> None:
     augment = BatchAugment(AugmentConfig())
-    assert not augment.acts
+    assert not augment.enabled
     assert augment(X_N3HW) == (X_N3HW, None)
 
 

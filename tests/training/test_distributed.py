@@ -30,10 +30,10 @@ def test_one_process_by_itself() -> None:
     with process_group() as ranks:
         assert ranks == Ranks(0, 1, 0)
         assert ranks.is_main
-        assert ranks.share([1, 2, 3]) == [1, 2, 3]
+        assert ranks.shard([1, 2, 3]) == [1, 2, 3]
         assert ranks.sum(torch.ones(2)).tolist() == [1, 1]
-        assert ranks.largest(7) == 7
-        assert ranks.from_main(lambda: "made") == "made"
+        assert ranks.max(7) == 7
+        assert ranks.broadcast_object(lambda: "made") == "made"
         ranks.barrier()
 
 
@@ -42,7 +42,7 @@ def test_processes_that_cannot_meet_are_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RANK", "0")
     assert Ranks.from_env().local_world == 2
     with (
-        pytest.raises(UsageError, match="WORLD_SIZE is 2, but the processes cannot meet.*torchrun"),
+        pytest.raises(UsageError, match="WORLD_SIZE is 2, but the processes cannot connect.*torchrun"),
         process_group("cpu"),
     ):
         pass
@@ -54,7 +54,7 @@ def test_processes_that_cannot_meet_are_told(monkeypatch: pytest.MonkeyPatch) ->
 
 @given(st.integers(0, 300), st.integers(1, 9))
 def test_shares_hold_every_row_once_and_are_even(count: int, world: int) -> None:
-    shares = [Ranks(rank, world).share(range(count)) for rank in range(world)]
+    shares = [Ranks(rank, world).shard(range(count)) for rank in range(world)]
     assert sorted(row for share in shares for row in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -74,7 +74,7 @@ def test_a_row_that_is_missing_or_there_twice_is_our_mistake(rows: list[int]) ->
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANK": "x", "WORLD_SIZE": "2"}, "the variable RANK is x: a number"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "the variable RANK is x, but must be a whole number"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2, LOCAL_RANK 0, WORLD_SIZE 2: ranks count from 0"),
         ({"RANK": "0", "WORLD_SIZE": "-1"}, "the variable WORLD_SIZE is -1"),
     ],

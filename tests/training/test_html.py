@@ -45,14 +45,14 @@ def test_it_shows_what_lies_in_the_run_s_folder(tmp_path: Path) -> None:
     assert "66.7 %" in text
     assert "1.5 min" in text
     assert "3 epochs, 100 photos/s" in text
-    for title in ("Loss", "Accuracy on validation", "Learning rate", "Speed", "Waiting for photos"):
+    for title in ("Loss", "Validation accuracy", "Learning rate", "Speed", "Waiting for photos"):
         assert f"<h3>{title}</h3>" in text
     assert text.count("</polyline>") == 6
     assert "top-5" not in text  # of three classes every one is among the first five
     assert "dla train &#39;my photos/&lt;u&gt;&#39;" in text
     assert "model: &lt;s&gt;dla34" in text
     assert "data: train</dt><dd>1,200" in text
-    assert "What the network was shown" in text
+    assert "Training photos as the network sees them" in text
     assert "Of 8 errors" in text
     for markup in ("<b>", "<i>0", "<u>", "<s>"):
         assert markup not in text
@@ -63,8 +63,8 @@ def test_what_is_not_there_yet_is_left_out(tmp_path: Path) -> None:
     run.mkdir()
     split, logits = evil_split(tmp_path)
     text = write_report(run, split, logits, ["a", "b", "c"]).read_text(encoding="utf-8")
-    assert "What came out" in text
-    for title in ("How it went", "How it was made", "What the network was shown"):
+    assert ">Results<" in text
+    for title in ("Progress", "How to reproduce it", "Training photos as the network sees them"):
         assert title not in text
 
 

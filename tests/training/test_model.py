@@ -35,7 +35,7 @@ def test_a_trained_one_keeps_its_body_and_its_licence() -> None:
     assert start.preprocessing == dla.load("shipped:tiny200").preprocessing
     assert "non-commercial" in start.config.dla["license"]
     assert start.config.dla["starts_from"] == "shipped:tiny200"
-    assert start.notes[-1] == "shipped:tiny200, its classifier replaced for 3 classes"
+    assert start.notes[-1] == "shipped:tiny200, with a new classifier for 3 classes"
 
 
 def test_a_trained_one_for_its_own_classes_keeps_its_classifier() -> None:
@@ -43,7 +43,7 @@ def test_a_trained_one_for_its_own_classes_keeps_its_classifier() -> None:
     assert names is not None
     start = build_initial(SHIPPED, names)
     assert torch.equal(start.network.fc.weight, dla.create_model("shipped:tiny200", pretrained=True).fc.weight)
-    assert start.notes == ("shipped:tiny200, which knows these classes",)
+    assert start.notes == ("shipped:tiny200, which has these classes",)
 
 
 def test_the_recipe_goes_before_the_networks_preprocessing() -> None:

@@ -102,11 +102,11 @@ def test_unknown_names_have_their_nearest() -> None:
         (lambda: DistillConfig(weight=2), "distill.weight"),
         (lambda: DistillConfig(temperature=0), "above 0"),
         (lambda: DistillConfig(temperature=math.nan), "above 0"),
-        (lambda: DistillConfig("a", "b"), "One teacher"),
+        (lambda: DistillConfig("a", "b"), "distill.model and distill.scores are both set"),
         (lambda: Recipe(batch_size=0), "batch_size is 0"),
         (lambda: Recipe(lr=0), "lr is 0"),
         (lambda: Recipe(lr=math.inf), "lr is inf"),
-        (lambda: recipe_from(None, {"batch_size": 9, "optimizer.accumulate": 2}), "does not divide"),
+        (lambda: recipe_from(None, {"batch_size": 9, "optimizer.accumulate": 2}), "not a multiple of"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(wrong: Any, said: str) -> None:

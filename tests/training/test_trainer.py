@@ -69,11 +69,11 @@ def batch(step: int = 0) -> Batch:
 
 
 def trained(recipe: Recipe, steps: int = 3, **options: Any) -> dict[str, Tensor]:
-    fit = fit_of(recipe, **options)
+    trainer = fit_of(recipe, **options)
     for i in range(steps):
-        fit.step(batch(i), recipe.lr)
-        fit.at.step += 1
-    return {k: v.clone() for k, v in fit.network.state_dict().items()}
+        trainer.step(batch(i), recipe.lr)
+        trainer.position.step += 1
+    return {k: v.clone() for k, v in trainer.network.state_dict().items()}
 
 
 def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -88,17 +88,17 @@ class Epochs(TrainerCallback):
         self.seen.append(epoch)
 
 
-def run(recipe: Recipe, fit: Trainer | None = None) -> list[EpochEvent]:
-    fit, epochs = fit or fit_of(recipe), Epochs()
-    batches = TrainBatches(Pictures(), TARGETS, recipe, fit.preprocessing, 0, Ranks())
-    fit.run(batches, ValidationSet(Pictures(), TARGETS, 12, 0), epochs)
+def run(recipe: Recipe, trainer: Trainer | None = None) -> list[EpochEvent]:
+    trainer, epochs = trainer or fit_of(recipe), Epochs()
+    batches = TrainBatches(Pictures(), TARGETS, recipe, trainer.preprocessing, 0, Ranks())
+    trainer.run(batches, ValidationSet(Pictures(), TARGETS, 12, 0), epochs)
     return epochs.seen
 
 
 def test_twenty_steps_learn_twelve_photos_by_heart() -> None:
     whole = AugmentConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    fit = fit_of(replace(RECIPE, augment=whole))
-    losses = [fit.step(batch(), 0.05)[0] for _ in range(20)]
+    trainer = fit_of(replace(RECIPE, augment=whole))
+    losses = [trainer.step(batch(), 0.05)[0] for _ in range(20)]
     assert losses[0] > 0.9
     assert losses[-1] < 0.5 * losses[0]
 
@@ -107,11 +107,11 @@ def test_twenty_steps_learn_twelve_photos_by_heart() -> None:
     "compute", [ComputeConfig(channels_last=False), ComputeConfig(checkpointing=True)], ids=["NCHW", "saving"]
 )
 def test_ways_to_compute_come_to_the_same(compute: ComputeConfig) -> None:
-    fit, plain = fit_of(replace(RECIPE, compute=compute)), fit_of(RECIPE)
+    trainer, plain = fit_of(replace(RECIPE, compute=compute)), fit_of(RECIPE)
     if compute.checkpointing:
-        fit.network.set_grad_checkpointing()
-    assert fit.step(batch(), 0.0)[0] == pytest.approx(plain.step(batch(), 0.0)[0], rel=1e-5)
-    for ours, theirs in zip(fit.network.parameters(), plain.network.parameters(), strict=True):
+        trainer.network.set_grad_checkpointing()
+    assert trainer.step(batch(), 0.0)[0] == pytest.approx(plain.step(batch(), 0.0)[0], rel=1e-5)
+    for ours, theirs in zip(trainer.network.parameters(), plain.network.parameters(), strict=True):
         assert nn.functional.cosine_similarity(ours.grad.flatten(), theirs.grad.flatten(), dim=0) > 0.9999
 
 
@@ -123,10 +123,10 @@ def test_a_compiled_network_takes_the_step(monkeypatch: pytest.MonkeyPatch) -> N
         return lambda x: (seen.append(x), network(x))[1]
 
     monkeypatch.setattr(torch, "compile", compiled)
-    fit = fit_of(replace(RECIPE, compute=ComputeConfig(compile=True)))
-    assert fit.step(batch(), 0.0) == fit_of(RECIPE).step(batch(), 0.0)
+    trainer = fit_of(replace(RECIPE, compute=ComputeConfig(compile=True)))
+    assert trainer.step(batch(), 0.0) == fit_of(RECIPE).step(batch(), 0.0)
     assert len(seen) == 1
-    assert not any("_orig_mod" in name for name in fit.state()[0])
+    assert not any("_orig_mod" in name for name in trainer.state()[0])
 
 
 def test_accumulation_is_the_mean_of_the_parts_gradients() -> None:
@@ -134,10 +134,10 @@ def test_accumulation_is_the_mean_of_the_parts_gradients() -> None:
     recipe = replace(RECIPE, optimizer=OptimizerConfig(accumulate=3))
     gradients = []
     for each in (recipe, RECIPE):
-        fit = fit_of(each)
-        fit.network.eval()
-        fit.step(batch(), 0.0)
-        gradients.append({k: p.grad for k, p in fit.network.named_parameters()})
+        trainer = fit_of(each)
+        trainer.network.eval()
+        trainer.step(batch(), 0.0)
+        gradients.append({k: p.grad for k, p in trainer.network.named_parameters()})
     assert largest_difference(*gradients) < 1e-4
     counts = [trained(each, 1)["base_layer.1.num_batches_tracked"].item() for each in (recipe, RECIPE)]
     assert counts == [3, 1]
@@ -145,8 +145,8 @@ def test_accumulation_is_the_mean_of_the_parts_gradients() -> None:
 
 def test_long_gradients_are_shortened() -> None:
     plain, clipped = fit_of(RECIPE), fit_of(replace(RECIPE, optimizer=OptimizerConfig(clip_norm=0.01)))
-    for fit in (plain, clipped):
-        fit.step(batch(), 0.0)
+    for trainer in (plain, clipped):
+        trainer.step(batch(), 0.0)
     norms = [math.sqrt(sum(p.grad.square().sum().item() for p in f.network.parameters())) for f in (plain, clipped)]
     assert norms[0] > 0.1
     assert norms[1] == pytest.approx(0.01, rel=1e-3)
@@ -164,24 +164,24 @@ def test_what_is_frozen_stays_to_the_bit(through: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_changes_no_weight() -> None:
-    fit = fit_of(RECIPE)
+    trainer = fit_of(RECIPE)
     with torch.no_grad():
-        fit.network.fc.bias.fill_(math.inf)
-    before = {k: p.clone() for k, p in fit.network.named_parameters()}
-    fit.at.epoch, fit.at.step = 2, 6
+        trainer.network.fc.bias.fill_(math.inf)
+    before = {k: p.clone() for k, p in trainer.network.named_parameters()}
+    trainer.position.epoch, trainer.position.step = 2, 6
     with pytest.raises(dla.DlaError, match=r"the loss is nan at epoch 3, step 7. Try a lower --lr") as caught:
-        fit.step(batch(), 0.1)
+        trainer.step(batch(), 0.1)
     assert caught.value.exit_code == 1
-    assert all(torch.equal(p, before[k]) for k, p in fit.network.named_parameters())
+    assert all(torch.equal(p, before[k]) for k, p in trainer.network.named_parameters())
 
 
 def test_a_gradient_that_is_not_finite_stops_too() -> None:
-    fit = fit_of(RECIPE)
-    fit.network.fc.weight.register_hook(lambda g: g * math.inf)
-    before = {k: p.clone() for k, p in fit.network.named_parameters()}
-    with pytest.raises(dla.DlaError, match="the length of the gradient is (nan|inf) at epoch 1, step 1"):
-        fit.step(batch(), 0.1)
-    assert all(torch.equal(p, before[k]) for k, p in fit.network.named_parameters())
+    trainer = fit_of(RECIPE)
+    trainer.network.fc.weight.register_hook(lambda g: g * math.inf)
+    before = {k: p.clone() for k, p in trainer.network.named_parameters()}
+    with pytest.raises(dla.DlaError, match="the gradient norm is (nan|inf) at epoch 1, step 1"):
+        trainer.step(batch(), 0.1)
+    assert all(torch.equal(p, before[k]) for k, p in trainer.network.named_parameters())
 
 
 def test_early_stopping() -> None:
@@ -250,10 +250,10 @@ def test_a_teacher_is_followed() -> None:
 
 
 def test_scores_of_mixed_photos_mix_as_the_photos_do() -> None:
-    fit = fit_of(
+    trainer = fit_of(
         replace(RECIPE, augment=AugmentConfig(mixup=1.0), distill=DistillConfig(temperature=2.0)), teacher=Echo()
     )
-    _, labels = fit.prepare(batch())
+    _, labels = trainer.prepare(batch())
     assert labels.shares_N is not None
     soft = (9.0 / 2 * torch.eye(CLASSES)).softmax(1)
     own, other = (soft[(t + 1) % CLASSES] for t in (labels.targets_N, labels.others_N))
@@ -262,19 +262,19 @@ def test_scores_of_mixed_photos_mix_as_the_photos_do() -> None:
 
 
 def test_the_mosaic_is_what_the_network_sees() -> None:
-    fit = fit_of(RECIPE)
-    x_N3HW, _ = fit.prepare(batch())
-    assert (fit.pixels(x_N3HW) == PIXELS[:12]).all()
+    trainer = fit_of(RECIPE)
+    x_N3HW, _ = trainer.prepare(batch())
+    assert (trainer.pixels(x_N3HW) == PIXELS[:12]).all()
     assert x_N3HW.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_logits_are_those_of_the_weights_as_stored() -> None:
-    fit = fit_of(replace(RECIPE, average=EmaConfig(0.9)))
-    fit.step(batch(), 1e-4)
-    network = fit.stored().eval()
+    trainer = fit_of(replace(RECIPE, average=EmaConfig(0.9)))
+    trainer.step(batch(), 1e-4)
+    network = trainer.stored().eval()
     for name, tensor in network.state_dict().items():
         assert name.endswith(("running_mean", "running_var", "tracked")) or torch.equal(tensor, tensor.half().float())
-    logits_NK = ValidationSet(Pictures(), TARGETS, 12, 0).logits(fit.stored(), fit)
-    x_N3HW, _ = fit.prepare(Batch(PIXELS, TARGETS, np.arange(36)))
+    logits_NK = ValidationSet(Pictures(), TARGETS, 12, 0).logits(trainer.stored(), trainer)
+    x_N3HW, _ = trainer.prepare(Batch(PIXELS, TARGETS, np.arange(36)))
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits_NK), network(x_N3HW), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The command line: one file per command, which parses, calls and prints. Nothing else prints or exits."""
+"""The command line: one module per command, which parses, calls and prints. Nothing else prints or exits."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ __all__ = ["main"]
 
 COMMANDS = {
     "predict": "classify photos",
-    "features": "write what a network holds of photos, as arrays",
+    "features": "extract features of photos as arrays",
     "models": "list the networks and their weights",
-    "info": "tell everything about one network",
-    "draw": "draw a network's trees",
-    "pull": "fetch weights, or verify those that are here",
-    "convert": "write weights as a model folder, for timm, or for the authors' code",
-    "export": "write a network as one file for other programs",
+    "info": "show everything about one network",
+    "draw": "draw a network's aggregation trees",
+    "pull": "download weights, or verify downloaded ones",
+    "convert": "convert weights to a model folder, timm's or the authors' format",
+    "export": "export a network to ONNX, OpenVINO or PyTorch",
     "data": "check photos before training",
-    "cache": "show or clear what is kept to be faster the next time",
-    "train": "train a network on photos of your own",
-    "bench": "measure how fast networks and engines are here",
-    "validate": "tell how good a classifier is, and whether another is better",
+    "cache": "show or clear the cache",
+    "train": "train or fine-tune a network on your photos",
+    "bench": "benchmark networks and engines on this machine",
+    "validate": "measure a classifier's accuracy, or compare several",
 }
 
 HELP = f"""\
 usage: dla COMMAND ...
 
-Deep Layer Aggregation: classify photos, train networks of your own.
+Deep Layer Aggregation: classify photos, train your own networks.
 
 commands:
 {chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
 
-  dla COMMAND --help   the options of a command, with an example
+  dla COMMAND --help   show the options of a command, with examples
   dla --version        {__version__}
 
 example:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     before = signal.signal(signal.SIGTERM, _terminated)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that no record depends on
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that does not affect results
     try:
         code = _command(args)(args[1:])
         sys.stdout.flush()
@@ -64,25 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dla: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain again at exit about what it could not flush.
+        # The reader of our output has closed it. Without this, Python would report the failed flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         print(f"dla: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except MemoryError:
-        print("dla: there is not enough memory for this. Close other programs, or give smaller photos or fewer at once",
+        print("dla: not enough memory. Close other programs, or give smaller photos or a smaller batch size",
               file=sys.stderr)  # fmt: skip
         return 1
     except KeyboardInterrupt:
         return 130
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # the interpreter's own end is no place to raise from
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # do not raise while the interpreter shuts down
     return code
 
 
 def _command(argv: list[str]) -> Callable[[list[str]], int]:
-    """What takes the arguments after the first one and returns the exit code."""
+    """Return the function that takes the arguments after the command and returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         return lambda rest: _print(HELP)
     if argv[0] == "--version":
@@ -99,22 +99,22 @@ def _print(text: str) -> int:
 
 
 def _open_streams() -> None:
-    """A stream that was closed before we began goes nowhere, and every name of a file can be printed."""
+    """Replace closed streams by the null device, and make every file name printable on standard output."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as the process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the process ends
     codecs.register_error("dla", _unencodable)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is not
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         sys.stdout.reconfigure(errors="dla")
 
 
 def _unencodable(error: UnicodeError) -> tuple[bytes, int]:
-    """A name's bytes that are no text go out as they came in; a letter that the output has no code for, as in JSON."""
+    """Write undecodable bytes of file names unchanged, and other unencodable characters as JSON escapes."""
     assert isinstance(error, UnicodeEncodeError)
-    letter = error.object[error.start]
-    if 0xDC80 <= ord(letter) <= 0xDCFF:
-        return letter.encode(errors="surrogateescape"), error.start + 1
-    return json.dumps(letter).strip('"').encode(), error.start + 1
+    character = error.object[error.start]
+    if 0xDC80 <= ord(character) <= 0xDCFF:
+        return character.encode(errors="surrogateescape"), error.start + 1
+    return json.dumps(character).strip('"').encode(), error.start + 1
 
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:

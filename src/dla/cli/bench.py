@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-Measure how fast networks are here, on the CPU: a row for each engine, precision and number of photos at
-once. Each row is a process of its own, and every row is measured once in each round.
-A network whose weights are not here runs with random ones. Nothing is fetched.
+Measure the speed of networks on this CPU, one row per engine, precision and batch size. Each row runs in its
+own process and is measured once per round. Networks whose weights are not on this machine run with random
+ones; nothing is downloaded.
 
-Exit code 2: wrong usage, or nothing that was asked for can run here; 3: a package or weights are missing."""
+Exit code 2: wrong usage, or nothing requested can run here; 3: a package or weights are missing."""
 
 EXAMPLE = """\
   dla bench
@@ -35,20 +35,22 @@ BUSY_CORES = 0.5  # a background load above this disturbs a measurement
 
 
 def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("bench", DESCRIPTION, EXAMPLE, "[MODEL...] [options]")
     parser.flag("models", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
     parser.options(BenchOptions, engine="E", precision=None)
     batches = ",".join(map(str, BenchOptions.batches))
-    parser.flag("--batch", default=batches, metavar="N,...", help=f"photos at once (default: {batches})")
+    parser.flag("--batch", default=batches, metavar="N,...", help=f"batch sizes (default: {batches})")
     parser.options(BenchOptions, against=None, threads="N", rounds="N")
     parser.output_format()
-    parser.flag("-o", "--output", metavar="FILE", help="write it there instead of to standard output")
-    parser.flag("--picture", metavar="FILE", help="also draw accuracy over latency, .svg or .png")
-    parser.flag("-q", "--quiet", action="store_true", help="no messages, only results")
+    parser.flag("-o", "--output", metavar="FILE", help="write to this file instead of standard output")
+    parser.flag("--picture", metavar="FILE", help="also plot accuracy over latency; .svg or .png")
+    parser.flag("-q", "--quiet", action="store_true", help="print only results")
     return parser
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     args = build_parser().read(argv)
     batches = _batches(args.batch)
     _check_files(args)
@@ -59,13 +61,13 @@ def run(argv: list[str]) -> int:
     bench = Bench(plan)
     if bench.background_load_before > BUSY_CORES:
         load = f"{bench.background_load_before:.1f} of {cores()} cores"
-        log(args, f"dla: this machine is busy: other processes keep {load} busy, "
-                  "so that what is measured is slower than it has to be, and varies.")  # fmt: skip
+        log(args, f"dla: this machine is busy: other processes use {load}, "
+                  "so the results are slower than on an idle machine, and vary.")  # fmt: skip
     try:
         with show_progress(args.quiet) as progress:
             bench.measure(progress)
     finally:
-        if bench.rows:  # after Ctrl-C, what was measured before
+        if bench.rows:  # after Ctrl-C too: report what was measured
             _write(args, bench.report())
     return 0
 
@@ -74,11 +76,13 @@ def _batches(text: str) -> tuple[int, ...]:
     try:
         return tuple(map(int, text.split(",")))
     except ValueError:
-        raise UsageError(f"--batch is {text}: whole numbers from 1 with commas between them, as in 1,8") from None
+        raise UsageError(
+            f"--batch is {text}. Allowed: whole numbers from 1, separated by commas, such as 1,8"
+        ) from None
 
 
 def _check_files(args: Namespace) -> None:
-    """What cannot be written is told before minutes of measuring."""
+    """Check the output files before minutes of measuring."""
     from dla.drawing.shapes import writer_of
 
     if args.picture is not None:

@@ -10,9 +10,9 @@ from dla.storage import cache
 from dla.text_table import text_table
 
 DESCRIPTION = """\
-Show what dla keeps to be faster the next time: networks in the forms that engines take, and which engine
-was fastest. It is made again when it is needed. int8 models, which took photos of yours to make, are kept
-there too, and stay. Weights from the hub are not among it; dla models lists them."""
+Show or clear the cache: networks converted for the engines, decoded training photos and engine timings. They
+are recreated when needed. int8 models made from your photos are stored here too; --clear keeps them.
+Downloaded weights are not part of it; dla models lists them."""
 
 EXAMPLE = """\
   dla cache
@@ -20,16 +20,17 @@ EXAMPLE = """\
 
 KINDS = {
     "ops": "networks that run without PyTorch",
-    "onnx": "networks as ONNX Runtime has optimised them",
-    "photos": "photos that training has decoded",
-    "timings": "how fast the engines are",
-    cache.INT8: "networks in int8, made from photos of yours; --clear leaves them",
+    "onnx": "networks optimized by ONNX Runtime",
+    "photos": "photos decoded for training",
+    "timings": "speed of the engines",
+    cache.INT8: "int8 models made from your photos; --clear keeps them",
 }
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
-    parser.flag("--clear", action="store_true", help="remove it, but for int8 models")
+    parser.flag("--clear", action="store_true", help="clear the cache, except int8 models")
     parser.output_format()
     args = parser.read(argv)
 

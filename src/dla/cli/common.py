@@ -1,4 +1,4 @@
-"""What the commands that take photos share: their flags, the photos, the network, and what is said on the way."""
+"""Shared by the commands: flags, finding photos, loading the network, progress and messages."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ __all__ = [
     "check_megapixels",
     "count_photos",
     "find_photos",
+    "input_options",
     "load_classifier",
     "log",
-    "reading",
     "show_progress",
     "wants_bar",
 ]
 
 
 def add_input_flags(parser: Parser) -> None:
-    """Add what is read and by which network."""
-    parser.flag("images", nargs="*", help="photos, folders, quoted patterns, or - for paths on standard input")
+    """Add the flags for input photos and the network."""
+    parser.flag("images", nargs="*", help="photos, folders, quoted patterns, or - to read paths from standard input")
     add_verbose_flag(parser)
     parser.flag("--model", default=DEFAULT_MODEL, metavar="M", help=MODEL_HELP)
 
 
 def add_verbose_flag(parser: Parser) -> None:
-    """Add the flag that `load_classifier` reads."""
-    parser.flag("-v", "--verbose", action="store_true", help="say what is loaded and how")
+    """Add the flag --verbose, which `load_classifier` reads."""
+    parser.flag("-v", "--verbose", action="store_true", help="report which model is loaded, and how")
 
 
 def add_run_flags(parser: Parser) -> None:
-    """Add how photos are read, and how the network runs."""
+    """Add the flags for reading photos and running the network."""
     parser.options(BatchOptions, batch_size="N")
     parser.options(EngineOptions, device="D", engine="E", precision=None, threads="N")
     parser.options(BatchOptions, workers="N")
@@ -63,7 +63,11 @@ def add_run_flags(parser: Parser) -> None:
 
 
 def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder, Iterator[str]]:
-    """The photos that are meant; an error if there are none, before anything slow."""
+    """Find the photos that the arguments name, before anything slow.
+
+    Raises:
+        UsageError: there are none.
+    """
     check_megapixels(args)
     if not args.images:
         raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {command} photo.jpg")
@@ -78,14 +82,14 @@ def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder,
 
 
 def check_megapixels(args: Namespace) -> None:
-    """Raise a UsageError for a largest photo of no size."""
+    """Raise a UsageError unless --max-megapixels is a positive number."""
     if not 0 < args.max_megapixels * 1e6 < math.inf:
-        raise UsageError(f"--max-megapixels is {args.max_megapixels}: a number above 0, such as 179")
+        raise UsageError(f"--max-megapixels is {args.max_megapixels}. Allowed: a number above 0, such as 179")
 
 
 def load_classifier(args: Namespace, model: str, photos: int | None = None) -> Classifier:
-    """The network that `model` names for so many photos, with what there is to say about it said."""
-    # Threads that wait without spinning leave the cores to those that decode. Read when torch is loaded.
+    """Load the network `model` for this number of photos, and print its notes."""
+    # Waiting threads must not spin: the cores are needed for decoding. Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.inference.classifier import load
 
@@ -97,7 +101,7 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
         log(args, f"dla: {note}")
     if model == DEFAULT_MODEL:
         log(args, f"dla: {DEFAULT_MODEL} knows {len(classifier.classes)} classes and is for non-commercial research; "
-                  "--model dla60 knows a thousand.")  # fmt: skip
+                  "--model dla60 knows 1,000.")  # fmt: skip
     if args.verbose:
         p = classifier.preprocessing
         log(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
@@ -105,13 +109,13 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     return classifier
 
 
-def count_photos(args: Namespace, most: int | None = None) -> int | None:
-    """How many photos are meant, `most` for more; None for those on standard input, which may be yet to come."""
-    return None if "-" in args.images else sum(1 for _ in itertools.islice(PhotoFinder(args.images), most))
+def count_photos(args: Namespace, limit: int | None = None) -> int | None:
+    """Return the number of input photos, at most `limit`; None if paths come from standard input."""
+    return None if "-" in args.images else sum(1 for _ in itertools.islice(PhotoFinder(args.images), limit))
 
 
-def reading(args: Namespace) -> dict[str, Any]:
-    """The options of `Classifier.predict` and `Classifier.features` that both have."""
+def input_options(args: Namespace) -> dict[str, Any]:
+    """Return the options that `Classifier.predict` and `Classifier.features` share."""
     return {
         "batch_size": args.batch_size,
         "workers": args.workers,
@@ -121,7 +125,7 @@ def reading(args: Namespace) -> dict[str, Any]:
 
 
 class Counter:
-    """Counts a run's records and says what failed. `done` of them, `failed` wrong, are there already."""
+    """Counts a run's records and reports failures. A resumed run starts with `done` records, `failed` of them wrong."""
 
     def __init__(self, args: Namespace, finder: PhotoFinder, done: int = 0, failed: int = 0) -> None:
         self.args, self.finder = args, finder
@@ -129,12 +133,12 @@ class Counter:
         self.began = time.monotonic()
 
     def left(self) -> int | None:
-        """How many records there are still to come, where a bar shows it and somebody knows."""
+        """Return the number of remaining records; None if it is unknown or no bar shows it."""
         count = count_photos(self.args) if wants_bar(self.args) else None
         return None if count is None else count - self.before
 
     def add(self, record: Prediction | Features, progress: Progress) -> None:
-        """One record more."""
+        """Count one record, and report its error."""
         self.done += 1
         progress.advance()
         if record.error is not None:
@@ -142,35 +146,36 @@ class Counter:
             progress.log(record.error.message)
 
     def finish(self) -> int:
-        """Say how it went; the exit code."""
+        """Print the summary, and return the exit code."""
         seconds = time.monotonic() - self.began
         for item in self.finder.unmatched:
             log(self.args, f"dla: no photos in {item}")
         if self.finder.skipped:
-            log(self.args, f"dla: passed over {_others(self.finder)}")
+            log(self.args, f"dla: skipped {_others(self.finder)}")
         if self.done > 1:
             now, output = self.done - self.before, self.args.output
             where = f" (see the errors in {output})" if self.failed and output else ""
-            counts = f"{self.done - self.failed:,} answered, {self.failed:,} failed{where}"
-            earlier = f" ({self.before:,} of them before)" if self.before else ""
-            log(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all answered'}. "
+            counts = f"{self.done - self.failed:,} succeeded, {self.failed:,} failed{where}"
+            earlier = f" ({self.before:,} of them in an earlier run)" if self.before else ""
+            log(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all succeeded'}. "
                            f"{seconds:.1f} s, {now / max(seconds, 1e-9):.0f} photos/s.")  # fmt: skip
         return 1 if self.failed else 0
 
 
 def wants_bar(args: Namespace) -> bool:
-    """Whether people look at standard error, and no records go to the screen between."""
+    """Return whether to show a bar: standard error is a terminal, and no records are printed to one."""
     to_screen = args.output is None and sys.stdout.isatty()
     return not to_screen and not args.quiet and sys.stderr.isatty()
 
 
 @contextmanager
 def show_progress(quiet: bool, *, bar: bool | None = None, prefix: str = "dla: ") -> Iterator[Progress]:
-    """What shows people how far long work is, as long as the context lasts: on a terminal a bar, else its sentences.
+    """Show progress on standard error within the context: a bar on a terminal, else messages.
 
     Args:
-        bar: whether there is a bar; None: where standard error is a terminal.
-        prefix: what sentences begin with.
+        quiet: show nothing.
+        bar: whether to show a bar; None: if standard error is a terminal.
+        prefix: the start of each message.
     """
     shown = _Shown(sys.stderr.isatty() if bar is None else bar, prefix)
     try:
@@ -183,7 +188,7 @@ NOTE_SECONDS = 30.0
 
 
 class _Shown:
-    """Progress on standard error. Without a bar, notes are sentences, and there is one every half minute."""
+    """Progress on standard error. Without a bar, a note is printed at most every `NOTE_SECONDS`."""
 
     def __init__(self, with_bar: bool, prefix: str) -> None:
         self.with_bar, self.prefix, self.last = with_bar, prefix, time.monotonic()
@@ -220,7 +225,7 @@ class _Shown:
 
 
 def log(args: Namespace, text: str) -> None:
-    """To people, unless they want quiet."""
+    """Print a message on standard error, unless --quiet is given."""
     if not args.quiet:
         print(text, file=sys.stderr)
 
@@ -230,15 +235,15 @@ def _others(finder: PhotoFinder) -> str:
 
 
 def check_file(flag: str, path: str) -> None:
-    """See, before minutes of work, that it can be written.
+    """Check that the file can be written, before the work starts.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it cannot be written.
     """
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
         raise UsageError(f"{flag} {path} is a folder. Give a file")
     if not os.path.isdir(folder):
-        raise UsageError(f"{flag} {path}: there is no folder {folder}. Make it, or name a file elsewhere")
+        raise UsageError(f"{flag} {path}: there is no folder {folder}. Create it, or give another path")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        raise UsageError(f"{flag} {path} cannot be written: no permission. Name a file elsewhere")
+        raise UsageError(f"{flag} {path} cannot be written: no permission. Give another path")

@@ -9,12 +9,12 @@ from dla.cli.parser import Parser
 from dla.data.sources import DataOptions
 from dla.errors import UnknownNameError, UsageError
 
-SUBCOMMANDS = {"check": "look at every photo, and tell what would hurt a training run"}
+SUBCOMMANDS = {"check": "find problems in photos before training"}
 
 HELP = f"""\
 usage: dla data COMMAND DATA [options]
 
-Photos of your own, before they are trained on.
+Work with training photos.
 
 commands:
 {chr(10).join(f"  {name:<10}{what}" for name, what in SUBCOMMANDS.items())}
@@ -24,10 +24,11 @@ example:
 """
 
 DESCRIPTION = """\
-Decode every photo once and tell what would hurt a training run: unreadable files, the same picture in
-two splits or under two labels, classes without photos. Nothing is written into the data.
+Decode every photo once and report what would harm a training run: unreadable files, the same photo in two
+splits or under two labels, classes without photos. The data is not changed.
 
-Exit code 0: fit for training; 4: something would hurt a run; 2, 3: there are no classes, or no data."""
+Exit code 0: ready for training; 2: wrong usage, or no classes; 3: the data is missing; 4: there are problems
+that would harm a training run."""
 
 EXAMPLE = """\
   dla data check photos/
@@ -35,6 +36,7 @@ EXAMPLE = """\
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
@@ -45,14 +47,16 @@ def run(argv: list[str]) -> int:
 
 def _check(argv: list[str]) -> int:
     parser = Parser("data check", DESCRIPTION, EXAMPLE, "DATA [options]")
-    parser.flag("data", help="a folder with a folder a class, or with train/ and val/; a .csv, .tsv or .parquet file")
+    parser.flag(
+        "data", help="a folder with one subfolder per class, or with train/ and val/; or a .csv, .tsv or .parquet file"
+    )
     parser.output_format()
     parser.options(DataOptions, image_column="C", label_column="C", split_column="C")
     parser.flag("--workers", type=int, metavar="N", help="processes that decode photos (default: one per core)")
-    parser.flag("-q", "--quiet", action="store_true", help="no progress")
+    parser.flag("-q", "--quiet", action="store_true", help="show no progress")
     args = parser.read(argv)
     if args.workers is not None and args.workers < 0:
-        raise UsageError(f"--workers is {args.workers}: at least 0")
+        raise UsageError(f"--workers is {args.workers}. Allowed: 0 or more")
 
     from dla.data.check import check_data, data_lines
 

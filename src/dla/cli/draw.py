@@ -7,14 +7,12 @@ import os
 from dla.cli.common import check_file
 from dla.cli.parser import MODEL_HELP, Parser, default_model
 from dla.errors import UsageError
-from dla.types import DEFAULT_MODEL
 
-DESCRIPTION = f"""\
-Draw a network's trees: its levels, blocks and aggregation nodes, what each takes, channels and strides;
-without a name, those of the default of dla predict ({DEFAULT_MODEL}). No weights are fetched.
-An .svg tells more to those who point at its parts; a .png has twice its size.
+DESCRIPTION = """\
+Draw a network's aggregation trees: levels, blocks and aggregation nodes with their inputs, channels and
+strides. No weights are downloaded. An .svg shows details on hover; a .png has twice its resolution.
 
-Exit code 2: no such network, or a file of another kind."""
+Exit code 2: no such network, or another file type."""
 
 EXAMPLE = """\
   dla draw dla34 --output tree.svg
@@ -22,16 +20,17 @@ EXAMPLE = """\
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
     parser.flag("model", nargs="?", default=default_model(), help=MODEL_HELP)
-    parser.flag("-o", "--output", metavar="FILE", help="the file to write, .svg or .png")
+    parser.flag("-o", "--output", metavar="FILE", help="output file, .svg or .png")
     args = parser.read(argv)
     if args.output is None:
         raise UsageError("--output is missing. Give a file that ends in .svg or .png")
 
     from dla.drawing.shapes import writer_of
 
-    writer_of(args.output)  # says so at once where it is no picture
+    writer_of(args.output)  # raises for other file types before the network is built
     check_file("--output", os.path.expanduser(args.output))
     from dla.drawing.network import draw
 

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, get_args
 
 from dla.cli.common import show_progress
-from dla.cli.parser import Parser
+from dla.cli.parser import MODEL_HELP, Parser
 from dla.errors import UsageError
 from dla.options import ExportOptions, TargetName
 from dla.text_table import text_table
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-Write a network as one file for other programs. MODEL is whatever --model takes elsewhere: a network's
-name, a model folder, a .safetensors or .pth file, shipped:NAME.
+Export a network for other programs.
 
-  onnx       model.onnx, for ONNX Runtime and whatever else reads ONNX
+  onnx       model.onnx, for ONNX Runtime and other ONNX programs
   openvino   model.xml and model.bin, for OpenVINO
-  pt2        model.pt2, for PyTorch without dla; it takes prepared pixels
+  pt2        model.pt2, for PyTorch without dla; takes preprocessed pixels
 
-Photos of any size go in as uint8 RGB, probabilities come out. DIR also gets use.py, which answers a
-photo without dla, and a report: the file is kept only if it answers as PyTorch does.
+The exported model takes a uint8 RGB photo of any size and returns probabilities. DIR also gets use.py, which
+classifies a photo without dla, and a report that compares the export with PyTorch. An export whose results
+differ is deleted.
 
-Exit code 2: DIR is not empty; 3: MODEL or a package cannot be had; 4: the file answers otherwise, or
-the int8 model is too much worse than fp32."""
+Exit code 2: wrong usage, or DIR is not empty; 3: MODEL or a package is missing; 4: the results differ from
+PyTorch's, or the int8 model loses too much accuracy."""
 
 EXAMPLE = """\
   dla export runs/mine/best -o out/ --to onnx
@@ -39,21 +39,23 @@ EXAMPLE = """\
 
 
 def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("export", DESCRIPTION, EXAMPLE, "MODEL -o DIR --to KIND [options]")
-    parser.flag("model", metavar="MODEL", help="the network")
-    parser.flag("-o", "--output", metavar="DIR", help="where it goes: a new or empty folder")
-    parser.flag("--to", type=TargetName | None, help="the kind of file")
-    parser.flag("--no-preprocessing", action="store_true", help="have the file take pixels as the network sees them, "
-                "resized and cropped")  # fmt: skip
+    parser.flag("model", metavar="MODEL", help=MODEL_HELP)
+    parser.flag("-o", "--output", metavar="DIR", help="output folder, new or empty")
+    parser.flag("--to", type=TargetName | None, help="format of the export")
+    parser.flag("--no-preprocessing", action="store_true", help="leave preprocessing out: the model takes resized and "
+                "cropped pixels")  # fmt: skip
     parser.options(ExportOptions, precision=None)
-    parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos and check it on others; 550 "
-                "or more, labels if there are any (default: the stored int8 model)")  # fmt: skip
-    parser.flag("--photos", metavar="DIR", help="compare the answers on these photos (default: some that come along)")
-    parser.flag("-q", "--quiet", action="store_true", help="no progress")
+    parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos, and check it on part of "
+                "them; at least 550, labelled if possible (default: use the stored int8 model)")  # fmt: skip
+    parser.flag("--photos", metavar="DIR", help="photos to compare the results on (default: built-in photos)")
+    parser.flag("-q", "--quiet", action="store_true", help="show no progress")
     return parser
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     args = build_parser().read(argv)
     if args.output is None:
         raise UsageError("--output is missing. Give a new or empty folder")
@@ -63,7 +65,7 @@ def run(argv: list[str]) -> int:
     from dla.exporting.export import export
 
     with show_progress(args.quiet) as progress:
-        made = export(
+        exported = export(
             args.model,
             args.output,
             args.to,
@@ -73,19 +75,19 @@ def run(argv: list[str]) -> int:
             photos=args.photos,
             progress=progress,
         )
-    if made.report.unreadable:
-        print(f"dla: {made.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
-    print("\n".join(_lines(made)))
+    if exported.report.unreadable:
+        print(f"dla: {exported.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
+    print("\n".join(_lines(exported)))
     return 0
 
 
-def _lines(made: Exported) -> Iterator[str]:
-    report, script = made.report, made.folder / "use.py"
+def _lines(exported: Exported) -> Iterator[str]:
+    report, script = exported.report, exported.folder / "use.py"
     disagreements = report.photo_disagreements or ()
     batches = ", ".join(map(str, report.batch_sizes))
-    compared = (f"compared on {report.images} images at batch {batches}: same first class for "
+    compared = (f"compared on {report.images} images at batch size {batches}: same top-1 class for "
                 f"{report.images - len(disagreements)}, largest difference {report.max_difference:.0e}")  # fmt: skip
-    rows = [(str(made.file), compared), (str(script), f"answers a photo without dla: python {script} PHOTO")]
+    rows = [(str(exported.file), compared), (str(script), f"classifies a photo without dla: python {script} PHOTO")]
     yield from text_table(rows, "<<")
     for d in disagreements:
-        yield f"other first class: {d.image}, {d.actual} for {d.expected}, by {d.margin:.0e}"
+        yield f"different top-1 class: {d.image}, {d.actual} instead of {d.expected}, by {d.margin:.0e}"

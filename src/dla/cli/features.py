@@ -9,9 +9,9 @@ from dla.cli.common import (
     check_file,
     count_photos,
     find_photos,
+    input_options,
     load_classifier,
     log,
-    reading,
     show_progress,
 )
 from dla.cli.parser import Parser
@@ -19,10 +19,11 @@ from dla.errors import UsageError
 from dla.models.registry import PRE_LOGITS
 
 DESCRIPTION = """\
-Write what the network holds of each photo at one place, as arrays: one row an input, in order, with its
-path, and why there are no features where there are none. A run that is stopped leaves no FILE.
+Extract features of photos at one node of the network, as arrays. FILE gets one row per input, in order, with
+its path, and an error if it has no features. An interrupted run leaves no FILE.
 
-Exit code 0: all answered; 1: some were not; 2: wrong usage or nothing to do; 3: the weights cannot be had."""
+Exit code 0: all inputs have features; 1: some failed; 2: wrong usage or no inputs; 3: the weights are missing
+or damaged."""
 
 EXAMPLE = """\
   dla features cat.jpg holiday/ --output features.npz
@@ -30,16 +31,18 @@ EXAMPLE = """\
 
 
 def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("features", DESCRIPTION, EXAMPLE, "IMAGE... --output FILE [options]", config="--config")
     add_input_flags(parser)
-    parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits: what the classifier is given; "
-                "level0 to level5; or a node, see: dla info MODEL --nodes")  # fmt: skip
-    parser.flag("-o", "--output", metavar="FILE", help="the file to write, .npz or .parquet")
+    parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits, the classifier's input; level0 to "
+                "level5; or a node that dla info MODEL --nodes lists")  # fmt: skip
+    parser.flag("-o", "--output", metavar="FILE", help="output file, .npz or .parquet")
     add_run_flags(parser)
     return parser
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     parser = build_parser()
     args = parser.read(argv)
     if args.print_config:
@@ -51,16 +54,16 @@ def run(argv: list[str]) -> int:
         raise UsageError("--output is missing. Give a file that ends in .npz or .parquet")
     check_output(args.output)
     check_file("--output", args.output)
-    finder, photos = find_photos(args, "take features of", "features")
+    finder, photos = find_photos(args, "extract features of", "features")
     classifier = load_classifier(args, args.model, count_photos(args, 10_000))
     shape = classifier.features_shape(args.at)
     if args.verbose:
-        log(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers a photo")
+        log(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers per photo")
     about = {"at": args.at, "model": classifier.origin, "weights_sha256": classifier.sha256}
     counter = Counter(args, finder)
     with open_features(args.output, shape, about) as writer, show_progress(args.quiet) as progress:
         progress.start("computing", counter.left())
-        for features in classifier.features(photos, args.at, **reading(args)):
+        for features in classifier.features(photos, args.at, **input_options(args)):
             writer.write(features)
             counter.add(features, progress)
     return counter.finish()

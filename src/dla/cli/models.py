@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-List the networks and their weights: parameters, GMACs (1e9 multiplications for one photo), top-1,
-classes, size, licence, and whether the weights are here. Nothing is fetched."""
+List the networks and their weights: parameters, GMACs (1e9 multiplications per photo), top-1, classes, size,
+whether the weights are on this machine, and licence. Nothing is downloaded."""
 
 EXAMPLE = """\
   dla models
@@ -25,12 +25,13 @@ HEAD = ("network", "params", "GMACs", "top-1", "classes", "MB", "weights", "lice
 ALIGN = "<>>>>><<"
 
 FOOT = f"""\
-top-1: per cent of ImageNet-1k's validation photos, as published; for a shipped network, of its own.
-MB: the file's size where the weights are here; ~ is 4 bytes a parameter.
-More: dla info NAME. Fetch weights: dla pull NAME. The default of dla predict: {DEFAULT_MODEL}."""
+top-1: accuracy in per cent on ImageNet-1k, as published; for a built-in network, on its own validation photos.
+MB: size of the weight file; ~ is an estimate of 4 bytes per parameter.
+Details: dla info NAME. Download weights: dla pull NAME. Default of dla predict: {DEFAULT_MODEL}."""
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     parser = Parser("models", DESCRIPTION, EXAMPLE, "[--format table|json]")
     parser.output_format()
     args = parser.read(argv)

@@ -17,34 +17,33 @@ from jsonargparse import ArgumentParser
 
 from dla.errors import UnknownNameError, UsageError
 from dla.options import check_range
-from dla.storage.option_files import check_null, dotted_types, read_options, value_error
 from dla.types import DEFAULT_MODEL
 
 __all__ = ["MODEL_HELP", "WIDTH", "Parser", "default_model", "table_width"]
 
 
-MODEL_HELP = "a network's name, a model folder, or a .safetensors or .pth file"
-WIDTH = 100  # of help and tables; a narrower terminal's own is taken
+MODEL_HELP = "a network's name (see dla models), a model folder, or a .safetensors or .pth file"
+WIDTH = 100  # of help and tables, in a terminal at least as wide
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """argparse's own layout in the terminal's width, with a flag and its help on one line where they fit."""
+    """argparse's layout in the terminal's width, with a flag and its help on one line if they fit."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=min(WIDTH, shutil.get_terminal_size().columns))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Paragraphs are filled; one with an indented line, such as a list or an example, stays as it is."""
+        """Fill paragraphs, except those with an indented line, such as a list or an example."""
         filled = super(argparse.RawDescriptionHelpFormatter, self)._fill_text
         return "\n\n".join(p if "\n " in p or p[0] == " " else filled(p, width, indent) for p in text.split("\n\n"))
 
 
 class Parser(ArgumentParser):
-    """Command line > option files in the order given > DLA_<FLAG> variables > defaults.
+    """The parser of a command. Precedence: command line, option files in order, DLA_<FLAG> variables, defaults.
 
-    `config` is the flag that names an option file; its command also has variables and --print-config. A command without
-    it has no variables: one command's would disturb another. `find_file` returns the path of the file that is named,
-    and raises where that file is wrong.
+    `config` is the flag that names an option file; a command with it also has variables and --print-config. Other
+    commands have no variables, so that those of one command do not affect another. `find_file` returns the path of a
+    named option file, and raises if the file is invalid.
     """
 
     def __init__(
@@ -72,14 +71,14 @@ class Parser(ArgumentParser):
         self.config, self.find_file = config, find_file or self._option_file
         self.types: dict[str, Any] = {}
         self.ranges: dict[str, Field[Any]] = {}
-        self.flag("-h", "--help", action="help", help="print this help and stop")
+        self.flag("-h", "--help", action="help", help="show this help and exit")
         if config is not None:
-            self.flag("-q", "--quiet", action="store_true", help="no messages, only results")
+            self.flag("-q", "--quiet", action="store_true", help="print only results")
             self.flag(config, action="config", metavar="FILE", help="a YAML file with any of these options")
-            self.flag("--print-config", action="store_true", help="print all options as such a file, and stop")
+            self.flag("--print-config", action="store_true", help="print all options as such a file and exit")
 
     def flag(self, *names: str, **settings: Any) -> None:
-        """Add one argument; a default is told at the end of its help."""
+        """Add one argument; its default is appended to its help."""
         if settings.get("default") is not None:
             settings["help"] = _with_default(settings["help"], settings["default"])
         if choices := _choices(settings.get("type")):
@@ -88,11 +87,11 @@ class Parser(ArgumentParser):
         self.types[action.dest] = settings.get("type")
 
     def output_format(self) -> None:
-        """Add the flag of commands that print a table or JSON."""
-        self.flag("--format", type=Literal["table", "json"], default="table", help="what to print")
+        """Add --format for commands that print a table or JSON."""
+        self.flag("--format", type=Literal["table", "json"], default="table", help="output format")
 
     def options(self, schema: type, **metavars: str | None) -> None:
-        """Add a flag for each of these fields of a dataclass, with the field's type, default, range and help."""
+        """Add a flag for each of these fields of a dataclass, with its type, default, range and help."""
         types, texts = get_type_hints(schema), _docstring_texts(schema)
         for f in (f for f in fields(schema) if f.name in metavars):
             text = f.metadata.get("help") or texts[f.name]
@@ -106,13 +105,15 @@ class Parser(ArgumentParser):
             self.ranges[f.name] = f
 
     def group(self, schema: type, name: str | None, skip: set[str | int] | None = None) -> None:
-        """Add an option `--name.field`, without a name `--field`, for each field of a dataclass but those in `skip`."""
+        """Add an option `--name.field` (`--field` if `name` is None) for each field of a dataclass not in `skip`."""
+        from dla.storage.option_files import dotted_types  # here, because only `train` has groups
+
         self.add_class_arguments(schema, name, skip=skip)
         self.types |= dotted_types(schema, f"{name}." if name else "")
         group = self._action_groups[-1]
         group.title = name or schema.__name__.lower()
         for action in group._group_actions:
-            if action.dest == name:  # a file for the group alone: a second way to do what the option file does
+            if action.dest == name:  # jsonargparse's option file for the group alone
                 action.help = argparse.SUPPRESS
                 continue
             if action.choices is None and not isinstance(action.metavar, str):
@@ -120,10 +121,12 @@ class Parser(ArgumentParser):
             action.help = _with_default((action.help or "").rstrip("."), action.default)
 
     def read(self, argv: Sequence[str]) -> Any:
-        """The arguments. `parse_args` takes them in their order; here option files come before the flags."""
+        """Parse the arguments. Flags override option files wherever they stand, unlike in `parse_args`."""
         args = self.parse_args(self._files_first(argv))
         for name, hint in self.types.items():
-            if hint is not None and self.get_default(name) is not None:
+            if hint is not None and args[name] is None and self.get_default(name) is not None:
+                from dla.storage.option_files import check_null  # here, because few commands are given a null
+
                 check_null(name, args[name], hint)
         for name, f in self.ranges.items():
             check_range(f"--{name.replace('_', '-')}", args[name], f)
@@ -134,7 +137,7 @@ class Parser(ArgumentParser):
         print(yaml.safe_dump({name: args[name] for name in self._option_names()}, sort_keys=False), end="")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise one sentence, exit code 2, instead of printing the usage text."""
+        """Raise a UsageError with one sentence, in place of argparse's usage text."""
         see = f"{self.prog} --help"
         if isinstance(ex, argparse.ArgumentError) and ex.argument_name:
             flag = ex.argument_name.split("/")[-1]
@@ -142,15 +145,17 @@ class Parser(ArgumentParser):
             raise UsageError(f"{flag} takes {'no' if action.nargs == 0 else 'a'} value. See: {see}")
         if unknown := re.search(r"nrecognized arguments: (\S+)", message):
             if not unknown[1].startswith("-"):
-                raise UsageError(f'"{unknown[1]}" is one argument too many. See: {see}')
+                raise UsageError(f'unexpected argument "{unknown[1]}". See: {see}')
             flags = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
             raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=see)
         if missing := re.search(r"arguments are required: (.*)", message):
             raise UsageError(f"{missing[1].upper()} is missing. See: {see}")
+        from dla.storage.option_files import value_error
+
         raise UsageError(value_error(message, {name: _given(hint) for name, hint in self.types.items()}))
 
     def _option_names(self) -> list[str]:
-        """Those that a file can have."""
+        """Return the names of the options that an option file can set."""
         own = self.types.keys() - {"help", "print_config", (self.config or "").strip("-")}
         return [action.dest for action in self._actions if action.option_strings and action.dest in own]
 
@@ -175,6 +180,8 @@ class Parser(ArgumentParser):
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"{name} does not exist. {self.config} takes a YAML file of options")
+        from dla.storage.option_files import check_null, read_options  # here, because most commands have no such file
+
         known = self._option_names()
         for key, value in read_options(path, "file of options", "model: dla60").items():
             if key not in known:
@@ -185,7 +192,7 @@ class Parser(ArgumentParser):
 
 
 def _docstring_texts(schema: type) -> dict[str, str]:
-    """What the "Args:" of a dataclass say of its fields, where these have no help of their own."""
+    """Return the texts of "Args:" in the docstring of a dataclass whose fields have no help metadata."""
     if all(f.metadata.get("help") for f in fields(schema)):
         return {}
     from docstring_parser import parse
@@ -194,19 +201,19 @@ def _docstring_texts(schema: type) -> dict[str, str]:
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
-    """The values of a Literal, or of one that may be left out."""
+    """Return the values of a Literal, or of an optional one."""
     kinds = [hint, *get_args(hint)] if hint is not None else []
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
 
 def _given(hint: Any) -> Any:
-    """The type of a flag that was given, where it may be left out."""
+    """Return the type of an optional flag without its None."""
     choices = _choices(hint)
     return Literal[choices] if choices else hint
 
 
 def _with_default(text: str, default: object) -> str:
-    """The help with the default as YAML has it, unless the help tells it."""
+    """Append the default in YAML's notation to the help, unless the help already has it."""
     if "(default" in text:
         return text
     words = {None: "null", True: "true", False: "false", "": "none"}
@@ -218,10 +225,10 @@ def _with_default(text: str, default: object) -> str:
 
 
 def table_width() -> int | None:
-    """Where tables wrap: at the terminal's width; not at all where standard output is none."""
+    """Return the width at which tables wrap; None if standard output is not a terminal."""
     return min(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
 
 
 def default_model() -> str:
-    """The network of `dla predict` where none is named."""
+    """Return the default network: that of the variable DLA_MODEL, or the built-in one."""
     return os.environ.get("DLA_MODEL", DEFAULT_MODEL)

@@ -15,8 +15,8 @@ from dla.cli.common import (
     add_run_flags,
     count_photos,
     find_photos,
+    input_options,
     load_classifier,
-    reading,
     show_progress,
     wants_bar,
 )
@@ -35,40 +35,43 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-Classify photos. Each input gets one record, in order: its likeliest classes, or why there is no answer.
+Classify photos. Each input gets one record, in order: its most likely classes, or an error.
 
-Exit code 0: all answered; 1: some were not; 2: wrong usage or nothing to do; 3: the weights cannot be had."""
+Exit code 0: all inputs were classified; 1: some failed; 2: wrong usage or no inputs; 3: the weights are
+missing or damaged."""
 
 EXAMPLE = """\
   dla predict cat.jpg holiday/ 'more/**/*.png'
   dla predict holiday/ --pictures seen/
   find . -name '*.jpg' | dla predict - --model dla60 --format jsonl --output out.jsonl
-  dla predict holiday/ --output out.jsonl --resume    # after Ctrl-C: goes on where it stopped"""
+  dla predict holiday/ --output out.jsonl --resume    # continue after Ctrl-C"""
 
 
 def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("predict", DESCRIPTION, EXAMPLE, "IMAGE... [options]", config="--config")
     add_input_flags(parser)
     parser.options(PredictOptions, topk="K")
     parser.flag(
-        "--format", type=ResultFormat | None, help="what to write (default: by the ending of --output, else table)"
+        "--format", type=ResultFormat | None, help="output format (default: by the suffix of --output, else table)"
     )
-    parser.flag("-o", "--output", metavar="FILE", help="write the records there instead of to standard output")
-    parser.flag("--resume", action="store_true", help="go on with --output (jsonl or csv) where a run with the same "
-                "model, settings and inputs stopped")  # fmt: skip
-    parser.flag("--pictures", metavar="DIR", help="also save each answered photo there, with a bar chart of its top-5")
-    parser.flag("--fail-fast", action="store_true", help="stop at the first input that cannot be answered")
+    parser.flag("-o", "--output", metavar="FILE", help="write to this file instead of standard output")
+    parser.flag("--resume", action="store_true", help="continue an interrupted run with the same model, settings and "
+                "inputs, whose --output is jsonl or csv")  # fmt: skip
+    parser.flag("--pictures", metavar="DIR", help="also save each classified photo here, with a bar chart of its top-5")
+    parser.flag("--fail-fast", action="store_true", help="stop at the first input that cannot be classified")
     add_run_flags(parser)
     return parser
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     parser = build_parser()
     args = parser.read(argv)
     if args.print_config:
         parser.print_options(args)
         return 0
-    form = _format(args)
+    result_format = _format(args)
     _check_pictures(args)
     finder, photos = find_photos(args, "classify", "predict")
     from dla.inference.result_files import PredictionWriter, engine_of
@@ -76,11 +79,11 @@ def run(argv: list[str]) -> int:
     if args.resume and args.engine == "auto":
         args.engine = engine_of(args.output)
     classifier = load_classifier(args, args.model, count_photos(args, 10_000))
-    options = reading(args) | {"strict": args.fail_fast, "pictures": args.pictures}
-    classifier.predict((), args.topk, **options)  # what is wrong with them is told before a file is emptied
-    with _results(args, form, classifier, photos) as (file, before, left):
+    options = input_options(args) | {"strict": args.fail_fast, "pictures": args.pictures}
+    classifier.predict((), args.topk, **options)  # check the options before a file is emptied
+    with _results(args, result_format, classifier, photos) as (file, before, left):
         counter = Counter(args, finder, before.count, before.failed)
-        writer = PredictionWriter(file, form, args.topk, goes_on=before.size > 0)
+        writer = PredictionWriter(file, result_format, args.topk, resumed=before.size > 0)
         with writer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
             progress.start("predicting", counter.left())
             for prediction in classifier.predict(left, args.topk, **options):
@@ -90,21 +93,21 @@ def run(argv: list[str]) -> int:
 
 
 def _format(args: Namespace) -> ResultFormat:
-    ending = os.path.splitext(args.output or "")[1].lower()
-    if ending in PHOTO_SUFFIXES:
-        raise UsageError(f"--output {args.output} has the name of a photo. Give a file such as out.jsonl")
-    by_ending = ending[1:] if ending[1:] in get_args(ResultFormat) else "table"
-    form = cast(ResultFormat, args.format or by_ending)
+    suffix = os.path.splitext(args.output or "")[1].lower()
+    if suffix in PHOTO_SUFFIXES:
+        raise UsageError(f"--output {args.output} has the suffix of a photo. Give a file such as out.jsonl")
+    by_suffix = suffix[1:] if suffix[1:] in get_args(ResultFormat) else "table"
+    result_format = cast(ResultFormat, args.format or by_suffix)
     from dla.inference.result_files import RESUMABLE
 
-    if args.resume and (args.output is None or form not in RESUMABLE):
-        what = f"{form} in {args.output}" if args.output else "standard output"
-        raise UsageError(f"--resume cannot go on with {what}. Give --output a file such as out.jsonl or out.csv")
-    return form
+    if args.resume and (args.output is None or result_format not in RESUMABLE):
+        what = f"{result_format} in {args.output}" if args.output else "standard output"
+        raise UsageError(f"--resume cannot continue {what}. Give --output a file such as out.jsonl or out.csv")
+    return result_format
 
 
 def _check_pictures(args: Namespace) -> None:
-    """Pictures in a folder that is an input would be photos to the next run, and some to this one."""
+    """Raise a UsageError if pictures would be saved among the inputs, where a run would classify them."""
     if args.pictures is None:
         return
     picture = PurePath(os.path.realpath(args.pictures), "photo-00000000.png")
@@ -116,11 +119,11 @@ def _check_pictures(args: Namespace) -> None:
 
 
 def _results(
-    args: Namespace, form: ResultFormat, classifier: Classifier, photos: Iterator[str]
+    args: Namespace, result_format: ResultFormat, classifier: Classifier, photos: Iterator[str]
 ) -> AbstractContextManager[tuple[TextIO, FinishedResults, Iterator[str]]]:
     from dla.inference.result_files import FinishedResults, open_results
 
     if args.output is None:
         return nullcontext((sys.stdout, FinishedResults(), photos))
     settings = {key: args[key] for key in ("topk", "batch_size", "allow_truncated", "max_megapixels")}
-    return open_results(args.output, form, classifier, settings, photos, resume=args.resume)
+    return open_results(args.output, result_format, classifier, settings, photos, resume=args.resume)

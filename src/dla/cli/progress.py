@@ -1,4 +1,4 @@
-"""The bar on standard error: how many of how many, how fast, how long still. Imported only where a bar is shown."""
+"""The progress bar on standard error: count, rate and time left. Imported only when a bar is shown."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ __all__ = ["ProgressBar", "clock"]
 
 
 class ProgressBar:
-    """One bar for one piece of work after another; it goes away where a piece is done."""
+    """One bar, reused for consecutive tasks; it is hidden when a task is done."""
 
     def __init__(self, console: Console | None = None) -> None:
         words = TextColumn("{task.description}", markup=False)
         columns = (words, BarColumn(bar_width=24), _Done(), _Rate(), _TimeLeft())
         console = console or Console(stderr=True)
-        # rich prints on the console what is written to stdout meanwhile; that is for a screen, and not for a pipe
+        # rich redirects stdout to its console meanwhile, which is right for a terminal but not for a pipe
         self.bars = Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
         self.task = self.bars.add_task("", visible=False, unit="")
         self.bars.start()
 
     def close(self) -> None:
-        """Take the bar away for good."""
+        """Remove the bar."""
         self.bars.stop()
 
     def start(self, what: str, total: int | None, unit: str) -> None:
-        """Another piece of work in place of the one before; `unit` "bytes" is shown in kB, MB and so on."""
+        """Start a task in place of the previous one; `unit` "bytes" is shown as kB, MB and so on."""
         self.bars.remove_task(self.task)
         self.task = self.bars.add_task(what, total=total, unit=unit)
 
     def advance(self, count: int) -> None:
-        """So many more units are done."""
+        """Count `count` more units as done."""
         self.bars.advance(self.task, count)
         if self.bars.finished:
             self.bars.update(self.task, visible=False)
 
     def describe(self, words: str) -> None:
-        """Other words before the bar."""
+        """Change the text before the bar."""
         self.bars.update(self.task, description=words)
 
     def print(self, line: str) -> None:
-        """A line above the bar, which stays."""
+        """Print a line above the bar."""
         self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03."""
+    """Format seconds as 1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -80,5 +80,5 @@ class _TimeLeft(ProgressColumn):
 
 
 def _rate(task: Task) -> float:
-    """Units a second since the piece of work began."""
+    """Return the units per second since the task started."""
     return task.completed / task.elapsed if task.elapsed else 0.0

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-Fetch weights from the Hugging Face hub into its cache, where every other command finds them. What is
-there whole is left as it is, and the network is not asked. With --verify nothing is fetched: each
-set of weights in the cache is compared with the digest that the hub announced, and loaded strictly.
+Download weights from the Hugging Face Hub into its cache, where all commands find them. Weights that are
+already complete are not downloaded again. With --verify nothing is downloaded: cached weights are checked
+against the digest that the hub announced, and loaded strictly.
 
-Exit code 2: no such network; 3: some cannot be had, are damaged, or (named and) missing."""
+Exit code 2: wrong usage, or no such network; 3: some weights cannot be downloaded, are damaged or missing."""
 
 EXAMPLE = """\
   dla pull dla34 dla60
@@ -29,12 +29,13 @@ EXAMPLE = """\
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     parser = Parser("pull", DESCRIPTION, EXAMPLE, "NAME... | --verify [NAME...]")
-    parser.flag("names", nargs="*", help="networks (dla models lists them), hf-hub:owner/name[@revision], or all")
-    parser.flag("--verify", action="store_true", help="check what is in the cache (default: every released network)")
+    parser.flag("names", nargs="*", help="networks (see dla models), hf-hub:owner/name[@revision], or all")
+    parser.flag("--verify", action="store_true", help="check cached weights (default: of every released network)")
     args = parser.read(argv)
     if not args.names and not args.verify:
-        raise UsageError("nothing to fetch: name networks, as in: dla pull dla34 dla60, or: dla pull all")
+        raise UsageError("nothing to download: name networks, as in: dla pull dla34 dla60, or: dla pull all")
 
     from dla.weights.pull import pull, verify
 
@@ -44,9 +45,9 @@ def run(argv: list[str]) -> int:
             count += 1
             failed += pulled.error is not None
             if args.verify:
-                print(_tick(pulled), flush=True)
+                print(_verdict(pulled), flush=True)
             elif pulled.error is None:
-                print(_line(pulled, "fetched" if pulled.fetched else "was here"), flush=True)
+                print(_line(pulled, "downloaded" if pulled.fetched else "cached"), flush=True)
             else:
                 progress.log(f"{pulled.name}: {pulled.error}")
     if not count:
@@ -54,7 +55,7 @@ def run(argv: list[str]) -> int:
     return 3 if failed else 0
 
 
-def _tick(pulled: PullResult) -> str:
+def _verdict(pulled: PullResult) -> str:
     good, bad = _marks()
     return f"{good} {_line(pulled, 'loads')}" if pulled.error is None else f"{bad} {pulled.name}: {pulled.error}"
 
@@ -69,8 +70,8 @@ def _marks() -> tuple[str, str]:
 
 def _line(pulled: PullResult, what: str) -> str:
     assert pulled.path is not None
-    size, place = pulled.size_bytes / 1e6, _short(pulled.path.parents[2])  # the repository of snapshots/COMMIT/FILE
-    return f"{pulled.name:<15} {size:6.1f} MB  {what:<8}  SHA-256 {pulled.sha256[:12]}  {place}"
+    size, folder = pulled.size_bytes / 1e6, _short(pulled.path.parents[2])  # parent of snapshots/COMMIT/FILE
+    return f"{pulled.name:<15} {size:6.1f} MB  {what:<10}  SHA-256 {pulled.sha256[:12]}  {folder}"
 
 
 def _short(path: Path) -> str:

@@ -20,8 +20,8 @@ from dla.training.recipe_files import default_output, find_recipe, read_recipe, 
 from dla.types import Progress
 
 DESCRIPTION = f"""\
-Train a network on photos of your own, or fine-tune one. A run that was stopped, by whatever, goes on when the same
-command is given again. Recipes that come along: {", ".join(shipped_recipes())}."""
+Train a network on your photos, or fine-tune one. To continue an interrupted run, give the same command again.
+Built-in recipes for --recipe: {", ".join(shipped_recipes())}."""
 
 EXAMPLE = """\
   dla train flowers/ --recipe finetune-small
@@ -29,21 +29,23 @@ EXAMPLE = """\
   dla train flowers/ --recipe finetune-small --optimizer.weight-decay 0.001 --print-config > mine.yaml
   dla train --recipe runs/flowers/config.yaml --output runs/again"""
 
-# The fields of a recipe that have a short flag, by what stands for their value in --help.
+# The fields of a recipe that are listed first in --help, with the placeholder of their value.
 _SHORT = {"model": "M", "epochs": "N", "batch_size": "N", "lr": "RATE", "seed": "N"}
 
 
 def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", find_file=_recipe_file)
-    parser.flag("given", metavar="DATA", nargs="?", help="a folder with a folder a class, with train/ and val/ or "
-                "without, or tables (docs/data.md)")  # fmt: skip
+    parser.flag("given", metavar="DATA", nargs="?", help="a folder with one subfolder per class, optionally under "
+                "train/ and val/, or a table (docs/data.md)")  # fmt: skip
     parser.options(Recipe, **_SHORT)
-    parser.flag("-o", "--output", metavar="DIR", help="the run's folder; a stopped run goes on there (default: "
-                "runs/<recipe>-<data>)")  # fmt: skip
+    parser.flag("-o", "--output", metavar="DIR", help="the run's folder (default: runs/<recipe>-<data>)")
     parser.options(RuntimeOptions, workers="N", device="D", photo_cache=None, save_every="SECONDS")
-    parser.flag("--dry-run", action="store_true", help="measure a few steps, print steps, memory and time, and stop")
-    parser.flag("--find-lr", action="store_true", help="draw the loss over rising learning rates (lr.png in the run's "
-                "folder), propose one, and stop")  # fmt: skip
+    parser.flag(
+        "--dry-run", action="store_true", help="time a few steps, print the estimated time and memory, and exit"
+    )
+    parser.flag("--find-lr", action="store_true", help="propose a learning rate from the loss at rising rates "
+                "(plotted in lr.png in the run's folder), and exit")  # fmt: skip
     groups = {name: kind for name, kind in get_type_hints(Recipe).items() if is_dataclass(kind)}
     parser.group(Recipe, None, skip={*_SHORT, *groups})
     for name, kind in groups.items():
@@ -52,6 +54,7 @@ def build_parser() -> Parser:
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     parser = build_parser()
     values = parser.instantiate(parser.read(_with_underscores(argv))).as_dict()
     recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe)})
@@ -65,13 +68,13 @@ def run(argv: list[str]) -> int:
     output = Path(values["output"] or default_output(name, recipe.photos))
     options = {key: values[key] for key in ("workers", "device")} | {"cache": values["photo_cache"]}
     if values["dry_run"] or values["find_lr"]:
-        _refuse_several(values)
+        _check_single_process(values)
     with _show(values["quiet"]) as progress:
         options["progress"] = progress
         if values["dry_run"]:
-            _print_plan(recipe, options)
+            _print_estimate(recipe, options)
         elif values["find_lr"]:
-            _print_rate(recipe, output / "lr.png", options)
+            _print_proposed_rate(recipe, output / "lr.png", options)
         else:
             from dla.training.run import train
 
@@ -81,12 +84,12 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _refuse_several(values: dict[str, Any]) -> None:
+def _check_single_process(values: dict[str, Any]) -> None:
     from dla.training.distributed import Ranks
 
     if Ranks.from_env().world > 1:
         flag = "--dry-run" if values["dry_run"] else "--find-lr"
-        raise UsageError(f"{flag} looks at one process: run it without torchrun")
+        raise UsageError(f"{flag} works in a single process. Run it without torchrun")
 
 
 def _show(quiet: bool) -> AbstractContextManager[Progress]:
@@ -96,26 +99,29 @@ def _show(quiet: bool) -> AbstractContextManager[Progress]:
 
 
 class RunFigures(TrainerCallback):
-    """Shows the figures of steps and epochs."""
+    """Shows the figures of each step in the progress bar, and prints those of each epoch."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def on_step(self, step: StepEvent) -> None:
-        right = "" if math.isnan(step.top1) else f"  right {step.top1:.0%}"
+        """Show the step's loss and accuracy."""
+        accuracy = "" if math.isnan(step.top1) else f"  top-1 {step.top1:.0%}"
         self.progress.note(
-            f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  loss {step.loss:.3f}{right}"
+            f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  loss {step.loss:.3f}{accuracy}"
         )
 
     def on_validation_batch(self) -> None:
+        """Show that the run is validating."""
         self.progress.note("validating")
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
+        """Print the epoch's figures."""
         self.progress.log(summary(epoch, is_best))
 
 
 def summary(epoch: EpochEvent, is_best: bool) -> str:
-    """An epoch in a line."""
+    """Return an epoch's figures in one line."""
     best = "  best" if is_best else ""
     return (
         f"epoch {epoch.epoch}  loss {epoch.loss:.3f}  val {epoch.top1:.1%} / {epoch.top5:.1%}  "
@@ -123,50 +129,50 @@ def summary(epoch: EpochEvent, is_best: bool) -> str:
     )
 
 
-def _print_plan(recipe: Recipe, options: dict[str, Any]) -> None:
+def _print_estimate(recipe: Recipe, options: dict[str, Any]) -> None:
     from dla.cli.progress import clock
     from dla.training.estimate import estimate_run
 
-    found = estimate_run(recipe, **options)
-    steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in found.step_seconds.items())
-    in_all = found.steps_per_epoch * found.epochs
+    estimate = estimate_run(recipe, **options)
+    steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in estimate.step_seconds.items())
+    total_steps = estimate.steps_per_epoch * estimate.epochs
     rows = [
-        ("data", f"{found.train:,} train, {found.val:,} val, {found.classes} classes"),
-        ("network", f"{found.parameters:,} parameters, {found.learning:,} of them learn"),
-        ("steps", f"{found.steps_per_epoch:,} an epoch, {in_all:,} in {found.epochs} epochs"),
-        ("a step", f"{steps}, {recipe.batch_size} photos each"),
-        ("time", f"about {clock(found.total_seconds)}, {found.val_seconds:.0f} s of each epoch for validation"),
+        ("data", f"{estimate.train:,} train, {estimate.val:,} val, {estimate.classes} classes"),
+        ("network", f"{estimate.parameters:,} parameters, {estimate.trainable:,} trainable"),
+        ("steps", f"{estimate.steps_per_epoch:,} per epoch, {total_steps:,} in {estimate.epochs} epochs"),
+        ("per step", f"{steps}, {recipe.batch_size} photos each"),
+        ("time", f"about {clock(estimate.total_seconds)}, {estimate.val_seconds:.0f} s of each epoch for validation"),
     ]
-    if found.peak_bytes is not None:
-        rows.insert(4, ("memory", f"{found.peak_bytes / 1e6:,.0f} MB at most"))
+    if estimate.peak_bytes is not None:
+        rows.insert(4, ("memory", f"{estimate.peak_bytes / 1e6:,.0f} MB at most"))
     print("\n".join(text_table(rows, "<<")))
 
 
-def _print_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
+def _print_proposed_rate(recipe: Recipe, picture: Path, options: dict[str, Any]) -> None:
     from dla.training.estimate import find_learning_rate
 
-    found = find_learning_rate(recipe, picture, **options)
-    print(f"--lr {found.proposed:g}")
+    sweep = find_learning_rate(recipe, picture, **options)
+    print(f"--lr {sweep.proposed:g}")
     options["progress"].log(
-        f"the loss was lowest at {found.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}"
+        f"The loss was lowest at {sweep.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}"
     )
 
 
 def _with_underscores(argv: list[str]) -> list[str]:
-    """The arguments with the dashes in dotted flags as underscores: --optimizer.weight-decay."""
-    found = []
+    """Replace dashes by underscores in dotted flags, such as --optimizer.weight-decay."""
+    arguments = []
     for argument in argv:
         flag, *value = argument.partition("=")
         if re.match(r"--\w+\.", flag):
             flag = f"--{flag[2:].replace('-', '_')}"
-        found.append("".join([flag, *value]))
-    return found
+        arguments.append("".join([flag, *value]))
+    return arguments
 
 
 def _recipe_file(name: str) -> str:
-    """The file of a recipe that is one: what is wrong with it is said with its name, which the parser does not do."""
+    """Return the file of a recipe after checking it, because the parser's errors do not name the file."""
     path = str(find_recipe(name))
-    read_recipe(name)  # says the nearest name of a field that no recipe has
+    read_recipe(name)  # raises with the nearest name for an unknown field
     try:
         recipe_from(name, {})
     except UsageError as error:

@@ -12,9 +12,9 @@ from dla.cli.common import (
     add_verbose_flag,
     check_file,
     check_megapixels,
+    input_options,
     load_classifier,
     log,
-    reading,
     show_progress,
 )
 from dla.cli.parser import MODEL_HELP, Parser, default_model
@@ -32,33 +32,34 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-Tell how good a classifier is on photos whose classes are known, and whether one is better than another. The figures
-are those of what dla predict says of the same files.
+Measure the accuracy and calibration of a classifier on labelled photos, or compare several. The results are
+those of what dla predict predicts for the same files.
 
-Exit code 0: all photos were read; 1: some were not, and are in no figure; 2: wrong usage, or
-a class that the model does not know; 3: the data or the model cannot be had."""
+Exit code 0: all photos were read; 1: some were not, and are left out; 2: wrong usage, or a class that the
+model does not have; 3: the data or the model is missing or damaged."""
 
 EXAMPLE = """\
   dla validate flowers/val --model runs/flowers/best
   dla validate flowers/ --model runs/a/best --model runs/b/best --report compared.html
-  dla validate flowers/ --model runs/flowers/best --calibrate    # its probabilities, made honest
+  dla validate flowers/ --model runs/flowers/best --calibrate    # fit the temperature
   dla validate imagenet/val --model dla60 --preset imagenet --format json"""
 
 
 def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("validate", DESCRIPTION, EXAMPLE, "DATA [options]")
-    parser.flag("data", metavar="DATA", help="a folder with a folder a class, or a table (docs/data.md); of several "
-                "splits, val is taken")  # fmt: skip
-    parser.flag("-q", "--quiet", action="store_true", help="no messages, only results")
+    parser.flag("data", metavar="DATA", help="a folder with one subfolder per class, or a table (docs/data.md); of "
+                "several splits, val is taken")  # fmt: skip
+    parser.flag("-q", "--quiet", action="store_true", help="print only results")
     add_verbose_flag(parser)
-    parser.flag("--model", action="append", metavar="M", help=f"{MODEL_HELP}; several are compared (default: "
-                f"{DEFAULT_MODEL})")  # fmt: skip
-    parser.flag("--format", type=Literal["table", "json"] | None, help="what to write (default: by the ending of "
+    parser.flag("--model", action="append", metavar="M", help=f"{MODEL_HELP}; repeat it to compare several "
+                f"(default: {DEFAULT_MODEL})")  # fmt: skip
+    parser.flag("--format", type=Literal["table", "json"] | None, help="output format (default: by the suffix of "
                 "--output, else table)")  # fmt: skip
-    parser.flag("-o", "--output", metavar="FILE", help="write the result there instead of to standard output")
-    parser.flag("--report", metavar="FILE", help="also write a page about it, one HTML file")
-    parser.flag("--calibrate", action="store_true", help="fit a temperature to these photos and save it into the model "
-                "folder; dla predict then uses it")  # fmt: skip
+    parser.flag("-o", "--output", metavar="FILE", help="write to this file instead of standard output")
+    parser.flag("--report", metavar="FILE", help="also write an HTML report")
+    parser.flag("--calibrate", action="store_true", help="fit a temperature to these photos and save it in the model "
+                "folder, for dla predict to use")  # fmt: skip
     parser.options(EvalOptions, tta=None, preset=None)
     parser.options(DataOptions, image_column="C", label_column="C", split_column="C")
     add_run_flags(parser)
@@ -66,8 +67,9 @@ def build_parser() -> Parser:
 
 
 def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
     args = build_parser().read(argv)
-    form = _format(args)
+    output_format = _format(args)
     check_megapixels(args)
     _check_files(args)
 
@@ -75,26 +77,26 @@ def run(argv: list[str]) -> int:
 
     ranks = Ranks.from_env()
     args.quiet = args.quiet or not ranks.is_main
-    found, seconds = _validate(args, ranks)
-    models = _models(found)
+    result, seconds = _validate(args, ranks)
+    models = _models(result)
     if ranks.is_main:
-        _write(args, f"{json.dumps(found.to_dict())}\n" if form == "json" else _table(found))
+        _write(args, f"{json.dumps(result.to_dict())}\n" if output_format == "json" else _table(result))
         if args.report is not None:
             from dla.evaluation.html import write_report
 
-            write_report(args.report, found)
+            write_report(args.report, result)
     for message in dict.fromkeys(note for m in models for note in m.notes):
         log(args, f"dla: {message}")
     for unreadable in models[0].unreadable:
         log(args, f"dla: {unreadable.message}")
     total = models[0].evaluation.count + len(models[0].unreadable)
-    left_out = f": {len(models[0].unreadable):,} could not be read and are in no figure" if models[0].unreadable else ""
+    left_out = f": {len(models[0].unreadable):,} could not be read and are left out" if models[0].unreadable else ""
     log(args, f"{total:,} photos{left_out}. {seconds:.1f} s, {len(models) * total / max(seconds, 1e-9):.0f} photos/s.")
     return 1 if models[0].unreadable else 0
 
 
 def _format(args: Namespace) -> str:
-    """What is asked for, or what the ending of the output says."""
+    """Return the output format: the flag, or by the suffix of --output."""
     return str(args.format or ("json" if (args.output or "").lower().endswith(".json") else "table"))
 
 
@@ -103,13 +105,13 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
     from dla.evaluation.evaluate import validate
 
     args.device = str(ranks.device(pick_device(args.device)))
-    named = args.model or [default_model()]
-    classifiers = [load_classifier(args, name) for name in named]
+    names = args.model or [default_model()]
+    classifiers = [load_classifier(args, name) for name in names]
     began = time.monotonic()
     with show_progress(args.quiet) as progress:
-        found = validate(
+        result = validate(
             args.data,
-            classifiers if len(named) > 1 else classifiers[0],
+            classifiers if len(names) > 1 else classifiers[0],
             device=args.device,
             preset=args.preset,
             tta=args.tta,
@@ -118,13 +120,13 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
                 image_column=args.image_column, label_column=args.label_column, split_column=args.split_column
             ),
             progress=progress,
-            **reading(args),
+            **input_options(args),
         )
-    return found, time.monotonic() - began
+    return result, time.monotonic() - began
 
 
 def _check_files(args: Namespace) -> None:
-    """What cannot be written is told before the photos are looked at."""
+    """Check the output files before reading photos."""
     for flag, path in (("--output", args.output), ("--report", args.report)):
         if path is not None:
             check_file(flag, path)
@@ -143,14 +145,14 @@ def _write(args: Namespace, text: str) -> None:
     print(text, end="")
 
 
-def _models(found: Validation | Validations) -> tuple[Validation, ...]:
+def _models(result: Validation | Validations) -> tuple[Validation, ...]:
     from dla.evaluation.result import Validations
 
-    return found.models if isinstance(found, Validations) else (found,)
+    return result.models if isinstance(result, Validations) else (result,)
 
 
-def _table(found: Validation | Validations) -> str:
+def _table(result: Validation | Validations) -> str:
     from dla.evaluation.result import Validations
     from dla.evaluation.text import several_as_text, single_as_text
 
-    return several_as_text(found) if isinstance(found, Validations) else single_as_text(found)
+    return several_as_text(result) if isinstance(result, Validations) else single_as_text(result)

@@ -1,1 +1,1 @@
-"""How good a classifier is."""
+"""Measure the accuracy and calibration of classifiers, and compare them."""

@@ -53,34 +53,33 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> Validation | Validations:
-    """How good one model is on photos whose classes are known; or several on the same photos, and how sure it is that
-    one is better.
+    """Validate one model on labelled photos, or several on the same photos, with a comparison of each pair.
 
-    The figures are those of what `dla predict` says of the same files. Photos that cannot be read are in
-    `Validation.unreadable` and in no figure. Under torchrun each process takes its part of the photos, and all return
-    the same.
+    The results are those of what `dla predict` predicts for the same files. Unreadable photos are listed in
+    `Validation.unreadable` and left out. Under torchrun each process takes a shard of the photos, and all return the
+    same.
 
     Args:
-        data: photos in a folder a class, or a table of them (docs/data.md); of several splits, val. Its classes are
-            matched with the model's by name: `class_id`, or `label` where all are such.
-        model: as `dla.load` takes it, or a `Classifier`; several make a `Validations`.
-        batch_size: photos that a network takes at once.
-        workers: threads that read and resize; None: one per core; 0 does it in this thread.
-        device: "auto", "cpu", "cuda", ...; of models that are named.
-        preset: "imagenet" is timm's protocol: photos as stored, whatever their EXIF orientation.
-        tta: "flips" adds each photo's mirror image, "scales" looks at it at three sizes, "both" does both; the
-            probabilities are the means.
-        calibrate: fit the temperature and save it into the model's folder.
-        allow_truncated: take what is there of files that end early.
-        max_pixels: refuse larger photos by their header.
-        columns: the columns of a table.
-        seed: of the intervals' resampling.
-        progress: told of each photo, model by model.
+        data: a folder with one subfolder per class, or a table (docs/data.md); of several splits, val is taken. Classes
+            are matched with the model's by name: all by `class_id`, or all by `label`.
+        model: as `dla.load` takes it, or a `Classifier`; for a sequence, the result is a `Validations`.
+        batch_size: photos per forward pass.
+        workers: threads that read and resize photos; None: one per core; 0: the calling thread does it.
+        device: "auto", "cpu", "cuda", ...; for models given by name.
+        preset: "imagenet" ignores EXIF orientation, as timm does.
+        tta: test-time augmentation: "flips" adds the mirror image, "scales" a smaller and a larger size, "both" both;
+            the probabilities of all views are averaged.
+        calibrate: fit a temperature and save it in the model folder.
+        allow_truncated: decode the part that is present of truncated files.
+        max_pixels: refuse larger photos.
+        columns: the names of a table's columns.
+        seed: seed of the bootstrap intervals.
+        progress: receives each photo, model by model.
 
     Raises:
-        UsageError: classes that the model does not know, or a model whose temperature cannot be fitted or saved.
-        UnavailableError, DamagedError: the data or the model cannot be had.
-        DlaError: not one photo can be read.
+        UsageError: the model lacks a class of the data, or its temperature cannot be fitted or saved.
+        UnavailableError, DamagedError: the data or the model are missing or damaged.
+        DlaError: no photo can be read.
     """
     several = not isinstance(model, str | Classifier)
     named: Sequence[ModelOrName] = model if not isinstance(model, str | Classifier) else [model]
@@ -88,48 +87,52 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     reading = ReadConfig(allow_truncated, max_pixels, views.preset, views.tta)
     pipeline = InputPipeline(batch.batch_size, batch.threads)
     _check(named, reading, calibrate)
-    on = pick_device(device)
+    chosen_device = pick_device(device)
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS
-        opened = [_opened(m, str(ranks.device(on))) for m in named]
-        where = _folder_of(opened[0]) if calibrate else None
-        done = [_one(_name(m), c, os.fspath(data), columns, reading, seed, pipeline, ranks, shown)
-                for m, c in zip(named, opened, strict=True)]  # fmt: skip
-        found = [v for v, _ in done]
-        if where is not None:
-            found = [_calibrated(found[0], done[0][1], where, seed, ranks)]
-        pairs = itertools.combinations(found, 2)
+        classifiers = [_load(m, str(ranks.device(chosen_device))) for m in named]
+        folder = _folder_of(classifiers[0]) if calibrate else None
+        results = [_one(_name(m), c, os.fspath(data), columns, reading, seed, pipeline, ranks, shown)
+                for m, c in zip(named, classifiers, strict=True)]  # fmt: skip
+        validations = [v for v, _ in results]
+        if folder is not None:
+            validations = [_calibrated(validations[0], results[0][1], folder, seed, ranks)]
+        pairs = itertools.combinations(validations, 2)
         compared = tuple((a.model, b.model, compare(a.evaluation, b.evaluation, seed=seed)) for a, b in pairs)
-        return Validations(tuple(found), compared) if several else found[0]
+        return Validations(tuple(validations), compared) if several else validations[0]
 
 
 def _check(named: Sequence[ModelOrName], reading: ReadConfig, calibrate: bool) -> None:
     if not named:
-        raise UsageError("no model is named. Leave model out for the network that comes along")
+        raise UsageError("no model is given. Leave out `model` for the built-in network")
     if calibrate and len(named) > 1:
-        raise UsageError(f"calibrate fits one model at a time, and {len(named)} are named")
+        raise UsageError(f"calibrate fits one model at a time, but {len(named)} are given")
     if calibrate and (reading.tta, reading.preset) != ("none", "model"):
-        raise UsageError("calibrate fits what dla predict says of photos, so it goes without tta and preset")
+        raise UsageError("calibrate fits the scores of dla predict. Leave out tta and preset")
 
 
 def _name(model: ModelOrName) -> str:
     return model.origin if isinstance(model, Classifier) else model
 
 
-def _opened(model: ModelOrName, device: str) -> Classifier:
+def _load(model: ModelOrName, device: str) -> Classifier:
     classifier = model if isinstance(model, Classifier) else load(model, device=device)
     check_classifies(classifier.config, classifier.origin)
     return classifier
 
 
 def _folder_of(classifier: Classifier) -> Path:
-    """Where the model's temperature is to be saved."""
+    """Return the model folder, in which the temperature will be saved.
+
+    Raises:
+        UsageError: the model is not a folder of the user's.
+    """
     folder = Path(classifier.origin)
     if (folder / CONFIG).is_file():
         return folder
-    what = "is a file without a config" if folder.is_file() else "is not yours to change"
+    reason = "is a file without a config" if folder.is_file() else "is not a model folder of yours"
     raise UsageError(
-        f"{classifier.origin} {what}, so a temperature cannot be saved in it. Make a folder of your own of it: "
+        f"{classifier.origin} {reason}, so a temperature cannot be saved in it. Make a model folder of it: "
         f"dla convert {classifier.origin.partition('@')[0]} mine --to folder"
     )
 
@@ -138,7 +141,7 @@ def _one(
     name: str, classifier: Classifier, data: str, columns: DataOptions, reading: ReadConfig, seed: int,
     pipeline: InputPipeline, ranks: Ranks, progress: Progress,
 ) -> tuple[Validation, Array]:  # fmt: skip
-    """One model's figures, and the logarithms of its probabilities (N, K)."""
+    """Return one model's results, and its log probabilities (N, K)."""
     split = _with_classes_of(classifier, data, columns)
     logs_NK, unreadable = log_probabilities(split, classifier, reading, pipeline, ranks, progress)
     read = np.flatnonzero(~np.isnan(logs_NK[:, 0]))
@@ -146,17 +149,17 @@ def _one(
         raise DlaError(f"none of the {len(split):,} photos of {data} can be read. The first: {unreadable[0].message}")
     if len(read) < len(split):
         logs_NK = logs_NK[read]
-    kept = replace(split.take(read), notes=split.notes)
+    split_read = replace(split.take(read), notes=split.notes)
     labels = tuple(c.label for c in classifier.classes)
-    evaluation = evaluate(logs_NK, kept.targets_N, kept.class_ids, seed=seed)
+    evaluation = evaluate(logs_NK, split_read.targets_N, split_read.class_ids, seed=seed)
     return Validation(
         name, classifier.origin, classifier.sha256, data, reading.preset, reading.tta, classifier.config.temperature,
-        labels, evaluation, kept, unreadable, notes=(*classifier.notes, *split.notes),
+        labels, evaluation, split_read, unreadable, notes=(*classifier.notes, *split.notes),
     ), logs_NK  # fmt: skip
 
 
 def _with_classes_of(classifier: Classifier, data: str, columns: DataOptions) -> Split:
-    """The photos, with their classes as the model's outputs: by its ids, else by its readable names."""
+    """Open the photos with the model's classes, matched by its class ids, else by its readable names."""
     class_ids = tuple(c.class_id for c in classifier.classes)
     labels = tuple(c.label for c in classifier.classes)
     try:
@@ -167,16 +170,16 @@ def _with_classes_of(classifier: Classifier, data: str, columns: DataOptions) ->
         try:
             return replace(open_split(data, columns, labels), class_ids=class_ids)
         except UsageError:
-            pass  # what is wrong with the ids is told
+            pass  # report the error about the ids
         raise
 
 
-def _calibrated(found: Validation, logs_NK: Array, folder: Path, seed: int, ranks: Ranks) -> Validation:
-    """Fit the temperature and save it. What is there already is in the scores, so that the two multiply."""
-    targets_N, class_ids = found.split.targets_N, found.split.class_ids
-    temperature = round(found.temperature * fit_temperature(logs_NK, targets_N), DIGITS)
-    after = evaluate(logs_NK * (found.temperature / temperature), targets_N, class_ids, seed=seed)
+def _calibrated(result: Validation, logs_NK: Array, folder: Path, seed: int, ranks: Ranks) -> Validation:
+    """Fit a temperature and save it. The scores already include the current one, so the new one is the product."""
+    targets_N, class_ids = result.split.targets_N, result.split.class_ids
+    temperature = round(result.temperature * fit_temperature(logs_NK, targets_N), DIGITS)
+    after = evaluate(logs_NK * (result.temperature / temperature), targets_N, class_ids, seed=seed)
     if ranks.is_main:
         write_temperature(folder, temperature)
     ranks.barrier()
-    return replace(found, calibrated=Calibrated(temperature, after.log_loss, after.calibration.error))
+    return replace(result, calibrated=Calibrated(temperature, after.log_loss, after.calibration.error))

@@ -1,4 +1,4 @@
-"""What a validation found, as frozen values, and their JSON (docs/formats.md)."""
+"""The results of a validation, and their JSON (docs/formats.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = "dla.validate/1"
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """The temperature that was fitted and saved, and what the same photos' figures are with it."""
+    """The fitted temperature, and the log loss and calibration error of the same photos with it."""
 
     temperature: float
     log_loss: float
@@ -26,10 +26,10 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """One model's figures on the photos of `split`; `unreadable` ones are in neither.
+    """One model's results on the photos of `split`, which leaves out `unreadable` ones.
 
-    `model` is what was asked for, `origin` what was read. `labels` are the classes' readable names in the order of the
-    outputs. `temperature` is the one that the figures are with.
+    `model` is the name that was given, `origin` where its weights came from. `labels` are the readable class names in
+    the order of the outputs. `temperature` is the one used for these results.
     """
 
     model: str
@@ -48,20 +48,20 @@ class Validation:
 
     @property
     def top1(self) -> float:
-        """The share of photos whose first class is right, 0 to 1."""
+        """The top-1 accuracy, 0 to 1."""
         return self.evaluation.top1
 
     @property
     def top5(self) -> float:
-        """The share of photos whose class is among the first five, 0 to 1."""
+        """The top-5 accuracy, 0 to 1."""
         return self.evaluation.top5
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """Return the JSON record."""
         return {"schema": SCHEMA, "data": self.data, **self.figures(), **_unreadable(self.unreadable)}
 
     def figures(self) -> dict[str, Any]:
-        """What of the record is this model's."""
+        """Return the part of the JSON record that is about this model."""
         figures = self.evaluation.to_dict()
         classes = [c | {"label": label} for c, label in zip(figures["classes"], self.labels, strict=True)]
         calibrated = {"calibrated": asdict(self.calibrated)} if self.calibrated else {}
@@ -71,13 +71,13 @@ class Validation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validations:
-    """Several models' figures on the same photos; `comparisons` of each pair: a, b, how much better a is."""
+    """Several models' results on the same photos; `comparisons` holds (a, b, a compared with b) for each pair."""
 
     models: tuple[Validation, ...]
     comparisons: tuple[tuple[str, str, Comparison], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """Return the JSON record."""
         first = self.models[0]
         return {
             "schema": SCHEMA,

@@ -1,6 +1,6 @@
-"""Photos into scores: the logarithms of the probabilities that `dla predict` would give, a row a photo.
+"""Compute log probabilities of photos, as `dla predict` would give them.
 
-What is kept of a photo is its row; a few photos at a time are read ahead of the network.
+Only the scores are held in memory; a few photos at a time are read ahead of the network.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = [
 
 
 SMALLER, LARGER = 0.75, 1.25
-STRIDE = 32  # sides that are no multiple of it are seen worse (docs/results.md)
+STRIDE = 32  # sides that are not a multiple of it lose accuracy (docs/results.md)
 TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """How photos are read and looked at. `preset` "imagenet" leaves them as stored, as timm does."""
+    """How photos are read and augmented. `preset` "imagenet" ignores their EXIF orientation, as timm does."""
 
     allow_truncated: bool
     max_pixels: int
@@ -40,17 +40,17 @@ class ReadConfig:
     tta: TestTime
 
     def reader(self, preprocessing: Preprocessing) -> PhotoReader:
-        """What reads photos for a network with this preprocessing."""
+        """Return the reader of photos for a network with this preprocessing."""
         exif = preprocessing.exif if self.preset == "model" else "ignore"
         options = ReadOptions(exif, self.max_pixels, self.allow_truncated)
         return PhotoReader(tta_views(preprocessing, self.tta), options)
 
 
 def tta_views(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessing, ...]:
-    """The sizes at which each photo is looked at: with "scales" the network's, a smaller and a larger one.
+    """Return the preprocessing of each test-time view: with "scales" at a smaller, the network's and a larger size.
 
-    Both are the nearest multiples of the stride to 3/4 and 5/4 of the network's, and at least one stride away where
-    there is room.
+    The smaller and larger sides are the multiples of the stride nearest to 3/4 and 5/4 of the network's side, and at
+    least one stride away from it where possible.
     """
     if tta not in ("scales", "both"):
         return (preprocessing,)
@@ -69,26 +69,26 @@ def tta_views(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessin
 def log_probabilities(
     split: Split, classifier: Classifier, reading: ReadConfig, pipeline: InputPipeline, ranks: Ranks, progress: Progress
 ) -> tuple[Array, tuple[Unreadable, ...]]:
-    """float32 (N, K) of all ranks together, and the photos that could not be read, whose rows are not a number.
+    """Return log probabilities, float32 (N, K), gathered from all ranks, and the unreadable photos, whose rows are nan.
 
-    A probability that is 0 in single precision counts as the smallest number above that.
+    A probability that is 0 in single precision counts as the smallest positive number.
     """
-    rows_n = ranks.share(np.arange(len(split)))
+    rows_n = ranks.shard(np.arange(len(split)))
     logs_nK = np.full((len(rows_n), len(classifier.classes)), np.nan, np.float32)
     errors_n = np.full(len(rows_n), None, object)
-    mirrored = reading.tta in ("flips", "both")
+    flip = reading.tta in ("flips", "both")
 
     def compute(*views: Array) -> Array:
-        """The mean over everything that is looked at of each photo."""
-        if mirrored:
+        """Return the log of the mean probabilities over all views of each photo."""
+        if flip:
             views += tuple(np.ascontiguousarray(view[:, :, ::-1]) for view in views)
         probabilities_bK = np.mean([classifier.probabilities(view) for view in views], 0)
         return np.log(np.maximum(probabilities_bK, TINY))  # type: ignore[no-any-return]
 
-    named = ((split.names[row], split.photos[row]) for row in rows_n.tolist())
+    photos = ((split.names[row], split.photos[row]) for row in rows_n.tolist())
     progress.start("validating", len(rows_n))
     pipeline = replace(pipeline, max_concurrent=classifier.engine.max_concurrent)
-    results = pipeline.results(named, reading.reader(classifier.preprocessing), compute, lambda p, row: (p, row))
+    results = pipeline.results(photos, reading.reader(classifier.preprocessing), compute, lambda p, row: (p, row))
     for i, (p, logs_K) in enumerate(results):
         if p.error is None:
             logs_nK[i] = logs_K

@@ -1,4 +1,4 @@
-"""A validation as text for people."""
+"""The results of a validation as a text table."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ __all__ = ["several_as_text", "single_as_text"]
 FEW, WORST = 12, 5
 
 
-def single_as_text(found: Validation) -> str:
-    """One model: its figures, its weakest classes (all, where they are few), what it confuses most."""
-    e = found.evaluation
-    rows = [("  model", found.model), *((f"  {name}", value) for name, value in _figures(e))]
-    if found.calibrated:
-        c = found.calibrated
+def single_as_text(result: Validation) -> str:
+    """Return one model's figures, its weakest classes (all of them if they are few) and its commonest errors."""
+    e = result.evaluation
+    rows = [("  model", result.model), *((f"  {name}", value) for name, value in _figures(e))]
+    if result.calibrated:
+        c = result.calibrated
         after = f"log loss {c.log_loss:.3f}, calibration error {100 * c.calibration_error:.1f} %"
-        rows.append(("  calibrated", f"temperature {c.temperature:g}, saved in {found.origin}; with it: {after}"))
-    names = shown_names(found.split.class_ids, list(found.labels))
-    return "\n".join([_head(found), *text_table(rows, "<<"), "", *_classes(e, names), *_confusions(e, names)]) + "\n"
+        rows.append(("  calibrated", f"temperature {c.temperature:g}, saved in {result.origin}; with it: {after}"))
+    names = shown_names(result.split.class_ids, list(result.labels))
+    return "\n".join([_head(result), *text_table(rows, "<<"), "", *_classes(e, names), *_confusions(e, names)]) + "\n"
 
 
-def several_as_text(found: Validations) -> str:
-    """Several models: a row for each, and how each pair differs."""
-    few = len(found.models[0].labels) <= 5  # then every class is among the first five
+def several_as_text(result: Validations) -> str:
+    """Return a table with one row per model, and the comparison of each pair."""
+    few = len(result.models[0].labels) <= 5  # then every class is among the first five
     ranks = ("top-1",) if few else ("top-1", "top-5")
     rows = [("model", *(cell for rank in ranks for cell in (rank, "95 % interval")), "log loss", "calibration error")]
-    for m in found.models:
+    for m in result.models:
         e = m.evaluation
         shares = [(e.top1, e.top1_interval), (e.top5, e.top5_interval)][: len(ranks)]
         cells = [cell for share, interval in shares for cell in (_percent(share), _span(interval))]
         rows.append((m.model, *cells, f"{e.log_loss:.3f}", _percent(e.calibration.error)))
-    lines = [_head(found.models[0]), "", *text_table(rows, "<" + "><" * len(ranks) + ">>")]
-    for one, other, c in found.comparisons:
-        lines += ["", f"{one}, less {other}", *_comparison(c, few)]
+    lines = [_head(result.models[0]), "", *text_table(rows, "<" + "><" * len(ranks) + ">>")]
+    for one, other, c in result.comparisons:
+        lines += ["", f"{one} minus {other}", *_comparison(c, few)]
     return "\n".join(lines) + "\n"
 
 
-def _head(found: Validation) -> str:
-    seen = sum(c.support > 0 for c in found.evaluation.classes)
-    of = f" of the model's {len(found.labels):,}" if seen < len(found.labels) else ""
-    return f"{found.data}: {found.evaluation.count:,} photos, {seen:,}{of} classes"
+def _head(result: Validation) -> str:
+    seen = sum(c.support > 0 for c in result.evaluation.classes)
+    total = f" of the model's {len(result.labels):,}" if seen < len(result.labels) else ""
+    return f"{result.data}: {result.evaluation.count:,} photos, {seen:,}{total} classes"
 
 
 def _figures(e: Evaluation) -> Iterator[tuple[str, str]]:
     yield "top-1", f"{_percent(e.top1)}   95 % interval {_span(e.top1_interval)}"
     if len(e.classes) > 5:
         yield "top-5", f"{_percent(e.top5)}   95 % interval {_span(e.top5_interval)}"
-    yield "mean recall", f"{_percent(e.balanced_accuracy)}   each class counts the same"
+    yield "mean recall", f"{_percent(e.balanced_accuracy)}   every class has the same weight"
     yield "mean F1", _percent(e.macro_f1)
     yield "log loss", f"{e.log_loss:7.3f}"
-    yield "calibration error", f"{_percent(e.calibration.error)}   probabilities against what came true"
+    yield "calibration error", f"{_percent(e.calibration.error)}   predicted probability against accuracy"
 
 
 def _classes(e: Evaluation, names: tuple[str, ...]) -> list[str]:
@@ -76,18 +76,18 @@ def _classes(e: Evaluation, names: tuple[str, ...]) -> list[str]:
 def _confusions(e: Evaluation, names: tuple[str, ...]) -> list[str]:
     wrong_KK = e.confusion_KK - np.diag(e.confusion_KK.diagonal())
     order = [divmod(int(place), len(names)) for place in np.argsort(-wrong_KK, axis=None, kind="stable")[:WORST]]
-    wrong = [(wrong_KK[i, j], names[i], names[j]) for i, j in order if wrong_KK[i, j]]
-    rows = [(f"    {count}", f"{label} called {other}") for count, label, other in wrong]
+    errors = [(wrong_KK[i, j], names[i], names[j]) for i, j in order if wrong_KK[i, j]]
+    rows = [(f"    {count}", f"{label} classified as {other}") for count, label, other in errors]
     return ["", "commonest errors", *text_table(rows, "><")] if rows else []
 
 
 def _comparison(c: Comparison, few: bool) -> Iterator[str]:
     differences = (("top-1", c.top1, c.top1_interval), ("top-5", c.top5, c.top5_interval))
     for name, difference, interval in differences[: 1 if few else 2]:
-        verdict = "may be chance" if interval.low <= 0 <= interval.high else "no accident of which photos were taken"
+        verdict = "may be chance" if interval.low <= 0 <= interval.high else "unlikely to be chance"
         yield (f"  {name}  {100 * difference:+5.1f} points, 95 % interval {100 * interval.low:+.1f} to "
                f"{100 * interval.high:+.1f}: {verdict}")  # fmt: skip
-    yield f"  only the first is right on {c.only_a_correct:,} photos, only the second on {c.only_b_correct:,}"
+    yield f"  only the first is correct on {c.only_a_correct:,} photos, only the second on {c.only_b_correct:,}"
 
 
 def _percent(share: float | None) -> str:

@@ -1,1 +1,1 @@
-"""From a recipe to a trained model folder."""
+"""Train a network from a recipe; the result is a model folder."""

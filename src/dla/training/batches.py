@@ -1,4 +1,4 @@
-"""From photos to batches: cropped and resized ahead of the network.
+"""Training batches, cropped and resized in threads ahead of the network.
 
 Batches are uint8 (N, H, W, 3).
 """
@@ -24,14 +24,14 @@ __all__ = ["Batch", "ImageReader", "TrainBatches"]
 
 
 class ImageReader(Protocol):
-    """RGB images by their row of a split; several threads may ask at once."""
+    """RGB images by their row in a split; reading is thread-safe."""
 
     def __getitem__(self, row: int, /) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows_N` are the photos' places in the split."""
+    """Pixels (N, H, W, 3) uint8, targets, and the photos' rows in the split."""
 
     pixels_NHW3: Array
     targets_N: Array
@@ -39,7 +39,11 @@ class Batch:
 
 
 class TrainBatches:
-    """The batches that this rank learns from, by epoch and step; nothing else decides what is in them."""
+    """The training batches of this rank. They depend only on the seed, the epoch and the step.
+
+    Raises:
+        UsageError: there are fewer photos than `batch_size`, or the ranks cannot divide it.
+    """
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class TrainBatches:
             )
 
     def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """The epoch's batches from `first_step` on. The photos of the last, incomplete one wait for another epoch."""
+        """Yield the epoch's batches from `first_step` on. An incomplete last batch is dropped."""
         order = self._order(epoch)
         return run_ahead(
             lambda step: self._make(order, epoch, step),
@@ -83,7 +87,7 @@ class TrainBatches:
 
     def _make(self, order: Array, epoch: int, step: int) -> Batch:
         size, augment = self.recipe.batch_size, self.recipe.augment
-        places = self.ranks.share(np.arange(size))
+        places = self.ranks.shard(np.arange(size))
         rows = order[step * size + places]
         side = self.recipe.input.size_at(epoch, step, min(self.preprocessing.size))
         of_canvas = (1 + 2 * augment.margin) ** -2

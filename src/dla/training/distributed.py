@@ -1,13 +1,13 @@
-"""The processes of one run: one by itself, or several that `torchrun` started (docs/many-machines.md).
+"""The processes of one run: one by itself, or several started by `torchrun` (docs/many-machines.md).
 
-    with joined(device) as ranks:
-        rows = ranks.share(rows)
+    with process_group(device) as ranks:
+        rows = ranks.shard(rows)
         ...
         if ranks.is_main:
             print(...)
 
-Only the main rank prints and writes. What every rank must know and only the main one can find out goes through
-`ranks.from_main`.
+Only the main rank prints and writes. What only the main rank can find out reaches the others by
+`ranks.broadcast_object`.
 """
 
 from __future__ import annotations
@@ -58,40 +58,40 @@ class Ranks:
 
     @classmethod
     def from_env(cls) -> Ranks:
-        """What the variables of torchrun say: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE; without them, one process
-        by itself.
+        """Read torchrun's variables RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; unset, a single process.
 
         Raises:
-            UsageError: they are no numbers, or contradict each other.
+            UsageError: they are not numbers, or contradict each other.
         """
         world = os.environ.get("WORLD_SIZE") or "1"
         usual = {"RANK": "0", "WORLD_SIZE": world, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": world}
         names, values = list(usual), [os.environ.get(name) or default for name, default in usual.items()]
         for name, value in zip(names, values, strict=True):
             if not value.isdecimal():
-                raise UsageError(f"the variable {name} is {value}: a number from 0 on. torchrun sets it")
+                raise UsageError(f"the variable {name} is {value}, but must be a whole number from 0. torchrun sets it")
         return cls(*map(int, values))
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which prints and writes."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The device itself, or the GPU that is this rank's own."""
+        """Return this rank's own GPU for "cuda" with several ranks; other devices unchanged."""
         shared = device.type == "cuda" and device.index is None and self.world > 1
         return torch.device("cuda", self.local_rank) if shared else device
 
-    def share(self, rows: Rows) -> Rows:
-        """This rank's part: every row is in exactly one part, and their sizes differ by one at most."""
+    def shard(self, rows: Rows) -> Rows:
+        """Return this rank's shard of the rows: disjoint, complete, and of equal size up to one row."""
         return rows[self.rank :: self.world]  # type: ignore[return-value]
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has called this."""
         if self.world > 1:
             dist.barrier()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, on each of them; the tensor is on the device that they compute on."""
+        """Return the sum over all ranks, on each of them. The tensor is on the device of the backend."""
         if self.world == 1:
             return tensor
         total = tensor.clone()
@@ -99,35 +99,41 @@ class Ranks:
         return total
 
     def mean(self, *numbers: float) -> list[float]:
-        """The means over the ranks, on each of them."""
+        """Return the mean of each number over all ranks, on each of them."""
         if self.world == 1:
             return list(numbers)
-        return list(self.sum(torch.tensor(numbers, dtype=torch.float64, device=_place())).div(self.world).tolist())
+        return list(
+            self.sum(torch.tensor(numbers, dtype=torch.float64, device=_backend_device())).div(self.world).tolist()
+        )
 
-    def largest(self, number: int) -> int:
-        """The largest of the ranks' numbers, on each of them."""
+    def max(self, number: int) -> int:
+        """Return the maximum over all ranks, on each of them."""
         if self.world == 1:
             return number
-        found = torch.tensor([number], device=_place())
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-        return int(found)
+        largest = torch.tensor([number], device=_backend_device())
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
 
-    def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns on the main rank, on each of them; it is called there alone."""
+    def broadcast_object(self, make: Callable[[], T]) -> T:
+        """Call `make` on the main rank only, and return its result on every rank."""
         if self.world == 1:
             return make()
         box = [make() if self.is_main else None]
         dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]
 
-    def spread(self, tensors: Sequence[Tensor]) -> None:
-        """Give every rank the main one's values, in place."""
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite the tensors of every rank with those of the main rank, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def gather_rows(self, array_n: Array, rows_n: Array, total: int) -> Array:
-        """An array (total, ...) in which row `rows_n[i]` is `array_n[i]`, from all ranks together, on each of them."""
+        """Return, on each rank, the array (total, ...) whose row `rows_n[i]` is `array_n[i]`, gathered from all ranks.
+
+        Raises:
+            ValueError: the rows of all ranks are not 0 to total - 1, each once.
+        """
         parts = [(array, rows) for array, rows in self._gathered((array_n, rows_n)) if len(rows)]
         together = np.concatenate([rows for _, rows in parts] or [rows_n])
         if total == 0 or not np.array_equal(np.sort(together), np.arange(total)):
@@ -147,9 +153,13 @@ class Ranks:
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[Ranks]:
-    """Connect the ranks of this run, which compute on `device`: by NCCL between GPUs ("cuda", "auto"), else by gloo.
+    """Connect the ranks of this run: by NCCL if they compute on GPUs (`device` "cuda" or "auto"), else by gloo.
 
-    An error on one rank ends them all: the first to fail raises it, the others exit without a word.
+    An error on one rank ends them all: the first to fail raises it, the others exit silently.
+
+    Raises:
+        UsageError: the ranks cannot connect, or there are fewer GPUs than ranks.
+        DlaError: another rank failed or was lost.
     """
     ranks = Ranks.from_env()
     if ranks.world == 1 or dist.is_initialized():
@@ -160,32 +170,33 @@ def process_group(device: str = "cpu") -> Iterator[Ranks]:
         backend = "nccl"
         if ranks.local_rank >= (count := torch.cuda.device_count()):
             raise UsageError(f"LOCAL_RANK is {ranks.local_rank}, and this machine has {count} GPUs. Start one process "
-                             "a GPU: torchrun --nproc-per-node")  # fmt: skip
+                             "per GPU: torchrun --nproc-per-node")  # fmt: skip
         torch.cuda.set_device(ranks.local_rank)
     try:
         shared, rank, world = next(rendezvous("env://"))
     except ValueError as error:  # a variable is missing
-        raise UsageError(f"WORLD_SIZE is {ranks.world}, but the processes cannot meet ({error}). Start them by "
+        raise UsageError(f"WORLD_SIZE is {ranks.world}, but the processes cannot connect ({error}). Start them by "
                          "torchrun, or unset WORLD_SIZE") from error  # fmt: skip
-    store = PrefixStore(_this_start(shared, rank, world), shared)
+    store = PrefixStore(_launch_id(shared, rank, world), shared)
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
         yield ranks
     except (DlaError, RuntimeError) as error:
-        told = error if isinstance(error, DlaError) else _lost(error)
-        if told is None:
+        reported = error if isinstance(error, DlaError) else _lost_connection(error)
+        if reported is None:
             raise
         if _is_first(store):
-            raise told from error
-        raise SystemExit(told.exit_code) from error
+            raise reported from error
+        raise SystemExit(reported.exit_code) from error
     dist.destroy_process_group()
 
 
-def _this_start(store: Any, rank: int, world: int) -> str:
-    """A word that only the processes of this start share.
+def _launch_id(store: Any, rank: int, world: int) -> str:
+    """Agree on an id that only the processes of this launch share.
 
-    When torchrun starts the processes again it keeps the store, with all that those before them wrote; who read their
-    addresses there would wait for the dead. So the main rank says a new word, and takes in who says one back.
+    When torchrun restarts the processes it keeps the store with all that the earlier ones wrote, and a process that
+    read their addresses there would wait for dead processes. So the main rank publishes a new id, and acknowledges each
+    process that answers to it.
     """
     mine = uuid.uuid4().hex
     if rank == 0:
@@ -196,7 +207,9 @@ def _this_start(store: Any, rank: int, world: int) -> str:
         return mine
     while True:
         _wait(store, "dla/start")
-        start = store.get("dla/start").decode()  # may be that of the dead, who cannot have seen this process
+        start = store.get(
+            "dla/start"
+        ).decode()  # may be of an earlier launch, which cannot have acknowledged this process
         store.set(f"dla/{start}/here/{rank}", mine)
         seen = f"dla/{start}/seen/{rank}"
         if store.check([seen]) and store.get(seen).decode() == mine:
@@ -205,30 +218,30 @@ def _this_start(store: Any, rank: int, world: int) -> str:
 
 
 def _wait(store: Any, key: str) -> None:
-    while not store.check([key]):  # and not store.wait(), within which no signal is heard
+    while not store.check([key]):  # not store.wait(), which blocks signal handlers
         time.sleep(0.02)
 
 
-def _place() -> torch.device | None:
-    """Where a tensor must be for the ranks to exchange it."""
+def _backend_device() -> torch.device | None:
+    """Return the device on which the backend exchanges tensors."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
 
 
-def _lost(error: RuntimeError) -> DlaError | None:
-    """The connection to another rank broke: what to say of it. None for an error of another kind."""
+def _lost_connection(error: RuntimeError) -> DlaError | None:
+    """Return the error to report if the connection to another rank broke; None for other errors."""
     text = str(error)
     if not isinstance(error, dist.DistError) and not any(word in text for word in ("gloo", "Gloo", "NCCL")):
         return None
     return DlaError(
-        "another process of this run ended or cannot be reached, so all end. The same command goes on from the newest "
-        "checkpoint"
+        "another process of this run ended or cannot be reached, so all processes end. Run the same command again to "
+        "continue from the newest checkpoint"
     )
 
 
 def _is_first(store: Any) -> bool:
     try:
         return bool(store.add("dla/failed", 1) == 1)
-    except RuntimeError:  # where the main rank keeps the store, it goes with it
+    except RuntimeError:  # the store ends with the main rank, which may host it
         return True
 
 
@@ -236,10 +249,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
-    """Within it the first SIGINT or SIGTERM is only noted; a second one acts at once, as it does outside."""
+    """Context in which the first SIGINT or SIGTERM only requests a stop; a second one acts as usual."""
 
     def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.noted = ranks, 0
+        self.ranks, self.received = ranks, 0
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -253,16 +266,16 @@ class StopSignal:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.noted = number
+        self.received = number
         self.__exit__()
 
-    def wanted(self) -> bool:
-        """Whether any rank was asked to end; the ranks ask together, so that all of them stop at the same step."""
-        self.noted = self.ranks.largest(self.noted)
-        return self.noted > 0
+    def stop_requested(self) -> bool:
+        """Return whether any rank received a signal. All ranks must call it together, and so stop at the same step."""
+        self.received = self.ranks.max(self.received)
+        return self.received > 0
 
-    def leave(self) -> NoReturn:
-        """End as the signal would have it: KeyboardInterrupt, or SystemExit with 143."""
-        if self.noted == signal.SIGINT:
+    def exit(self) -> NoReturn:
+        """Raise what the signal stands for: KeyboardInterrupt, or SystemExit with 143."""
+        if self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + self.noted)
+        raise SystemExit(128 + self.received)

@@ -1,4 +1,4 @@
-"""What a run would take: `dla train --dry-run`. Nothing is written."""
+"""Estimate the cost of a run (`dla train --dry-run`), and search for a learning rate (`--find-lr`)."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = ["RateSweep", "RunEstimate", "draw_rates", "estimate_run", "find_learn
 
 
 STEPS, VAL_BATCHES = 3, 2
-GENTLY = 1e-3  # of the learning rate: the steps are for their time, and should not run into numbers without end
+RATE_FACTOR = 1e-3  # on the learning rate: only the time of the steps matters, and they must not diverge
 
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What a run would take, by a few real steps of each size of crop.
+    """The estimated cost of a run, from a few real steps at each crop size.
 
-    `step_seconds` is by the side of the crops in pixels; `peak_bytes` is the process's, or on a GPU PyTorch's
-    there, and None where the system does not say.
+    `step_seconds` is by the side of the crops in pixels. `peak_bytes` is the peak memory of the process, or of PyTorch
+    on a GPU; None if the system does not report it.
     """
 
     parameters: int
-    learning: int
+    trainable: int
     train: int
     val: int
     classes: int
@@ -60,20 +60,20 @@ def estimate_run(
     cache: PhotoCache = RuntimeOptions.photo_cache,
     progress: Progress = NO_PROGRESS,
 ) -> RunEstimate:
-    """Measure a few steps of the recipe on its photos. Arguments and errors are those of `train`."""
+    """Estimate the cost of a run by a few steps on its photos. Arguments and errors are those of `train`."""
     recipe = with_data(recipe, None)
-    means = Runtime.named(workers, device, cache, progress)
-    splits = open_photos(recipe, means)
+    runtime = Runtime.from_options(workers, device, cache, progress)
+    splits = open_photos(recipe, runtime)
     with torch.random.fork_rng([]), enough_memory(recipe):
-        setup = set_up(recipe, splits, means)
+        setup = set_up(recipe, splits, runtime)
         sides = _sides(recipe, setup)
-        progress.start("trying steps", len(sides) * (STEPS + 1), "steps")
+        progress.start("measuring steps", len(sides) * (STEPS + 1), "steps")
         seconds = {side: _step_seconds(setup, recipe, *first, progress) for side, (first, _) in sides.items()}
         val_seconds = _val_seconds(setup)
-    parameters = list(setup.fit.network.parameters())
+    parameters = list(setup.trainer.network.parameters())
     return RunEstimate(
         parameters=sum(p.numel() for p in parameters),
-        learning=sum(p.numel() for p in parameters if p.requires_grad),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
         train=len(splits.train),
         val=len(splits.val),
         classes=len(splits.train.class_ids),
@@ -82,42 +82,42 @@ def estimate_run(
         step_seconds=seconds,
         val_seconds=val_seconds,
         total_seconds=sum(seconds[side] * count for side, (_, count) in sides.items()) + recipe.epochs * val_seconds,
-        peak_bytes=_peak(means.device),
+        peak_bytes=_peak(runtime.device),
     )
 
 
 def _sides(recipe: Recipe, setup: Setup) -> dict[int, tuple[tuple[int, int], int]]:
-    """For each side of the crops the first epoch and step that have it, and how many steps do."""
-    own = min(setup.start.preprocessing.size)
-    found: dict[int, tuple[tuple[int, int], int]] = {}
+    """Return, by the side of the crops in pixels, the first (epoch, step) with it and the number of such steps."""
+    own = min(setup.initial.preprocessing.size)
+    sides: dict[int, tuple[tuple[int, int], int]] = {}
     for epoch in range(recipe.epochs):
         for step in range(setup.batches.steps):
             side = recipe.input.size_at(epoch, step, own)
-            first, count = found.get(side, ((epoch, step), 0))
-            found[side] = first, count + 1
-    return found
+            first, count = sides.get(side, ((epoch, step), 0))
+            sides[side] = first, count + 1
+    return sides
 
 
 def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int, progress: Progress) -> float:
-    """The median of some steps on this batch, after one that is not counted. Its making is not in it."""
+    """Return the median time of a step on this batch in seconds, after one warm-up step. Loading is not included."""
     batch = next(setup.batches.epoch(epoch, step))
     times = []
     for _ in range(STEPS + 1):
         began = time.monotonic()
-        setup.fit.step(batch, recipe.lr * GENTLY)
+        setup.trainer.step(batch, recipe.lr * RATE_FACTOR)
         times.append(time.monotonic() - began)
         progress.advance()
     return sorted(times[1:])[STEPS // 2]
 
 
 def _val_seconds(setup: Setup) -> float:
-    """An epoch's validation, from a part of it."""
+    """Return the time of one validation in seconds, extrapolated from a few batches."""
     whole = setup.validation
     count = len(whole.targets_N)
     some = min(count, VAL_BATCHES * whole.batch_size)
-    network = setup.fit.stored()
+    network = setup.trainer.stored()
     began = time.monotonic()
-    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.fit)
+    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.trainer)
     return (time.monotonic() - began) * count / some
 
 
@@ -126,14 +126,14 @@ def _peak(device: torch.device) -> int | None:
 
 
 SWEEP_STEPS, LOWEST, HIGHEST = 100, 1e-6, 10.0
-MEMORY = 0.9  # of the running mean of the losses
-TOO_MUCH = 4.0  # times the best loss: what comes after says nothing
-BELOW_THE_BEST = 0.1  # of the rate at which the loss was lowest, beyond which it would soon grow
+SMOOTHING = 0.9  # decay of the running mean of the losses
+DIVERGED = 4.0  # times the best loss, where the sweep ends
+RATE_MARGIN = 0.1  # of the rate with the lowest loss, which is close to divergence
 
 
 @dataclass(frozen=True)
 class RateSweep:
-    """Smoothed losses at rising learning rates, and the proposed one."""
+    """Smoothed losses at rising learning rates, and the proposed rate."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
@@ -149,69 +149,75 @@ def find_learning_rate(
     cache: PhotoCache = RuntimeOptions.photo_cache,
     progress: Progress = NO_PROGRESS,
 ) -> RateSweep:
-    """Let the learning rate rise from step to step until the loss grows; draw the curve into a PNG.
+    """Raise the learning rate from step to step until the loss diverges, propose a rate, and draw the curve.
 
-    The other arguments and errors are those of `train`; and
+    Args:
+        recipe: the run to find a rate for.
+        picture: the PNG file to write.
+        workers: as for `train`, like the rest.
+        device: as for `train`.
+        cache: as for `train`.
+        progress: as for `train`.
 
     Raises:
-        DlaError: the loss grew at once.
+        DlaError: the loss grows from the lowest rate on. Other errors are those of `train`.
     """
     recipe = with_data(recipe, None)
     check_apart(picture.parent, recipe)
-    means = Runtime.named(workers, device, cache, progress)
-    splits = open_photos(recipe, means)
+    runtime = Runtime.from_options(workers, device, cache, progress)
+    splits = open_photos(recipe, runtime)
     with torch.random.fork_rng([]), enough_memory(recipe):
-        setup = set_up(recipe, splits, means)
+        setup = set_up(recipe, splits, runtime)
         rates, losses = [], []
         progress.start("raising the learning rate", SWEEP_STEPS, "steps")
         for i, batch in enumerate(islice(_batches(setup.batches), SWEEP_STEPS)):
             rate = LOWEST * (HIGHEST / LOWEST) ** (i / (SWEEP_STEPS - 1))
             try:
-                loss, _ = setup.fit.step(batch, rate)
-            except DlaError:  # not finite any more
+                loss, _ = setup.trainer.step(batch, rate)
+            except DlaError:  # the loss is no longer finite
                 break
-            setup.fit.at.step += 1
+            setup.trainer.position.step += 1
             progress.advance()
             rates.append(rate)
             losses.append(loss)
-            if smoothed(losses)[-1] > TOO_MUCH * min(smoothed(losses)):
+            if smoothed(losses)[-1] > DIVERGED * min(smoothed(losses)):
                 break
-    curve = RateSweep(tuple(rates), tuple(smoothed(losses)), suggest_rate(rates, smoothed(losses)))
-    draw_rates(curve, picture)
-    return curve
+    sweep = RateSweep(tuple(rates), tuple(smoothed(losses)), suggest_rate(rates, smoothed(losses)))
+    draw_rates(sweep, picture)
+    return sweep
 
 
 def _batches(batches: TrainBatches) -> Iterator[Batch]:
-    """An epoch after another."""
+    """Yield batches epoch after epoch, without end."""
     for epoch in count():
         yield from batches.epoch(epoch, 0)
 
 
 def smoothed(losses: list[float]) -> list[float]:
-    """The running mean of the losses, without the pull of its beginning at zero."""
+    """Return the exponential moving average of the losses, with bias correction."""
     means, mean = [], 0.0
     for i, loss in enumerate(losses, 1):
-        mean = MEMORY * mean + (1 - MEMORY) * loss
-        means.append(mean / (1 - MEMORY**i))
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        means.append(mean / (1 - SMOOTHING**i))
     return means
 
 
 def suggest_rate(rates: list[float], losses: list[float]) -> float:
-    """A tenth of the rate at which the loss was lowest, to two digits.
+    """Return a tenth of the rate with the lowest loss, rounded to two digits.
 
     Raises:
-        DlaError: it was lowest at the lowest rate.
+        DlaError: the loss is lowest at the lowest rate.
     """
     best = min(range(len(losses)), key=losses.__getitem__, default=0)
     if best == 0:
-        raise DlaError(f"the loss only grows from a learning rate of {LOWEST:g} on. Is something wrong with the data?")
-    rate = BELOW_THE_BEST * rates[best]
+        raise DlaError(f"the loss only grows, even at a learning rate of {LOWEST:g}. Check the photos and their labels")
+    rate = RATE_MARGIN * rates[best]
     digits = 1 - math.floor(math.log10(rate))
     return round(rate, digits)
 
 
 def draw_rates(sweep: RateSweep, path: Path) -> None:
-    """Draw the losses over the learning rates (logarithmic), with a line at the proposed one, into a PNG."""
+    """Draw the losses over the learning rates (logarithmic) into a PNG, with a line at the proposed rate."""
     page = line_chart(
         [Series("loss, running mean", sweep.rates, sweep.losses)],
         "learning rate",

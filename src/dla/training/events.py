@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, as plain values, and who is told."""
+"""Events of a training run as plain values, and the callback that receives them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["EpochEvent", "StepEvent", "TrainerCallback"]
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One step: its epoch (from 1, of `epochs`) and place in it (from 1, of `steps`).
+    """The figures of one step: `step` (from 1) of `steps` in `epoch` (from 1) of `epochs`.
 
-    `top1` is of its own photos, 0 to 1, and nan where they were mixed.
+    `top1` is the accuracy on the batch, 0 to 1; nan if its photos were mixed.
     """
 
     epoch: int
@@ -26,10 +26,10 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class EpochEvent:
-    """What one pass over the training photos came to: a line of `metrics.jsonl` (docs/train.md).
+    """The figures of one epoch: a line of `metrics.jsonl` (docs/train.md).
 
-    `epoch` counts from 1, `step` over the whole run. Accuracies (0 to 1) and `val_loss` are of the weights as they
-    would be stored. `data_wait` is the share of the time in which the loop waited for photos.
+    `epoch` counts from 1, `step` over the whole run. Accuracies (0 to 1) and `val_loss` are measured with the weights
+    in half precision, as they are stored. `data_wait` is the fraction of time spent waiting for photos.
     """
 
     epoch: int
@@ -45,15 +45,16 @@ class EpochEvent:
 
 
 class TrainerCallback:
-    """Hears of a run. Each method is called between two steps, when the state of the run can be saved; none does
-    anything here.
+    """Base class of callbacks, whose methods do nothing.
+
+    Each is called between two steps, when the state of the run can be saved.
     """
 
     def on_step(self, step: StepEvent) -> None:
-        """After each step."""
+        """Handle the end of a step."""
 
     def on_validation_batch(self) -> None:
-        """Before each batch of an epoch's validation."""
+        """Handle the start of a validation batch."""
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
-        """After each epoch; `is_best` says whether none before it was better."""
+        """Handle the end of an epoch; `is_best` is True if it is the best so far."""

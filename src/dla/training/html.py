@@ -1,4 +1,4 @@
-"""The report of a run: `report.html`, from what lies in the run's folder and the scores of its best weights."""
+"""The HTML report of a run, from its folder and the logits of its best weights."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ __all__ = ["write_report"]
 def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str]) -> Path:
     """Write `run`/report.html and return its path.
 
-    It takes config.yaml, run.json, metrics.jsonl and mosaic.png from the run's folder; what is not there yet is left
-    out.
+    It reads config.yaml, run.json, metrics.jsonl and mosaic.png from the run's folder; missing files are left out.
 
     Args:
+        run: the run's folder.
         split: the validation photos.
-        logits_NK: the best weights' scores of them, in their order.
+        logits_NK: the logits of the best weights, in the order of `split`.
         labels: the classes' readable names, in the order of the outputs.
 
     Raises:
         UnavailableError: jinja2 is missing.
-        OSError: of the disk.
+        OSError: the file cannot be written.
     """
-    found = evaluate(logits_NK, split.targets_N, split.class_ids)
+    evaluation = evaluate(logits_NK, split.targets_N, split.class_ids)
     names = shown_names(split.class_ids, list(labels))
     epochs = read_epochs(run / "metrics.jsonl")
     facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
-    errors = surest_errors(found, split.targets_N, names, lambda i: read_photo(split.photos[i]).image, split.names)
+    errors = surest_errors(evaluation, split.targets_N, names, lambda i: read_photo(split.photos[i]).image, split.names)
     sections = (
-        Section("What came out", (Figures((*headline(found).items, *_of_run(epochs))),), "On the validation photos, "
+        Section("Results", (Figures((*headline(evaluation).items, *_of_run(epochs))),), "On the validation photos, "
                 "with the weights in best/. Intervals are bootstraps over photos."),
         *_curves(epochs, len(split.class_ids)),
-        *evaluation_sections(found, names),
+        *evaluation_sections(evaluation, names),
         *((errors,) if errors else ()),
         *_mosaic(run / "mosaic.png"),
-        *_made(run, facts),
+        *_provenance(run, facts),
     )  # fmt: skip
     path = run / "report.html"
-    counts = f"{found.count:,} validation photos, {len(split.class_ids)} classes"
+    counts = f"{evaluation.count:,} validation photos, {len(split.class_ids)} classes"
     write_page(path, f"Training run {run.resolve().name}", counts, sections)
     return path
 
@@ -86,13 +86,13 @@ def _curves(epochs: list[dict[str, Any]], class_count: int) -> tuple[Section, ..
     accuracies = [of("top-1", "top1"), *([of("top-5", "top5")] if class_count > 5 else [])]
     drawings = {
         "Loss": line_chart([of("training", "loss"), of("validation", "val_loss")], "epoch"),
-        "Accuracy on validation": line_chart(accuracies, "epoch", percent),
+        "Validation accuracy": line_chart(accuracies, "epoch", percent),
         "Learning rate": line_chart([of("learning rate", "lr")], "epoch"),
-        "Speed": line_chart([of("photos a second", "photos_per_second")], "epoch"),
-        "Waiting for photos": line_chart([of("share of the time", "data_wait")], "epoch", percent),
+        "Speed": line_chart([of("photos per second", "photos_per_second")], "epoch"),
+        "Waiting for photos": line_chart([of("fraction of the time", "data_wait")], "epoch", percent),
     }
     charts = tuple(Chart(title, drawing) for title, drawing in drawings.items() if drawing is not None)
-    return (Section("How it went", (Charts(charts),)),) if charts else ()
+    return (Section("Progress", (Charts(charts),)),) if charts else ()
 
 
 def _mosaic(path: Path) -> tuple[Section, ...]:
@@ -100,24 +100,28 @@ def _mosaic(path: Path) -> tuple[Section, ...]:
         return ()
     with Image.open(path) as picture:
         uri = embedded(picture.convert("RGB"))
-    note = "The first batch, cropped, resized, turned and coloured, before its numbers are scaled."
+    note = "The first batch after augmentation, before its pixels are normalized."
     return (
-        Section("What the network was shown", (ImageGrid((PageImage(uri, (), "training photos"),), wide=True),), note),
+        Section(
+            "Training photos as the network sees them",
+            (ImageGrid((PageImage(uri, (), "training photos"),), wide=True),),
+            note,
+        ),
     )
 
 
-def _made(run: Path, facts: Mapping[str, Any]) -> tuple[Section, ...]:
-    """How it was made: command, versions, machine, data and the whole recipe."""
+def _provenance(run: Path, facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the section with command, versions, machine, data and recipe."""
     parts: list[Code | Facts] = []
     if command := facts.get("command"):
         parts.append(Code(command if isinstance(command, str) else shlex.join(command)))
-    known = [pair for key in ("data", "versions", "machine") for pair in _flat(facts.get(key) or {}, f"{key}: ")]
-    if known:
-        parts.append(Facts(tuple(known)))
+    pairs = [pair for key in ("data", "versions", "machine") for pair in _flat(facts.get(key) or {}, f"{key}: ")]
+    if pairs:
+        parts.append(Facts(tuple(pairs)))
     config = run / "config.yaml"
     if config.exists():
-        parts.append(Code(config.read_text(encoding="utf-8"), "config.yaml, the whole recipe"))
-    return (Section("How it was made", tuple(parts)),) if parts else ()
+        parts.append(Code(config.read_text(encoding="utf-8"), "config.yaml, the complete recipe"))
+    return (Section("How to reproduce it", tuple(parts)),) if parts else ()
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What a process holds beyond what it uses, and what to say when there is no more."""
+"""Return freed memory to the system, and report when memory runs out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SMALLEST_MAP = 16 * 2**20
 
 
 def give_memory_back() -> bool:
-    """Let this process give each freed piece of memory of 16 MiB and more back to the system at once.
+    """Make the C library return freed blocks of 16 MiB and more to the system at once; return whether it can.
 
-    glibc keeps freed pieces of up to 32 MiB, and with gradient checkpointing many of a step's maps are of that kind: a
-    good part of the peak would be memory that nothing uses. A lower limit saves more memory and costs more time
-    (docs/results.md). False where the C library has no such setting.
+    glibc keeps freed blocks of up to 32 MiB, and with gradient checkpointing many feature maps have such a size, so
+    that much of the peak would be unused memory. A lower threshold saves more memory and costs more time
+    (docs/results.md).
     """
     try:
         return bool(ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, SMALLEST_MAP))
@@ -33,25 +33,25 @@ def give_memory_back() -> bool:
 
 @contextmanager
 def enough_memory(recipe: Recipe) -> Iterator[None]:
-    """Where it is not, say which settings take less.
+    """Turn an out-of-memory error into a message that names the settings that need less.
 
     Raises:
-        DlaError: the memory of the machine or of the GPU was not enough.
+        DlaError: the machine or the GPU ran out of memory.
     """
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _too_much(recipe) from error
+        raise _out_of_memory(recipe) from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
             raise
-        raise _too_much(recipe) from error
+        raise _out_of_memory(recipe) from error
 
 
-def _too_much(recipe: Recipe) -> DlaError:
+def _out_of_memory(recipe: Recipe) -> DlaError:
     sides = recipe.input.all_sizes()
     at = f" at {max(sides)} pixels" if sides else ""
     return DlaError(
-        f"there is not enough memory for steps of {recipe.batch_size} photos{at}. Try --optimizer.accumulate 2 (or "
-        "more), --compute.checkpointing true, a smaller --batch-size, or smaller crops. What was saved is kept"
+        f"not enough memory for batches of {recipe.batch_size} photos{at}. Try --optimizer.accumulate 2 (or more), "
+        "--compute.checkpointing true, a smaller --batch-size, or smaller crops. Saved checkpoints are kept"
     )

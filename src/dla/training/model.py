@@ -1,4 +1,4 @@
-"""The network that a run begins with: fresh or trained, its classifier fitted to the classes, parts of it frozen."""
+"""The initial network of a run: untrained or pretrained, with a classifier for the classes and frozen stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STAGES = ("stem", "level0", "level1", "level2", "level3", "level4", "level5")
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A network before its first step, how photos are prepared for it, what a model folder says of it, and notes."""
+    """A network before its first step, with its preprocessing, its model-folder config, and notes for the log."""
 
     network: DLA
     preprocessing: Preprocessing
@@ -32,88 +32,88 @@ class InitialModel:
 
 
 def build_initial(recipe: Recipe, class_ids: tuple[str, ...]) -> InitialModel:
-    """The network of a recipe for these classes.
+    """Build the network of a recipe for these classes.
 
     Raises:
-        UnknownNameError, UnavailableError, DamagedError: as `dla.load`.
+        UnknownNameError, UnavailableError, DamagedError: as by `dla.load`.
     """
     options: dict[str, Any] = {
         "drop_rate": recipe.regular.drop_rate,
         "drop_path_rate": recipe.regular.drop_path_rate,
     }
     if recipe.pretrained:
-        network, config, notes = _trained(recipe.model, class_ids, options)
+        network, config, notes = _load_pretrained(recipe.model, class_ids, options)
     else:
-        # The classifier starts small: the published rule gives it a spread of sqrt(2 / classes), far too much for a few
+        # reset_classifier starts small: the published rule, a spread of sqrt(2 / classes), is too much for a few
         network = create_model(recipe.model, num_classes=0, **options).reset_classifier(len(class_ids))
         cfg = dict(network.pretrained_cfg)
         config = ModelConfig(str(cfg["architecture"]), len(class_ids), pretrained_cfg=cfg)
-        notes = (f"afresh, {config.architecture} for {len(class_ids)} classes",)
+        notes = (f"untrained {config.architecture} for {len(class_ids)} classes",)
     preprocessing = _preprocessing(recipe, config)
     freeze(network, recipe.freeze)
     if recipe.compute.checkpointing:
         network.set_grad_checkpointing()
-    return InitialModel(network, preprocessing, _described(config, recipe, class_ids, preprocessing), notes)
+    return InitialModel(network, preprocessing, _model_config(config, recipe, class_ids, preprocessing), notes)
 
 
-def _trained(
+def _load_pretrained(
     source: str, class_ids: tuple[str, ...], options: dict[str, Any]
 ) -> tuple[DLA, ModelConfig, tuple[str, ...]]:
-    opened = load_model(source, **options)
-    if opened.config.label_names == class_ids:
-        return opened.model, opened.config, (f"{opened.origin}, which knows these classes",)
-    opened.model.reset_classifier(len(class_ids))
-    note = f"{opened.origin}, its classifier replaced for {len(class_ids)} classes"
-    return opened.model, opened.config, (*opened.report.notes, note)
+    loaded = load_model(source, **options)
+    if loaded.config.label_names == class_ids:
+        return loaded.model, loaded.config, (f"{loaded.origin}, which has these classes",)
+    loaded.model.reset_classifier(len(class_ids))
+    note = f"{loaded.origin}, with a new classifier for {len(class_ids)} classes"
+    return loaded.model, loaded.config, (*loaded.report.notes, note)
 
 
 def _preprocessing(recipe: Recipe, config: ModelConfig) -> Preprocessing:
-    """The network's own, with what the recipe says of it."""
+    """Return the network's preprocessing with the recipe's settings applied."""
     own = Preprocessing.from_config(config.pretrained_cfg, config.exif)
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "size": recipe.input.val_size and (recipe.input.val_size, recipe.input.val_size),
         "crop_pct": recipe.input.crop_pct,
         "crop_mode": recipe.input.crop_mode,
         "interpolation": recipe.input.interpolation,
     }
-    return replace(own, **{k: v for k, v in asked.items() if v is not None})
+    return replace(own, **{k: v for k, v in settings.items() if v is not None})
 
 
-def _described(
+def _model_config(
     config: ModelConfig, recipe: Recipe, class_ids: tuple[str, ...], preprocessing: Preprocessing
 ) -> ModelConfig:
-    """What the model folder will say, but for the results. WordNet ids get WordNet's names."""
+    """Return the config of the model folder, without results. Classes named by WordNet ids get WordNet's labels."""
     names = {c.class_id: c.label for c in imagenet_classes()}
     license_ = recipe.license or (str(config.dla.get("license") or "") if recipe.pretrained else "")
     ours: dict[str, Any] = {"task": "classify", "preprocessing": {"exif": preprocessing.exif}}
     ours |= {"dataset": recipe.dataset} | ({"license": license_} if license_ else {})
     if recipe.pretrained:
         ours["starts_from"] = recipe.model
-    kept = {k: v for k, v in config.model_args.items() if k in ("output_stride", "global_pool", "in_chans")}
+    model_args = {k: v for k, v in config.model_args.items() if k in ("output_stride", "global_pool", "in_chans")}
     return ModelConfig(
         architecture=config.architecture,
         num_classes=len(class_ids),
         label_names=class_ids,
         label_descriptions={c: names.get(c, c) for c in class_ids},
-        model_args=kept,
+        model_args=model_args,
         pretrained_cfg={**preprocessing.to_config(), "num_classes": len(class_ids)},
         dla=ours,
     )
 
 
 def freeze(network: DLA, through: str) -> None:
-    """The stem and the levels up to `through` learn no more."""
+    """Freeze the parameters of the stem and the levels up to `through`."""
     for stage in frozen_stages(network, through):
         stage.requires_grad_(False)
 
 
 def frozen_stages(network: DLA, through: str) -> tuple[nn.Module, ...]:
-    """The stem and the levels up to `through`."""
+    """Return the stem and the levels up to `through`."""
     return () if through == "none" else network.stages()[: STAGES.index(through) + 1]
 
 
 def train_mode(network: DLA, frozen: str) -> None:
-    """Training mode; what is frozen keeps its batch-norm statistics too."""
+    """Set training mode, except for frozen stages, whose batch-norm statistics stay unchanged."""
     network.train()
     for stage in frozen_stages(network, frozen):
         stage.eval()

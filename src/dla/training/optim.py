@@ -1,4 +1,4 @@
-"""Parameters in groups, and what steps them."""
+"""Parameter groups, optimizer, learning-rate schedule, weight average and mixed precision."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def build_optimizer(network: DLA, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or AdamW over the parameters that learn, in PyTorch's fused form where the device has it."""
+    """Build SGD or AdamW over the trainable parameters, fused where the device supports it."""
     o = recipe.optimizer
     groups = parameter_groups(network, o.weight_decay, o.decay_norms, o.layer_decay)
     fused = next(network.parameters()).device.type in ("cpu", "cuda", "mps")
@@ -43,9 +43,9 @@ def build_optimizer(network: DLA, recipe: Recipe) -> torch.optim.Optimizer:
 def parameter_groups(
     network: DLA, weight_decay: float, decay_norms: bool = False, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """The parameters that learn, sorted by weight decay and by `scale`, the share of the learning rate that is theirs.
+    """Group the trainable parameters by weight decay and by `scale`, their factor on the learning rate.
 
-    The classifier has the whole rate, each layer before it `layer_decay` times that of the next.
+    The scale is 1 for the classifier and, for each layer before it, `layer_decay` times that of the next layer.
     """
     ranks = layer_ranks(network) if layer_decay < 1 else defaultdict(int)
     last = max(ranks.values(), default=0)
@@ -61,7 +61,7 @@ def parameter_groups(
 
 
 def layer_ranks(network: DLA) -> dict[str, int]:
-    """Each parameter's layer, from the stem, 0, to the classifier, by the network's `group_matcher` (timm's rule)."""
+    """Return the layer of each parameter, 0 for the stem, by the network's `group_matcher` (timm's rule)."""
     rules: list[tuple[re.Pattern[str], int, Iterable[float]]] = []
     for ordinal, spec in enumerate(network.group_matcher().values()):
         for pattern, suffix in [(spec, None)] if isinstance(spec, str) else spec:
@@ -69,8 +69,8 @@ def layer_ranks(network: DLA) -> dict[str, int]:
 
     def place(name: str) -> tuple[float, ...]:
         for pattern, ordinal, suffix in rules:
-            if found := pattern.match(name):
-                return ordinal, *map(float, found.groups()), *suffix
+            if match := pattern.match(name):
+                return ordinal, *map(float, match.groups()), *suffix
         return (math.inf,)
 
     places = {name: place(name) for name, _ in network.named_parameters()}
@@ -79,13 +79,13 @@ def layer_ranks(network: DLA) -> dict[str, int]:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Let the next step have this learning rate, each group its share of it."""
+    """Set the learning rate of the next step: `lr` times each group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """What the optimizer remembers of each parameter, as `kind.parameter`."""
+    """Return the optimizer's tensors by name, as in "momentum_buffer.fc.weight"."""
     return {
         f"{kind}.{name}": value
         for name, parameter in network.named_parameters()
@@ -95,7 +95,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dic
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give the optimizer back what `optimizer_state` told."""
+    """Restore what `optimizer_state` returned."""
     parameters = dict(network.named_parameters())
     for key, value in state.items():
         kind, _, name = key.partition(".")
@@ -103,7 +103,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module, s
 
 
 def learning_rate(recipe: Recipe, progress_epochs: float) -> float:
-    """The rate after `progress_epochs` passes over the photos, fractions included."""
+    """Return the learning rate after `progress_epochs` epochs, which may be a fraction."""
     s = recipe.schedule
     if progress_epochs < s.warmup_epochs:
         return recipe.lr * (s.warmup_from + (1 - s.warmup_from) * progress_epochs / s.warmup_epochs)
@@ -116,12 +116,12 @@ def learning_rate(recipe: Recipe, progress_epochs: float) -> float:
 
 
 def make_ema(network: nn.Module, recipe: EmaConfig) -> AveragedModel | None:
-    """A copy of the network that follows it at each `update_parameters`, statistics included; None for no average."""
+    """Return an exponential moving average of the network, batch-norm statistics included; None if `decay` is 0."""
     if recipe.decay == 0:
         return None
 
     @torch.no_grad()
-    def follow(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         n = int(count)
         decay = min(recipe.decay, (1 + n) / (10 + n)) if recipe.warmup else recipe.decay
         if average[0].is_floating_point():
@@ -129,44 +129,46 @@ def make_ema(network: nn.Module, recipe: EmaConfig) -> AveragedModel | None:
         else:
             torch._foreach_copy_(list(average), list(current))
 
-    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
 
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Autocast:
-    """How a step computes: in float32, or with convolutions in half precision and a loss scaled for fp16.
+    """Mixed precision: an autocast context, with loss scaling for fp16.
 
     Raises:
-        UsageError: the machine has no instructions for it.
+        UsageError: the device does not support the precision.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.dtype = _TYPES.get(name)
         self.device = device
         if self.dtype is not None:
-            _refuse(name, device)
+            _check_support(name, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> torch.autocast:
+        """Return the context for the forward pass."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
+        """Run the backward pass of the loss, scaled for fp16."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, optimizer: torch.optim.Optimizer, clip_norm: float) -> float:
-        """Step by the gradients, shortened to `clip_norm` if it is above 0; their length before that.
+        """Clip the gradients to `clip_norm` (0: off) and step; return their L2 norm before clipping.
 
-        Where the length is not finite no step is made. fp16's scaler expects that now and then: it makes the scale
-        smaller, and the length is told as 0.
+        There is no step if the norm is not finite. With fp16 this happens now and then: the scaler lowers its scale,
+        and the returned norm is 0.
         """
         self.scaler.unscale_(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        length = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        total_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if clip_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, length)
-        norm = float(length)
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, total_norm)
+        norm = float(total_norm)
         finite = norm - norm == 0
         if finite or self.scaler.is_enabled():
             self.scaler.step(optimizer)
@@ -174,22 +176,23 @@ class Autocast:
         return norm if finite or not self.scaler.is_enabled() else 0.0
 
     def state(self) -> dict[str, Any]:
-        """The scaler's numbers; none without one."""
+        """Return the state of the fp16 scaler; empty for other precisions."""
         return self.scaler.state_dict()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
         if state:
             self.scaler.load_state_dict(dict(state))
 
 
-def _refuse(name: str, device: torch.device) -> None:
+def _check_support(name: str, device: torch.device) -> None:
     if device.type == "cuda":
-        able = name == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
-        lacks = "this GPU has no bf16 arithmetic"
+        supported = name == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
+        reason = "this GPU has no bf16 arithmetic"
     elif device.type == "cpu":
-        able = has_half_precision(name)
-        lacks = f"this CPU has none of the instructions {', '.join(HALF_PRECISION[name])}"
+        supported = has_half_precision(name)
+        reason = f"this CPU has none of the instructions {', '.join(HALF_PRECISION[name])}"
     else:
-        able, lacks = name == "fp16", f"{device.type} has no bf16 arithmetic"
-    if not able:
-        raise UsageError(f"compute.autocast is {name}, but {lacks}, so that it would be slower than without")
+        supported, reason = name == "fp16", f"{device.type} has no bf16 arithmetic"
+    if not supported:
+        raise UsageError(f"compute.autocast is {name}, but {reason}. It would be slower than float32; leave it out")

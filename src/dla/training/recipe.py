@@ -1,4 +1,4 @@
-"""The one schema of a recipe: everything that decides what a training run computes. Plain values only."""
+"""The schema of a recipe: every setting that decides what a training run computes. Plain values only."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ Stage = Literal["none", "stem", "level0", "level1", "level2", "level3", "level4"
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What the network sees of a photo.
+    """Input sizes and preprocessing.
 
     Args:
-        sizes: side of the square training crops in pixels, by the epoch (counted from 0) from which it holds; with
-            several sides the steps take turns. null: as the network is validated.
-        val_size: side of the square that the network is validated with and will predict with. null: the network's own.
-        crop_pct: share of the resized photo that validation and prediction keep. null: the network's own.
+        sizes: side of the square training crops in pixels, by first epoch (counted from 0), such as {0: 64, 10: 96};
+            a list of sides alternates from step to step. null: the validation size.
+        val_size: side of the square input in validation and prediction, in pixels. null: the network's own.
+        crop_pct: fraction of the resized photo kept by the centre crop of validation and prediction. null: the
+            network's own.
         crop_mode: center, squash or border (docs/model-folder.md). null: the network's own.
-        interpolation: bilinear, bicubic, ... null: the network's own.
+        interpolation: resampling filter, such as bilinear or bicubic. null: the network's own.
     """
 
     sizes: dict[int, int | list[int]] | None = None
@@ -60,11 +61,11 @@ class InputConfig:
             raise UsageError(f"input.crop_pct is {self.crop_pct}. Allowed: above 0, up to 1")
 
     def all_sizes(self) -> list[int]:
-        """Every side that training crops have, in pixels; none where it is that of validation."""
+        """Return every side of the training crops in pixels, or an empty list if it is the validation size."""
         return [side for value in (self.sizes or {}).values() for side in _as_list(value)]
 
     def size_at(self, epoch: int, step: int, own: int) -> int:
-        """Side of the training crops in this step of this epoch, in pixels; `own` is the side of validation."""
+        """Return the side of the training crops at this step of this epoch in pixels; `own` is the validation size."""
         if self.sizes is None:
             return own
         sides = _as_list(self.sizes[max(e for e in self.sizes if e <= epoch)])
@@ -73,26 +74,26 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What a training step changes about the photos. What is 0 (or 1 for a scale and a ratio) does not happen.
+    """Data augmentation. The value 0 (1 for `scale` and `ratio`) turns an augmentation off.
 
     Args:
-        scale: share of the photo's area that a random crop keeps, from and to.
-        ratio: aspect ratio of the crop, width by height, from and to.
-        ratio_rule: "log", its logarithm is uniform (Szegedy et al. 2015); or "swap", it is uniform and half of the
-            crops have width and height swapped, the rule of the paper's code.
-        flip: probability of a mirror image.
-        margin: share of the photo's width and height by which its mirror image is put around it before the crop.
-            With it `scale` may go beyond 1: the photo is then seen smaller than it is.
-        brightness: largest relative change, 0 to 1; as are `contrast` and `saturation`. The four of them by kornia.
-        contrast: see `brightness`.
-        saturation: see `brightness`.
-        hue: largest turn of the colours, in parts of the whole circle, 0 to 0.5.
-        rand_operations: operations of RandAugment (Cubuk et al. 2020, kornia's list) a step, drawn anew for each batch.
-        rand_magnitude: their strength, between 0 and 30.
-        erase: probability that a random rectangle of a photo becomes grey (Zhong et al. 2020).
-        mixup: alpha of mixup (Zhang et al. 2018): each photo is mixed with another by a share of Beta(alpha, alpha).
-        cutmix: alpha of CutMix (Yun et al. 2019). With mixup too, each batch takes one of them by the throw of a coin.
-        mix_probability: share of the batches that are mixed.
+        scale: range of the area of a random crop, as a fraction of the photo's area.
+        ratio: range of the crop's aspect ratio, width / height.
+        ratio_rule: how the aspect ratio is drawn. log: log-uniformly (Szegedy et al. 2015); swap: uniformly, with width
+            and height swapped in half of the crops, as in the paper's code.
+        flip: probability of a horizontal flip.
+        margin: reflection padding before the crop, as a fraction of the photo's width and height. It allows a `scale`
+            above 1, which shrinks the photo.
+        brightness: largest relative change of the brightness, 0 to 1 (needs kornia, as the next three do).
+        contrast: largest relative change of the contrast, 0 to 1.
+        saturation: largest relative change of the saturation, 0 to 1.
+        hue: largest shift of the hue, as a fraction of the colour circle, 0 to 0.5.
+        rand_operations: number of RandAugment operations per batch (Cubuk et al. 2020; kornia's list).
+        rand_magnitude: strength of the RandAugment operations, 1 to 29.
+        erase: probability of random erasing, which fills a rectangle of the photo with grey (Zhong et al. 2020).
+        mixup: alpha of mixup (Zhang et al. 2018), which mixes pairs of photos with weights from Beta(alpha, alpha).
+        cutmix: alpha of CutMix (Yun et al. 2019). With mixup also on, each batch picks one of the two at random.
+        mix_probability: probability that a batch is mixed by mixup or CutMix.
     """
 
     scale: tuple[float, float] = (0.35, 1.0)
@@ -129,19 +130,19 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How a gradient becomes a step.
+    """Optimizer, weight decay, gradient accumulation and clipping.
 
     Args:
-        name: "sgd" or "adamw" (Loshchilov and Hutter 2019).
-        momentum: of SGD.
-        nesterov: SGD looks ahead.
-        betas: of AdamW.
-        weight_decay: on the weights of convolutions.
-        decay_norms: also on norms and biases, as the paper's training had it.
-        layer_decay: each layer's learning rate is this share of the next one's; 1: all have the same.
-        accumulate: a step's photos go through the network in this many parts, one after another, to save memory;
-            a batch norm then sees a part at a time.
-        clip_norm: longer gradients are shortened to this length; 0: never.
+        name: sgd, or adamw (Loshchilov and Hutter 2019).
+        momentum: momentum of SGD.
+        nesterov: use Nesterov momentum with SGD.
+        betas: betas of AdamW.
+        weight_decay: weight decay of the convolutions and the classifier.
+        decay_norms: also decay batch norms and biases, as in the paper's training.
+        layer_decay: learning rate of each layer as a fraction of the next layer's; 1: the same for all.
+        accumulate: split each batch into this many micro-batches and accumulate their gradients, to save memory;
+            batch norms then see one micro-batch at a time.
+        clip_norm: clip the gradient to this L2 norm; 0: off.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -169,15 +170,15 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate goes over the run.
+    """Learning-rate schedule.
 
     Args:
-        name: "cosine", half a cosine from `lr` to `end`; "steps", times `factor` every `every` epochs; or "constant".
-        warmup_epochs: over which it rises linearly from `warmup_from`; may be a fraction.
-        warmup_from: share of `lr` at the very first step.
-        end: share of `lr` at the very end of a cosine.
-        every: epochs.
-        factor: of a step.
+        name: cosine: half a cosine from `lr` to `end`; steps: multiply by `factor` every `every` epochs; constant.
+        warmup_epochs: epochs of linear warm-up from `warmup_from`; may be a fraction.
+        warmup_from: learning rate of the first step, as a fraction of `lr`.
+        end: learning rate at the end of the cosine, as a fraction of `lr`.
+        every: epochs between two steps of the schedule "steps".
+        factor: factor of each step of the schedule "steps".
     """
 
     name: Literal["cosine", "steps", "constant"] = "cosine"
@@ -197,12 +198,12 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is made small: cross-entropy.
+    """Cross-entropy loss and class balancing.
 
     Args:
-        label_smoothing: share of the label's probability that is spread over all classes.
-        class_weights: "balanced": photos of rare classes weigh more, so that all classes weigh the same.
-        sampling: "balanced": photos of rare classes come more often, so that all classes come equally often.
+        label_smoothing: probability mass spread evenly over all classes.
+        class_weights: balanced: weight each class inversely to its number of photos.
+        sampling: balanced: draw all classes equally often.
     """
 
     label_smoothing: float = 0.0
@@ -215,14 +216,14 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Learning from another network as well as from the labels (Hinton et al. 2015).
+    """Knowledge distillation (Hinton et al. 2015).
 
     Args:
-        model: the teacher, anything that `dla predict --model` takes; it sees the same crops, and its classes are
-            matched by name.
-        scores: a .npy file of logits in place of a teacher, one row a training photo in the order of the data.
-        weight: share of the teacher's part in the loss, 0 to 1.
-        temperature: both distributions are softened by this.
+        model: teacher network, as `dla predict --model` takes it; it sees the same crops, and its classes are matched
+            by name.
+        scores: .npy file of precomputed teacher logits, with one row per training photo in the order of the data.
+        weight: weight of the distillation loss, 0 to 1; the loss of the labels has the rest.
+        temperature: softmax temperature of student and teacher in the distillation loss.
     """
 
     model: str | None = None
@@ -235,16 +236,16 @@ class DistillConfig:
         if not 0 < self.temperature < math.inf:
             raise UsageError(f"distill.temperature is {self.temperature}. Allowed: a number above 0")
         if self.model and self.scores:
-            raise UsageError("distill has both a model and scores. One teacher is enough")
+            raise UsageError("distill.model and distill.scores are both set. Give one of them")
 
 
 @dataclass(frozen=True)
 class RegularizationConfig:
-    """What keeps a network from learning the photos by heart.
+    """Dropout and stochastic depth.
 
     Args:
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
+        drop_rate: dropout probability before the classifier.
+        drop_path_rate: stochastic-depth rate of the last block; it rises linearly from 0 at the first block.
     """
 
     drop_rate: float = 0.0
@@ -257,11 +258,11 @@ class RegularizationConfig:
 
 @dataclass(frozen=True)
 class EmaConfig:
-    """The running average of the weights, which is what is validated and kept.
+    """Exponential moving average (EMA) of the weights, which is validated and saved in place of the raw weights.
 
     Args:
-        decay: its memory: the share of the old average in the new one; 0: no average.
-        warmup: it begins with a short memory, min(decay, (1 + n) / (10 + n)) after n steps.
+        decay: EMA decay per step; 0: no average.
+        warmup: limit the decay to (1 + n) / (10 + n) after n steps.
     """
 
     decay: float = 0.0
@@ -273,10 +274,11 @@ class EmaConfig:
 
 @dataclass(frozen=True)
 class EarlyStopConfig:
-    """When a run ends before its last epoch.
+    """Early stopping.
 
     Args:
-        patience: after this many epochs without a better top-1, or a lower loss at the same; 0: never.
+        patience: stop after this many epochs without a better top-1 (or a lower validation loss at equal top-1);
+            0: never.
     """
 
     patience: int = 0
@@ -287,14 +289,14 @@ class EarlyStopConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How it is computed.
+    """Precision, memory layout and memory savings.
 
     Args:
-        autocast: "bf16" or "fp16": convolutions in half precision, where the machine has the instructions.
-        channels_last: the layout in memory that is faster nearly everywhere.
-        compile: by torch.compile, which takes minutes at the start and needs a C++ compiler on a CPU.
-        checkpointing: keep only each level's output for the backward pass: less memory, about a third more time.
-        sync_batch_norm: on several GPUs, normalise over the photos of all of them together (docs/many-machines.md).
+        autocast: mixed precision: bf16 or fp16 convolutions, on hardware that supports it.
+        channels_last: use the channels-last memory layout, which is faster nearly everywhere.
+        compile: use torch.compile, which takes minutes at the start and needs a C++ compiler on a CPU.
+        checkpointing: use gradient checkpointing: less memory, about a third more time.
+        sync_batch_norm: synchronize batch norms across GPUs (docs/many-machines.md).
     """
 
     autocast: Literal["none", "bf16", "fp16"] = "none"
@@ -306,32 +308,31 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training run.
+    """All settings of a training run.
 
     Args:
-        model: a network's name, or anything else that `dla predict --model` takes.
-        pretrained: begin with its weights, the classifier replaced where the classes differ.
-        epochs: passes over the training photos.
-        batch_size: photos a step.
-        lr: the highest learning rate.
-        seed: the same seed gives the same weights.
-        freeze: the stem and the levels up to this one stay as they are, their batch-norm statistics too; with "level5"
-            only the classifier learns (a linear probe).
-        photos: where the photos are; what is given as DATA goes before it.
-        data: how they lie.
-        input: what the network sees of a photo.
-        augment: what a step changes about the photos.
-        optimizer: how a gradient becomes a step.
-        schedule: how the learning rate goes.
-        loss: what is made small.
-        distill: a teacher.
+        model: network to train: a name, a model folder, or a weight file, as `dla predict --model` takes it.
+        pretrained: start from its weights, with a new classifier if the classes differ.
+        epochs: number of passes over the training photos.
+        batch_size: photos per step, over all processes.
+        lr: peak learning rate.
+        seed: random seed; the same seed gives the same weights.
+        freeze: freeze the stem and the levels up to this one, including their batch-norm statistics; level5 trains only
+            the classifier (a linear probe).
+        photos: path of the photos; DATA on the command line overrides it.
+        data: columns of tables, validation split.
+        input: input sizes and preprocessing.
+        augment: data augmentation.
+        optimizer: optimizer, weight decay, gradient clipping.
+        schedule: learning-rate schedule.
+        loss: loss and class balancing.
+        distill: knowledge distillation.
         regular: dropout and stochastic depth.
-        average: the running average of the weights.
-        stop: when a run ends early.
-        compute: precision, layout, memory.
-        dataset: what the photos are, in words; goes into the model folder. Without it, the name of their folder.
-        license: what the weights may be used for, in words; goes into the model folder. Without it, what the weights
-            that it begins with say.
+        average: exponential moving average of the weights.
+        stop: early stopping.
+        compute: precision, memory layout, memory savings.
+        dataset: description of the photos for the model folder; empty: the name of their folder.
+        license: licence of the weights for the model folder; empty: that of the pretrained weights.
     """
 
     model: str = "dla34"
@@ -364,25 +365,25 @@ class Recipe:
             raise UsageError(f"lr is {self.lr}. Allowed: a number above 0")
         if self.batch_size % self.optimizer.accumulate:
             raise UsageError(
-                f"batch_size is {self.batch_size}, which optimizer.accumulate, {self.optimizer.accumulate}, does not "
-                "divide"
+                f"batch_size is {self.batch_size}, which is not a multiple of "
+                f"optimizer.accumulate ({self.optimizer.accumulate}). Change one of them"
             )
 
 
 def at_least(name: str, value: float, low: float) -> None:
-    """Raise a UsageError for a value that is too small, or endless."""
+    """Raise a UsageError for a value below `low` or not finite."""
     if not low <= value < math.inf:
         raise UsageError(f"{name} is {value}: it must be {'finite' if value == math.inf else f'at least {low}'}")
 
 
 def below_one(name: str, value: float) -> None:
-    """Raise a UsageError for a share that is not below 1."""
+    """Raise a UsageError for a value outside [0, 1)."""
     if not 0 <= value < 1:
         raise UsageError(f"{name} is {value}. Allowed: from 0 to below 1")
 
 
 def from_to(name: str, value: float, low: float, high: float) -> None:
-    """Raise a UsageError for a value outside of a range."""
+    """Raise a UsageError for a value outside [low, high]."""
     if not low <= value <= high:
         raise UsageError(f"{name} is {value}. Allowed: {low} to {high}")
 

@@ -1,4 +1,4 @@
-"""Recipes from files and names: read, checked, written again."""
+"""Read recipes by name or from YAML files, check them, and write them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _RECIPES = files("dla.training").joinpath("recipes")
 
 
 def shipped_recipes() -> list[str]:
-    """The names of the recipes that come along."""
+    """Return the names of the built-in recipes."""
     return sorted(f.name.removesuffix(".yaml") for f in _RECIPES.iterdir() if f.name.endswith(".yaml"))
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: one's own by its path, or one that comes along by its name.
+    """Return the file of a recipe, given by its path or by the name of a built-in recipe.
 
     Raises:
-        UnknownNameError: neither.
+        UnavailableError: a YAML file that does not exist.
+        UnknownNameError: no built-in recipe has this name.
     """
     own = Path(name)
     if own.is_file():
@@ -36,18 +37,16 @@ def find_recipe(name: str) -> Path:
     if name in shipped_recipes():
         return Path(str(_RECIPES)) / f"{name}.yaml"
     if own.suffix in (".yaml", ".yml"):
-        raise UnavailableError(
-            f"{name} does not exist. A recipe is a YAML file, or one of {', '.join(shipped_recipes())}"
-        )
+        raise UnavailableError(f"{name} does not exist. Give a YAML file, or one of {', '.join(shipped_recipes())}")
     raise UnknownNameError("recipe", name, shipped_recipes(), see=", ".join(shipped_recipes()))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """What the recipe `name` says, as it stands in its file.
+    """Return the fields that the file of the recipe `name` sets.
 
     Raises:
-        UnknownNameError: there is no such recipe, or no such field in a recipe.
-        UsageError: the file is no YAML of fields and values.
+        UnavailableError, UnknownNameError: as by `find_recipe`; or a field that recipes do not have.
+        UsageError: the file is not a YAML mapping.
     """
     path = find_recipe(name)
     values = read_options(path, "recipe", "epochs: 20")
@@ -56,24 +55,24 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def _check_fields(values: Mapping[str, Any], where: str, schema: type = Recipe, prefix: str = "") -> None:
-    """Raise an UnknownNameError for a field that no recipe has, a UsageError for a group that is a value."""
+    """Raise an UnknownNameError for an unknown field, and a UsageError for a group whose value is not a mapping."""
     types = get_type_hints(schema)
     for name, value in values.items():
         if name not in types:
             raise UnknownNameError(f"field of a recipe ({where})", f"{prefix}{name}", [*dotted_types(Recipe), *types])
         if is_dataclass(types[name]):
             if not isinstance(value, Mapping):
-                held = "empty" if value is None else repr(value)
-                raise UsageError(f"{where}: {prefix}{name} is {held}. Put fields under it, or leave it out")
+                shown = "empty" if value is None else repr(value)
+                raise UsageError(f"{where}: {prefix}{name} is {shown}. Put fields under it, or leave it out")
             _check_fields(value, where, types[name], f"{prefix}{name}.")
 
 
 def recipe_from(name: str | None, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe `name` (without one: every default) with some fields set by their dotted names.
+    """Return the recipe `name` (None: all defaults) with some fields set by their dotted names.
 
     Raises:
-        UnknownNameError: there is no such recipe, or no such field.
-        UsageError: a value of another type than its field's, or out of its range.
+        UnknownNameError: there is no such recipe or field.
+        UsageError: a value has the wrong type or is out of range.
     """
     values = read_recipe(name) if name else {}
     for dotted, value in settings.items():
@@ -87,7 +86,7 @@ def recipe_from(name: str | None, settings: Mapping[str, Any]) -> Recipe:
 
 
 def default_output(recipe: str | None, data: str) -> Path:
-    """`runs/<recipe>-<data>`; a run's own config.yaml is called like its folder."""
+    """Return `runs/<recipe>-<data>`; the config.yaml of a run is named after its folder."""
     name = "train" if recipe is None else Path(recipe).stem
     if recipe is not None and Path(recipe).name == "config.yaml":
         name = Path(recipe).resolve().parent.name
@@ -95,7 +94,7 @@ def default_output(recipe: str | None, data: str) -> Path:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The text that `--recipe` reads to the same recipe."""
+    """Return the recipe as YAML that `--recipe` reads back to an equal recipe."""
     return yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -106,7 +105,7 @@ def _plain(value: Any) -> Any:
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted names of the fields in which two recipes (as dicts) differ, with both values."""
+    """Yield the dotted name and both values of each field in which two recipes (as dicts) differ."""
     for name in [*a, *(n for n in b if n not in a)]:
         one, other = a.get(name), b.get(name)
         if isinstance(one, Mapping) and isinstance(other, Mapping) and name != "sizes":

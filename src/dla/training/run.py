@@ -49,100 +49,106 @@ def train(
     progress: Progress = NO_PROGRESS,
     callback: TrainerCallback | None = None,
 ) -> Path:
-    """Train a network on photos. Returns the run's folder, in which `best` is a model folder that `dla.load` takes.
+    """Train a network on photos. Return the run's folder, whose `best` is a model folder for `dla.load`.
 
-    A run that was stopped goes on from its newest checkpoint when it is called again with the same arguments; with one
-    that is finished nothing is done.
+    Called again with the same arguments, it continues an interrupted run from its newest checkpoint; for a finished run
+    it does nothing.
 
     Args:
-        data: a folder with a folder a class, or tables (docs/data.md); None: what the recipe says.
-        recipe: the name of one that comes along, a YAML file, or a `Recipe`; None: every default.
+        data: a folder with one subfolder per class, or a table (docs/data.md); None: the recipe's `photos`.
+        recipe: the name of a built-in recipe, a YAML file, or a `Recipe`; None: all defaults.
         output: the run's folder; None: runs/<recipe>-<data>.
-        workers: threads that decode, crop and resize; 0 does it between the steps.
+        workers: threads that decode, crop and resize photos; 0: the training thread does it.
         device: "auto", "cpu", "cuda", ...
-        cache: "ram" keeps decoded photos in memory, up to half of it; "disk" in the user's cache folder.
-        save_every: seconds between two checkpoints; there is one after each epoch too.
-        settings: fields of the recipe by their dotted names, {"epochs": 3, "optimizer.momentum": 0.8}.
-        progress: told of the photos of each step, and what there is to say.
-        callback: told of each step and each epoch, with their figures.
+        cache: "ram" caches decoded photos in up to half of the memory, "disk" in the user's cache folder.
+        save_every: seconds between checkpoints; each epoch also ends with one.
+        settings: fields of the recipe to set, such as {"epochs": 3, "optimizer.momentum": 0.8}.
+        progress: receives the number of photos of each step, and messages.
+        callback: receives the figures of each step and each epoch.
 
     Raises:
         UnknownNameError: no such recipe, field or network.
-        UsageError: a value that cannot be, or `output` holds a run with other settings, or one in progress.
-        UnavailableError: the data, the weights or a package cannot be had.
+        UsageError: an invalid value, or `output` holds a run with other settings or a run in progress.
+        UnavailableError: the data, the weights or a package are missing.
         CheckError: too many photos cannot be read.
         DlaError: the loss is not finite, or the folder cannot be written.
     """
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS
         whole = with_data(resolve_recipe(recipe, settings), data)
-        means = Runtime.named(workers, device, cache, shown, ranks)
+        runtime = Runtime.from_options(workers, device, cache, shown, ranks)
         check_can_write()
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
         check_apart(folder, whole)
-        run = _Run(whole, RunFolder(folder), means)
+        run = _Run(whole, RunFolder(folder), runtime)
         with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):
-            facts = ranks.from_main(run.facts)
+            facts = ranks.broadcast_object(run.facts)
             if facts.get("finished"):
                 if ranks.is_main:
                     shown.log(f"{folder} is finished: {run.outcome()}")
                 return folder
             splits = run.photos()
-            # what happens to PyTorch's randomness here stays here
-            with torch.random.fork_rng(_gpus(means.device)), repeatable():
-                setup = set_up(whole, splits, means)
-                checkpoints = run.begin(setup, splits, facts)
+            # leave the caller's random state as it was
+            with torch.random.fork_rng(_gpus(runtime.device)), repeatable():
+                setup = set_up(whole, splits, runtime)
+                checkpoints = run.start(setup, splits, facts)
                 with StopSignal(ranks) as stop:
-                    keeper = _RunCallback(run, setup, checkpoints, stop, callback or TrainerCallback(), save_every)
+                    run_callback = _RunCallback(
+                        run, setup, checkpoints, stop, callback or TrainerCallback(), save_every
+                    )
                     shown.start("training", setup.photos_left)
-                    setup.fit.run(setup.batches, setup.validation, keeper)
+                    setup.trainer.run(setup.batches, setup.validation, run_callback)
                 run.finish(splits, setup)
     return folder
 
 
 def resolve_recipe(recipe: str | Recipe | None, settings: Mapping[str, Any] | None) -> Recipe:
-    """The recipe that is meant, with single fields set."""
+    """Return the recipe, read from its name or file if need be, with `settings` applied.
+
+    Raises:
+        UsageError: `settings` are given with a `Recipe` object.
+    """
     if not isinstance(recipe, Recipe):
         return recipe_from(recipe, settings or {})
     if settings:
-        raise UsageError("settings are for a recipe by its name or file. A Recipe has its own: dataclasses.replace")
+        raise UsageError("settings apply to a recipe given by name or file. Change a Recipe with dataclasses.replace")
     return recipe
 
 
-def open_photos(recipe: Recipe, means: Runtime) -> Splits:
-    """The photos of a recipe that can be read.
+def open_photos(recipe: Recipe, runtime: Runtime) -> Splits:
+    """Open the recipe's photos, without those that cannot be read.
 
     Raises:
-        CheckError: too many cannot.
+        CheckError: too many cannot be read.
     """
     splits = open_splits(recipe.photos, recipe.data, recipe.seed)
-    return without_unreadable(splits, recipe.data.max_unreadable, means.workers, means.progress)
+    return without_unreadable(splits, recipe.data.max_unreadable, runtime.workers, runtime.progress)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run and its folder."""
+    """A run and its folder, shared by all ranks."""
 
     recipe: Recipe
     folder: RunFolder
-    means: Runtime
+    runtime: Runtime
 
     @property
     def ranks(self) -> Ranks:
-        return self.means.ranks
+        return self.runtime.ranks
 
     def facts(self) -> dict[str, Any]:
-        """What is known of the run already, of which this has to be another part."""
+        """Check that the folder belongs to this recipe, and return what run.json holds."""
         self.folder.check(self.recipe)
         return self.folder.facts()
 
     def photos(self) -> Splits:
-        """The photos of the run: those it began with, or all that can be read at its beginning."""
-        log, photos, options = self.means.progress.log, self.recipe.photos, self.recipe.data
-        splits = self._opened() if self.ranks.is_main else None
-        told = self.ranks.from_main(lambda: splits and splits_to_dict(splits, photos))
+        """Return the photos of the run: those in data.json, or at the first start all that can be read."""
+        log, photos, options = self.runtime.progress.log, self.recipe.photos, self.recipe.data
+        splits = self._open_splits() if self.ranks.is_main else None
+        shared = self.ranks.broadcast_object(lambda: splits and splits_to_dict(splits, photos))
         if splits is None:
-            return restore_splits(told or {}, photos, options)
+            return restore_splits(shared or {}, photos, options)
         for note in splits.notes:
             log(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
@@ -150,51 +156,51 @@ class _Run:
         log(f"data    {counts}{left}")
         return splits
 
-    def _opened(self) -> Splits:
+    def _open_splits(self) -> Splits:
         saved = self.folder.data()
         if saved is None:
-            return open_photos(self.recipe, self.means)
+            return open_photos(self.recipe, self.runtime)
         return restore_splits(saved, self.recipe.photos, self.recipe.data)
 
-    def begin(self, setup: Setup, splits: Splits, before: Mapping[str, Any]) -> Checkpoints:
-        """Claim the folder, and go on where its newest checkpoint says."""
-        fit, checkpoints = setup.fit, Checkpoints(self.folder.checkpoints)
+    def start(self, setup: Setup, splits: Splits, before: Mapping[str, Any]) -> Checkpoints:
+        """Claim the folder, and restore the newest checkpoint if there is one."""
+        trainer, checkpoints = setup.trainer, Checkpoints(self.folder.checkpoints)
         if self.ranks.is_main:
             self._claim(splits, before)
-        found = self.ranks.from_main(lambda: checkpoints.load_newest(self.means.progress))
-        if found is not None:
-            fit.load_state(*found)
-            self.means.progress.log(f"goes on at epoch {fit.at.epoch + 1}, step {fit.at.step}")
+        state = self.ranks.broadcast_object(lambda: checkpoints.load_newest(self.runtime.progress))
+        if state is not None:
+            trainer.load_state(*state)
+            self.runtime.progress.log(f"continues at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
         if self.ranks.is_main:
-            self.folder.keep_epochs(fit.at.epoch)
+            self.folder.truncate_epochs(trainer.position.epoch)
             if not self.folder.mosaic.exists():
-                x_N3HW, _ = fit.prepare(next(setup.batches.epoch(0, 0)))
-                write_file(self.folder.mosaic, mosaic_png(fit.pixels(x_N3HW)))
+                x_N3HW, _ = trainer.prepare(next(setup.batches.epoch(0, 0)))
+                write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW)))
         return checkpoints
 
     def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
-        """Only what could begin has the folder: a slip in a name does not."""
-        now = environment(self.means.device, self.ranks)
+        """Write the run's files. It is called only once everything could be opened, so that a typo leaves no folder."""
+        now = environment(self.runtime.device, self.ranks)
         self.folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
         if changed := environment_difference(before, now):
-            self.means.progress.log(changed)
-        self.folder.tell(**now, data=_summary(splits))
+            self.runtime.progress.log(changed)
+        self.folder.update(**now, data=_summary(splits))
 
     def finish(self, splits: Splits, setup: Setup) -> None:
-        """Measure the best weights as they are stored, and write the report."""
-        best = self.ranks.from_main(lambda: load_model(str(self.folder.best)))
-        logits_NK = setup.validation.logits(best.model, setup.fit)
+        """Validate the stored best weights, and write the report."""
+        best = self.ranks.broadcast_object(lambda: load_model(str(self.folder.best)))
+        logits_NK = setup.validation.logits(best.model, setup.trainer)
         if not self.ranks.is_main:
             return
         names = best.config.label_descriptions or {}
         write_report(self.folder.path, splits.val, logits_NK, [names[c] for c in splits.val.class_ids])
-        found = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
-        figures = {"top1_interval": found.top1_interval.to_list()}
-        self.folder.tell(best=self.folder.facts()["best"] | figures, finished=True)
-        self.means.progress.log(self.outcome())
+        evaluation = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
+        figures = {"top1_interval": evaluation.top1_interval.to_list()}
+        self.folder.update(best=self.folder.facts()["best"] | figures, finished=True)
+        self.runtime.progress.log(self.outcome())
 
     def outcome(self) -> str:
-        """The best epoch in a sentence, and where its weights are."""
+        """Return a line with the best epoch's accuracy and the paths of report and model."""
         best = self.folder.facts()["best"]
         low, high = best["top1_interval"]
         return (
@@ -204,7 +210,7 @@ class _Run:
 
 
 class _RunCallback(TrainerCallback):
-    """Writes down what a run comes to while it goes on, on the main rank; stops all ranks together."""
+    """Writes metrics, checkpoints and the best weights on the main rank, and stops all ranks together on a signal."""
 
     def __init__(
         self,
@@ -215,22 +221,22 @@ class _RunCallback(TrainerCallback):
         callback: TrainerCallback,
         save_every: float,
     ) -> None:
-        self.run, self.fit, self.config, self.checkpoints = run, setup.fit, setup.start.config, checkpoints
+        self.run, self.trainer, self.config, self.checkpoints = run, setup.trainer, setup.initial.config, checkpoints
         self.steps, self.stop, self.callback, self.save_every = setup.batches.steps, stop, callback, save_every
         self.saved = time.monotonic()
 
     def on_step(self, step: StepEvent) -> None:
         if self.run.ranks.is_main:
-            self.run.means.progress.advance(step.photos)
+            self.run.runtime.progress.advance(step.photos)
             self.callback.on_step(step)
-        self.leave_if_asked()
+        self.exit_if_requested()
         if time.monotonic() - self.saved > self.save_every:
             self.checkpoint()
 
     def on_validation_batch(self) -> None:
         if self.run.ranks.is_main:
             self.callback.on_validation_batch()
-        self.leave_if_asked()
+        self.exit_if_requested()
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         if not self.run.ranks.is_main:
@@ -242,34 +248,36 @@ class _RunCallback(TrainerCallback):
         self.checkpoint(is_best)
         self.callback.on_epoch(epoch, is_best)
 
-    def leave_if_asked(self) -> None:
-        """End with a checkpoint where a signal asked for it."""
-        if not self.stop.wanted():
+    def exit_if_requested(self) -> None:
+        """Write a checkpoint and exit if a signal asked for it."""
+        if not self.stop.stop_requested():
             return
         self.checkpoint()
-        at = self.fit.at
-        step = at.epoch * self.steps + at.step
-        self.run.means.progress.log(f"Saved at step {step}. The same command goes on from here.")
-        self.stop.leave()
+        position = self.trainer.position
+        step = position.epoch * self.steps + position.step
+        self.run.runtime.progress.log(f"Saved at step {step}. Run the same command again to continue.")
+        self.stop.exit()
 
     def checkpoint(self, is_best: bool = False) -> None:
-        at = self.fit.at
+        """Save the state of the run."""
+        position = self.trainer.position
         if self.run.ranks.is_main:
-            self.checkpoints.save(at.epoch * self.steps + at.step, *self.fit.state(), best=is_best)
+            self.checkpoints.save(position.epoch * self.steps + position.step, *self.trainer.state(), best=is_best)
         self.saved = time.monotonic()
 
     def write_best(self, epoch: EpochEvent) -> None:
+        """Write the model folder `best`."""
         recipe = self.run.recipe
         results = {"top1": epoch.top1, "top5": epoch.top5}
         dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")
-        ours = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
-        weights = half_precision(self.fit.stored().state_dict())
-        write_folder(self.run.folder.best, weights, replace(self.config, dla=ours))
-        self.run.folder.tell(best={"epoch": epoch.epoch, **results})
+        dla = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
+        weights = half_precision(self.trainer.stored().state_dict())
+        write_folder(self.run.folder.best, weights, replace(self.config, dla=dla))
+        self.run.folder.update(best={"epoch": epoch.epoch, **results})
 
 
 def _shareable(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it may go into a model folder: where files lay is nobody else's business."""
+    """Return the recipe for the model folder, without local paths."""
     settings = asdict(recipe)
     del settings["photos"]
     for key in ("model", "scores"):

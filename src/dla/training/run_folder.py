@@ -1,13 +1,13 @@
-"""A run's folder: what lies in it, and whose it is.
+"""The folder of a run: its files and its lock.
 
-config.yaml      the whole recipe, photos included: `dla train --recipe runs/x/config.yaml` runs it again
-run.json         command, versions, machine, data, and how far the run is
+config.yaml      the complete recipe, with the path of the photos: `dla train --recipe runs/x/config.yaml` repeats it
+run.json         command, versions, machine, data, best epoch, and whether the run is finished
 data.json        the photos of each split
-metrics.jsonl    a line an epoch
+metrics.jsonl    one line per epoch
 mosaic.png       the first training batch as the network sees it
-checkpoints/     where the run goes on
+checkpoints/     the states from which a run continues
 best/            the model folder of the best epoch
-report.html      what came out, once it is finished
+report.html      the results, once the run is finished
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["RunFolder", "environment", "environment_difference", "read_epochs", 
 SCHEMA = "dla.run/1"
 _WRITTEN = ("data.json", "run.json", "metrics.jsonl", "mosaic.png", "report.html", "best")
 MOST_DATA_BYTES = 2**32  # a data.json names every photo
-_NEEDED = ("config.yaml", "data.json", "run.json")  # to go on from a checkpoint
+_NEEDED = ("config.yaml", "data.json", "run.json")  # to continue from a checkpoint
 
 
 class RunFolder:
@@ -55,44 +55,48 @@ class RunFolder:
         self.report = path / "report.html"
 
     def check(self, recipe: Recipe) -> None:
-        """See that no other run has it.
+        """Check that the folder is new or belongs to a run of this recipe.
 
         Raises:
-            UsageError: it belongs to a run with other settings, or files of a run are missing or damaged.
+            UsageError: it belongs to a run with other settings, or files of the run are missing or damaged.
         """
         config = self.path / "config.yaml"
-        if self.checkpoints.exists() and (gone := [n for n in _NEEDED if not (self.path / n).exists()]):
-            raise UsageError(f"{self.path} has checkpoints of a run, but {gone[0]} is gone. Give another --output")
+        missing = [name for name in _NEEDED if not (self.path / name).exists()]
+        if self.checkpoints.exists() and missing:
+            raise UsageError(
+                f"{self.path} has checkpoints of a run, but {missing[0]} is missing. Give another --output"
+            )
         if not config.exists():
-            self._refuse_foreign()
+            self._check_unused()
             return
         try:
-            held = yaml.safe_load(config.read_text(encoding="utf-8"))
+            stored = yaml.safe_load(config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{config} is no YAML: {' '.join(str(error).split())}. Give another --output") from error
-        if not isinstance(held, dict):
-            raise UsageError(f"{config} is no recipe. Give another --output")
-        asked = yaml.safe_load(to_yaml(recipe))
-        others = [f"{name} is {_show(old)} there and {_show(new)} here" for name, old, new in differing(held, asked)]
+            raise UsageError(f"{config} is not YAML: {' '.join(str(error).split())}. Give another --output") from error
+        if not isinstance(stored, dict):
+            raise UsageError(f"{config} is not a recipe. Give another --output")
+        wanted = yaml.safe_load(to_yaml(recipe))
+        others = [f"{name} is {_show(old)} there and {_show(new)} here" for name, old, new in differing(stored, wanted)]
         if others:
             more = f", and {len(others) - 3} more differ" if len(others) > 3 else ""
             raise UsageError(
                 f"{self.path} holds a run with other settings: {'; '.join(others[:3])}{more}. "
-                "Give another --output, or the same settings to go on with it"
+                "Give another --output, or the same settings to continue it"
             )
 
-    def _refuse_foreign(self) -> None:
-        """A run that was stopped while it claimed its folder leaves a data.json; nothing else there is a run's."""
+    def _check_unused(self) -> None:
+        """Refuse a folder with files that a run would replace, except a data.json that an interrupted claim left."""
         written = [name for name in _WRITTEN if (self.path / name).exists()]
         if written == ["data.json"] and (self._read("data.json") or {}).get("schema") == DATA_SCHEMA:
             return
         if written:
             raise UsageError(
-                f"{self.path} is no run's folder, and a run would replace its {written[0]}. Give another --output"
+                f"{self.path} is not the folder of a run, and a run would replace its {written[0]}. Give another "
+                "--output"
             )
 
     def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
-        """Make it the folder of this recipe's run on these photos, if it is not, and remove what a kill left in it."""
+        """Write the recipe and the splits if the folder is new, and remove what a killed run left behind."""
         remove_leftovers(self.path)
         remove_leftovers(self.best)
         if not (self.path / "config.yaml").exists():
@@ -100,34 +104,38 @@ class RunFolder:
             self._write("config.yaml", to_yaml(recipe))
 
     def facts(self) -> dict[str, Any]:
-        """What run.json says; nothing before the first start."""
+        """Return run.json; empty before the first start."""
         return self._read("run.json") or {}
 
-    def tell(self, **facts: Any) -> None:
-        """Write these facts into run.json, beside what it says already."""
+    def update(self, **facts: Any) -> None:
+        """Add these facts to run.json."""
         self._write("run.json", _json({"schema": SCHEMA} | self.facts() | facts))
 
     def data(self) -> dict[str, Any] | None:
-        """What data.json says; None before the first start."""
+        """Return data.json; None before the first start."""
         return self._read("data.json") if (self.path / "config.yaml").exists() else None
 
     def add_epoch(self, epoch: EpochEvent) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append the epoch to metrics.jsonl.
+
+        Raises:
+            DlaError: the file cannot be written.
+        """
         try:
             with self.metrics.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(asdict(epoch)) + "\n")
                 log.flush()
-                os.fsync(log.fileno())  # before the checkpoint that says that the epoch is over
+                os.fsync(log.fileno())  # it must be on disk before the checkpoint that ends the epoch
         except OSError as error:
             raise DlaError(f"{self.metrics} cannot be written: {error.strerror or error}") from error
 
-    def keep_epochs(self, count: int) -> None:
-        """Drop what metrics.jsonl says of epochs after this many, which will be run again."""
+    def truncate_epochs(self, count: int) -> None:
+        """Drop the epochs after the first `count` from metrics.jsonl: they will run again."""
         if not self.metrics.exists():
             return
-        kept = "".join(f"{json.dumps(line)}\n" for line in read_epochs(self.metrics) if line["epoch"] <= count)
-        if kept.encode() != self.metrics.read_bytes():
-            self._write("metrics.jsonl", kept)
+        lines = "".join(f"{json.dumps(line)}\n" for line in read_epochs(self.metrics) if line["epoch"] <= count)
+        if lines.encode() != self.metrics.read_bytes():
+            self._write("metrics.jsonl", lines)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
@@ -148,18 +156,18 @@ class RunFolder:
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; one that was torn or altered is none."""
-    found = []
+    """Return the epochs of a metrics.jsonl, without incomplete or damaged lines."""
+    epochs = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         with suppress(ValueError):
             epoch = json.loads(line)
             if line.endswith(b"\n") and isinstance(epoch, dict) and isinstance(epoch.get("epoch"), int):
-                found.append(epoch)
-    return found
+                epochs.append(epoch)
+    return epochs
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1) + "\n"  # in ASCII, so that a name that is not UTF-8 comes back as it was
+    return json.dumps(value, indent=1) + "\n"  # in ASCII, so that file names that are not UTF-8 survive
 
 
 def _show(value: Any) -> str:
@@ -172,24 +180,26 @@ LOCK = "run.lock"
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Keep other runs from the folder, which is made where there is none; the lock dies with this process.
+    """Lock the folder against other runs; create it if needed. The lock ends with the process at the latest.
 
-    A folder that it made and that nothing was written into is gone afterwards.
+    A folder that it created is removed afterwards if it is still empty.
 
     Raises:
-        UsageError: a run is in progress there, or it is a file.
+        UsageError: a run is in progress there, or the path is a file.
         OSError: the folder cannot be written.
     """
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file. Give --output a folder, new or of a run")
-    made = not folder.exists()
+        raise UsageError(f"{folder} is a file. Give --output a new folder, or that of a run")
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     with path.open("a+") as file:
         if not lock_file(file):
             file.seek(0)
-            who = file.read(200).strip() or "another process"
-            raise UsageError(f"a run is in progress in {folder} ({who}). Wait for its end, or give another --output")
+            owner = file.read(200).strip() or "another process"
+            raise UsageError(
+                f"a run is in progress in {folder} ({owner}). Wait until it ends, or give another --output"
+            )
         with errors_name(path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -197,8 +207,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if made and os.listdir(folder) == [LOCK]:
-                with suppress(OSError):  # the lock is held while it goes, which some systems do not allow
+            if created and os.listdir(folder) == [LOCK]:
+                with suppress(OSError):  # some systems do not remove a locked file
                     path.unlink()
                     folder.rmdir()
 
@@ -207,7 +217,7 @@ PACKAGES = ("dla", "torch", "numpy", "pillow", "kornia")
 
 
 def environment(device: torch.device, ranks: Ranks) -> dict[str, Any]:
-    """The command, the versions of what computes, and the machine."""
+    """Return the command, the versions of the packages that affect results, and the machine."""
     return {
         "command": sys.argv,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
@@ -222,7 +232,7 @@ def environment(device: torch.device, ranks: Ranks) -> dict[str, Any]:
 
 
 def environment_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What differs of versions and machine, and what that means, in a sentence; None where nothing does."""
+    """Return a sentence about differences in versions and machine; None if there are none."""
     differences = [
         f"{name} {'were' if name.endswith('s') else 'was'} {old}, now {now[part].get(name)}"
         for part in ("versions", "machine")
@@ -231,12 +241,12 @@ def environment_difference(before: Mapping[str, Any], now: Mapping[str, Any]) ->
     ]
     if not differences:
         return None
-    return f"{'; '.join(differences)}: the last bits may differ from those of a run that nothing interrupted"
+    return f"{'; '.join(differences)}: the results may differ in the last bits from those of an uninterrupted run"
 
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Let cuDNN take only algorithms that give the same bits each time. The flags are of the whole process."""
+    """Make cuDNN use deterministic algorithms only. The flags apply to the whole process."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False

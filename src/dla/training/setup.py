@@ -1,4 +1,4 @@
-"""Everything that a run works with, from its recipe and its photos."""
+"""Set up a run: device, network, trainer and batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STRIDE = 32  # of the coarsest map
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a run is computed with; none of it changes what comes out, but for the device in the last digits."""
+    """How a run is computed. It does not change the results, except for the device, in the last digits."""
 
     workers: int
     device: torch.device
@@ -39,15 +39,15 @@ class Runtime:
     ranks: Ranks
 
     @classmethod
-    def named(
+    def from_options(
         cls, workers: int, device: str, cache: PhotoCache, progress: Progress = NO_PROGRESS, ranks: Ranks = Ranks()
     ) -> Runtime:
-        """Checked, from what a user says.
+        """Check the options and choose the device.
 
         Raises:
-            UsageError: no such device, or fewer than no workers.
+            UsageError: no such device, or a number of workers out of range.
         """
-        RuntimeOptions(workers)  # in its range
+        RuntimeOptions(workers)  # checks the range
         return cls(workers, ranks.device(pick_device(device)), cache, progress, ranks)
 
 
@@ -55,81 +55,86 @@ class Runtime:
 class Setup:
     """A run before its first step."""
 
-    start: InitialModel
-    fit: Trainer
+    initial: InitialModel
+    trainer: Trainer
     batches: TrainBatches
     validation: ValidationSet
 
     @property
     def photos_left(self) -> int:
-        """How many photos the steps that are to come take."""
-        recipe, at = self.fit.recipe, self.fit.at
-        return (self.batches.steps * (recipe.epochs - at.epoch) - at.step) * recipe.batch_size
+        """The number of photos in the remaining steps."""
+        recipe, position = self.trainer.recipe, self.trainer.position
+        return (self.batches.steps * (recipe.epochs - position.epoch) - position.step) * recipe.batch_size
 
 
 def with_data(recipe: Recipe, data: str | Path | None) -> Recipe:
-    """The recipe with the place of its photos, in full; `data` goes before its own.
+    """Return the recipe with the absolute path of its photos; `data` overrides the recipe's own.
 
     Raises:
-        UsageError: neither names any.
-        UnavailableError: nothing is there.
+        UsageError: neither gives a path.
+        UnavailableError: the path does not exist.
     """
     photos = str(data) if data is not None else recipe.photos
     if not photos:
-        raise UsageError("no photos are named. Give their folder, as in dla train photos/")
+        raise UsageError("no photos are given. Name their folder, as in: dla train photos/")
     if not Path(photos).exists():
-        raise UnavailableError(f"{photos} is not there. DATA is a folder with a folder a class, or a table")
+        raise UnavailableError(f"{photos} does not exist. Give a folder with one subfolder per class, or a table")
     place = Path(photos)
-    # a table is read under its own name and beside its own place, a link too, as by every other verb
+    # the paths in a table are relative to the table's own folder, so a link to a table is not resolved
     whole = place.parent.resolve() / place.name if place.is_file() else place.resolve()
     return replace(recipe, photos=str(whole))
 
 
 def check_apart(folder: Path, recipe: Recipe) -> None:
-    """See that what a run writes does not become photos of the next one.
+    """Check that the run's folder is not among the photos, where the next run would take it for a class.
 
     Raises:
-        UsageError: it would.
+        UsageError: it is.
     """
     for photos in scanned_folders(Path(recipe.photos)):
         if folder.resolve().is_relative_to(photos.resolve()):
             raise UsageError(
-                f"{folder} lies within the photos in {photos}, where it would be taken for a class. Give --output "
-                "another place, or start from another folder"
+                f"{folder} is inside the photos in {photos}, where it would be taken for a class. Give another "
+                "--output, or run from another folder"
             )
 
 
-def set_up(recipe: Recipe, splits: Splits, means: Runtime) -> Setup:
-    """The network of the recipe and what trains it on these photos. Sets PyTorch's randomness."""
-    train, val, ranks = splits.train, splits.val, means.ranks
+def set_up(recipe: Recipe, splits: Splits, runtime: Runtime) -> Setup:
+    """Build the network of the recipe and what trains it on these photos. Seeds PyTorch.
+
+    Raises:
+        UsageError: settings that do not fit the photos, the device or each other.
+        UnknownNameError, UnavailableError, DamagedError: as by `dla.load`, for the network and the teacher.
+    """
+    train, val, ranks = splits.train, splits.val, runtime.ranks
     torch.manual_seed(recipe.seed)
-    if recipe.compute.checkpointing and means.device.type == "cpu":
+    if recipe.compute.checkpointing and runtime.device.type == "cpu":
         give_memory_back()
-    start = build_initial(recipe, train.class_ids)
-    _check_batch(recipe, min(start.preprocessing.size), ranks)
-    for note in start.notes:
-        means.progress.log(f"start   {note}")
-    teacher = open_teacher(recipe.distill, train.class_ids, len(train), means.device)
-    fit = Trainer(start, recipe, train.targets_N, means.device, teacher, ranks)
+    initial = build_initial(recipe, train.class_ids)
+    _check_batch(recipe, min(initial.preprocessing.size), ranks)
+    for note in initial.notes:
+        runtime.progress.log(f"model   {note}")
+    teacher = open_teacher(recipe.distill, train.class_ids, len(train), runtime.device)
+    trainer = Trainer(initial, recipe, train.targets_N, runtime.device, teacher, ranks)
     budget = Budget(half_of_memory() // ranks.local_world)
     batches = TrainBatches(
-        _store(train, means, budget), train.targets_N, recipe, start.preprocessing, means.workers, ranks
+        _store(train, runtime, budget), train.targets_N, recipe, initial.preprocessing, runtime.workers, ranks
     )
-    validation = ValidationSet(_store(val, means, budget), val.targets_N, recipe.batch_size, means.workers)
-    return Setup(start, fit, batches, validation)
+    validation = ValidationSet(_store(val, runtime, budget), val.targets_N, recipe.batch_size, runtime.workers)
+    return Setup(initial, trainer, batches, validation)
 
 
 def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
-    """A batch norm in training needs two numbers at least of each channel."""
+    """Raise a UsageError for a batch whose batch norms would see a single value per channel."""
     sides = recipe.input.all_sizes() or [own]
     photos = recipe.batch_size // recipe.optimizer.accumulate // ranks.world
     if recipe.freeze != "level5" and photos == 1 and min(sides) <= STRIDE:
         raise UsageError(
-            f"batch_size is {recipe.batch_size}, so that one photo at a time goes through the network, which at "
-            f"{min(sides)} pixels is too little for its batch norms. Give two photos at least, or larger crops"
+            f"batch_size is {recipe.batch_size}, so the network sees one photo at a time, which at {min(sides)} pixels "
+            "is too little for its batch norms. Give at least two photos per process and micro-batch, or larger crops"
         )
 
 
-def _store(split: Split, means: Runtime, budget: Budget) -> PhotoStore:
-    place = cache.cache_folder() / cache.PHOTOS if means.cache == "disk" else None
-    return PhotoStore(split, means.cache, place, budget=budget, progress=means.progress)
+def _store(split: Split, runtime: Runtime, budget: Budget) -> PhotoStore:
+    place = cache.cache_folder() / cache.PHOTOS if runtime.cache == "disk" else None
+    return PhotoStore(split, runtime.cache, place, budget=budget, progress=runtime.progress)

@@ -1,4 +1,4 @@
-"""The loop: one step after another, from wherever it stands."""
+"""The training loop, which can continue from any step."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = ["Trainer", "ValidationSet"]
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """The photos that a network is measured on."""
+    """The validation photos."""
 
     images: ImageReader
     targets_N: Array
@@ -54,36 +54,39 @@ class ValidationSet:
     workers: int
 
     @torch.inference_mode()
-    def logits(self, network: nn.Module, fit: Trainer, pause: Callable[[], None] = lambda: None) -> Array:
-        """(N, K) on photos as `dla predict` would see them, from all ranks together; `pause` is called in between."""
-        device, ranks = fit.device, fit.ranks
-        folded: nn.Module = fuse_conv_bn(network)
-        folded = folded.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rows = ranks.share(np.arange(len(self.targets_N)))
+    def logits(self, network: nn.Module, trainer: Trainer, pause: Callable[[], None] = lambda: None) -> Array:
+        """Return the logits (N, K) of all photos, gathered from all ranks and prepared as by `dla predict`.
+
+        `pause` is called before each batch.
+        """
+        device, ranks = trainer.device, trainer.ranks
+        fused: nn.Module = fuse_conv_bn(network)
+        fused = fused.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        rows = ranks.shard(np.arange(len(self.targets_N)))
 
         def prepare(row: int) -> PreparedInput:
-            return PreparedInput(str(row), (fit.preprocessing.pixels(self.images[row]),))
+            return PreparedInput(str(row), (trainer.preprocessing.pixels(self.images[row]),))
 
         def compute(pixels_NHW3: Array) -> Array:
             pause()
-            x_N3HW = fit.normalize(torch.from_numpy(pixels_NHW3).to(device))
-            return folded(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
+            x_N3HW = trainer.normalize(torch.from_numpy(pixels_NHW3).to(device))
+            return fused(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
 
         pipeline = InputPipeline(self.batch_size, self.workers)
         logits = list(pipeline.results(rows.tolist(), prepare, compute, lambda _, logits_K: logits_K))
         most = math.ceil(len(self.targets_N) / ranks.world)
         if math.ceil(most / self.batch_size) > math.ceil(len(rows) / self.batch_size):
-            pause()  # as the ranks that have a batch more
+            pause()  # `pause` is collective: call it as often as the ranks with one more batch
         logits_nK = np.stack(logits) if logits else np.empty((0, 0), np.float32)
         return ranks.gather_rows(logits_nK, rows, len(self.targets_N))
 
 
 @dataclass
 class Position:
-    """Where a run stands: `step` steps into epoch `epoch` (both from 0), whose losses so far sum to `loss_sum`.
+    """The position of a run: `step` steps into epoch `epoch` (both from 0), with `loss_sum` the sum of their losses.
 
-    `best` are top-1 and the negative loss on the validation photos of the best epoch so far, `since_best` counts the
-    epochs after it.
+    `best` is (top-1, negative loss) on the validation photos in the best epoch so far; `since_best` counts the epochs
+    after it.
     """
 
     epoch: int = 0
@@ -94,14 +97,14 @@ class Position:
 
 
 class Trainer:
-    """A run in progress: network, average, optimizer and position. It knows no files.
+    """A run in progress: network, weight average, optimizer and position. It reads and writes no files.
 
-    `state` and `load_state` carry everything that the next step depends on.
+    `state` and `load_state` save and restore everything that the next step depends on.
     """
 
     def __init__(
         self,
-        start: InitialModel,
+        initial: InitialModel,
         recipe: Recipe,
         targets_N: Array,
         device: torch.device,
@@ -109,16 +112,16 @@ class Trainer:
         ranks: Ranks,
     ) -> None:
         self.recipe, self.device, self.teacher, self.ranks = recipe, device, teacher, ranks
-        self.preprocessing = start.preprocessing
+        self.preprocessing = initial.preprocessing
         layout = torch.channels_last if recipe.compute.channels_last else torch.contiguous_format
-        network = _synchronised(start.network, device) if recipe.compute.sync_batch_norm else start.network
+        network = _with_sync_batch_norm(initial.network, device) if recipe.compute.sync_batch_norm else initial.network
         self.network = network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.layout = layout
         self.average = make_ema(self.network, recipe.average)
         self.optimizer = build_optimizer(self.network, recipe)
         self.precision = Autocast(recipe.compute.autocast, device)
         self.augment = BatchAugment(recipe.augment)
-        weights_K = balanced_weights(torch.from_numpy(targets_N), start.config.num_classes).to(device)
+        weights_K = balanced_weights(torch.from_numpy(targets_N), initial.config.num_classes).to(device)
         balanced = recipe.loss.class_weights == "balanced"
         self.criterion = Criterion(recipe.loss, recipe.distill, weights_K if balanced else None)
         self.normalize = Normalize(*self.preprocessing.scale_shift()).to(device)
@@ -127,57 +130,57 @@ class Trainer:
         self.forward: Callable[[Tensor], Tensor] = self.parallel or self.network
         if recipe.compute.compile:
             self.forward = torch.compile(self.forward)
-        self.at = Position()
+        self.position = Position()
 
     @property
     def done(self) -> bool:
-        """Whether the last epoch is over, or too many went by without a better one."""
+        """Return whether the last epoch is over, or the recipe's patience is exhausted."""
         patience = self.recipe.stop.patience
-        return self.at.epoch >= self.recipe.epochs or 0 < patience <= self.at.since_best
+        return self.position.epoch >= self.recipe.epochs or 0 < patience <= self.position.since_best
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next step depends on: tensors by name, and plain facts."""
+        """Return everything that the next step depends on: tensors by name, and plain values."""
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in optimizer_state(self.optimizer, self.network).items()}
-        return tensors, {**asdict(self.at), "scaler": self.precision.state()}
+        return tensors, {**asdict(self.position), "scaler": self.precision.state()}
 
     def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Go on where `state` was asked."""
+        """Restore what `state` returned."""
         self.network.load_state_dict(_part(tensors, "network."))
         if self.average is not None:
             self.average.load_state_dict(_part(tensors, "average."))
         load_optimizer_state(self.optimizer, self.network, _part(tensors, "optimizer."))
-        at = {key: value for key, value in facts.items() if key in vars(self.at)}
-        self.at = Position(**at | {"best": at["best"] and tuple(at["best"])})
+        at = {key: value for key, value in facts.items() if key in vars(self.position)}
+        self.position = Position(**at | {"best": at["best"] and tuple(at["best"])})
         self.precision.load_state(facts["scaler"])
 
     def run(self, batches: TrainBatches, val: ValidationSet, callback: TrainerCallback) -> None:
-        """Train to the last epoch, or until the recipe says stop.
+        """Train until the last epoch or early stopping, and validate after each epoch.
 
         Raises:
-            DlaError: the loss is not finite.
+            DlaError: the loss or the gradient is not finite.
         """
         while not self.done:
-            began, first, clock = time.monotonic(), self.at.step, _Clock()
-            for batch in clock.timing(batches.epoch(self.at.epoch, first)):
-                rate = learning_rate(self.recipe, self.at.epoch + self.at.step / batches.steps)
+            began, first, clock = time.monotonic(), self.position.step, _Clock()
+            for batch in clock.timing(batches.epoch(self.position.epoch, first)):
+                rate = learning_rate(self.recipe, self.position.epoch + self.position.step / batches.steps)
                 loss, top1 = self.step(batch, rate)
-                self.at.step += 1
-                self.at.loss_sum += loss
-                place = self.at.epoch + 1, self.recipe.epochs, self.at.step, batches.steps
+                self.position.step += 1
+                self.position.loss_sum += loss
+                place = self.position.epoch + 1, self.recipe.epochs, self.position.step, batches.steps
                 callback.on_step(StepEvent(*place, loss, top1, rate, self.recipe.batch_size))
             seconds = max(time.monotonic() - began, 1e-9)
-            photos = (self.at.step - first) * self.recipe.batch_size
-            self.ranks.spread(list(self.kept.buffers()))  # each rank has normalised photos of its own
+            photos = (self.position.step - first) * self.recipe.batch_size
+            self.ranks.broadcast(list(self.eval_network.buffers()))  # batch-norm statistics differ between ranks
             logits_NK = val.logits(self.stored(), self, callback.on_validation_batch)
             outcome = sample_results(logits_NK, val.targets_N)
             epoch = EpochEvent(
-                epoch=self.at.epoch + 1,
-                step=(self.at.epoch + 1) * batches.steps,
-                loss=self.at.loss_sum / batches.steps,
-                lr=learning_rate(self.recipe, self.at.epoch + 1 - 1 / batches.steps),
+                epoch=self.position.epoch + 1,
+                step=(self.position.epoch + 1) * batches.steps,
+                loss=self.position.loss_sum / batches.steps,
+                lr=learning_rate(self.recipe, self.position.epoch + 1 - 1 / batches.steps),
                 top1=float(outcome.right(1).mean()),
                 top5=float(outcome.right(5).mean()),
                 val_loss=float(outcome.loss_N.mean()),
@@ -189,74 +192,79 @@ class Trainer:
             callback.on_epoch(epoch, is_best)
 
     def _count(self, epoch: EpochEvent) -> bool:
-        """Go on to the next epoch; whether this one was the best."""
+        """Move the position to the next epoch; return whether this one was the best."""
         figures = epoch.top1, -epoch.val_loss
-        is_best = self.at.best is None or figures > self.at.best
-        best = figures if is_best else self.at.best
-        self.at = Position(epoch.epoch, best=best, since_best=0 if is_best else self.at.since_best + 1)
+        is_best = self.position.best is None or figures > self.position.best
+        best = figures if is_best else self.position.best
+        self.position = Position(epoch.epoch, best=best, since_best=0 if is_best else self.position.since_best + 1)
         return is_best
 
     @property
-    def kept(self) -> nn.Module:
-        """The network that is measured and kept: the average, where there is one."""
+    def eval_network(self) -> nn.Module:
+        """The network to validate and save: the weight average if there is one."""
         return self.network if self.average is None else self.average.module
 
     def stored(self) -> nn.Module:
-        """The network as its folder would hold it: averaged, in half precision.
+        """Return a copy of `eval_network` with its weights rounded to half precision, as the model folder stores them.
 
         Raises:
-            DlaError: a weight is too large for that.
+            DlaError: a weight is too large for half precision.
         """
-        network = copy.deepcopy(self.kept)
+        network = copy.deepcopy(self.eval_network)
         try:
-            load_state(network, half_precision(self.kept.state_dict()))
+            load_state(network, half_precision(self.eval_network.state_dict()))
         except UsageError as error:
-            raise DlaError(f"{error} The run diverged by epoch {self.at.epoch + 1}. {self._way_out}") from error
+            raise DlaError(f"{error} The run diverged by epoch {self.position.epoch + 1}. {self._advice}") from error
         return network
 
     def step(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """One step at this learning rate; the loss, and the accuracy on the batch (nan where photos were mixed).
+        """Take one step; return the loss and the accuracy on the batch (nan if its photos were mixed).
 
         Raises:
-            DlaError: the loss or the gradient is not finite; the weights are as they were.
+            DlaError: the loss or the gradient is not finite; the weights are unchanged.
         """
         set_rate(self.optimizer, rate)
         x_N3HW, labels = self.prepare(batch)
         self.optimizer.zero_grad()
         parts = self.recipe.optimizer.accumulate
         size = len(x_N3HW) // parts
-        loss, right = 0.0, 0
+        loss, correct, weight = 0.0, 0, self._mean_weight(labels)
         for start in range(0, len(x_N3HW), size):
             part = labels.part(start, start + size)
-            with self._exchange(start + size == len(x_N3HW)):
+            with self._gradient_sync(start + size == len(x_N3HW)):
                 with self.precision.autocast():
                     logits_NK = self.forward(x_N3HW[start : start + size])
-                of_part = self.criterion(logits_NK.float(), part) / parts
-                self.precision.backward(of_part)
-            loss += of_part.item()
-            right += int((logits_NK.argmax(1) == part.targets_N).sum())
+                part_loss = self.criterion(logits_NK.float(), part, weight) / parts
+                self.precision.backward(part_loss)
+            loss += part_loss.item()
+            correct += int((logits_NK.argmax(1) == part.targets_N).sum())
         if not math.isfinite(loss):
-            raise self._broken("loss", loss)
+            raise self._diverged("loss", loss)
         norm = self.precision.step(self.optimizer, self.recipe.optimizer.clip_norm)
         if not math.isfinite(norm):
-            raise self._broken("length of the gradient", norm)
+            raise self._diverged("gradient norm", norm)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        loss, share = self.ranks.mean(loss, right / len(x_N3HW))
-        return loss, share if labels.others_N is None else math.nan
+        loss, accuracy = self.ranks.mean(loss, correct / len(x_N3HW))
+        return loss, accuracy if labels.others_N is None else math.nan
 
-    def _exchange(self, now: bool) -> AbstractContextManager[None]:
-        """Where the ranks add up their gradients in the backward pass, or not yet."""
-        return nullcontext() if now or self.parallel is None else self.parallel.no_sync()
+    def _mean_weight(self, labels: Labels) -> float | None:
+        """The mean weight of a photo over the batch of all ranks, if classes are weighted."""
+        weights_N = self.criterion.photo_weights(labels)
+        return None if weights_N is None else self.ranks.mean(weights_N.mean().item())[0]
+
+    def _gradient_sync(self, enabled: bool) -> AbstractContextManager[None]:
+        """Return the context in which the ranks sum their gradients in the backward pass, if `enabled`."""
+        return nullcontext() if enabled or self.parallel is None else self.parallel.no_sync()
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Labels]:
-        """What the network sees of a batch, and what it should say. Sets the randomness of the step."""
-        key = (self.recipe.seed, self.at.epoch, self.at.step, self.ranks.rank)
+        """Return the network's input (N, 3, H, W) and the labels of a batch. Seeds PyTorch for the step."""
+        key = (self.recipe.seed, self.position.epoch, self.position.step, self.ranks.rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         pixels = torch.from_numpy(batch.pixels_NHW3).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         targets_N = torch.from_numpy(batch.targets_N).to(self.device)
         mix = None
-        if self.augment.acts:
+        if self.augment.enabled:
             pixels, mix = self.augment(pixels.div_(255))
             pixels = pixels.mul(255)
         teacher_NK = None
@@ -270,19 +278,21 @@ class Trainer:
         return x_N3HW, Labels(targets_N, targets_N[mix.partners_N], mix.shares_N, teacher_NK)
 
     def pixels(self, x_N3HW: Tensor) -> Array:
-        """What `prepare` made, as uint8 pictures (N, H, W, 3)."""
+        """Convert inputs from `prepare` (N, 3, H, W) back to uint8 images (N, H, W, 3)."""
         return self.normalize.pixels(x_N3HW).cpu().numpy()
 
-    def _broken(self, what: str, value: float) -> DlaError:
-        return DlaError(f"the {what} is {value} at epoch {self.at.epoch + 1}, step {self.at.step + 1}. {self._way_out}")
+    def _diverged(self, what: str, value: float) -> DlaError:
+        return DlaError(
+            f"the {what} is {value} at epoch {self.position.epoch + 1}, step {self.position.step + 1}. {self._advice}"
+        )
 
     @property
-    def _way_out(self) -> str:
+    def _advice(self) -> str:
         return f"Try a lower --lr (it is {self.recipe.lr:g})"
 
 
 class _Clock:
-    """How long the loop waited for its batches."""
+    """Measures how long the loop waits for its batches, in seconds."""
 
     def __init__(self) -> None:
         self.waited = 0.0
@@ -297,12 +307,10 @@ class _Clock:
             yield batch
 
 
-def _synchronised(network: DLA, device: torch.device) -> DLA:
-    """Batch norms that take the photos of all ranks together."""
+def _with_sync_batch_norm(network: DLA, device: torch.device) -> DLA:
+    """Return the network with batch norms that compute their statistics over all ranks."""
     if device.type != "cuda":
-        raise UsageError(
-            f"compute.sync_batch_norm is for GPUs alone, as PyTorch has it; this run is on {device.type}. Leave it out"
-        )
+        raise UsageError(f"compute.sync_batch_norm works only on GPUs, and this run is on {device.type}. Leave it out")
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ WEIGHTS = WEIGHT_NAMES[:2]  # the first one that exists
 
 # Sent instead of huggingface_hub's list of installed packages.
 _HEADERS = {"user-agent": "dla"}
+_PLAIN = re.compile(r"[\w-]{1,128}")  # a digest, or a tag such as a bucket's
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -189,28 +190,31 @@ class _Wanted:
         try:
             return self.verified(path)
         except DamagedError as error:
-            _blob(path).unlink(missing_ok=True)
+            if (blob := _blob(path)).parent == path.parents[2] / "blobs":  # nothing outside the repository's own
+                blob.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise DamagedError(
                 f"{filename} of {self.place} does not have the announced digest and was deleted. Try again."
             ) from error
 
     def download(self, filename: str, again: bool) -> Path:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub import hf_hub_download, hf_hub_url
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         def explained(error: Exception) -> Exception:
+            if isinstance(error, DamagedError):
+                return error
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 return _AbsentError()
             return UnavailableError(self.explain(error, filename, again))
 
-        with _quietly():
+        with _quietly(), _checked_metadata(self.place) as metadata:
             try:
                 # hf_hub_download retries an unreachable or busy hub for half a minute; this request fails at once.
-                get_hf_file_metadata(hf_hub_url(self.repo, filename, revision=self.revision), headers=_HEADERS)
+                metadata(hf_hub_url(self.repo, filename, revision=self.revision), headers=_HEADERS)
             except Exception as error:
                 refused = isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError)
-                if refused or _unreachable(error):
+                if refused or isinstance(error, DamagedError) or _unreachable(error):
                     raise explained(error) from error
             try:
                 path = hf_hub_download(
@@ -329,6 +333,34 @@ def _quietly() -> Iterator[None]:
     finally:
         constants.HF_HUB_DISABLE_TELEMETRY = before
         logger.setLevel(level)
+
+
+@contextmanager
+def _checked_metadata(place: str) -> Iterator[Callable[..., Any]]:
+    """While it lasts, huggingface_hub takes only plain words for a file's ETag and commit: both become paths.
+
+    Raises:
+        DamagedError: by every call that would take another one. Nothing is written then.
+    """
+    from huggingface_hub import file_download
+
+    original = file_download.get_hf_file_metadata
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        for what, value in (("ETag", found.etag), ("commit", found.commit_hash)):
+            if value is not None and not _PLAIN.fullmatch(value):
+                raise DamagedError(
+                    f"{place} announces a file with the {what} {value[:40]!r}, which is no digest. Nothing was "
+                    "written. Set HF_ENDPOINT to a hub that you trust."
+                )
+        return found
+
+    file_download.get_hf_file_metadata = checked
+    try:
+        yield checked
+    finally:
+        file_download.get_hf_file_metadata = original
 
 
 def _blob(path: Path) -> Path:
