@@ -55,7 +55,8 @@ def test_fetched_once_then_told_without_the_network(hub: hub_server.Hub, dla: Ru
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
     assert first.split() == [
-        "dla46x_c", "4.3", "MB", "downloaded", "SHA-256", digest("dla46x_c")[:12], "~/hf/hub/models--timm--dla46x_c.in1k",
+        "dla46x_c", "4.3", "MB", "downloaded", "SHA-256", digest("dla46x_c")[:12],
+        "~/hf/hub/models--timm--dla46x_c.in1k",
     ]  # fmt: skip
     assert second.startswith("dla46_c ")
     assert max(map(len, done.stdout.splitlines())) <= 100
