@@ -124,7 +124,10 @@ def test_verify(hub: hub_server.Hub, dla: Run, tmp_path: Path) -> None:
     offline = dla("pull", "dla46x_c", HF_ENDPOINT="http://127.0.0.1:9")
     assert (offline.returncode, damaged.exists()) == (3, True)
     repaired = dla("pull", "dla46_c", "dla46x_c")
-    assert [line.split()[3:5] for line in repaired.stdout.splitlines()] == [["was", "here"], ["downloaded", "SHA-256"]]
+    assert [line.split()[3:5] for line in repaired.stdout.splitlines()] == [
+        ["cached", "SHA-256"],
+        ["downloaded", "SHA-256"],
+    ]
     assert dla("pull", "--verify").stdout.splitlines() == ticks
 
 
