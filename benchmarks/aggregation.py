@@ -1,4 +1,4 @@
-"""Does aggregation help? Small networks with and without it, of equal parameters and equal steps, three seeds each.
+"""Measure whether aggregation helps: small networks with and without it, equal parameters and steps, three seeds.
 
     python benchmarks/aggregation.py DATA --output DIR [--epochs 5] [--more 2] [--seeds 3]
 
@@ -6,20 +6,20 @@ DATA holds train.parquet and val.parquet with the columns `image` (encoded photo
 docs/results.md). Of its 200 classes every fourth is taken, and photos are halved to 32 pixels: 25,000 to train with,
 2,500 to test on. Two questions:
 
-From the start. `aggregated` is a DLA with the depths of dla34, at a quarter of its width from level 2 on and one
-halving less; `plain` has the same stem and the same blocks in a row, without nodes, and levels 4 and 5 a little wider,
-which makes up for their parameters to 0.1 %.
+From scratch. `aggregated` is a DLA with the depths of dla34, a quarter of its width from level 2 on and one
+downsampling less; `plain` has the same stem and the same blocks in sequence, without nodes, and slightly wider levels 4
+and 5, which match the parameters to 0.1 %.
 
-Grafted. The `plain` network, trained as above, goes on for --more epochs: as it is (`continued`), with `dla.graft` on
-its four stages (`grafted`), and with exactly as many new parameters in the same places that see only the newest map
-(`deepened`: x + bn(conv(relu(conv(x)))), bn beginning at 0, for each node). All three begin with the same outputs.
+Grafted. The `plain` network, trained as above, is trained for --more epochs: unchanged (`continued`), with `dla.graft`
+on its four stages (`grafted`), and with exactly as many new parameters in the same places that take only the newest map
+(`deepened`: x + bn(conv(relu(conv(x)))), bn initialized to 0, for each node). All three start with the same outputs.
 
 Each run is SGD with Nesterov momentum, batch 128, a warm-up and a cosine, random shifts and flips; runs of one seed see
 the same photos in the same order. Top-1 is measured once, after the last step; nothing was chosen on the test photos.
 
-Finished runs are in DIR/runs.json and are not made again: stop and start as you like, at most one run is lost. On one
-core of an AMD EPYC (AVX2) a step takes 0.26 to 0.36 s, so a run takes 5 minutes (2 for the second question), all 15
-three quarters of an hour.
+Finished runs are in DIR/runs.json and are not repeated: an interruption loses at most one run. On one core of an AMD
+EPYC (AVX2) a step takes 0.26 to 0.36 s, so a run takes 5 minutes (2 for the second question), and all 15 runs 45
+minutes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Data = tuple[Tensor, Tensor]  # photos_N3HW (uint8), labels_N
 
 
 class First(nn.Module):
-    """A stage's first block, whose shortcut is pooled and projected as in a tree."""
+    """The first block of a stage, whose shortcut is pooled and projected as in a tree."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def aggregated() -> nn.Module:
 
 
 def plain() -> nn.Module:
-    """The same blocks in a row. Stages are `level2` to `level5`, each an nn.Sequential."""
+    """Build the network of the same blocks in sequence. Its stages `level2` to `level5` are nn.Sequential."""
     like = dla.DLA(LEVELS, WIDER, block="basic", num_classes=CLASSES)
     like.level1[0].stride = (1, 1)
     parts = OrderedDict(stem=like.base_layer, level0=like.level0, level1=like.level1)
@@ -92,7 +92,7 @@ def parameters(net: nn.Module) -> int:
 
 
 class Deepened(nn.Module):
-    """A block, and behind it a layer that adds what it makes of the block's map, with `hidden` channels inside."""
+    """A block followed by a residual layer with `hidden` channels."""
 
     def __init__(self, block: nn.Module, c: int, hidden: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Deepened(nn.Module):
 
 
 def deepened(net: nn.Module, grafted: nn.Module) -> nn.Module:
-    """`net` with a layer in the place of each node of `grafted`, of as many parameters."""
+    """Return `net` with a layer in place of each node of `grafted`, with as many parameters."""
     for name in STAGES:
         stage, done = net.get_submodule(name), 0
         for (blocks, _), node in zip(grafted.get_submodule(name).plan, grafted.get_submodule(name).nodes, strict=True):
@@ -119,7 +119,7 @@ def deepened(net: nn.Module, grafted: nn.Module) -> nn.Module:
 
 
 def begin(case: str, trained: Path) -> nn.Module:
-    """A case's network before its first step; the last three go on from the plain network in `trained`."""
+    """Return a case's network before its first step; the last three start from the plain network in `trained`."""
     if case == "aggregated":
         return aggregated()
     net = plain()
@@ -135,7 +135,7 @@ def begin(case: str, trained: Path) -> nn.Module:
 
 
 def load(data: Path, output: Path) -> tuple[Data, Data]:
-    """The photos to train with and to test on, decoded once and kept beside the results."""
+    """Return the photos for training and for the test, decoded once and stored with the results."""
     file = output / "photos.npz"
     if not file.exists():
         tables = {
@@ -163,7 +163,7 @@ def ready(photos_N3HW: Tensor) -> Tensor:
 
 
 def varied(photos_N3HW: Tensor, random: torch.Generator) -> Tensor:
-    """Each photo shifted by up to SHIFT pixels and flipped by chance."""
+    """Shift each photo by up to SHIFT pixels and flip it at random."""
     side = photos_N3HW.shape[-1]
     wide = F.pad(ready(photos_N3HW), (SHIFT,) * 4, mode="reflect")
     draws = zip(wide, *torch.randint(2 * SHIFT + 1, (2, len(wide)), generator=random).tolist(), strict=True)
@@ -176,7 +176,7 @@ def varied(photos_N3HW: Tensor, random: torch.Generator) -> Tensor:
 
 
 def train(net: nn.Module, data: Data, epochs: int, rate: float, seed: int) -> float:
-    """Seconds a step."""
+    """Train `net` and return the seconds per step."""
     photos_N3HW, labels_N = data
     random = torch.Generator().manual_seed(seed)
     per_epoch = len(labels_N) // BATCH
@@ -202,7 +202,7 @@ def train(net: nn.Module, data: Data, epochs: int, rate: float, seed: int) -> fl
 
 @torch.no_grad()
 def top1(net: nn.Module, data: Data) -> float:
-    """Per cent."""
+    """Return the top-1 accuracy in per cent."""
     net.eval()
     hits = sum(
         int((net(ready(photos)).argmax(1) == labels).sum())

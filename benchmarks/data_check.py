@@ -1,7 +1,7 @@
-"""How long `dla data check` takes, and whether it finds what is there.
+"""Measure how long `dla data check` takes, and how many of the duplicates it finds.
 
 python benchmarks/data_check.py DATA              the time; files identical by SHA-256, and how many of them it finds
-python benchmarks/data_check.py DATA --again 500  also: of 500 photos stored again in other ways, the share it finds
+python benchmarks/data_check.py DATA --again 500  also: of 500 photos encoded again in other ways, the fraction it finds
 
 DATA is as for `dla data check`.
 """

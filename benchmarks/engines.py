@@ -1,21 +1,21 @@
-"""The engines against timm eager and against hand-written code, with the same float32 weights, in the same run.
+"""Compare the engines with timm eager and with hand-written code, with the same float32 weights, in the same run.
 
     python benchmarks/engines.py one [--models dla34 dla60 dla46_c] [--rounds 7]
     python benchmarks/engines.py folder [--models ...] [--photos 1000] [--rounds 5]
     python benchmarks/engines.py parity [--models shipped:tiny200 dla46_c] [--photos 500]
 
 one     One image at 224x224, pixels to probabilities: timm's network as its users run it; ONNX Runtime and OpenVINO by
-        hand, over timm's network as torch.onnx exports it; each engine of ours, from `dla.load(engine=...)`; int8; bf16
-        where the chip has instructions for it.
+        hand, on timm's network as exported by torch.onnx; each engine of dla, from `dla.load(engine=...)`; int8; bf16
+        if the CPU has instructions for it.
 folder  JPEGs of about 500x375 from the disk to their classes: a plain timm loop with the best of 0, 1 and 2 workers;
-        the faster runtime by hand, photos decoded and prepared by timm's transform in threads; `dla predict`; the same
-        in int8, and in bf16 where the chip has it.
+        the faster runtime by hand, with photos decoded and prepared by timm's transform in threads; `dla predict`; the
+        same in int8, and in bf16 if the CPU has it.
 parity  The largest difference of any probability from PyTorch's on the same pixels of real photos; every photo whose
         first class differs, with its margin.
 
-Every case runs once in each round; medians, and the ratio to timm in the same round with its range. Weights are random,
-with batch-norm statistics of photos; their int8 models have passed no gate and are for speed alone. Needs the extras
-`dev`, `demo`, `engines` and `export`.
+Every case runs once in each round; prints medians, and the ratio to timm in the same round with its range. Weights are
+random, with batch-norm statistics of photos; their int8 models have passed no gate and only serve to measure speed.
+Needs the extras `dev`, `demo`, `engines` and `export`.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ENGINES = ("openvino", "onnx", "torch")
 
 
 def timms(name: str, model: Path):  # timm has no types
-    """timm's network with the weights of a model folder, and its transform."""
+    """Return timm's network with the weights of a model folder, and its transform."""
     sys.path.insert(0, str(TESTS))
     from safetensors.torch import load_file
 
@@ -51,7 +51,7 @@ def timms(name: str, model: Path):  # timm has no types
 
 
 def export(name: str, model: Path, file: Path) -> None:
-    """timm's network with its softmax as an ONNX file, by PyTorch's own exporter."""
+    """Export timm's network with a softmax to an ONNX file with PyTorch's exporter."""
     import torch
 
     network = torch.nn.Sequential(timms(name, model)[0], torch.nn.Softmax(1)).eval()
@@ -71,7 +71,7 @@ def openvino_by_hand(file: Path, hint: str):
 
 
 def one(name: str, model: Path, rounds: int) -> None:
-    """Milliseconds for one image, case by case, round by round."""
+    """Measure the milliseconds for one image of each case in each round."""
     import onnxruntime
     import torch
 
@@ -106,7 +106,7 @@ def one(name: str, model: Path, rounds: int) -> None:
 
 
 def reduced() -> dict[str, str]:
-    """What the chip has beside float32, and what to call it."""
+    """Return the reduced precisions of this CPU and their titles."""
     from dla.engines.cpu import has_bf16
 
     return {"int8": "int8, ungated"} | ({"bf16": "bf16"} if has_bf16() else {})
@@ -127,7 +127,10 @@ def print_cases(name: str, figures: dict[str, list[float]], unit: str, ratio: Ca
 
 
 def by_hand(name: str, photos: Path, model: Path, runtime: str) -> None:
-    """One runtime, and threads that decode and prepare by timm's transform; prints its seconds. In its own process."""
+    """Run one runtime with threads that decode and prepare by timm's transform, and print the seconds.
+
+    Runs in a process of its own.
+    """
     transform, paths = timms(name, model)[1], sorted(photos.iterdir())
 
     def prepare(path: Path) -> np.ndarray:
@@ -156,7 +159,7 @@ def by_hand(name: str, photos: Path, model: Path, runtime: str) -> None:
 
 
 def ahead(pool: ThreadPoolExecutor, work: Callable[[Path], np.ndarray], paths: list[Path]):
-    """Results in order, a dozen of them at most made ahead."""
+    """Yield results in order, computing at most a dozen ahead."""
     waiting = [pool.submit(work, path) for path in paths[:12]]
     for path in [*paths[12:], *[None] * len(waiting)]:
         yield waiting.pop(0).result()
@@ -165,7 +168,7 @@ def ahead(pool: ThreadPoolExecutor, work: Callable[[Path], np.ndarray], paths: l
 
 
 def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> None:
-    """Photos a second, case by case, round by round; every run is a process of its own."""
+    """Measure the photos per second of each case in each round; every run is a process of its own."""
     export(name, model, model / "timm.onnx")
     trial = work / "trial"
     trial.mkdir(exist_ok=True)
@@ -191,7 +194,7 @@ def folder(name: str, model: Path, photos: Path, rounds: int, work: Path) -> Non
 
 
 def parity(source: str, photos: Path) -> None:
-    """Each engine's probabilities beside PyTorch's."""
+    """Compare each engine's probabilities with PyTorch's."""
     import dla
 
     classifier = dla.load(source, engine="torch")

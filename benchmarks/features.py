@@ -1,9 +1,9 @@
-"""Peak memory of `dla features` at 20,000 inputs over 1,000, for each kind of file, pooled and a map.
+"""Compare the peak memory of `dla features` at 20,000 inputs and at 1,000, for each file format, pooled and a map.
 
     python benchmarks/features.py [--photos 1000] [--counts 1000 20000] [--model shipped:tiny200]
 
-The inputs are paths on standard input, the photos of benchmarks/predict.py again and again; each run is a process of
-its own, and its peak is what the kernel counted. The rows are counted afterwards. Needs the extras `demo` and `train`.
+The inputs are paths on standard input, the photos of benchmarks/predict.py repeated; each run is a process of its own,
+whose peak the kernel reports. The rows are counted afterwards. Needs the extras `demo` and `train`.
 """
 
 import argparse

@@ -1,22 +1,22 @@
-"""What an NVIDIA GPU makes of the library, beside timm, in three parts that end by themselves.
+"""Compare the library with timm on an NVIDIA GPU, in three parts with time limits.
 
     python benchmarks/gpu.py --output DIR [--only correctness inference training] [--models NAME ...]
     python benchmarks/gpu.py --output DIR --rehearse
 
-correctness  All twelve networks beside timm's with the same weights (fp32 without TF32, and bf16): the largest
+correctness  All twelve networks compared with timm's with the same weights (fp32 without TF32, and bf16): the largest
              difference over the largest value, of logits, maps, training outputs, statistics and gradients. Then the
              tests marked `gpu`.
 inference    dla34, dla60, dla102: eager fp32, bf16 in channels_last, CUDA graphs of both; photos from ordinary memory
              to probabilities there, by `dla.load` and by hand with timm; a process from its start to the first answer;
              dla34 compiled. "dla" is the network of `dla.create_model`, "dla.load's" has its batch norm folded.
-training     A `dla train` killed by SIGKILL and started again: whether it ends in the bits of a whole run. Steps and
-             peak memory of dla34 and dla60, with and without gradient checkpointing.
+training     A `dla train` killed by SIGKILL and started again: whether it ends bitwise equal to an uninterrupted run.
+             Steps and peak memory of dla34 and dla60, with and without gradient checkpointing.
 
-Both sides have the same weights, type, layout and batch, and take turns: medians, how many times as fast as timm
-(median and range of the rounds), and the share of the card's peak, which is that of a large matrix product in the same
-run. Each part writes DIR/PART.json after every row and begins none after its time (`--seconds`: by default 120, 180
-and 180); what is missing is listed. It runs from `src/`, beside PyTorch for CUDA, timm 1.0.31 and pytest, without
-OpenVINO. Where there is no GPU it says so and does nothing; `--rehearse` then runs all that needs none, small.
+Both sides have the same weights, type, layout and batch, and alternate: medians, the speed relative to timm (median and
+range of the rounds), and the fraction of the GPU's peak, which is measured by a large matrix product in the same run.
+Each part writes DIR/PART.json after every row and starts no row after its time limit (`--seconds`: by default 120, 180
+and 180); missing rows are listed. It runs from `src/` and needs PyTorch for CUDA, timm 1.0.31 and pytest, but not
+OpenVINO. Without a GPU it says so and does nothing; `--rehearse` then runs everything that needs none, at small sizes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ NO_GPU = "no NVIDIA GPU that PyTorch can use is here: nothing is measured (--reh
 
 
 def measure(part: str, args: argparse.Namespace, room: Path) -> None:
-    """One part, with its record."""
+    """Run one part and write its record."""
     from gpu_record import Here, Record, facts
 
     here = Here("cpu" if args.rehearse else "cuda", room)
@@ -89,7 +89,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def compiled(name: str, batch: str, room: str) -> None:
-    """A row of `inference`, in this process of its own; prints it as JSON."""
+    """Measure one row of `inference` in this process and print it as JSON."""
     from gpu_inference import compile_and_time
 
     own = Path(tempfile.mkdtemp(dir=room))

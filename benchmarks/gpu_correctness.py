@@ -1,4 +1,4 @@
-"""The part `correctness` of `gpu.py`: all twelve networks beside timm's on the GPU, and the tests marked `gpu`."""
+"""The part `correctness` of `gpu.py`: all twelve networks compared with timm's, and the tests marked `gpu`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESULT = re.compile(r"^(tests/\S.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b
 
 
 def correctness(here: Here, record: Record, models: tuple[str, ...]) -> None:
-    """The table of differences, then the tests."""
+    """Measure the table of differences, then run the tests."""
     with numbers(repeatable=True):
         for name in models or dla.list_models(pretrained=True):
             record.row(f"{name}, parity", lambda name=name: _parity(here, name), needs=2)
@@ -26,7 +26,7 @@ def correctness(here: Here, record: Record, models: tuple[str, ...]) -> None:
 
 
 def _parity(here: Here, name: str) -> dict[str, dict[str, float]]:
-    """The largest differences over the largest value, by type of number and kind of tensor; TF32 is off."""
+    """Return the largest differences over the largest value, by dtype and kind of tensor; TF32 is off."""
     h, w = (64, 64) if here.rehearsal else (64, 96)
     found = {}
     for kind, dtype in TYPES.items():
@@ -39,7 +39,7 @@ def _parity(here: Here, name: str) -> dict[str, dict[str, float]]:
 
 
 def _tests(here: Here, record: Record) -> None:
-    """Each test is a row as soon as it is over; the whole output is beside the JSON. What compiles comes last."""
+    """Run the tests, one row each; the whole output is next to the JSON. Tests that compile come last."""
     if record.left() < 10:
         record.leave_out("tests", "out of time")
         return

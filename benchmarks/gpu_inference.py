@@ -1,4 +1,4 @@
-"""The part `inference` of `gpu.py`: networks on tensors that lie on the GPU, photos from the host, the start."""
+"""The part `inference` of `gpu.py`: networks on tensors in GPU memory, photos from the host, and start-up."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ print([c.index for c in dla.load({folder!r}, device={device!r}).predict({photo!r
 
 
 def inference(here: Here, record: Record, models: tuple[str, ...]) -> None:
-    """All rows, the ones that matter most first."""
+    """Measure all rows, the most important ones first."""
     side, batches = (64, (1, 2)) if here.rehearsal else (SIDE, BATCHES)
     peaks: dict[str, float] = {}
     record.row("peak", lambda: _peak(here, peaks))
@@ -78,7 +78,7 @@ def inference(here: Here, record: Record, models: tuple[str, ...]) -> None:
 
 
 def _peak(here: Here, peaks: dict[str, float]) -> dict[str, Any]:
-    """The card's: operations a second of a large matrix product of random numbers."""
+    """Return the GPU's peak: operations per second of a large matrix product of random numbers."""
     n, times = (256, 3) if here.rehearsal else (8192, 10)
     for name, dtype in TYPES.items():
         with numbers():
@@ -89,7 +89,7 @@ def _peak(here: Here, peaks: dict[str, float]) -> dict[str, Any]:
 
 
 class _Networks:
-    """One network of timm's and ours, and ours as `dla.load` has it, in every type and layout that is asked for."""
+    """One network of timm and of dla, and as `dla.load` opens it, in every requested dtype and layout."""
 
     def __init__(self, here: Here, name: str, side: int) -> None:
         self.here, self.name, self.side = here, name, side
@@ -186,7 +186,7 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _first_answer(here: Here, record: Record, name: str, side: int) -> dict[str, Any]:
-    """Seconds of a whole process, from its start to one photo's five classes; in turns, the first round warms."""
+    """Measure whole processes, from start to one photo's five classes, in alternation; the first round is a warm-up."""
     photo = here.room / "photo.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)).save(photo)
     words = {"tests": str(Path(__file__).parent.parent / "tests"), "name": name, "photo": str(photo),
@@ -207,7 +207,7 @@ def _first_answer(here: Here, record: Record, name: str, side: int) -> dict[str,
 
 
 def _compiled(here: Here, record: Record, name: str, batch: int) -> dict[str, Any]:
-    """In a process of its own, which is ended where compiling takes too long."""
+    """Run in a process of its own, which is killed if compiling takes too long."""
     if here.rehearsal:
         raise SkippedError("needs a GPU")
     log = record.file.with_name("compiled.log")
@@ -220,7 +220,7 @@ def _compiled(here: Here, record: Record, name: str, batch: int) -> dict[str, An
 
 
 def compile_and_time(name: str, batch: int, room: Path) -> dict[str, Any]:
-    """Both networks compiled as `dla.load` compiles for a large folder."""
+    """Measure both networks, compiled as by `dla.load` for a large folder."""
     here, side = Here("cuda", room), SIDE
     nets = _Networks(here, name, side)
     with torch.inference_mode(), numbers():

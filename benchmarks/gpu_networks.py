@@ -1,4 +1,4 @@
-"""timm's networks and ours with the same weights, and what captures a call of either in a CUDA graph."""
+"""Build timm's and dla's networks with the same weights, and capture a call of either in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["captured", "differences", "flops", "model_folder", "pair", "timm"]
 
 @lru_cache(maxsize=1)
 def pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """Ours and timm's to be copied: on the CPU, in evaluation form, with equal weights and drawn statistics."""
+    """Return dla's and timm's network: on the CPU, in evaluation mode, with equal weights and random statistics."""
     torch.manual_seed(0)
     ours, theirs = dla.create_model(name), timm.create_model(name, pretrained=False)
     randomise(theirs)
@@ -32,7 +32,7 @@ def pair(name: str) -> tuple[nn.Module, nn.Module]:
 
 
 def model_folder(ours: nn.Module, name: str, side: int, folder: Path) -> Path:
-    """A network's weights as `dla.load` opens them, for photos of `side` pixels."""
+    """Write a network as a model folder for `dla.load`, for photos of `side` pixels."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def model_folder(ours: nn.Module, name: str, side: int, folder: Path) -> Path:
 
 
 def flops(network: nn.Module, side: int) -> int:
-    """Of one photo, in evaluation form; a multiplication and an addition are two."""
+    """Return the operations per photo in evaluation mode; a multiply-accumulate counts as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     like = next(network.parameters())
@@ -54,7 +54,7 @@ def flops(network: nn.Module, side: int) -> int:
 
 
 def captured(here: Here, network: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], Tensor]:
-    """A replay of `network(x)`: whatever x holds then is what it computes on."""
+    """Return a function that replays `network(x)` on the current contents of x."""
     if here.rehearsal:
         raise SkippedError("needs a GPU")
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()

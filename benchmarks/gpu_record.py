@@ -1,4 +1,4 @@
-"""What the parts of `gpu.py` share: a record that is on the disk after each row, a deadline, rounds that alternate."""
+"""Shared by the parts of `gpu.py`: a record written after each row, a deadline, and alternating rounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "timm", "numpy", "pillow", "torchvision", "triton", "kornia
 
 @dataclass(frozen=True)
 class Here:
-    """Where a part runs: "cuda", or "cpu" in a rehearsal, where every size is small and what is a GPU's is skipped."""
+    """Where a part runs: "cuda", or "cpu" in a rehearsal, with small sizes and without GPU-only rows."""
 
     device: str
     room: Path  # a folder for what is made on the way
@@ -31,7 +31,7 @@ class Here:
         return self.device == "cpu"
 
     def wait(self) -> None:
-        """Until everything that was launched is done."""
+        """Wait until all launched kernels are done."""
         if self.device != "cpu":
             import torch
 
@@ -44,7 +44,7 @@ class SkippedError(Exception):
 
 @dataclass
 class Record:
-    """The rows of one part, written to `file` after each of them; no row begins after `seconds`."""
+    """The rows of one part, written to `file` after each row; no row starts after `seconds`."""
 
     file: Path
     part: str
@@ -55,11 +55,11 @@ class Record:
     began: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
-        """Seconds until the deadline."""
+        """Return the seconds until the deadline."""
         return self.seconds - (time.monotonic() - self.began)
 
     def row(self, name: str, measure: Callable[[], dict[str, Any]], needs: float = 0.0) -> None:
-        """Run one measurement, unless less time than it `needs` is left; what breaks is told and costs its own row."""
+        """Run one measurement, unless less time than it `needs` is left; an error is recorded in the row."""
         began = time.monotonic()
         if self.left() <= needs:
             self.leave_out(name, "out of time")
@@ -94,7 +94,7 @@ class Record:
 
 
 class Child:
-    """A process whose output goes to the end of a file, so that nothing waits for what it has started itself."""
+    """A process whose output is appended to a file, so that waiting for it does not wait for its children."""
 
     def __init__(self, words: list[str], log: Path) -> None:
         with log.open("ab") as file:
@@ -105,7 +105,7 @@ class Child:
         return self.process.poll() is None
 
     def wait(self, seconds: float) -> int:
-        """The exit code; a SkippedError where it took longer, and was ended."""
+        """Return the exit code; raise a SkippedError if it took longer and was killed."""
         try:
             return self.process.wait(max(1.0, seconds))
         except subprocess.TimeoutExpired:
@@ -113,7 +113,7 @@ class Child:
             raise SkippedError("out of time on the way") from None
 
     def kill(self) -> None:
-        """SIGKILL for it and for what it started."""
+        """Kill it and its children with SIGKILL."""
         if self.runs:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -128,7 +128,7 @@ def _short(value: Any) -> str:
 
 
 def facts(device: str) -> dict[str, Any]:
-    """The card and the versions."""
+    """Return the GPU's name and the versions."""
     import torch
 
     card: dict[str, Any] = {"device": "cpu, a rehearsal"}
@@ -147,7 +147,7 @@ def facts(device: str) -> dict[str, Any]:
 
 @contextmanager
 def numbers(tf32: bool = False, repeatable: bool = False) -> Iterator[None]:
-    """How cuDNN and cuBLAS multiply float32 numbers, and whether cuDNN repeats itself bit for bit."""
+    """Set how cuDNN and cuBLAS multiply float32 numbers, and whether cuDNN is deterministic."""
     import torch
 
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
@@ -161,7 +161,7 @@ def numbers(tf32: bool = False, repeatable: bool = False) -> Iterator[None]:
 
 
 def in_turns(here: Here, arms: dict[str, Callable[[], object]], turn_s: float, rounds: int) -> dict[str, list[float]]:
-    """Seconds a call, by arm: in every round each arm has its turn of about `turn_s`; the first round warms."""
+    """Return the seconds per call of each arm: every round runs each arm for about `turn_s`; the first is a warm-up."""
     if here.rehearsal:
         turn_s, rounds = 0.0, 1
     counts = {arm: _calls(here, call, turn_s) for arm, call in arms.items()}
@@ -190,7 +190,7 @@ def _timed(here: Here, call: Callable[[], object], count: int) -> float:
 
 
 def compared(times: dict[str, list[float]], unit: float = 1000.0) -> dict[str, Any]:
-    """Medians (ms), and how many times as fast as timm each other arm is: the median of the rounds, and the range."""
+    """Return medians (ms) and each arm's speed relative to timm: the median of the rounds, and the range."""
     found: dict[str, Any] = {"ms": {arm: round(unit * statistics.median(each), 4) for arm, each in times.items()}}
     for arm, each in times.items():
         if arm != "timm":

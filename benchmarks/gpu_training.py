@@ -1,4 +1,4 @@
-"""The part `training` of `gpu.py`: steps and memory beside timm, and a `dla train` that is killed and goes on."""
+"""The part `training` of `gpu.py`: steps and memory compared with timm, and a killed and resumed `dla train`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RUNS = {
 
 
 def training(here: Here, record: Record, models: tuple[str, ...]) -> None:
-    """The run first: it is what must not be missing."""
+    """Measure the killed run first, as it is the most important, then steps and memory."""
     for name, words in RUNS.items():
         record.row(f"dla train, killed and resumed, {name}", partial(_kill, here, record, name, words), needs=45)
         if name == "fp32":
@@ -85,7 +85,7 @@ def _check(here: Here, setting: str) -> None:
 
 
 def _step_row(here: Here, name: str, setting: str, batch: int, side: int) -> dict[str, Any]:
-    """Steps of both, and of ours with cuDNN's repeatable algorithms, as `dla train` has it. TF32 is off."""
+    """Measure the steps of both, and of dla with cuDNN's deterministic algorithms, as in `dla train`. TF32 is off."""
     _check(here, setting)
     ours, theirs = pair(name)
     arms = {arm: _Stepper(here, net, setting, batch, side)
@@ -99,7 +99,7 @@ def _step_row(here: Here, name: str, setting: str, batch: int, side: int) -> dic
 
 
 def _memory_row(here: Here, name: str, setting: str, batch: int, side: int) -> dict[str, Any]:
-    """The most that a step holds beyond weights, gradients, momentum and the batch (MiB), and what saving costs."""
+    """Measure the peak memory of a step beyond weights, gradients, momentum and batch (MiB), and checkpointing."""
     if here.rehearsal:
         raise SkippedError("needs a GPU")
     ours, theirs = pair(name)
@@ -125,7 +125,7 @@ def _memory_row(here: Here, name: str, setting: str, batch: int, side: int) -> d
 
 
 def _kill(here: Here, record: Record, name: str, words: list[str]) -> dict[str, Any]:
-    """Two runs that nobody kills, and one that is killed on the way and started again: do all end alike?"""
+    """Check that two uninterrupted runs and one that is killed and resumed end bitwise equal."""
     if here.rehearsal and "bf16" in name:
         raise SkippedError("needs a GPU")
     photos = _photos(here.room / "photos", 2 if here.rehearsal else 16)
@@ -152,7 +152,7 @@ def _kill(here: Here, record: Record, name: str, words: list[str]) -> dict[str, 
 
 
 class _Train:
-    """A `dla train` in a process of its own; its folder, and its output in train.log."""
+    """A `dla train` in a process of its own, with its folder, and its output in train.log."""
 
     def __init__(self, here: Here, photos: Path, folder: Path, words: list[str], log: Path) -> None:
         self.folder, self.log = folder, log
@@ -169,7 +169,7 @@ class _Train:
         self.child = Child(self.words, self.log)
 
     def kill_at_step(self, step: int, record: Record) -> int:
-        """SIGKILL as soon as a checkpoint of that step or a later one is there; which it was."""
+        """Send SIGKILL as soon as there is a checkpoint of that step or a later one; return its step."""
         while record.left() > 0 and self.child.runs:
             if (found := self.newest()) >= step:
                 self.child.kill()
@@ -184,7 +184,7 @@ class _Train:
 
 
 def _photos(folder: Path, each: int) -> Path:
-    """Four classes of noise around a colour each, for training and for validation."""
+    """Write photos of four classes, noise around one colour per class, for training and for validation."""
     generator = np.random.default_rng(0)
     for split, count in (("train", each), ("val", max(1, each // 4))):
         for k in range(4):

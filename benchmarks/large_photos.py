@@ -1,10 +1,10 @@
-"""Accuracy of a network on full-size stand-ins for the small photos of a parquet file, by `dla validate`.
+"""Measure a network's accuracy on full-size versions of the small photos of a parquet file, with `dla validate`.
 
     python benchmarks/large_photos.py val.parquet [--model M] [--limit 3000]
 
 The file has the columns `image` (encoded photos) and `synset`. Each photo is scaled to 360 pixels, with 15 % more
-around it on each side (mirrored) and a wide format, as a stand-in for photos of a camera. For the photos as they are no
-script is needed: `dla validate val.parquet --model M`.
+around it on each side (mirrored) and a wide format, to resemble photos of a camera. For the original photos no script
+is needed: `dla validate val.parquet --model M`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SIDE, AROUND, WIDER = 360, 54, 60
 
 
 def large(encoded: bytes) -> bytes:
-    """A full-size photo with the small one in its middle."""
+    """Return a full-size photo with the small one in its centre."""
     photo = Image.open(io.BytesIO(encoded)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     border = ((AROUND, AROUND), (AROUND + WIDER, AROUND + WIDER), (0, 0))
     file = io.BytesIO()

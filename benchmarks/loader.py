@@ -1,8 +1,8 @@
-"""How long the training loop waits for its photos: dla34, 224 pixels, 2 workers, photos as cameras save them.
+"""Measure how long the training loop waits for data: dla34, 224 pixels, 2 workers, JPEGs.
 
     python benchmarks/loader.py [--photos 256] [--model dla34] [--workers 2]
 
-Makes JPEGs of 500x375 in two classes, trains for one epoch by `dla train`, and prints what `metrics.jsonl` says.
+Makes JPEGs of 500x375 in two classes, trains for one epoch with `dla train`, and prints the figures of `metrics.jsonl`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from PIL import Image
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """`count` photos to train with and 8 to validate on; smooth noise, so that their files have a photo's size."""
+    """Write `count` training and 8 validation photos of smooth noise, so that their files are as large as photos."""
     generator = np.random.default_rng(0)
     for split, number in (("train", count), ("val", 8)):
         for i in range(number):

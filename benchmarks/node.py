@@ -1,13 +1,13 @@
-"""An aggregation node in two forms, in training: one convolution of the concatenation, or a sum over slices.
+"""Compare two forms of an aggregation node in training: one convolution of the concatenation, or a sum over slices.
 
     python benchmarks/node.py [--model dla34] [--batch 8] [--size 224] [--steps 5]
 
-Both compute the same from the same stored weight (checked here in float64). For each form, a process of its own tells
-what autograd keeps for the backward pass (every storage once, parameters not counted), the highest resident memory
-(0.6 GiB are there before any network), and the seconds of processor time of a forward and backward pass (the median of
---steps, after one that does not count).
+Both compute the same from the same stored weight (checked here in float64). For each form, a process of its own reports
+what autograd keeps for the backward pass (every storage once, without parameters), the peak resident memory (0.6 GiB
+before any network is built), and the CPU seconds of a forward and backward pass (the median of --steps, after one
+warm-up).
 
-On one core of an AMD EPYC, torch 2.13, float32, 5 steps, while other work ran beside it (concatenation, then sum):
+On one core of an AMD EPYC, torch 2.13, float32, 5 steps, with other load on the machine (concatenation, then sum):
 
     dla34,  16 of 224 pixels     721,  647 MiB kept    2139, 1995 MiB peak    2.21, 2.14 s
     dla60,   8 of 224 pixels     734,  641 MiB kept    2080, 2024 MiB peak    2.01, 1.87 s
@@ -15,8 +15,8 @@ On one core of an AMD EPYC, torch 2.13, float32, 5 steps, while other work ran b
     dla60,   2 of 160 pixels      94,   82 MiB kept                           0.27, 0.29 s
     dla169,  2 of 160 pixels     196,  161 MiB kept                           0.68, 0.75 s
 
-So the sum saves memory (10 to 18 % of what is kept), but no time that can be relied on, and costs some at tiny maps:
-the networks concatenate unless `sum_nodes` says otherwise.
+So the sum saves memory (10 to 18 % of what autograd keeps), but no time reliably, and is slower on tiny maps: the
+networks concatenate unless `sum_nodes` is set.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def network(name: str, form: str) -> nn.Module:
 
 
 def largest_difference(name: str) -> float:
-    """Between the forms, in logits and gradients in float64, over the largest value of each tensor."""
+    """Return the largest difference between the forms, in logits and gradients in float64, relative to each tensor."""
     x_N3HW, found = torch.randn(2, 3, 64, 64, dtype=torch.float64), []
     for form in FORMS:
         net = network(name, form).double()
@@ -54,7 +54,7 @@ def largest_difference(name: str) -> float:
 
 
 def kept_bytes(net: nn.Module, x_N3HW: Tensor) -> int:
-    """Bytes that autograd holds between the forward and the backward pass."""
+    """Return the bytes that autograd holds between the forward and the backward pass."""
     parameters = {p.untyped_storage().data_ptr() for p in net.parameters()}
     storages: dict[int, int] = {}
 

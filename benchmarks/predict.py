@@ -1,12 +1,12 @@
-"""Photos per second of `dla predict` over a plain timm loop, in the same run; and its memory at 20,000 inputs.
+"""Compare the photos per second of `dla predict` and of a plain timm loop; measure its memory at 20,000 inputs.
 
     python benchmarks/predict.py [--photos 1000] [--rounds 3] [--models dla34 dla60]
     python benchmarks/predict.py --memory
 
-Both sides get the same JPEGs of about 500x375 (crops of photos that scikit-image and scikit-learn carry), the same
-float32 weights (random, batch-norm statistics calibrated on some of the photos), the same batch size. timm's side is
-its dataset, loader and transform with the best of 0, 1 and 2 workers; ours is the command. Runs alternate; times are
-of the loops, without start-up, and medians. Every photo whose first class differs is listed with its margin.
+Both sides get the same JPEGs of about 500x375 (crops of photos bundled with scikit-image and scikit-learn), the same
+float32 weights (random, batch-norm statistics calibrated on some of the photos) and the same batch size. timm's side is
+its dataset, loader and transform with the best of 0, 1 and 2 workers; dla's is the command. Runs alternate; times are
+medians of the loops, without start-up. Every photo whose first class differs is listed with its margin.
 Needs the extra `dev` for timm and `demo` for the photos.
 """
 
@@ -33,7 +33,7 @@ BATCH = 8
 
 
 def make_photos(folder: Path, count: int) -> None:
-    """Crops of real photos, scaled to about 500x375 as JPEGs of ordinary quality."""
+    """Write crops of real photos, scaled to about 500x375, as JPEGs of ordinary quality."""
     generator = np.random.default_rng(0)
     sources = [Image.open(Path(str(files(p))) / n).convert("RGB") for p, names in SOURCES.items() for n in names]
     for i in range(count):
@@ -49,7 +49,7 @@ def make_photos(folder: Path, count: int) -> None:
 
 
 def make_model(name: str, photos: Path, folder: Path) -> None:
-    """Random weights whose batch-norm statistics are those of real photos, so that activations stay sane."""
+    """Write a model with random weights and batch-norm statistics of real photos, which keep activations in range."""
     import torch
 
     from dla import Preprocessing
@@ -72,7 +72,7 @@ def make_model(name: str, photos: Path, folder: Path) -> None:
 
 
 def timm_loop(name: str, photos: Path, model: Path, workers: int, out: Path) -> None:
-    """The plain loop; prints its seconds. Runs in a process of its own."""
+    """Run the plain loop and print its seconds. Runs in a process of its own."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     import torch
     from safetensors.torch import load_file
@@ -142,7 +142,7 @@ def differing(theirs_by_name: dict[str, list[int]], ours_file: Path) -> None:
 
 
 def memory(photos: Path, work: Path) -> None:
-    """Peak memory of the command with the network that comes along, for 1,000 and 20,000 paths on standard input."""
+    """Measure the command's peak memory with the built-in network, for 1,000 and 20,000 paths on standard input."""
     paths = sorted(map(str, photos.iterdir()))
     peaks = {}
     for count in (1_000, 20_000):

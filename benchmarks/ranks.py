@@ -1,10 +1,10 @@
-"""Steps a second of the training loop, by one process and by two that share each batch, with one thread each.
+"""Measure the steps per second of the training loop in one process, and in two that share each batch, one thread each.
 
     python benchmarks/ranks.py [--model dla34_half] [--batch 32] [--size 64] [--steps 20]
 
-Each is started by torchrun and takes real steps of `dla train` on batches that lie ready (forward, backward, the
-exchange of gradients by gloo, SGD, average). The median step of --steps, after three that do not count. Two processes
-need two free cores.
+Each is started by torchrun and runs real steps of `dla train` on batches in memory (forward, backward, all-reduce of
+gradients by gloo, SGD, weight average). Takes the median of --steps, after three warm-up steps. Two processes need two
+free cores.
 """
 
 import argparse
@@ -18,7 +18,7 @@ STARTED = "RANK" in os.environ
 
 
 def run(processes: int, words: list[str]) -> float:
-    """Steps a second."""
+    """Return the steps per second."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     found = subprocess.run([*command, __file__, *words], env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -26,7 +26,7 @@ def run(processes: int, words: list[str]) -> float:
 
 
 def step_seconds(model: str, batch: int, size: int, steps: int) -> float | None:
-    """The median; None on other ranks than the main one."""
+    """Return the median seconds per step; None on other ranks than the main one."""
     import numpy as np
     import torch
 

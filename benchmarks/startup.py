@@ -1,11 +1,11 @@
-"""One photo from the shell: how long `dla predict` takes in all, by part, and timm's shortest script beside it.
+"""Measure one photo from the shell: the whole time of `dla predict`, its parts, and timm's shortest script.
 
     python benchmarks/startup.py [--rounds 7] [--model shipped:tiny200] [--engine auto]
 
-Whole commands alternate, each in a process of its own; medians. timm's script loads the weights of a dla34 from a file,
-reads, prepares and classifies the photo, and prints the five likeliest classes. The parts are of another process, which
-goes through the same steps one by one. Everything was run once before. `dla predict --help` and `dla models` come last:
-what a command costs that needs no network. Needs the extras `dev` and `demo`.
+Whole commands alternate, each in a process of its own; prints medians. timm's script loads the weights of a dla34 from
+a file, reads, prepares and classifies the photo, and prints the five most probable classes. The parts are measured in a
+separate process that runs the same steps one by one. Everything runs once before, as a warm-up. `dla predict --help`
+and `dla models` come last: the cost of a command without a network. Needs the extras `dev` and `demo`.
 """
 
 import argparse

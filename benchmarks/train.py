@@ -1,16 +1,16 @@
-"""One training step, ours and timm's in an equal loop: its seconds, and the peak of memory.
+"""Compare a training step of dla and of timm in the same loop: its seconds and its peak memory.
 
     python benchmarks/train.py [--models dla34 dla60] [--batch 32] [--size 224] [--steps 3]
 
 A step is a forward pass, cross-entropy, a backward pass and SGD with momentum, in float32 on the CPU, on one random
 batch and from equal weights: the first loss of every side is compared. Each side is a process of its own, and they
-alternate, one step each at a time; seconds are the median of --steps after one that does not count. Memory is the peak
+alternate, one step each at a time; seconds are the median of --steps after one warm-up step. Memory is the peak
 resident memory of the process, less what it held with the network and the batch before the first step. It includes
 gradients and momentum.
 
-timm's network runs as its users run it (NCHW) and, beside that, in channels_last; ours in channels_last as `dla train`
-has it, without and with gradient checkpointing (there `dla train` also keeps glibc from holding on to freed maps).
-Needs the extra `dev` for timm.
+timm's network runs as its users run it (NCHW) and in channels_last; dla's in channels_last as in `dla train`, without
+and with gradient checkpointing (where `dla train` also keeps glibc from retaining freed maps). Needs the extra `dev`
+for timm.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SIDES = ("timm", "timm, channels_last", "dla", "dla, checkpointing")
 
 
 def network(name: str, side: str) -> torch.nn.Module:
-    """Equal weights on every side."""
+    """Build a side's network, with equal weights on every side."""
     from dla.models.build import build
 
     torch.manual_seed(0)
@@ -49,13 +49,13 @@ def network(name: str, side: str) -> torch.nn.Module:
 
 
 def memory(key: str) -> int:
-    """A line of this process's status, in bytes."""
+    """Return a line of this process's status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def work(name: str, side: str, batch: int, size: int) -> None:
-    """One side: a step for each line that comes in, and its facts as a line of JSON."""
+    """Run one side: a step for each line of input, with its results as a line of JSON."""
     layout = torch.contiguous_format if side == "timm" else torch.channels_last
     model = network(name, side).to(memory_format=layout)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Classify the photos that scikit-image, matplotlib and scikit-learn carry; `make demo` runs this.
+"""Classify the photos that are bundled with scikit-image, matplotlib and scikit-learn; `make demo` runs this.
 
 python examples/demo.py [FOLDER]        pictures go to FOLDER (default: build/demo)
 """

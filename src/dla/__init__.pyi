@@ -1,4 +1,4 @@
-"""The public names and where they live. Type checkers read this file, and `__init__.py` imports by it."""
+"""The public names and their modules, for type checkers and for the lazy imports of `__init__.py`."""
 
 from .benchmarking.bench import bench as bench
 from .benchmarking.rows import BenchReport as BenchReport

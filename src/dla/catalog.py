@@ -1,6 +1,6 @@
-"""Everything there is to know about one network with its weights. The hub is never asked.
+"""List the networks and describe one with its weights. Never connects to the hub.
 
-`models` loads no torch, so that listing is instant; what describes one network imports it when it is called.
+`models` loads no torch, so listing is instant; `info` imports it when it is called.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ INFO_SCHEMA = "dla.info/1"
 
 @dataclass(frozen=True, slots=True)
 class StoredWeights:
-    """Where a network's weights are, and how large.
+    """Where a network's weights are, and their size.
 
-    `state`: "shipped" inside the package, "cached" from the hub, "here" in a file of the user's, "to download", or
-    "none" where nobody released any. `size_bytes` is the file's size, or, where `estimated`, 4 bytes a parameter.
+    `state`: "shipped" in the package, "cached" from the hub, "here" in a file of the user's, "to download", or "none"
+    if none were released. `size_bytes` is the file's size, or, if `estimated`, 4 bytes per parameter.
     """
 
     state: Literal["shipped", "cached", "here", "to download", "none"]
@@ -56,11 +56,11 @@ class StoredWeights:
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One network with its weights, in short; where there are no weights, with a classifier of 1000 classes.
+    """A summary of one network with its weights; without weights, of the network with 1000 classes.
 
-    `model` is what `--model` and `dla.load` take. `macs` are multiplications for one image of `input_size` (channels,
-    height, width). `top1` is in per cent: the published accuracy on ImageNet-1k, of a shipped network that on the
-    validation photos of its own data set.
+    `model` is the name for `--model` and `dla.load`. `macs` are multiply-accumulates for one image of `input_size`
+    (channels, height, width). `top1` is in per cent: the published accuracy on ImageNet-1k, or, for a shipped network,
+    the accuracy on the validation photos of its own data set.
     """
 
     model: str
@@ -80,14 +80,14 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Everything there is to know about one network with its weights.
+    """Everything known about one network with its weights.
 
     `model`, `params`, `macs` and `input_size` are as in `ModelRow`. `origin` is what was read (owner/name@commit,
-    shipped:name or a path) and None where the weights are not here; `homepage` is where they were first published.
-    `classes` are (class_id, label) in the order of the outputs. `published` are per cent on ImageNet-1k, `results`
-    and `recipe` what the training wrote down. `temperature` is what the scores are divided by, where the folder says
-    one. `sha256` is the weight file's, `notes` what there is to say about it.
-    `nodes` are the aggregation nodes, `engines` how fast which engine is here, where they were asked for.
+    shipped:name or a path), None if the weights are not on this machine; `homepage` is where they were first published.
+    `classes` are (class_id, label) in output order. `published` holds the accuracies on ImageNet-1k in per cent,
+    `results` and `recipe` the records of the training. `temperature` divides the logits, if the config has one.
+    `sha256` is the hash of the weight file, `notes` are remarks about it. `nodes` are the aggregation nodes and
+    `engines` the timings of the engines, if requested.
     """
 
     model: str
@@ -118,39 +118,39 @@ class ModelInfo:
         """The record as JSON has it (docs/formats.md)."""
         record = {"schema": INFO_SCHEMA, **asdict(self)}
         record["classes"] = [{"class_id": class_id, "label": label} for class_id, label in self.classes]
-        for asked_for in ("nodes", "engines"):
-            if record[asked_for] is None:
-                del record[asked_for]
+        for optional in ("nodes", "engines"):
+            if record[optional] is None:
+                del record[optional]
         return record
 
 
 T = TypeVar("T")
 
-_NO_LICENCE = "Nobody states a licence for these weights: ask their authors before using them for more than a look."
+_NO_LICENCE = "No licence is stated for these weights: ask their authors before using them for more than a look."
 
 
 def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = False) -> ModelInfo:
-    """What is known about a network: from its files where they are here, else from the table of networks.
+    """Describe a network, from its files if they are on this machine, else from the table of networks.
 
-    Weights that are here are loaded, strictly, so that what is told is what would run.
+    Weights on this machine are loaded strictly, so that the description matches what would run.
 
     Args:
         source: as in `dla.load`, or a network without released weights.
         nodes: also list every aggregation node.
-        engines: also time every engine with it, which takes a few seconds. Its weights have to be here.
+        engines: also time every engine with the network, which takes a few seconds and needs its weights.
 
     Raises:
         UnknownNameError: no network or file is called `source`.
-        UnavailableError: it is neither here nor in the table.
-        DamagedError: the weights are not what they should be.
+        UnavailableError: it is neither on this machine nor in the table.
+        DamagedError: the weights are damaged or do not fit the network.
     """
     from dla.weights.load import load_model
 
     if source in TABLE and TABLE[source].tag is None and not engines:
         return _not_here(TABLE[source], nodes)
     files = open_files(source)
-    found, r = files.source, _row_of(files.source)
-    if found.kind != "hub" or hub.locate(found.where, found.revision):
+    parsed, r = files.source, _row_of(files.source)
+    if parsed.kind != "hub" or hub.locate(parsed.where, parsed.revision):
         from dla.inference.open_engine import time_engines
         from dla.weights.load import load_model
 
@@ -158,18 +158,18 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
         return replace(known, engines=time_engines(files)) if engines else known
     if r is None:
         raise UnavailableError(
-            f"{found.where} is not in the cache ({hub.cache_folder()}), so nothing is known about it yet. "
+            f"{parsed.where} is not in the cache ({hub.cache_folder()}), so nothing is known about it yet. "
             f"Try: dla pull {source}"
         )
     if engines:
         raise UnavailableError(
-            f"engines are timed with weights that are here, and those of {source} are not. Try: dla pull {source}"
+            f"timing the engines needs the weights of {source}, which are not downloaded. Try: dla pull {source}"
         )
     return _not_here(r, nodes)
 
 
 def _row_of(source: ModelSource) -> Row | None:
-    """The row whose released weights these are, if they are any's."""
+    """Return the table's row of these released weights, or None."""
     return next((r for r in TABLE.values() if r.hub_id == source.where), None) if source.kind == "hub" else None
 
 
@@ -185,19 +185,19 @@ def _not_here(r: Row, nodes: bool) -> ModelInfo:
     return _info(name, model, config, r, stored_of_row(r), nodes)
 
 
-def info_of(opened: LoadedModel, *, nodes: bool = False) -> ModelInfo:
-    """The same of a model that is loaded already."""
-    found, r = opened.source, _row_of(opened.source)
-    path = os.path.abspath(opened.weights_path)
+def info_of(loaded: LoadedModel, *, nodes: bool = False) -> ModelInfo:
+    """Describe a model that is already loaded; `nodes` as in `info`."""
+    source, r = loaded.source, _row_of(loaded.source)
+    path = os.path.abspath(loaded.weights_path)
     size = os.path.getsize(path)
-    if found.kind == "hub":
+    if source.kind == "hub":
         weights = StoredWeights("cached", size, path=path)
-        revision = f"@{found.revision}" if found.revision else ""
-        name = f"hf-hub:{found.where}{revision}" if r is None or revision else f"{r.name}.{r.tag}"
+        revision = f"@{source.revision}" if source.revision else ""
+        name = f"hf-hub:{source.where}{revision}" if r is None or revision else f"{r.name}.{r.tag}"
     else:
-        weights = StoredWeights("shipped" if found.name else "here", size, path=path)
-        name = found.name or os.path.abspath(found.where)
-    return _info(name, opened.model, opened.config, r, weights, nodes, opened)
+        weights = StoredWeights("shipped" if source.name else "here", size, path=path)
+        name = source.name or os.path.abspath(source.where)
+    return _info(name, loaded.model, loaded.config, r, weights, nodes, loaded)
 
 
 def _info(
@@ -207,45 +207,45 @@ def _info(
     r: Row | None,
     weights: StoredWeights,
     nodes: bool,
-    opened: LoadedModel | None = None,
+    loaded: LoadedModel | None = None,
 ) -> ModelInfo:
-    """`r` is the row whose released weights these are, if they are any's."""
+    """Build the description; `r` is the table's row of the released weights, or None."""
     from dla.inference.classifier import class_names
     from dla.models.nodes import nodes as feature_nodes
     from dla.weights.keys import shapes_of
 
-    cfg, said = config.pretrained_cfg, config.dla
+    cfg, dla_config = config.pretrained_cfg, config.dla
     _, height, width = cfg.get("input_size") or (3, 224, 224)
-    license_ = _if(str, said.get("license")) or (r.license if r else _if(str, cfg.get("license"))) or None
+    license_ = _if(str, dla_config.get("license")) or (r.license if r else _if(str, cfg.get("license"))) or None
     has_weights = weights.state != "none"
     return ModelInfo(
         model=name,
         architecture=config.architecture,
-        task=_if(str, said.get("task")) or "classify",
+        task=_if(str, dla_config.get("task")) or "classify",
         params=sum(p.numel() for p in model.parameters()),
         macs=flops.macs(shapes_of(model.state_dict()), (height, width), config.model_args.get("output_stride", 32)),
         input_size=(config.in_chans, height, width),
         weights=weights,
-        sha256=opened.digest if opened else None,
-        origin=opened.origin if opened else None,
+        sha256=loaded.digest if loaded else None,
+        origin=loaded.origin if loaded else None,
         homepage=(r.origin if r else _if(str, cfg.get("origin_url"))) or None,
         license=license_,
         restrictions=_NO_LICENCE if license_ == "unknown" else None,
-        dataset=_if(str, said.get("dataset")) or ("ImageNet-1k" if r and has_weights else None),
+        dataset=_if(str, dla_config.get("dataset")) or ("ImageNet-1k" if r and has_weights else None),
         num_classes=config.num_classes,
         classes=tuple((c.class_id, c.label) for c in class_names(config)) if has_weights else (),
         preprocessing=_preprocessing(config) if has_weights else None,
-        temperature=config.temperature if "temperature" in said else None,
+        temperature=config.temperature if "temperature" in dla_config else None,
         published={"top1": r.top1, "top5": r.top5} if r and r.top1 and r.top5 else None,
-        results=_if(dict, said.get("results")),
-        recipe=_if(dict, said.get("recipe")),
-        notes=opened.report.notes if opened else (),
+        results=_if(dict, dla_config.get("results")),
+        recipe=_if(dict, dla_config.get("recipe")),
+        notes=loaded.report.notes if loaded else (),
         nodes=tuple(asdict(node) for node in feature_nodes(model)) if nodes else None,
     )
 
 
 def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:
-    """As photos are prepared for the network; None where it does not take photos."""
+    """Return the network's preprocessing of photos; None if it does not take 3 channels."""
     if config.in_chans != 3:
         return None
     from dla.images.preprocessing import Preprocessing
@@ -254,25 +254,25 @@ def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:
 
 
 def _if(kind: type[T], value: Any) -> T | None:
-    """What somebody else's config says, if it is of the kind that it should be."""
+    """Return a value of a config, which others may have written, if it has the expected type, else None."""
     return value if isinstance(value, kind) else None
 
 
-_BYTES_A_PARAMETER = 4  # released weights are float32
+_BYTES_PER_PARAMETER = 4  # released weights are float32
 
 
 def models() -> tuple[ModelRow, ...]:
-    """The networks of the table in its order, then the ones that come along."""
+    """Return the networks of the table in its order, then the shipped ones."""
     return tuple(map(_of_row, TABLE.values())) + tuple(map(_of_shipped, shipped_names()))
 
 
 def stored_of_row(r: Row) -> StoredWeights:
-    """Where the released weights of a network are."""
+    """Return where the released weights of a network are."""
     if r.hub_id is None:
         return StoredWeights("none")
     path = hub.locate(r.hub_id)
     if path is None:
-        return StoredWeights("to download", _BYTES_A_PARAMETER * r.params, estimated=True)
+        return StoredWeights("to download", _BYTES_PER_PARAMETER * r.params, estimated=True)
     return StoredWeights("cached", path.stat().st_size, path=str(path))
 
 

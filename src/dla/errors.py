@@ -1,12 +1,12 @@
-"""Everything that can go wrong for a user, and the exit code each kind leads to.
+"""The exceptions that users see, and the exit code of each.
 
-    DlaError                 1   ran, but an input failed or the run broke
-    ├── ImageError           1   one photo cannot be read; `code` says why (docs/errors.md)
+    DlaError                 1   an input failed or the run broke
+    ├── ImageError           1   a photo cannot be read; `code` says why (docs/errors.md)
     ├── UsageError           2   an unknown flag, name or field; nothing to do
-    │   ├── UnknownNameError 2   a name that is not in a list; carries the nearest ones
+    │   ├── UnknownNameError 2   an unknown name; carries the nearest known ones
     │   └── OnlyTorchError   2   a network with parts that no engine but PyTorch runs
-    ├── UnavailableError     3   weights or data cannot be had: offline, missing, refused
-    │   └── DamagedError     3   they are here but broken: truncated, altered, not what they claim
+    ├── UnavailableError     3   weights or data are unavailable: offline, missing, refused
+    │   └── DamagedError     3   weights or data are truncated, altered or of another kind
     └── CheckError           4   a check or gate did not pass
 
 Each message is one or two sentences: what happened, the value, what is allowed, what to do next.
@@ -33,20 +33,20 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class InputError:
-    """Why an input has no answer. `code` is one of docs/errors.md's words, `message` is for people."""
+    """Why an input has no result: `code` as listed in docs/errors.md, `message` for people."""
 
     code: str
     message: str
 
 
 class DlaError(Exception):
-    """The root of the tree above; the command line prints its message and exits with `exit_code`."""
+    """The base of all errors above. The command line prints its message and exits with `exit_code`."""
 
     exit_code = 1
 
 
 class ImageError(DlaError):
-    """One photo cannot be read. `code` is a stable word for programs, the message is for people."""
+    """A photo cannot be read. `code` is a stable identifier for programs, the message is for people."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class UsageError(DlaError, ValueError):
 
 
 class UnknownNameError(UsageError, RuntimeError):
-    """A name that is not in the list of known ones, with the nearest of them. timm raises a RuntimeError for it."""
+    """An unknown name; `nearest` lists the known names most like it. A RuntimeError too, because timm raises one."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], see: str = "") -> None:
         self.nearest = nearest(name, known)
@@ -77,13 +77,13 @@ class OnlyTorchError(UsageError):
 
 
 class UnavailableError(DlaError):
-    """Weights or data cannot be had."""
+    """Weights or data are unavailable."""
 
     exit_code = 3
 
 
 class DamagedError(UnavailableError):
-    """Weights or data are here, but they are not what they should be."""
+    """Weights or data are truncated, altered or of another kind."""
 
 
 class CheckError(DlaError):
@@ -93,5 +93,5 @@ class CheckError(DlaError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The up to `count` known names most like `name`, best first."""
+    """Return at most `count` known names most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.55)

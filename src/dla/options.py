@@ -1,6 +1,6 @@
-"""The options that commands and functions share: type, default, range and help of each, written once.
+"""The options that commands and functions share: each one's type, default, range and help.
 
-A command's flags and a function's keyword arguments take their defaults from here. It imports nothing that takes time.
+Command-line flags and keyword arguments take their defaults from here. This module imports nothing slow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-Precision = Literal["fp32", "bf16", "int8"]  # of what is multiplied; what comes out is float32
+Precision = Literal["fp32", "bf16", "int8"]  # of the multiplications; outputs are float32
 PrecisionChoice = Literal["fp32", "bf16", "int8", "auto"]
 ResultFormat = Literal["table", "json", "jsonl", "csv"]
 Preset = Literal["model", "imagenet"]
@@ -44,24 +44,24 @@ TargetName = Literal["onnx", "openvino", "pt2"]
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def described(text: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """A field's metadata: the help of its flag, and the range of its values."""
+    """Return a field's metadata: the help text of its flag and the range of its values."""
     return {"help": text, "range": None if low is None else (low, high)}
 
 
 def check_range(name: str, value: Any, option: Field[Any]) -> None:
-    """Raise a UsageError for a value outside of the range of its option; None is in every range."""
+    """Raise a UsageError if a value is outside its option's range; None is always allowed."""
     allowed = option.metadata.get("range")
     if allowed is not None and value is not None and not allowed[0] <= value <= allowed[1]:
         raise UsageError(f"{name} is {value}. Allowed: {allowed[0]:,} to {allowed[1]:,}")
 
 
 class _Checked:
-    """Options that raise a UsageError for a value out of its range or not among its choices."""
+    """Base of options that raise a UsageError for a value outside its range or choices."""
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
@@ -76,59 +76,59 @@ class _Checked:
 class ReadOptions:
     """How photos are read.
 
-    exif: turn photos upright as their EXIF block says, or leave them as stored.
-    max_pixels: larger photos are refused by their header, before memory is taken.
-    allow_truncated: give what is there of a file that ends early.
+    exif: "apply" rotates photos by their EXIF orientation, "ignore" leaves them as stored.
+    max_pixels: larger photos are refused by their header, before memory is allocated.
+    allow_truncated: decode the part of a truncated file that is there.
     max_bytes: larger files are refused before they are read.
     """
 
     exif: Literal["apply", "ignore"] = "apply"
     max_pixels: int = 179_000_000
-    allow_truncated: bool = field(default=False, metadata=described("use what is there of files that end early"))
+    allow_truncated: bool = field(default=False, metadata=described("decode the available part of truncated files"))
     max_bytes: int = 600_000_000
 
 
 @dataclass(frozen=True)
 class BatchOptions(_Checked):
-    """How photos become batches."""
+    """How photos are read and batched."""
 
-    batch_size: int = field(default=8, metadata=described("photos that the network takes at once", 1, 100_000))
+    batch_size: int = field(default=8, metadata=described("photos per batch", 1, 100_000))
     workers: int | None = field(
         default=None, metadata=described("threads that read and resize photos (default: one per core)", 0, 1024)
     )
 
     @property
     def threads(self) -> int:
-        """The number of threads that read; 0: the caller's own reads."""
+        """Number of reading threads; 0 reads in the caller's thread."""
         return cores() if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)
 class PredictOptions(_Checked):
-    """What is told of each photo."""
+    """What a prediction holds."""
 
     topk: int = field(default=5, metadata=described("classes per photo", 1, 100_000))
 
 
 @dataclass(frozen=True)
 class EngineOptions(_Checked):
-    """How a network is to run. The fields are `dla.load`'s arguments.
+    """How a network is run. The fields are arguments of `dla.load`.
 
     Raises:
-        UsageError: values that do not go together.
+        UsageError: for values that contradict each other.
     """
 
     device: str = field(default="auto", metadata=described("auto, cpu, cuda, mps"))
     cache_dir: str | None = None
     engine: str = field(
         default="auto",
-        metadata=described("openvino, onnx, torch, or auto: the fastest one here, see dla info MODEL --engines"),
+        metadata=described("openvino, onnx, torch, or auto: the fastest here, see dla info MODEL --engines"),
     )
     precision: PrecisionChoice = field(
         default="fp32",
         metadata=described(
-            "bf16 (where the machine has instructions for it) and int8 (where the network has such a model) are faster "
-            "and a little different; auto: int8 where it was checked on such a CPU, else fp32"
+            "bf16 (if the CPU or GPU supports it) and int8 (if the network has an int8 model) are faster and slightly "
+            "less exact; auto: int8 if it was checked on such a CPU, else fp32"
         ),
     )
     threads: int | None = field(
@@ -147,54 +147,54 @@ class EngineOptions(_Checked):
 
 @dataclass(frozen=True)
 class EvalOptions(_Checked):
-    """How photos are looked at for a validation."""
+    """How photos are preprocessed in a validation."""
 
     preset: Preset = field(
         default="model",
-        metadata=described("model: as the model says; imagenet: as timm does it, EXIF orientation ignored"),
+        metadata=described(
+            "model: the model's own preprocessing; imagenet: as timm validates, ignoring EXIF orientation"
+        ),
     )
-    tta: TestTime = field(
-        default="none", metadata=described("test-time views: also the mirror image, also smaller and larger, or both")
-    )
+    tta: TestTime = field(default="none", metadata=described("test-time augmentation: flips, scales or both"))
 
 
 @dataclass(frozen=True)
 class RuntimeOptions(_Checked):
-    """What a training run is computed with; none of it changes what comes out."""
+    """Runtime settings of a training run. They do not change the result."""
 
     workers: int = field(default=2, metadata=described("threads that crop and resize", 0, 1024))
     device: str = field(default="auto", metadata=described("auto, cpu, cuda, ..."))
     photo_cache: PhotoCache = field(
         default="none",
-        metadata=described("keep decoded photos: ram, up to half of it, or disk, in the user's cache folder"),
+        metadata=described("cache decoded photos: in ram, up to half of it, or on disk, in the user's cache folder"),
     )
     save_every: float = field(
-        default=120.0, metadata=described("seconds between two checkpoints; there is one after each epoch too")
+        default=120.0, metadata=described("seconds between checkpoints; one is also saved after each epoch")
     )
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What a benchmark measures, and how often."""
+    """What a benchmark measures and how often."""
 
     engine: str = field(default="all", metadata=described("openvino, onnx, torch, or all"))
     precision: Literal["all", "fp32", "bf16", "int8"] = field(
-        default="fp32", metadata=described("one, or all that are possible here")
+        default="fp32", metadata=described("one precision, or all that are possible here")
     )
     batches: tuple[int, ...] = (1, 8)
     against: Literal["timm"] | None = field(
-        default=None, metadata=described("also measure timm's own network with the same weights, and compare with it")
+        default=None, metadata=described("also measure timm's network with the same weights and compare")
     )
     threads: int | None = field(
         default=None, metadata=described("threads that compute (default: each engine's own choice)")
     )
-    rounds: int = field(default=7, metadata=described("turns of each row, at least 3"))
+    rounds: int = field(default=7, metadata=described("measurements of each row, at least 3"))
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What an exported file computes."""
+    """How an exported file computes."""
 
     precision: Literal["fp32", "int8"] = field(
-        default="fp32", metadata=described("int8 is for openvino: faster, and a little different")
+        default="fp32", metadata=described("int8 (only for openvino) is faster and slightly less exact")
     )

@@ -1,4 +1,4 @@
-"""Text in columns, for people."""
+"""Tables of plain text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ __all__ = ["text_table"]
 
 
 GAP = "  "
-NARROWEST = 20  # a last column that has less room is not wrapped
+NARROWEST = 20  # the last column is wrapped to at least this many cells
 
 
 def text_table(rows: Sequence[Sequence[str]], align: str, width: int | None = None) -> list[str]:
-    """The lines of a table. Columns are as wide as their widest cell, and nothing is cut.
+    """Return the lines of a table. Each column is as wide as its widest cell; no cell is truncated.
 
-    `align` has "<" or ">" for each column. With `width` the last column is wrapped where a line would be longer.
+    `align` has "<" or ">" for each column. With `width`, in terminal columns, longer lines are wrapped in the last
+    column.
     """
     widths = [max(map(cell_width, column)) for column in zip(*rows, strict=True)]
     start = sum(widths[:-1]) + len(GAP) * len(widths[:-1])
@@ -30,7 +31,7 @@ def text_table(rows: Sequence[Sequence[str]], align: str, width: int | None = No
 
 
 def cell_width(text: str) -> int:
-    """Columns of a terminal that a text takes: two for a wide letter such as 字, none for an accent that is apart."""
+    """Return the terminal columns that a text takes: two for a wide letter such as 字, none for a combining accent."""
     return sum(_letter_width(letter) for letter in text)
 
 

@@ -50,7 +50,7 @@ def test_a_pickle_bomb(tmp_path: Path, name: str, zipped: bool) -> None:
     assert not marker.exists()
     assert str(raised.value) == (
         f"{tmp_path / name} holds more than tensors (getattr); it was not loaded and nothing in it was executed. "
-        "Try: convert it to .safetensors where you trust it."
+        "Try: convert it to .safetensors on a machine where you trust it."
     )
 
 

@@ -196,6 +196,6 @@ def test_another_name_for_timm_that_does_not_load(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
         with Worker(BenchmarkCase("timm", "shipped:tiny200", size=(64, 64))) as running:
-            said = "timm is here but does not load .No module named 'no_such_part_of_timm'"
+            said = "timm is installed but cannot be imported .No module named 'no_such_part_of_timm'"
             with pytest.raises(dla.UnavailableError, match=said):
                 running.wait()

@@ -142,10 +142,10 @@ def test_what_is_skipped_is_told_once(capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_timm_that_does_not_load(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    error = UnavailableError("timm is here but does not load (no torchvision)")
+    error = UnavailableError("timm is installed but cannot be imported (no torchvision)")
     monkeypatch.setattr(Fake, "refused", {("timm", "fp32"): error})
     assert main(["bench", "--against", "timm"]) == 3
-    assert capsys.readouterr() == ("", "dla: timm is here but does not load (no torchvision)\n")
+    assert capsys.readouterr() == ("", "dla: timm is installed but cannot be imported (no torchvision)\n")
 
 
 def test_timm_that_lacks_an_option_is_skipped(

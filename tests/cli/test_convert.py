@@ -60,7 +60,7 @@ def test_notes_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "shipped:tiny200", "tiny.pth"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    assert err == "dla: tiny.pth holds weights only; class names, preprocessing and licence need --to folder.\n"
+    assert err == "dla: tiny.pth holds only the weights. Class names, preprocessing and licence need --to folder.\n"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_file_where_a_folder_should_be(folder: Path, capsys: pytest.CaptureFix
     (folder / "afile").write_text("mine")
     for out in ("afile/x.pth", "afile/deeper/x.safetensors", "afile/x"):
         assert main(["convert", "dla46x_c", out]) == 2
-        assert capsys.readouterr().err == f"dla: afile is a file, so that nothing can be written to {out}\n"
+        assert capsys.readouterr().err == f"dla: afile is a file, so nothing can be written to {out}\n"
     assert (folder / "afile").read_text() == "mine"
 
 

@@ -82,7 +82,10 @@ def test_names_stay_on_their_line_and_bytes_that_are_no_text_go_out_as_they_are(
         (["data", "chek", "x"], 'no command of dla data is called "chek". Nearest: check. All: dla data --help'),
         (["data", "check"], "data"),
         (["data", "check", "{0}", "--workers", "-1"], "--workers is -1. Allowed: 0 or more"),
-        (["data", "check", "{0}/train/rose"], "has no folder a class, so no classes are known (4 photos lie"),
+        (
+            ["data", "check", "{0}/train/rose"],
+            "has no class folders (4 photos are directly in it). To name the classes",
+        ),
         (
             ["data", "check", "{0}", "--lable-column", "x"],
             'no option is called "--lable-column". Nearest: --label-column',
@@ -96,7 +99,7 @@ def test_wrong_usage(data: Path, words: list[str], said: str, capsys: pytest.Cap
 
 def test_what_is_not_there_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(tmp_path / "gone")]) == 3
-    assert "gone is not there" in capsys.readouterr().err
+    assert "gone does not exist" in capsys.readouterr().err
 
 
 def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +137,6 @@ def test_a_check_that_is_stopped_ends_at_once_and_without_a_traceback(
             os.kill(int(workers[0]), signal.SIGKILL)
         _, said = running.communicate(timeout=60)
     assert running.returncode == code
-    assert said == ("" if victim == "all" else "dla: a process that decoded photos was killed, perhaps for its memory. "
-                    "Try --workers 1\n")  # fmt: skip
+    assert said == ("" if victim == "all" else "dla: a process that decoded photos was killed, perhaps for lack of "
+                    "memory. Try --workers 1\n")  # fmt: skip
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)

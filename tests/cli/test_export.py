@@ -42,11 +42,11 @@ def test_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
         (["shipped:tiny200", "-o", "out", "--to", "tflite"], 2, "to is tflite. Allowed: onnx, openvino, pt2"),
         (["shipped:tiny200", "-o", "out"], 2, "--to is missing. Allowed: onnx, openvino, pt2"),
         (["shipped:tiny200", "--to", "onnx"], 2, "--output is missing. Give a new or empty folder"),
-        (["shipped:tiny200", "-o", "full", "--to", "onnx"], 2, "full is there and not empty, so it is left alone"),
+        (["shipped:tiny200", "-o", "full", "--to", "onnx"], 2, "full exists and is not empty, so it is left alone"),
         (
             ["shipped:tiny200", "-o", "out", "--to", "onnx", "--photos", "gone"],
             2,
-            "there are no photos to check with in gone",
+            "gone has no photos to check with",
         ),
         (["gone.pth", "-o", "out", "--to", "onnx"], 3, "gone.pth does not exist"),
     ],

@@ -113,7 +113,7 @@ def test_what_is_not_here_is_told_from_the_table(name: str, capsys: pytest.Captu
     assert found["license"] == r.license
     assert [c["class_id"] for c in found["classes"]] == [c.class_id for c in imagenet_classes()]
     assert f"to download, about {4 * r.params / 1e6:.1f} MB: dla pull {name}" in out
-    assert ("Nobody states a licence" in " ".join(out.split())) == ("res2" in name)
+    assert ("No licence is stated" in " ".join(out.split())) == ("res2" in name)
     theirs = timm.get_pretrained_cfg(name)
     ours = found["preprocessing"]
     assert tuple(ours["input_size"]) == theirs.input_size

@@ -117,9 +117,9 @@ def test_the_side_file_says_the_model_and_the_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--topk", "3"], "was begun with topk 5, and this is 3"),
-        (["--allow-truncated"], "was begun with allow_truncated False, and this is True"),
-        (["--batch-size", "2"], "was begun with batch_size 4, and this is 2"),
+        (["--topk", "3"], "was started with topk 5, and this is 3"),
+        (["--allow-truncated"], "was started with allow_truncated False, and this is True"),
+        (["--batch-size", "2"], "was started with batch_size 4, and this is 2"),
     ],
 )
 def test_other_settings_are_exit_2(
@@ -168,7 +168,7 @@ def test_a_side_file_that_says_nothing(text: str, tmp_path: Path, capsys: pytest
     assert "out.jsonl.run.json does not say which model" in capsys.readouterr().err
     (tmp_path / "out.jsonl.run.json").unlink()
     assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
-    assert "out.jsonl has no out.jsonl.run.json beside it" in capsys.readouterr().err
+    assert "out.jsonl has no out.jsonl.run.json next to it" in capsys.readouterr().err
     assert predict(str(CHELSEA), "-o", str(out)) == 0  # without --resume an existing file is written anew
 
 
@@ -267,7 +267,7 @@ def test_a_spoilt_line_in_the_middle_changes_nothing(
     out.write_bytes(b"\n".join(lines))
     before = out.read_bytes()
     assert predict(*inputs, "-o", str(out), "--resume") == 2
-    assert f"{out}, line 11: this is no record" in capsys.readouterr().err
+    assert f"{out}, line 11: this is not a record" in capsys.readouterr().err
     assert out.read_bytes() == before
 
 
@@ -317,7 +317,7 @@ def test_a_file_that_another_run_writes(
     with out.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert predict(str(CHELSEA), "-o", str(out), *(resume if name == "out.jsonl" else [])) == 2
-        assert f"a run is writing to {out}." in capsys.readouterr().err
+        assert f"another run is writing to {out}." in capsys.readouterr().err
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
     assert predict(str(CHELSEA), "-o", str(out)) == 0
 
@@ -333,7 +333,7 @@ def test_a_run_locks_its_file_until_it_is_killed(tmp_path: Path, capsys: pytest.
             assert process.poll() is None
             time.sleep(0.01)
         assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
-        assert f"a run is writing to {out}." in capsys.readouterr().err
+        assert f"another run is writing to {out}." in capsys.readouterr().err
         process.kill()
     assert predict(*[str(CHELSEA)] * 40, "-o", str(out), "--resume") == 0
     assert len(out.read_text().splitlines()) == 40

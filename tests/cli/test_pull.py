@@ -78,7 +78,7 @@ def test_what_cannot_be_had_does_not_stop_the_rest(hub: hub_server.Hub, dla: Run
     assert missing.startswith("dla: dla34: config.json of timm/dla34.in1k is not in the cache (")
     assert f"and the hub ({hub.endpoint}) has no such repository" in missing
     assert other.startswith("dla: hf-hub:me/mine: config.json of me/mine is not in the cache (")
-    for where, said in (({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids"), ({"HF_ENDPOINT": NOWHERE}, "reached")):
+    for where, said in (({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"), ({"HF_ENDPOINT": NOWHERE}, "reached")):
         done = dla("pull", "dla46_c", **where)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, "", 1)
         assert said in done.stderr
@@ -118,13 +118,16 @@ def test_verify(hub: hub_server.Hub, dla: Run, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert done.stdout.splitlines()[0] == ticks[0]
     assert "✗ dla46x_c: model.safetensors of timm/dla46x_c.in1k is damaged in the cache" in done.stdout
-    assert f"Try: dla pull hf-hub:timm/dla46x_c.in1k, or remove {damaged}: it is fetched again." in done.stdout
+    assert f"Try: dla pull hf-hub:timm/dla46x_c.in1k, or delete {damaged} to fetch it again." in done.stdout
     assert len(hub.requests) == asked
 
     offline = dla("pull", "dla46x_c", HF_ENDPOINT="http://127.0.0.1:9")
     assert (offline.returncode, damaged.exists()) == (3, True)
     repaired = dla("pull", "dla46_c", "dla46x_c")
-    assert [line.split()[3:5] for line in repaired.stdout.splitlines()] == [["was", "here"], ["downloaded", "SHA-256"]]
+    assert [line.split()[3:5] for line in repaired.stdout.splitlines()] == [
+        ["cached", "SHA-256"],
+        ["downloaded", "SHA-256"],
+    ]
     assert dla("pull", "--verify").stdout.splitlines() == ticks
 
 
@@ -149,7 +152,7 @@ def test_an_output_of_plain_letters(hub: hub_server.Hub, dla: Run) -> None:
     [
         ([], "nothing to download: name networks"),
         (["dla46_c", "dla61"], 'no network is called "dla61". Nearest: dla60'),
-        (["shipped:tiny200"], "shipped:tiny200 is here already"),
+        (["shipped:tiny200"], "shipped:tiny200 is a local model, which cannot be pulled"),
         (["dla34_half"], "dla34_half has no released weights"),
         (["--verify", "dla61"], 'no network is called "dla61"'),
     ],

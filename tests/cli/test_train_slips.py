@@ -172,8 +172,8 @@ def test_a_damaged_config(text: str, what: str, run: Path, data: Path, capsys: p
 @pytest.mark.parametrize(
     ("name", "text", "what"),
     [
-        ("run.json", "[]", "run.json is no JSON object"),
-        ("data.json", "5", "data.json is no JSON object"),
+        ("run.json", "[]", "run.json is not a JSON object"),
+        ("data.json", "5", "data.json is not a JSON object"),
         ("data.json", "{}", "data.json in the run's folder was altered"),
         ("data.json", None, "data.json in the run's folder was altered"),
     ],
@@ -256,6 +256,6 @@ def test_a_photo_that_breaks_while_the_run_goes_on(
     words = [str(data), *SMALL, "--data.max-unreadable", "0.5", "--output", str(tmp_path / "run")]
     found = said(words, 1, capsys)
     assert str(broken) in found
-    assert "Put a whole photo in its place and the same command goes on" in found
+    assert "Replace it with an intact photo, and the same command continues" in found
     Image.open(data / "val" / "red" / "0.png").save(broken)
     assert main(["train", *words]) == 0

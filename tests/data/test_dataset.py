@@ -71,14 +71,16 @@ def test_a_class_that_train_does_not_have(tmp_path: Path, counts: dict[str, int]
 def test_a_flat_validation_folder_is_explained(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"rose": 1, "tulip": 1})
     fill(tmp_path, {"val": 2})
-    with pytest.raises(UsageError, match=r"val has no folder a class.*2 photos lie directly in it.*CSV"):
+    with pytest.raises(UsageError, match=r"val has no class folders \(2 photos are directly in it.*CSV"):
         open_splits(tmp_path)
 
 
 def test_a_flat_validation_folder_one_down_is_explained(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"rose": 1, "tulip": 1})
     fill(tmp_path / "val", {"images": 2})
-    with pytest.raises(UsageError, match=r'"images" is none of the 2 known ones.*photos of several, sort .* CSV'):
+    with pytest.raises(
+        UsageError, match=r'"images" is none of the 2 known ones.*photos of several classes, sort .* CSV'
+    ):
         open_splits(tmp_path)
 
 
@@ -111,8 +113,8 @@ def test_train_alone_is_divided_and_is_nothing_to_validate_on(tmp_path: Path) ->
     splits = open_splits(tmp_path, DataOptions(val_share=0.4), seed=3)
     assert splits.val.class_counts().tolist() == [4, 2]
     assert splits.train.class_counts().tolist() == [6, 3]
-    assert splits.split_method == "40% of each class kept for validation, by seed 3"
-    with pytest.raises(UsageError, match="has train only"):
+    assert splits.split_method == "40% of each class held out for validation, by seed 3"
+    with pytest.raises(UsageError, match="has only train"):
         open_split(tmp_path)
 
 
@@ -142,7 +144,7 @@ def test_what_is_not_a_photo_is_said(tmp_path: Path) -> None:
     assert split.class_ids == ("a", "b")
     assert split.notes == (
         f"{tmp_path}: photos outside the class folders are not used (1)",
-        f"{tmp_path}: files that are not named like photos are not used (.heic 2, no ending 1)",
+        f"{tmp_path}: files without the suffix of a photo are not used (.heic 2, no suffix 1)",
     )
 
 
@@ -190,9 +192,9 @@ def test_parquet_of_encoded_photos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "error", "said"),
     [
-        ("gone", UnavailableError, "gone is not there"),
-        ("text.txt", UnavailableError, "is no folder and no table"),
-        ("flat", UsageError, r"no classes are known \(it holds no photos\)"),
+        ("gone", UnavailableError, "gone does not exist"),
+        ("text.txt", UnavailableError, "is neither a folder nor a table"),
+        ("flat", UsageError, r"has no class folders \(it has no photos\)"),
         ("one", UsageError, "3 photos to learn from, of fewer than two classes"),
         ("nothing", UsageError, "0 photos to learn from, of fewer than two classes"),
         ("singles", UsageError, "no class has two photos"),
@@ -206,3 +208,35 @@ def test_what_is_missing_is_named(tmp_path: Path, path: str, error: type[Excepti
     fill(tmp_path / "singles", {"a": 1, "b": 1})
     with pytest.raises(error, match=said):
         open_splits(tmp_path / path)
+
+
+@pytest.mark.parametrize("train", ["train", "Train", "TRAIN", "training", "Training"])
+@pytest.mark.parametrize("val", ["val", "Valid", "VALIDATION", "dev", "Eval", "TEST", "testing"])
+def test_usual_words_are_splits_in_any_case(tmp_path: Path, train: str, val: str) -> None:
+    fill(tmp_path / train, {"a": 3, "b": 4})
+    fill(tmp_path / val, {"a": 1, "b": 2})
+    splits = open_splits(tmp_path)
+    assert splits.train.class_ids == ("a", "b")
+    assert (len(splits.train), len(splits.val)) == (7, 3)
+
+
+def test_two_spellings_of_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "Training", "val"):
+        fill(tmp_path / name, {"a": 1, "b": 1})
+    with pytest.raises(UsageError, match="Training and train, which both mean the split train"):
+        open_splits(tmp_path)
+
+
+def test_splits_inside_the_classes_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("rose", "daisy"):
+        fill(tmp_path / name, {"Train": 2, "val": 1})
+    with pytest.raises(UsageError, match=r"splits inside the classes \(daisy/Train\). Move them up: train/CLASS"):
+        open_splits(tmp_path)
+
+
+def test_test_is_validated_on_only_where_there_is_no_other(tmp_path: Path) -> None:
+    for name, count in {"train": 3, "Testing": 1, "dev": 2}.items():
+        fill(tmp_path / name, {"a": count, "b": count})
+    splits = open_splits(tmp_path)
+    assert len(splits.val) == 4
+    assert any("test is not used, dev is" in note for note in splits.notes)

@@ -114,13 +114,13 @@ def test_what_has_changed_since_is_said(tmp_path: Path) -> None:
     shutil.copy(ROCKET, tmp_path / "a" / "new.jpg")
     restored = restore_splits(saved, tmp_path)
     assert same(restored, splits)
-    assert restored.notes == (f"{tmp_path}: photos that have come since this run began are not used (1)",)
+    assert restored.notes == (f"{tmp_path}: photos added since this run started are not used (1)",)
     (tmp_path / "a" / "3.jpg").rename(tmp_path / "b" / "33.jpg")
-    with pytest.raises(UnavailableError, match="1 photos of this run are gone, such as a/3.jpg"):
+    with pytest.raises(UnavailableError, match=r"photos of this run are missing \(1\), such as a/3.jpg"):
         restore_splits(saved, tmp_path)
     table = tmp_path / "photos.csv"
     table.write_text("path,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(10)))
     saved = splits_to_dict(open_splits(table), table)
     table.write_text(table.read_text().replace("4,a", "4,b"))
-    with pytest.raises(UsageError, match=r'4 was of the class "a" when this run began, and is of another now \(1 such'):
+    with pytest.raises(UsageError, match=r'4 had the class "a" when this run started, and has another now \(1 such'):
         restore_splits(saved, table)

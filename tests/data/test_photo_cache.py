@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(split: Split, tmp_path: Pa
     store = PhotoStore(split, "disk", tmp_path / "file", progress=progress)
     assert pixels(store) == pixels(PhotoStore(split))
     assert len(progress.said) == 1
-    assert progress.said[0].startswith(f"{tmp_path / 'file'}: photos cannot be kept there any more (")
+    assert progress.said[0].startswith(f"{tmp_path / 'file'}: photos cannot be cached there (")
 
 
 def test_threads_share_a_store(split: Split, tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_what_cannot_be_read_is_named(split: Split, tmp_path: Path) -> None:
 
 
 def test_wrong_options(split: Split, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match='cache is "disc": allowed are none, ram, disk'):
+    with pytest.raises(UsageError, match='cache is "disc". Allowed: none, ram, disk'):
         PhotoStore(split, "disc")  # type: ignore[arg-type]
     for options in ({"cache": "disk"}, {"cache": "ram", "folder": tmp_path}):
-        with pytest.raises(UsageError, match="a folder belongs to the cache on disk"):
+        with pytest.raises(UsageError, match='Give a folder for "disk", and only for it'):
             PhotoStore(split, **options)

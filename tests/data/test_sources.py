@@ -1,16 +1,23 @@
 """Tables of photos: CSV, TSV and parquet, and what can be wrong with them."""
 
+import contextlib
 import io
 import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dla.data.dataset import DataOptions, open_split, open_splits
-from dla.errors import DamagedError, DlaError, UsageError
+from dla.data.sources import read_table
+from dla.errors import DamagedError, DlaError, UnavailableError, UsageError
+from support.photos import jpeg
+
+PHOTO = jpeg(Image.new("RGB", (8, 8)))
 
 
 def written(folder: Path, text: str | bytes, name: str = "photos.csv") -> Path:
@@ -88,10 +95,14 @@ def test_a_pipe_in_a_table_is_refused_and_not_waited_for(tmp_path: Path) -> None
         ("path,label\n1,a\n\n,b\n", DamagedError, "line 4: the path is empty"),
         ('path,label\n"1\n",a\n2, \n', DamagedError, "line 4: the label is empty"),
         ("path,label,split\n1,a,train\n2,a,\n", DamagedError, "line 3: the split is empty"),
-        ('path,label\n1,a\n"2,b\n', DamagedError, "line 3: this is no CSV"),
-        ('path,label\n1,a\n"2"x,b\n', DamagedError, "line 3: this is no CSV"),
+        ('path,label\n1,a\n"2,b\n', DamagedError, "line 3: this is not valid CSV"),
+        ('path,label\n1,a\n"2"x,b\n', DamagedError, "line 3: this is not valid CSV"),
         (b"path,label\n1,Ros\xe9\n", DamagedError, "is not UTF-8 text (byte 16)"),
-        ("path,label,split\n1,a,train\n2,a,dev\n", UsageError, 'the split of {0}/2 is "dev". Allowed: train, val'),
+        (
+            "path,label,split\n1,a,train\n2,a,holdout\n",
+            UsageError,
+            'the split of {0}/2 is "holdout". Allowed: train, val',
+        ),
         ("path,label,split\n1,a,train\n2,b,train\n3,c,val\n", UsageError, 'val: the class "c" is none of the 2'),
     ],
 )
@@ -136,7 +147,7 @@ def test_parquet_without_what_it_needs(
 
 @pytest.mark.parametrize(
     ("label", "said"),
-    [(-1, "x.parquet#1: the label is -1: it has no label"), (2, "is 2: 2 labels have names, and this is none of them")],
+    [(-1, "x.parquet#1: the label is -1, which means no label"), (2, "is 2, but only 0 to 1 have names")],
 )
 def test_a_number_without_a_name_is_no_class(tmp_path: Path, label: int, said: str) -> None:
     names = {"info": {"features": {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}}}
@@ -156,9 +167,7 @@ def test_a_class_that_is_not_utf8(tmp_path: Path) -> None:
         folder = tmp_path / os.fsdecode(name)
         folder.mkdir()
         (folder / "1.jpg").touch()
-    with pytest.raises(
-        UsageError, match=r"has a class whose name is not UTF-8 text: 'tulip\\udcff'. Rename its folder"
-    ):
+    with pytest.raises(UsageError, match=r"has a class folder whose name is not UTF-8 text: 'tulip\\udcff'. Rename it"):
         open_split(tmp_path)
 
 
@@ -166,5 +175,39 @@ def test_parquet_cut_short(tmp_path: Path) -> None:
     whole = io.BytesIO()
     pq.write_table(pa.table({"image": [b"1" * 999], "label": [1]}), whole)
     written(tmp_path, whole.getvalue()[:-20], "x.parquet")
-    with pytest.raises(DamagedError, match="is no whole parquet file"):
+    with pytest.raises(DamagedError, match="is not an intact parquet file"):
         open_split(tmp_path / "x.parquet")
+
+
+def test_a_missing_label_of_pandas_and_a_list_are_no_classes(tmp_path: Path) -> None:
+    photo = PHOTO
+    for label, said in (
+        (float("nan"), "the label is empty"),
+        ([0], "the label is a list"),
+        (None, "the label is empty"),
+    ):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        labels = [1.0, label] if isinstance(label, float) else [label, label]
+        pq.write_table(pa.table({"image": [photo, photo], "label": labels}), path)
+        with pytest.raises(DamagedError, match=f"{path.name}#[01]: {said}"):
+            read_table(path, DataOptions())
+
+
+def test_a_row_without_a_photo_is_a_photo_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "photos.parquet"
+    images = [{"bytes": PHOTO, "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]
+    pq.write_table(pa.table({"image": images, "label": ["a", "a", "b"]}), path)
+    (source,) = read_table(path, DataOptions()).values()
+    assert [len(photo) > 0 for photo in source.photos] == [True, False, False]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_parquet_file_is_named(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "photos.parquet"
+    pq.write_table(pa.table({"image": [PHOTO] * 3, "label": ["rose", "dänïsch", "tulip"]}), path)
+    random, data = np.random.default_rng(seed), bytearray(path.read_bytes())
+    for at in random.integers(0, len(data), 1 + seed % 4):
+        data[at] = random.integers(256)
+    path.write_bytes(data)
+    with contextlib.suppress(UnavailableError, UsageError):  # each names the file; some damage changes a photo alone
+        read_table(path, DataOptions())

@@ -320,8 +320,8 @@ def test_a_report_tells_all_models(desk: Path, tmp_path: Path) -> None:
     text = (tmp_path / "r.html").read_text()
     assert ">Comparison<" in text
     for name in models:
-        assert f"Results of {name}" in text
-    assert text.count("Its surest errors") == 2
+        assert f"{name}: how good is it?" in text
+    assert text.count("Most confident errors") == 2
 
 
 def test_a_result_is_not_lost_to_its_report(
@@ -379,7 +379,7 @@ def test_the_table_is_for_people(desk: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["nowhere"], 3, "nowhere is not there"),
+        (["nowhere"], 3, "nowhere does not exist"),
         (["val", "--model", "dla61"], 2, "dla60"),
         (["val", "--model", "one", "--batch-size", "0"], 2, "--batch-size is 0"),
         (["val", "--model", "one", "--output", "val"], 2, "val is a folder"),

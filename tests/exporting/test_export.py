@@ -192,7 +192,7 @@ def test_the_report(to: str, inside: bool, exported: dict[tuple[str, bool], Any]
     assert (written["max_pixel_difference"], written["photo_disagreements"]) == ((1, []) if inside else (None, None))
     files = {"onnx": ["model.onnx"], "openvino": ["model.bin", "model.xml"], "pt2": ["model.pt2"]}[to]
     assert sorted(os.listdir(made.folder)) == sorted(["README.md", "report.json", "use.py", *files])
-    assert f"{made.report.images} images made of 6 photos" in (made.folder / "README.md").read_text()
+    assert f"{made.report.images} images made from 6 photos" in (made.folder / "README.md").read_text()
     assert oct(made.folder.stat().st_mode & 0o777) == oct(0o777 & ~umask())
 
 
@@ -218,7 +218,7 @@ def test_photos_of_ones_own(tmp_path: Path) -> None:
     own = SampleImages(tmp_path, ReadOptions())
     assert (len(own), len(list(own)), own.unreadable) == (60, 60, 1)
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(UsageError, match=r"there are no photos to check with in .* Try: without --photos"):
+    with pytest.raises(UsageError, match=r"has no photos to check with. Leave --photos out"):
         list(SampleImages(tmp_path, ReadOptions()))
 
 
@@ -238,7 +238,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(verify, "SAMPLE_IMAGES", 6)
     damaged_onnx(monkeypatch)
     with pytest.raises(
-        CheckError, match=r"the ONNX file does not answer as PyTorch does.* Report: .*out\.report\.json"
+        CheckError, match=r"the ONNX file does not compute the same as PyTorch.* Report: .*out\.report\.json"
     ):
         dla.export(TINY, tmp_path / "out", "onnx")
     assert os.listdir(tmp_path) == ["out.report.json"]
@@ -284,7 +284,7 @@ def test_what_came_in_the_meantime_stays(tmp_path: Path, monkeypatch: pytest.Mon
         return compared(*given)
 
     monkeypatch.setattr(export, "_compared", slow)
-    with pytest.raises(UsageError, match=r"out is there and not empty, so it is left alone"):
+    with pytest.raises(UsageError, match=r"out exists and is not empty, so it is left alone"):
         dla.export(TINY, out, "onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("use.py", "the other's")]
@@ -293,9 +293,9 @@ def test_what_came_in_the_meantime_stays(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"out is there and not empty, so it is left alone"):
+    with pytest.raises(UsageError, match=r"out exists and is not empty, so it is left alone"):
         dla.export(TINY, tmp_path / "out", "onnx")
-    with pytest.raises(UsageError, match=r"mine.txt is a file, so that nothing can be written"):
+    with pytest.raises(UsageError, match=r"mine.txt is a file, so nothing can be written"):
         dla.export(TINY, tmp_path / "out" / "mine.txt" / "deeper", "onnx")
     with pytest.raises(UnknownNameError, match=r'no export target is called "onx". Nearest: onnx'):
         dla.export(TINY, tmp_path / "new", "onx")  # type: ignore[arg-type]
@@ -318,7 +318,7 @@ def test_a_part_that_only_pytorch_runs(tmp_path: Path, monkeypatch: pytest.Monke
         raise NotImplementedError("unsupported operation %sin")
 
     monkeypatch.setattr("dla.engines.tracing.trace_ops", unknown)
-    monkeypatch.setattr("dla.inference.traced_model._remembered", lambda files: None)
+    monkeypatch.setattr("dla.inference.traced_model._read_cached", lambda files: None)
     with pytest.raises(
         UsageError, match=r"shipped:tiny200 has a part that only PyTorch runs, so it cannot be exported"
     ):

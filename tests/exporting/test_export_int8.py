@@ -93,7 +93,7 @@ def test_a_form_that_was_just_made_is_what_is_exported(
     assert main([*words, "--calibrate", "photos", "--no-preprocessing"]) == 0
     assert given == ["photos"]
     assert capsys.readouterr().err.splitlines() == [
-        f"dla: int8: {GATE.sentence()}", "dla: int8: passed, and kept in here for --precision int8",
+        f"dla: int8: {GATE.sentence()}", "dla: int8: passed, and stored in here for --precision int8",
     ]  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_a_form_that_was_just_made_is_what_is_exported(
     [
         (["--to", "onnx", "--precision", "int8"], 2, "int8 is exported for OpenVINO, not as onnx. Try --to openvino"),
         (["--to", "openvino", "--calibrate", "x"], 2, "--calibrate is for int8. Give --precision int8 too"),
-        (["--to", "openvino", "--precision", "int8", "--calibrate", "gone"], 3, "gone is not there"),
+        (["--to", "openvino", "--precision", "int8", "--calibrate", "gone"], 3, "gone does not exist"),
     ],
 )
 def test_refusals(words: list[str], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

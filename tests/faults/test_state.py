@@ -156,7 +156,6 @@ import sys, torch, resource
 from pathlib import Path
 import dla
 from dla.training.checkpoints import Checkpoints
-from support.progress import Recorder
 limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:

@@ -93,7 +93,7 @@ def test_every_class_has_its_figures(tmp_path: Path, classes: int) -> None:
         assert c.precision is not None
         figures = f"{c.class_id} {c.support} {100 * c.recall:.1f} % {100 * c.precision:.1f} %"
         assert figures in page.text
-    matrix = [a for tag, a in page.tags if tag == "td" and "called" in (a.get("title") or "")]
+    matrix = [a for tag, a in page.tags if tag == "td" and "predicted as" in (a.get("title") or "")]
     assert len(matrix) == (classes**2 if classes <= 20 else 0)
     assert any("pixelated" in (a.get("class") or "") for _, a in page.tags) == (classes > 20)
     assert (tmp_path / "page.html").stat().st_size < 300_000
@@ -125,7 +125,7 @@ def test_the_surest_errors_are_those(tmp_path: Path) -> None:
     assert section is not None
     assert order == [3, 2, 4, 1]
     text = written(tmp_path, section).text
-    assert "called dog, 100.0 % is cat val/3.jpg" in text
+    assert "predicted dog, 100.0 % true class cat val/3.jpg" in text
     assert "Of 4 errors" in text
     right = evaluate(np.eye(2), np.array([0, 1]), ["cat", "dog"])
     assert surest_errors(right, np.array([0, 1]), ["cat", "dog"], photo, ["", ""]) is None

@@ -220,7 +220,7 @@ def test_settings_survive_a_config_file() -> None:
         ({"crop_mode": "middle"}, "pretrained_cfg: crop_mode is one of center, squash, border, not 'middle'"),
         ({"crop_mode": ["center"]}, r"crop_mode .* not \['center'\]"),
         ({"interpolation": "random"}, "interpolation is one of bilinear, bicubic, .* not 'random'"),
-        ({"mean": [0.5]}, r"mean is three numbers of at most 1,000,000, one a colour, not \[0.5\]"),
+        ({"mean": [0.5]}, r"mean is three numbers of at most 1,000,000, one per colour, not \[0.5\]"),
         ({"mean": [0.5, None, 0.5]}, "mean"),
         ({"mean": {"r": 1}}, "mean"),
         ({"std": [0.5, 0.5, 0]}, "std is three numbers from 1e-06 to 1,000,000"),

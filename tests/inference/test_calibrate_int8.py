@@ -118,7 +118,7 @@ def test_a_labelled_gate_is_what_predict_says_of_val(made: CalibrationResult, mo
 
 
 def test_the_form_lies_in_the_models_folder_and_runs(made: CalibrationResult, model: str, photos: Path) -> None:
-    assert made.kept == str(Path(model) / "int8.zip")
+    assert made.stored_in == str(Path(model) / "int8.zip")
     exact, quick = dla.load(model), dla.load(model, precision="int8")
     assert quick.engine.name == "OpenVINO on cpu in int8"
     noise_NHW3 = np.random.default_rng(1).integers(0, 100, (9, 48, 40, 3), np.uint8)  # another size than its own
@@ -154,7 +154,7 @@ def test_what_does_not_agree_is_not_kept(photos: Path, tmp_path: Path, monkeypat
     for path in photos.rglob("*.png"):
         (tmp_path / "flat" / f"{path.parent.name}{path.name}").symlink_to(path)
     monkeypatch.setattr("dla.inference.calibrate_int8.AGREEMENT", 1.01)
-    with pytest.raises(CheckError, match=r"did not pass: the first class is fp32's on .* Nothing is kept"):
+    with pytest.raises(CheckError, match=r"did not pass: the first class is fp32's on .* Nothing is stored"):
         make_quantized(model, tmp_path / "flat")
     assert not (tmp_path / "unsure" / "int8.zip").exists()
     with pytest.raises(UnavailableError, match="has no int8 model. Make one"):
@@ -280,7 +280,7 @@ def test_a_damaged_form_is_told(
     photo = tmp_path / "p.png"
     Image.new("RGB", (8, 8)).save(photo)
     assert main(["predict", str(photo), "--model", str(folder), "--precision", "int8"]) == 3
-    assert "is no whole int8 model" in capsys.readouterr().err
+    assert "is not a complete int8 model" in capsys.readouterr().err
 
 
 def test_one_file_and_back(made: CalibrationResult) -> None:
@@ -339,13 +339,13 @@ def test_a_damaged_form_is_none_but_where_it_is_asked_for(
     shutil.copytree(model, folder)
     (folder / "int8.zip").write_bytes(damage)
     photo = str(next(photos.rglob("*.png")))
-    with pytest.raises(DamagedError, match="is no whole int8 model"):
+    with pytest.raises(DamagedError, match="is not a complete int8 model"):
         dla.load(str(folder), precision="int8").predict(photo)
     exact = dla.load(str(folder)).predict(photo).classes[0].probability
     found = dla.load(str(folder), precision="auto", engine="openvino").predict(photo).classes[0].probability
     assert found == pytest.approx(exact, abs=1e-5)
     again = make_quantized(str(folder), photos, seed=5)
-    assert again.kept is not None
+    assert again.stored_in is not None
     assert parse_quantized((folder / "int8.zip").read_bytes(), "it") == again.quantized
 
 
@@ -355,7 +355,7 @@ def test_another_way_of_packing_is_refused(made: CalibrationResult, method: int)
     with zipfile.ZipFile(io.BytesIO(made.quantized.to_bytes())) as old, zipfile.ZipFile(packed, "w", method) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
-    with pytest.raises(DamagedError, match="it is no whole int8 model .it is packed in another way"):
+    with pytest.raises(DamagedError, match="it is not a complete int8 model .it uses another compression"):
         parse_quantized(packed.getvalue(), "it")
 
 
@@ -375,7 +375,7 @@ def test_what_is_wrong_with_a_table_is_told(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"gates": [{}]}, {"gates": 3}, {"format": None}])
 def test_what_is_no_form(made: CalibrationResult, change: dict[str, object]) -> None:
-    with pytest.raises(DamagedError, match="it is no whole int8 model"):
+    with pytest.raises(DamagedError, match="it is not a complete int8 model"):
         parse_quantized(about(made.quantized, **change), "it")
 
 

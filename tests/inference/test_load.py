@@ -84,4 +84,4 @@ def test_a_text_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             assert main(words) == 3
             out, err = capsys.readouterr()
             assert (out, len(err.splitlines())) == ("", 1)
-            assert "config.json is not readable as JSON: " in err
+            assert "config.json is not valid JSON: " in err

@@ -57,7 +57,7 @@ def test_what_is_no_record_is_said_and_not_taken_for_a_cut(form: ResultFormat, j
     path, _ = written(tmp_path, form)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], junk.encode(), *lines[2:]]))
-    with pytest.raises(UsageError, match=r"out\.\w+, line \d+: this is no record of dla predict"):
+    with pytest.raises(UsageError, match=r"out\.\w+, line \d+: this is not a record of dla predict"):
         read(path, form)
 
 
@@ -71,7 +71,7 @@ def test_a_spoilt_line_is_named(form: ResultFormat, junk: bytes, tmp_path: Path)
     lines = path.read_bytes().split(b"\n")
     lines[10] = junk
     path.write_bytes(b"\n".join(lines))
-    with pytest.raises(UsageError, match=r"out\.\w+, line 11: this is no record"):
+    with pytest.raises(UsageError, match=r"out\.\w+, line 11: this is not a record"):
         read(path, form)
 
 

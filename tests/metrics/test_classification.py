@@ -131,12 +131,12 @@ def test_the_record_is_plain() -> None:
     ("logits", "targets", "names", "said"),
     [
         (np.zeros((0, 2)), [], "ab", "no photos"),
-        (np.zeros((3, 2)), [0, 1], "ab", "do not fit 2 right classes"),
-        (np.zeros((2, 2)), [0, 2], "ab", "from 0 to 1, not 0 to 2"),
-        (np.zeros((2, 2)), [0, -1], "ab", "from 0 to 1, not -1 to 0"),
+        (np.zeros((3, 2)), [0, 1], "ab", "do not match 2 targets"),
+        (np.zeros((2, 2)), [0, 2], "ab", "from 0 to 2. Allowed: 0 to 1"),
+        (np.zeros((2, 2)), [0, -1], "ab", "from -1 to 0. Allowed: 0 to 1"),
         (np.zeros((2, 2)), [0, 1], "abc", "2 columns for 3 classes"),
-        (np.array([[0, 1], [np.nan, 0]]), [0, 1], "ab", "1 of 2 photos, first number 1"),
-        (np.array([[0, np.inf], [0, 0]]), [0, 1], "ab", "no finite number"),
+        (np.array([[0, 1], [np.nan, 0]]), [0, 1], "ab", "1 of 2 photos, the first at index 1"),
+        (np.array([[0, np.inf], [0, 0]]), [0, 1], "ab", "scores that are not finite"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(logits: np.ndarray, targets: list[int], names: str, said: str) -> None:

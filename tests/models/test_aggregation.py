@@ -103,7 +103,8 @@ def test_one_block_in_two_places_keeps_one_weight() -> None:
 def test_blocks_and_channels_must_go_together(blocks: int, channels: int | list[int]) -> None:
     counted = 0 if isinstance(channels, int) else len(channels)
     message = (
-        f"there are {blocks} blocks and channels for {counted}. Allowed: at least one block, and a number for each"
+        f"there are {blocks} blocks and channels for {counted}. "
+        "Allowed: at least one block, and one number of channels per block"
     )
     with pytest.raises(UsageError, match=message):
         HDA([conv() for _ in range(blocks)], channels)

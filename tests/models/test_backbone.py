@@ -244,7 +244,7 @@ def last(maps: list[Tensor]) -> list[Tensor]:
         (lambda: Plain(lambda maps: {"out": 1}), r"returned a dict: int\."),
         (Tokens, r"returned a list: \(1, 96, 3\)\. Allowed: .*\(N, C, H, W\)"),
         (lambda: of_timm("vit_tiny_patch16_224", depth=3), r"all 3 maps .* have stride 16, as in a vision transformer"),
-        (lambda: Plain(last), r"made maps \(1, 64, 96, 4\), .* its strides cannot be told\. Try: channels=\[\.\.\.\]"),
+        (lambda: Plain(last), r"returned maps \(1, 64, 96, 4\), .* its strides are unknown\. Try: channels=\[\.\.\.\]"),
         (Fixed, r"failed on an image \(1, 3, 128, 192\): expected 224x224 pixels\. Try: channels="),
         (lambda: Plain(lambda maps: maps[::-1]), r"strides are \(8, 4, 2\)\. Allowed: .*finest map first"),
     ],
@@ -262,7 +262,7 @@ def swin(**options: Any) -> nn.Module:
 
 
 def test_a_layout_that_is_announced_is_refused_at_once_with_the_way_out() -> None:
-    with pytest.raises(UsageError, match=r"makes maps NHWC\. Allowed: NCHW\. Try, .* feature_cls='getter'\)$"):
+    with pytest.raises(UsageError, match=r"returns maps NHWC\. Allowed: NCHW\. Try, .* feature_cls='getter'\)$"):
         dla.DLAUp.over(swin())
     net = dla.DLAUp.over(swin(feature_cls="getter"))
     assert net(torch.randn(2, 3, 64, 64)).shape == (2, 4, 64, 64)
@@ -270,7 +270,7 @@ def test_a_layout_that_is_announced_is_refused_at_once_with_the_way_out() -> Non
 
 def test_channels_that_come_last_unannounced_are_seen_at_the_first_image() -> None:
     net = dla.DLAUp.over(Announcing())
-    with pytest.raises(UsageError, match=r"made maps \(2, \d+, \d+, 4\), .* Expected, as \(N, C, H, W\): \(2, 4, "):
+    with pytest.raises(UsageError, match=r"returned maps \(2, \d+, \d+, 4\), .* Expected, as \(N, C, H, W\): \(2, 4, "):
         net(torch.randn(2, 3, 64, 64))
 
 

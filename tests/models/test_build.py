@@ -151,7 +151,7 @@ class Record:
             {"pretrained": True, "pretrained_cfg": {"url": "https://example.org/dla34.pth"}}, UsageError,
             (
                 "dla46x_c has no weights to load: its pretrained_cfg names neither file, state_dict nor hf_hub_id "
-                "(url and hf_hub_filename are not followed). Try: pretrained_cfg_overlay=dict(file=PATH)"
+                "(url and hf_hub_filename are not supported). Try: pretrained_cfg_overlay=dict(file=PATH)"
             ),
         ),
         (
@@ -164,11 +164,11 @@ class Record:
         ),
         (
             {"model_name": "shipped:tiny200", "pretrained_cfg_overlay": {"file": "a.pth"}}, UsageError,
-            "shipped:tiny200 names the weights, and file of pretrained_cfg_overlay names others",
+            "shipped:tiny200 names the weights, but file of pretrained_cfg_overlay names other ones",
         ),
         (
             {"model_name": "me/mine"}, UsageError,
-            '"me/mine" is no path that exists. On the hub: hf-hub:me/mine; a folder: local-dir:me/mine',
+            '"me/mine" does not exist. On the hub: hf-hub:me/mine; a folder: local-dir:me/mine',
         ),
         ({"model_name": "dla35"}, UnknownNameError, 'no network is called "dla35". Nearest: dla34'),
         ({"new_head": True}, TypeError, "dla46x_c has no option 'new_head'."),

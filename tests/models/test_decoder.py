@@ -373,12 +373,17 @@ def test_other_norms_and_activations(up: str) -> None:
 @pytest.mark.parametrize(
     ("channels", "strides", "options", "message"),
     [
-        ((8, 16), (4,), {}, r"channels are \(8, 16\) and strides are \(4,\). Allowed: one of each a map"),
+        ((8, 16), (4,), {}, r"channels are \(8, 16\) and strides are \(4,\). Allowed: one of each per map"),
         ((), (), {}, r"channels are \(\) and strides are \(\)"),
         ((8, 0), (4, 8), {}, r"from 1 up"),
         ((8, 16), (8, 4), {}, r"strides are \(8, 4\). Allowed: .* finest map first"),
         ((8, 16), (4, 8), {"up": "nearest"}, r"up is 'nearest'. Allowed: 'bilinear', 'authors'"),
-        ((8, 16), (4, 6), {"up": "authors"}, r"from stride 6 to a divisor of it, not to 4. Try: up='bilinear'"),
+        (
+            (8, 16),
+            (4, 6),
+            {"up": "authors"},
+            r"stride 6 is not a multiple of 4, as up='authors' needs. Try: up='bilinear'",
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", [IDA, DLAUp])

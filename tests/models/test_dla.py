@@ -183,7 +183,7 @@ def test_a_pruned_network_trains_and_gets_another_classifier() -> None:
 def test_levels_that_are_not_there(indices: Any) -> None:
     for method in ("forward_intermediates", "prune_intermediate_layers"):
         net = tiny()
-        with pytest.raises(UsageError, match=r"^indices are .*Allowed: levels 0 to 5 or -6 to -1, at least one, or"):
+        with pytest.raises(UsageError, match=r"^indices are .*Allowed: at least one level from 0 to 5 or -6 to -1, or"):
             getattr(net, method)(*[X_N3HW] * (method == "forward_intermediates"), indices=indices)
         assert net.num_classes == 5
 
@@ -203,9 +203,9 @@ def test_levels_that_are_not_there(indices: Any) -> None:
             {"block": "bottlneck"},
             "block is 'bottlneck'. Allowed: 'basic', 'bottleneck', 'bottleneck_x', 'bottle2neck', or a class",
         ),
-        ({"levels": (1, 1, 2)}, "levels is (1, 1, 2). Allowed: six numbers from 1 up, one a level"),
-        ({"levels": (1, 1, 0, 1, 1, 1)}, "levels is (1, 1, 0, 1, 1, 1). Allowed: six numbers from 1 up, one a level"),
-        ({"channels": (8,) * 7}, f"channels is {(8,) * 7}. Allowed: six numbers from 1 up, one a level"),
+        ({"levels": (1, 1, 2)}, "levels is (1, 1, 2). Allowed: six numbers from 1 up, one per level"),
+        ({"levels": (1, 1, 0, 1, 1, 1)}, "levels is (1, 1, 0, 1, 1, 1). Allowed: six numbers from 1 up, one per level"),
+        ({"channels": (8,) * 7}, f"channels is {(8,) * 7}. Allowed: six numbers from 1 up, one per level"),
     ],
 )
 def test_a_wrong_value_is_told_with_the_allowed_ones(options: dict[str, Any], message: str) -> None:

@@ -142,11 +142,14 @@ def test_info_is_a_copy(net: DLA) -> None:
         ),
         (
             {"out_indices": (1, 6)},
-            "indices are [1, 6]. Allowed: levels 0 to 5 or -6 to -1, at least one, or how many from 1 to 6",
+            (
+                "indices are [1, 6]. "
+                "Allowed: at least one level from 0 to 5 or -6 to -1, or a number of levels from 1 to 6"
+            ),
         ),
         (
             {"out_indices": 0},
-            "indices are []. Allowed: levels 0 to 5 or -6 to -1, at least one, or how many from 1 to 6",
+            "indices are []. Allowed: at least one level from 0 to 5 or -6 to -1, or a number of levels from 1 to 6",
         ),
     ],
 )

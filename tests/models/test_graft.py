@@ -167,7 +167,7 @@ def test_a_stage_whose_blocks_give_no_maps_of_one_size(kind: str) -> None:
     with pytest.raises(UsageError) as caught:
         graft(net, "0")
     assert str(caught.value) == (
-        f'of images (1, 3, 128, 192) the blocks of "0" made {made}. Allowed: maps (N, C, H, W) of one size'
+        f'for images (1, 3, 128, 192) the blocks of "0" returned {made}. Allowed: maps (N, C, H, W) of one size'
     )
     assert net[0] is stage
 
@@ -187,5 +187,5 @@ def test_a_part_that_never_runs() -> None:
     net = nn.Module()
     net.body, net.unused = nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(3, 4, 1))
     net.forward = net.body.forward
-    with pytest.raises(UsageError, match='the blocks of "unused" made None'):
+    with pytest.raises(UsageError, match='the blocks of "unused" returned None'):
         graft(net, "unused")

@@ -242,13 +242,13 @@ def test_a_file_system_without_fsync_of_folders(folder: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "is not readable as JSON: "),
-        (b'{"a": 1', "is not readable as JSON: "),
-        (b'{"a": "\xff"}', "is not readable as JSON: "),
-        (b"[" * 100_000, "is not readable as JSON: "),
-        (b"9" * 10_000, "is not readable as JSON: "),
-        (b"[1]", "is no JSON object."),
-        (b"null", "is no JSON object."),
+        (b"", "is not valid JSON: "),
+        (b'{"a": 1', "is not valid JSON: "),
+        (b'{"a": "\xff"}', "is not valid JSON: "),
+        (b"[" * 100_000, "is not valid JSON: "),
+        (b"9" * 10_000, "is not valid JSON: "),
+        (b"[1]", "is not a JSON object."),
+        (b"null", "is not a JSON object."),
     ],
 )
 def test_what_is_no_json_object(data: bytes, said: str, tmp_path: Path) -> None:

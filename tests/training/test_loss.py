@@ -29,7 +29,11 @@ def test_labels_alone(smoothing: float) -> None:
     weights_K = torch.rand(K, dtype=torch.float64) + 0.1
     for weights in (None, weights_K):
         found = Criterion(LossConfig(smoothing), DistillConfig(), weights)(logits_NK, Labels(own_N))
-        wanted = torch.nn.CrossEntropyLoss(weights, label_smoothing=smoothing)(logits_NK, own_N)
+        loss_N = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")(logits_NK, own_N)
+        weight_N = torch.ones(N) if weights is None else weights[own_N]
+        wanted = (weight_N * loss_N).sum() / weight_N.sum()
+        if not smoothing:
+            assert wanted.item() == pytest.approx(torch.nn.CrossEntropyLoss(weights)(logits_NK, own_N).item(), rel=1e-7)
         assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
 
 
@@ -88,4 +92,43 @@ def test_parts_of_a_batch_sum_to_it() -> None:
     labels = Labels(own_N, other_N, share_N, logits_NK.flip(1).softmax(1))
     criterion = Criterion(LossConfig(0.1), DistillConfig(weight=0.5))
     parts = [criterion(logits_NK[i : i + 3], labels.part(i, i + 3)).item() for i in (0, 3, 6)]
+    assert np.mean(parts) == pytest.approx(criterion(logits_NK, labels).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("counts", [[1000, 40], [1000, 10], [240, 240, 240, 240, 5], [240, 240, 240, 240, 0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_best_answer_to_a_known_class_is_that_class(counts: list[int], smoothing: float) -> None:
+    """Where a network knows each photo's class, the minimum of the loss names it, however rare another class is."""
+    classes = len(counts)
+    targets_N = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
+    criterion = Criterion(LossConfig(smoothing), DistillConfig(), balanced_weights(targets_N, classes))
+    logits_KK = torch.zeros(classes, classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits_KK], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = criterion(logits_KK[targets_N], Labels(targets_N))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    present = [k for k, n in enumerate(counts) if n]
+    assert logits_KK.argmax(1)[present].tolist() == present
+
+
+def test_a_class_without_photos_weighs_nothing() -> None:
+    weights_K = balanced_weights(torch.tensor([0, 0, 2]), 3)
+    assert weights_K.tolist() == pytest.approx([0.75, 0, 1.5])
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_weighted_loss_does_not_depend_on_how_a_batch_is_parted(mixed: bool) -> None:
+    logits_NK, own_N, other_N, share_N = case()
+    labels = Labels(own_N, other_N, share_N) if mixed else Labels(own_N)
+    weights_K = torch.arange(1.0, K + 1, dtype=torch.float64)
+    criterion = Criterion(LossConfig(0.1), DistillConfig(), weights_K)
+    weights_N = criterion.photo_weights(labels)
+    assert weights_N is not None
+    mean = weights_N.mean().item()
+    parts = [criterion(logits_NK[i : i + 3], labels.part(i, i + 3), mean).item() for i in (0, 3, 6)]
     assert np.mean(parts) == pytest.approx(criterion(logits_NK, labels).item(), rel=1e-12)

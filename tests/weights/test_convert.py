@@ -141,7 +141,7 @@ def test_what_is_there_stays_unless_forced(folder: Path, tmp_path: Path) -> None
     for out in (file, full):
         with pytest.raises(UsageError, match="exists already"):
             convert(str(folder), out)
-    with pytest.raises(UsageError, match="not a model folder, so it is left alone"):
+    with pytest.raises(UsageError, match="not a model folder, so it was not changed"):
         convert(str(folder), full, force=True)
     assert [p.name for p in full.iterdir()] == ["notes.txt"]
     convert(str(folder), empty)

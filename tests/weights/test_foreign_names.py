@@ -60,7 +60,7 @@ def test_prefixes_are_taken_off(prefixes: dict[str, str]) -> None:
 
 
 def test_a_name_that_is_there_twice() -> None:
-    with pytest.raises(DamagedError, match='"fc.bias" is there twice, with and without a prefix'):
+    with pytest.raises(DamagedError, match='"fc.bias" occurs twice, with and without a prefix'):
         plain_names({"fc.bias": torch.zeros(1), "module.fc.bias": torch.zeros(1)})
 
 

@@ -190,20 +190,20 @@ def test_a_repository_with_only_pytorch_weights(hub: Hub, client: Client, tmp_pa
     assert fetch_anew(hub, tmp_path, HF_ENDPOINT=NOWHERE)["sha256"] == sha256(WEIGHTS)
 
 
-BY_HAND = f"By hand: put config.json and model.safetensors of {REPO} into a folder and give its path as the model."
+BY_HAND = f"or put config.json and model.safetensors of {REPO} into a folder and pass its path as the model."
 MISSING = f"config.json of {REPO} is not in the cache (CACHE) and "
 
 
 NO_REPOSITORY = "the hub (HUB) has no such repository, or it is private (%s). Check the name, or set HF_TOKEN."
-NO_PERMISSION = "the hub (HUB) wants permission for it (403). Ask for access on its page, then set HF_TOKEN."
+NO_PERMISSION = "the hub (HUB) requires permission for it (403). Request access on its page, then set HF_TOKEN."
 REFUSALS = {
     (401, "RepoNotFound"): NO_REPOSITORY % 401,
     (404, "RepoNotFound"): NO_REPOSITORY % 404,
     (403, "GatedRepo"): NO_PERMISSION,
     (403, ""): NO_PERMISSION,
-    (404, "RevisionNotFound"): 'the hub (HUB) has no revision "v9" of it. Try: without @v9',
-    (429, ""): "the hub (HUB) has had too many requests from here (429). Wait some minutes, or set HF_TOKEN.",
-    (503, ""): "the hub (HUB) answers 503. Try: later",
+    (404, "RevisionNotFound"): 'the hub (HUB) has no revision "v9" of it. Try it without @v9',
+    (429, ""): "the hub (HUB) received too many requests (429). Wait some minutes, or set HF_TOKEN.",
+    (503, ""): "the hub (HUB) answers with status 503. Try again later",
 }
 
 
@@ -238,7 +238,7 @@ def test_no_network(hub: Hub, tmp_path: Path) -> None:
 def test_offline_without_cache(hub: Hub, tmp_path: Path) -> None:
     hub.add(REPO, FILES)
     answer = fetch_anew(hub, tmp_path, HF_HUB_OFFLINE="1")
-    expected = MISSING.replace("CACHE", str(tmp_path / "hub")) + f"HF_HUB_OFFLINE forbids to ask the hub. {BY_HAND}"
+    expected = MISSING.replace("CACHE", str(tmp_path / "hub")) + f"HF_HUB_OFFLINE is set. Unset it, {BY_HAND}"
     assert answer == {"error": "UnavailableError", "exit": 3, "message": expected}
     assert not hub.requests
 
@@ -246,7 +246,7 @@ def test_offline_without_cache(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"model.safetensors": WEIGHTS}, "has no config.json, so it is no model that can be loaded."),
+        ({"model.safetensors": WEIGHTS}, "has no config.json, so it is not a model that can be loaded."),
         ({"config.json": CONFIG}, "has no weights: neither model.safetensors nor pytorch_model.bin."),
     ],
 )
@@ -294,7 +294,7 @@ def test_altered_on_the_way(hub: Hub, client: Client) -> None:
     answer = client.fetch()
     assert answer["error"] == "DamagedError"
     assert answer["message"].startswith(f"model.safetensors of {REPO} at ")
-    assert answer["message"].endswith("arrived other than announced and was thrown away. Try: once more.")
+    assert answer["message"].endswith("does not have the announced digest and was deleted. Try again.")
     hub.altered = False
     assert client.fetch()["sha256"] == sha256(WEIGHTS)
 
@@ -318,13 +318,13 @@ def test_damage_in_the_cache(hub: Hub, client: Client, tmp_path: Path, name: str
     answer = client.fetch()
     assert (answer["error"], answer["exit"]) == ("DamagedError", 3)
     assert answer["message"].startswith(f"{name} of {REPO} is damaged in the cache ({len(content)} bytes, digest ")
-    assert f"Try: dla pull hf-hub:{REPO}, or remove " in answer["message"]
+    assert f"Try: dla pull hf-hub:{REPO}, or delete " in answer["message"]
     offline = {"error": "UnavailableError", "exit": 3, "message": (
-        f"{name} of {REPO} is damaged in the cache ({tmp_path / 'hub'}) and HF_HUB_OFFLINE forbids to ask the hub. "
+        f"{name} of {REPO} is damaged in the cache ({tmp_path / 'hub'}) and HF_HUB_OFFLINE is set. Unset it, "
         f"{BY_HAND}"
     )}  # fmt: skip
     assert fetch_anew(hub, tmp_path, repair=True, HF_HUB_OFFLINE="1") == offline
-    told = Path(answer["message"].split("or remove ")[1].split(": it is fetched again.")[0])
+    told = Path(answer["message"].split("or delete ")[1].split(" to fetch it again.")[0])
     assert told.samefile(file)
     told.unlink()
     assert client.fetch()["sha256"] == sha256(WEIGHTS)
@@ -353,7 +353,7 @@ def test_a_limit_on_file_sizes(hub: Hub, client: Client, tmp_path: Path) -> None
 
 
 def check_no_space(answer: dict[str, Any], home: Path) -> None:
-    said = f"no space left for model.safetensors of {REPO} in the cache ({home / 'hub'}). Free some, or set HF_HOME."
+    said = f"no space is left for model.safetensors of {REPO} in the cache ({home / 'hub'}). Free some, or set HF_HOME."
     assert answer == {"error": "UnavailableError", "exit": 3, "message": said}
     assert not leftovers(home)
 
@@ -364,7 +364,7 @@ def test_a_cache_that_cannot_be_written(hub: Hub, client: Client, tmp_path: Path
     answer = client.fetch()
     assert (answer["error"], answer["exit"]) == ("UnavailableError", 3)
     assert answer["message"].startswith(f"the cache ({tmp_path / 'hub'}) cannot be written: ")
-    assert answer["message"].endswith(". Set HF_HOME to a folder that can.")
+    assert answer["message"].endswith(". Set HF_HOME to a writable folder.")
 
 
 def test_two_processes_at_once(hub: Hub, tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_impossible_names(hub: Hub, client: Client) -> None:
     for repo in ("a--b/c", "a/b..c", "a/-b"):
         answer = client.fetch(repo=repo)
         assert answer["error"] == "UsageError"
-        assert answer["message"] == f'"{repo}" cannot be the name of a repository. Allowed: owner/name'
+        assert answer["message"] == f'"{repo}" is not a repository name. Allowed: owner/name'
     assert not hub.requests
 
 

@@ -79,7 +79,7 @@ def test_the_authors_layout(name: str) -> None:
     assert equal(target, source)
     assert report.dropped == tuple(sorted(key for key in dead if key in state))
     layers = ", ".join(sorted({key.split(".project")[0] + ".project" for key in dead}))
-    assert report.notes == (f"dla.pth has projections that no output depends on; they were dropped: {layers}.",)
+    assert report.notes == (f"dla.pth has projections that no output depends on; these were dropped: {layers}.",)
 
 
 def test_a_dead_projection_of_another_shape_is_no_exception(trained: DLA) -> None:
@@ -136,8 +136,8 @@ def test_the_weights_are_copies(trained: DLA, device: str) -> None:
         (lambda t: t.int(), "is stored as int32"),
         (lambda t: t.to(torch.complex64), "is stored as complex64"),
         (lambda t: t.to(torch.float8_e4m3fn), "is stored as float8_e4m3fn"),
-        (lambda t: t.to_sparse(), r"is stored as float32 \(torch\.sparse_coo, cpu\), which is no weight"),
-        (lambda t: t.to("meta"), r"is stored as float32 \(torch\.strided, meta\), which is no weight"),
+        (lambda t: t.to_sparse(), r"is stored as float32 \(torch\.sparse_coo, cpu\), which is not a weight"),
+        (lambda t: t.to("meta"), r"is stored as float32 \(torch\.strided, meta\), which is not a weight"),
         (lambda t: t[:1].expand(10**12, *t.shape[1:]), "is of another shape|1 tensors of another shape"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_new_head_only_on_request(trained: DLA) -> None:
         load_state(target, trained.state_dict())
     head = target.fc.weight.clone()
     report = load_state(target, trained.state_dict(), new_head=True, where="w.pth")
-    assert report == LoadReport((), True, ("the classifier of w.pth was left out; the network keeps its own.",))
+    assert report == LoadReport((), True, ("the classifier of w.pth was not loaded; the network keeps its own.",))
     assert torch.equal(target.fc.weight, head)
     assert torch.equal(target.level5.root.conv.weight, trained.level5.root.conv.weight)
 
@@ -227,7 +227,7 @@ def test_other_channels_as_timm_does(timm_folder: Path, asked: int, options: dic
 
 def test_another_number_of_classes(timm_folder: Path, timm_model: nn.Module) -> None:
     opened = load_model(str(timm_folder), num_classes=9)
-    said = f"the classifier of {timm_folder} (5 classes) was replaced by a new one (9), which has to be trained."
+    said = f"the classifier of {timm_folder} (5 classes) was replaced by a new one (9), which needs training."
     assert opened.report == LoadReport((), True, (said,))
     assert logits(opened.model).shape == (2, 9)
     assert (opened.config.num_classes, opened.config.label_names, opened.config.label_descriptions) == (9, None, None)
@@ -239,7 +239,7 @@ def test_another_number_of_classes(timm_folder: Path, timm_model: nn.Module) -> 
 
 def test_no_classifier(timm_folder: Path) -> None:
     opened = load_model(str(timm_folder), num_classes=0)
-    said = f"the classifier of {timm_folder} (5 classes) is left out, as asked for."
+    said = f"the classifier of {timm_folder} (5 classes) was removed, as requested."
     assert opened.report == LoadReport((), False, (said,))
     check_same(opened.model, timm.create_model(f"local-dir:{timm_folder}", pretrained=True, num_classes=0))
 
@@ -330,7 +330,7 @@ def test_a_file_with_averaged_weights_and_another_digest(tmp_path: Path) -> None
     path = tmp_path / "dla46_c-00000000.pth"
     torch.save({"state_dict": fresh().state_dict(), "model_ema": fresh().state_dict()}, path)
     digest_note, ema_note = load_model(str(path)).report.notes
-    assert digest_note.endswith(": not the published file.")
+    assert digest_note.startswith(f"{path} is not the published file: ")
     assert ema_note == f"{path} is a training checkpoint; its averaged weights (model_ema) are used."
 
 

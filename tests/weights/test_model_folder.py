@@ -151,26 +151,29 @@ BROKEN: list[tuple[Any, str]] = [
     ([], "this is a list, not an object with the field architecture."),
     ({"num_classes": 2}, "architecture is missing. Allowed: the name of a network, such as dla60."),
     (GOOD | {"architecture": 34}, "architecture is a number. Allowed: the name of a network, such as dla60."),
-    (GOOD | {"architecture": "dla43"}, 'architecture is "dla43", which is no DLA network. Nearest: dla34, '),
-    (GOOD | {"architecture": "vgg16"}, 'architecture is "vgg16", which is no DLA network. All: dla models'),
+    (GOOD | {"architecture": "dla43"}, 'architecture is "dla43", which is not a DLA network. Nearest: dla34, '),
+    (GOOD | {"architecture": "vgg16"}, 'architecture is "vgg16", which is not a DLA network. All: dla models'),
     ({"architecture": "dla34"}, "num_classes is missing. Allowed: 0 to 1000000."),
     (GOOD | {"num_classes": -1}, "num_classes is -1. Allowed: 0 to 1000000."),
     (GOOD | {"num_classes": 10**15}, "num_classes is 1000000000000000. Allowed: 0 to 1000000."),
     (GOOD | {"num_classes": True}, "num_classes is true. Allowed: 0 to 1000000."),
     (GOOD | {"num_classes": 2.0}, "num_classes is 2.0. Allowed: 0 to 1000000."),
     (GOOD | {"num_classes": "2" * 99}, f'num_classes is "{"2" * 36}.... Allowed: 0 to 1000000.'),
-    (GOOD | {"label_names": "ab"}, "label_names holds something else than one text for each class."),
-    (GOOD | {"label_names": ["a", 3]}, "label_names holds something else than one text for each class."),
-    (GOOD | {"label_names": ["a", ""]}, "label_names holds something else than one text for each class."),
+    (GOOD | {"label_names": "ab"}, "label_names must hold one text per class."),
+    (GOOD | {"label_names": ["a", 3]}, "label_names must hold one text per class."),
+    (GOOD | {"label_names": ["a", ""]}, "label_names must hold one text per class."),
     (GOOD | {"label_names": ["a"]}, "label_names has 1 entries for num_classes 2."),
-    (GOOD | {"label_names": ["a", "a"]}, 'label_names has "a" twice; each class needs its own name.'),
-    (GOOD | {"label_names": {"0": "a", "2": "b"}}, "label_names holds something else than one text for each class."),
+    (GOOD | {"label_names": ["a", "a"]}, 'label_names has "a" twice; names must be unique.'),
+    (GOOD | {"label_names": {"0": "a", "2": "b"}}, "label_names must hold one text per class."),
     (GOOD | {"label_names": {"0": "a"}}, "label_names has 1 entries for num_classes 2."),
     (GOOD | {"label_descriptions": ["a"]}, "label_descriptions is a list. Allowed: an object."),
-    (GOOD | {"label_descriptions": {"a": 1}}, "label_descriptions holds something else than texts."),
+    (GOOD | {"label_descriptions": {"a": 1}}, "label_descriptions must hold only texts."),
     (GOOD | {"model_args": [1]}, "model_args is a list. Allowed: an object."),
     (GOOD | {"model_args": {"num_classes": 3}}, "model_args.num_classes is 3 but num_classes is 2."),
-    (GOOD | {"model_args": {"block": "os.system"}}, "model_args.block is no option of a network. Allowed: in_chans, "),
+    (
+        GOOD | {"model_args": {"block": "os.system"}},
+        "model_args.block is not an option of the network. Allowed: in_chans, ",
+    ),
     (GOOD | {"model_args": {"in_chans": 0}}, "model_args.in_chans is 0. Allowed: 1 to 65536."),
     (GOOD | {"model_args": {"output_stride": 4}}, "model_args.output_stride is 4. Allowed: 8, 16, 32."),
     (GOOD | {"model_args": {"global_pool": "min"}}, "model_args.global_pool is \"min\". Allowed: 'avg', 'max', "),
@@ -186,8 +189,8 @@ BROKEN: list[tuple[Any, str]] = [
     (GOOD | {"dla": {"preprocessing": [1]}}, "dla.preprocessing is a list. Allowed: an object."),
     (GOOD | {"dla": {"preprocessing": "apply"}}, "dla.preprocessing is a text. Allowed: an object."),
     (GOOD | {"dla": 1}, "dla is a number. Allowed: an object."),
-    (GOOD | {"dla": {"format": 2}}, "dla.format is 2, this version of dla reads 1. Try a newer dla."),
-    (GOOD | {"dla": {"format": "1"}}, 'dla.format is "1", this version of dla reads 1. Try a newer dla.'),
+    (GOOD | {"dla": {"format": 2}}, "dla.format is 2, this version of dla reads 1. Install a newer dla."),
+    (GOOD | {"dla": {"format": "1"}}, 'dla.format is "1", this version of dla reads 1. Install a newer dla.'),
 ]
 
 
@@ -203,7 +206,7 @@ def test_broken_configs(tmp_path: Path, root: Any, said: str) -> None:
     "data", [b"", b'{"architecture": "dla', b"\xff\xfe{}", b"[" * 100_000, b"9" * 10_000, b'["\\ud800"]']
 )
 def test_no_json(data: bytes) -> None:
-    with pytest.raises(DamagedError, match=r"^c/config\.json is not readable as JSON: "):
+    with pytest.raises(DamagedError, match=r"^c/config\.json is not valid JSON: "):
         parse_config(data, "c/config.json")
 
 
@@ -226,14 +229,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, name: str) -> 
     with pytest.raises(UsageError) as raised:
         write_folder(tmp_path, STATE, CONFIG)
     assert str(raised.value) == (
-        f"{tmp_path} is not empty and not a model folder, so it is left alone. Try: a new or empty folder."
+        f"{tmp_path} is not empty and not a model folder, so it was not changed. Try: a new or empty folder."
     )
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"model_type": "bert"}')]
 
 
 def test_a_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("mine")
-    with pytest.raises(UsageError, match="is a file. A model is written to a folder of its own"):
+    with pytest.raises(UsageError, match="is a file. A model needs a folder of its own"):
         write_folder(tmp_path / "f", STATE, CONFIG)
     with pytest.raises(DlaError, match="cannot be written: Not a directory"):
         write_folder(tmp_path / "f" / "deeper", STATE, CONFIG)

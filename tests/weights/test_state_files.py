@@ -85,8 +85,8 @@ def test_the_digest_in_a_name() -> None:
     data = safe(STATE)
     read = parse_weights(data, "dla34-ba72cf86.safetensors")
     begins = read.digest[:8]
-    promise = "dla34-ba72cf86.safetensors promises a SHA-256 that begins with ba72cf86"
-    assert read.notes == (f"{promise}; it begins with {begins}: not the published file.",)
+    note = f"is not the published file: its SHA-256 begins with {begins}, not with ba72cf86."
+    assert read.notes == (f"dla34-ba72cf86.safetensors {note}",)
     assert parse_weights(data, f"dla34-{begins}.safetensors").notes == ()
     assert parse_weights(data, "dla34-mine.safetensors").notes == ()
 
@@ -95,7 +95,7 @@ HTML = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 INSTEAD = [
     (b"", "is empty (0 bytes). Try: download or copy it again."),
-    (HTML, "is a web page, not weights. Try: download it again and look at what the address answers."),
+    (HTML, "is a web page, not weights. Try: download it again and check the address."),
     (POINTER, "is a git-lfs pointer, not the weights themselves. Try: git lfs pull."),
     (b"some\nnotes, no weights\n" * 9, "is a text file, not weights."),
 ]
@@ -120,7 +120,7 @@ def test_something_else(tmp_path: Path, name: str, data: bytes, said: str) -> No
         ("w.pth", zipped([STATE]), "w.pth holds a list, not tensors by name."),
         ("w.pth", zipped({"epoch": 3}), "w.pth: epoch is a int, not a tensor by name."),
         ("w.pth", zipped({3: STATE["b"]}), "w.pth: 3 is a Tensor, not a tensor by name."),
-        ("w.pth", bytes(1000), "w.pth is truncated, damaged or no PyTorch file."),
+        ("w.pth", bytes(1000), "w.pth is truncated, damaged or not a PyTorch file."),
     ],
 )
 def test_not_what_the_name_says(name: str, data: bytes, said: str) -> None:
@@ -130,14 +130,14 @@ def test_not_what_the_name_says(name: str, data: bytes, said: str) -> None:
 
 
 def test_other_extensions() -> None:
-    with pytest.raises(UsageError, match=r"w\.onnx is no weight file\. Allowed: \.safetensors, \.pth, \.pt, \.bin"):
+    with pytest.raises(UsageError, match=r"w\.onnx is not a weight file\. Allowed: \.safetensors, \.pth, \.pt, \.bin"):
         parse_weights(b"", "w.onnx")
 
 
 def test_other_extensions_are_not_read(tmp_path: Path) -> None:
     with (tmp_path / "film.mp4").open("wb") as film:
         film.truncate(2**40)  # a terabyte, sparse
-    with pytest.raises(UsageError, match=r"film\.mp4 is no weight file\."):
+    with pytest.raises(UsageError, match=r"film\.mp4 is not a weight file\."):
         read_state(tmp_path / "film.mp4")
 
 

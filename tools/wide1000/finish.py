@@ -4,7 +4,7 @@
 
 The bias (less k times the logarithm of how probable the network finds each class on training photos) and the
 temperature are chosen on the odd half of the 1,300 ImageNet validation photos. The other tests are measured once:
-EliSchwartz's 1,000 photos and the even half. The teacher's figures stand beside.
+EliSchwartz's 1,000 photos and the even half. The teacher's figures are printed for comparison.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PREPROCESSING = Preprocessing(size=(SIDE, SIDE), crop_pct=1.0)
 
 
 def folded(state: dict[str, Tensor], classifier: torch.nn.Linear) -> dict[str, Tensor]:
-    """The student's state dict with its linear layer and the teacher's classifier multiplied out into `fc`."""
+    """Return the student's state dict with its linear layer and the teacher's classifier multiplied into `fc`."""
     linear_w, linear_b = (state[f"linear.{part}"].double() for part in ("weight", "bias"))
     w, b = classifier.weight.detach().double(), classifier.bias.detach().double()
     network = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
@@ -48,7 +48,7 @@ def folded(state: dict[str, Tensor], classifier: torch.nn.Linear) -> dict[str, T
 
 
 def logits(model: Any, encoded: list[bytes]) -> Tensor:
-    """(N, 1000) of photos through dla's own preprocessing."""
+    """Return the logits (N, 1000) of encoded photos with dla's own preprocessing."""
     mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (PREPROCESSING.mean, PREPROCESSING.std))
     found = []
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def of_teacher(teacher: Teacher, encoded: list[bytes]) -> Tensor:
 
 
 def tests(places: dict[str, str]) -> dict[str, tuple[list[bytes], np.ndarray]]:
-    """The photos and class indices of each test set."""
+    """Return the encoded photos and class indices of each test set."""
     index = {c.class_id: i for i, c in enumerate(imagenet_classes())}
     samples = list(read(places["samples"], files_of(places["samples"])))
     found = {"samples": ([d for _, d in samples], np.array([index[Path(n).name.split("_")[0]] for n, _ in samples]))}
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def write(folder: Path, model: Any, config: Any, temperature: float) -> None:
-    """The model folder; its licence statement is written by hand before it ships."""
+    """Write the model folder; its licence statement is added by hand before it ships."""
     classes = imagenet_classes()
     config = dataclasses.replace(config, architecture="dla34_half", num_classes=1000,
                                  label_names=tuple(c.class_id for c in classes))  # fmt: skip

@@ -33,7 +33,7 @@ PHOTO = re.compile(r"\.(jpe?g|png|webp)$", re.I)
 
 
 def files_of(place: str) -> list[str]:
-    """The photos below a folder, or in the newest commit of a bare git directory."""
+    """List the photos below a folder, or in the newest commit of a bare git directory."""
     if (Path(place) / "objects").is_dir():
         listed = subprocess.run(["git", "--git-dir", place, "ls-tree", "-rz", "--name-only", "HEAD"], check=True,
                                 capture_output=True).stdout.decode().split("\0")  # fmt: skip
@@ -43,7 +43,7 @@ def files_of(place: str) -> list[str]:
 
 
 def read(place: str, names: list[str]) -> Iterator[tuple[str, bytes]]:
-    """The bytes of photos, in order, by one `git cat-file` where the place is a git directory."""
+    """Yield the names and bytes of photos, in order; from a git directory by one `git cat-file`."""
     if not (Path(place) / "objects").is_dir():
         yield from ((name, (Path(place) / name).read_bytes()) for name in names)
         return
@@ -63,7 +63,7 @@ def read(place: str, names: list[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def capped(names: list[str], key: Callable[[str], str], most: int) -> list[str]:
-    """At most `most` photos for each key, drawn with a fixed seed."""
+    """Return at most `most` photos per key, drawn with a fixed seed."""
     groups = defaultdict(list)
     for name in names:
         groups[key(name)].append(name)
@@ -91,7 +91,7 @@ CHOICE: dict[str, Callable[[list[str]], list[str]]] = {
 
 
 def square(data: bytes) -> Image.Image | None:
-    """The central square of a photo at `SIDE` pixels, or None where it cannot be read or is tiny."""
+    """Return the central square of a photo at `SIDE` pixels, or None if it cannot be read or is tiny."""
     try:
         image = Image.open(io.BytesIO(data))
         image.draft("RGB", (2 * SIDE, 2 * SIDE))

@@ -3,14 +3,14 @@
     python tools/wide1000/student.py --photos union.parquet [more.parquet ...] --output DIR --minutes 5
 
 The student is dla34_half, warm-started from shipped:tiny200. Its 256 features go through a linear layer (fitted first
-by ridge regression) into the teacher's 1,280 features and then through the teacher's own classifier, which stays as it
-is; finish.py multiplies the two out into one ordinary `fc`. The teacher is EfficientNet-Lite0 (Apache-2.0), which sees
-the very same crop at 176 pixels. No label is used.
+by ridge regression) into the teacher's 1,280 features and then through the teacher's own classifier, which is frozen;
+finish.py multiplies the two into one ordinary `fc`. The teacher is EfficientNet-Lite0 (Apache-2.0), which sees the same
+crop at 176 pixels. No label is used.
 
-Loss: KL to the teacher at temperature 1.5 + 0.5 x squared error of features, in units of their spread. Photos are
-drawn with weight 1/sqrt(number of photos of the teacher's first class). SGD with Nesterov momentum, cosine, 96 pixels
-for 60 % of the time and then 128; running average of the weights. The schedule follows the clock, so that the run
-ends after `--minutes`. Writes student.safetensors every 45 seconds and log.jsonl.
+Loss: KL to the teacher at temperature 1.5 + 0.5 x squared error of features, in units of their standard deviation.
+Photos are drawn with weight 1/sqrt(number of photos of the teacher's first class). SGD with Nesterov momentum, cosine,
+96 pixels for 60 % of the time and then 128; running average of the weights. The schedule follows the clock, so that the
+run ends after `--minutes`. Writes student.safetensors every 45 seconds, and log.jsonl.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def decoded(encoded: bytes) -> np.ndarray:
 
 
 def open_photos(paths: list[Path], device: torch.device) -> Tensor:
-    """uint8 (N, 3, 160, 160) on the device."""
+    """Return the photos as uint8 (N, 3, 160, 160) on the device."""
     encoded = [data for path in paths for data in pq.read_table(path, columns=["image"])["image"].to_pylist()]
     photos = torch.empty(len(encoded), 3, SIDE, SIDE, dtype=torch.uint8, device=device)
     with ThreadPoolExecutor(16) as pool:
@@ -58,7 +58,7 @@ def open_photos(paths: list[Path], device: torch.device) -> Tensor:
 
 
 class Teacher(nn.Module):
-    """Features (N, 1280) of pixels 0 to 255 (N, 3, H, W)."""
+    """The teacher's features: pixels 0 to 255 (N, 3, H, W) -> (N, 1280)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Teacher(nn.Module):
 
 
 class Student(nn.Module):
-    """(features of the teacher's kind (N, 1280)) of pixels 0 to 255; `network` has no classifier."""
+    """The student: pixels 0 to 255 (N, 3, H, W) -> features of the teacher (N, 1280); `network` has no classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Student(nn.Module):
 
 
 def crops(photos_N3HW: Tensor, random: torch.Generator, least: float) -> Tensor:
-    """A random crop of each photo, 0 to 255, at the teacher's size; half of them flipped."""
+    """Return a random crop of each photo, 0 to 255, at the teacher's size; half of them are flipped."""
     n, device = len(photos_N3HW), photos_N3HW.device
     area = torch.empty(n, device=device).uniform_(least, 1, generator=random)
     aspect = torch.empty(n, device=device).uniform_(-1, 1, generator=random).mul(math.log(4 / 3)).exp().sqrt()
@@ -112,7 +112,7 @@ def smaller(views_N3HW: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def central(photos: Tensor, teacher: nn.Module, student: Student, side: int) -> tuple[Tensor, Tensor]:
-    """Features of teacher and student of every whole photo."""
+    """Return the features of teacher and student for every whole photo."""
     theirs, ours = [], []
     student.eval()
     for part in photos.split(1024):
@@ -124,7 +124,7 @@ def central(photos: Tensor, teacher: nn.Module, student: Student, side: int) -> 
 
 
 def warm_start(linear: nn.Linear, ours_NC: Tensor, theirs_ND: Tensor, penalty: float = 30.0) -> None:
-    """The ridge regression from the student's features to the teacher's."""
+    """Set `linear` to the ridge regression from the student's features to the teacher's."""
     mean_C, mean_D = ours_NC.double().mean(0), theirs_ND.double().mean(0)
     x, y = ours_NC.double() - mean_C, theirs_ND.double() - mean_D
     gram = x.T @ x + penalty * torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
@@ -135,7 +135,7 @@ def warm_start(linear: nn.Linear, ours_NC: Tensor, theirs_ND: Tensor, penalty: f
 
 
 def save(student: Student, path: Path) -> None:
-    """float16 with batch-norm statistics in float32."""
+    """Write the weights in float16, with batch-norm statistics in float32."""
     state = {}
     for name, tensor in student.state_dict().items():
         keep = name.endswith(("running_mean", "running_var")) or not tensor.is_floating_point()
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--start", type=Path, help="a student.safetensors to go on from")
+    parser.add_argument("--start", type=Path, help="a student.safetensors to continue from")
     args = parser.parse_args()
     began, device = time.monotonic(), torch.device(args.device)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def main() -> None:
         rows = torch.multinomial(weight_N, args.batch, replacement=True, generator=random)
         with torch.no_grad():
             view_N3HW = crops(photos[rows], random, 0.3)
-            if step % 2:  # the teacher answers for the mixture itself
+            if step % 2:  # mix photos; the teacher labels the mixture itself
                 part = 0.5 * float(torch.rand((), device=device, generator=random))
                 view_N3HW = view_N3HW.lerp(view_N3HW.flip(0), part)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

@@ -1,4 +1,4 @@
-"""What a benchmark is compared with, timm's own network, eager in float32; and what disturbs it, background load."""
+"""The baseline of a benchmark, timm's own network in eager float32, and the measurement of background load."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ _BLOCKS = {"basic": "DlaBasic", "bottleneck": "DlaBottleneck", "bottleneck_x": "
 
 
 def check_timm() -> None:
-    """Raise an UnavailableError where timm is not installed."""
+    """Check that timm is installed.
+
+    Raises:
+        UnavailableError: it is not.
+    """
     if find_spec("timm") is None:
         raise UnavailableError("timm is not installed, so nothing can be compared with it: pip install timm")
 
 
 def run_timm(source: str, pixels_NHW3: Array, threads: int | None) -> Callable[[], Any]:
-    """One call of timm's network on these pixels, normalised beforehand; None threads are PyTorch's own choice.
+    """Return a function that runs timm's network on these pixels, uint8 (N, H, W, 3), normalized beforehand.
+
+    `threads` None leaves the number to PyTorch.
 
     Raises:
-        UsageError: timm's network has no such option, or takes other weights.
-        UnavailableError: timm is not here, or does not load.
+        UsageError: timm's network does not have these options, or takes other weights.
+        UnavailableError: timm is not installed, or its import fails.
     """
     import torch
 
@@ -66,35 +72,35 @@ def _network(architecture: str, options: dict[str, Any]) -> Any:
         return timm_dla.DLA(r.depths, r.channels, block=getattr(timm_dla, _BLOCKS[r.block]), cardinality=r.cardinality,
                           base_width=r.base_width, shortcut_root=r.shortcut, **options)  # fmt: skip
     except (TypeError, AssertionError):
-        given = ", ".join(f"{name} {value}" for name, value in options.items() if name != "num_classes")
-        raise UsageError(f"timm has no {architecture} with {given}") from None
+        listed = ", ".join(f"{name} {value}" for name, value in options.items() if name != "num_classes")
+        raise UsageError(f"timm has no {architecture} with {listed}") from None
 
 
 def _import() -> Any:
-    """timm's module of these networks."""
+    """Import timm's module of these networks."""
     check_timm()
     import torch
 
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError):
-        # It does not load beside every CPU-only torch. All that timm needs is that these two operators have names.
+        # Its import fails with some CPU-only builds of torch. timm only needs these two operators to exist.
         for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     try:
         from timm.models import dla
     except (ImportError, RuntimeError) as error:
         raise UnavailableError(
-            f"timm is here but does not load ({error}). Try: pip install --force-reinstall timm"
+            f"timm is installed but cannot be imported ({error}). Try: pip install --force-reinstall timm"
         ) from None
     return dla
 
 
-_NOT_WORK = ("idle", "iowait", "steal", "guest", "guest_nice")  # of psutil's words; a guest's time is its host's, too
+_NOT_WORK = ("idle", "iowait", "steal", "guest", "guest_nice")  # psutil's fields; user and nice include guest times
 
 
 class BackgroundLoad:
-    """The work of all processes but this one and those that it starts, from now on.
+    """Measure the CPU load of all processes except this one and its children, from now on.
 
     Raises:
         UnavailableError: psutil is not installed.
@@ -104,23 +110,23 @@ class BackgroundLoad:
         self.began, self.busy, self.own = time.perf_counter(), sum(_busy()), _own()
 
     def cores(self) -> float:
-        """How many cores it kept busy so far, on average. The processes that this one started have ended."""
+        """Return how many cores were busy so far, on average. All child processes must have ended."""
         seconds = time.perf_counter() - self.began
         return max(0.0, sum(_busy()) - self.busy - (_own() - self.own)) / seconds
 
 
 def _busy() -> Iterator[float]:
-    """Working seconds of each core that this process may use."""
+    """Yield the busy seconds of each core that this process may use."""
     try:
         import psutil
     except ImportError:
         raise UnavailableError(
-            "whether the machine is busy is seen by psutil, which is missing: pip install psutil"
+            "the background load is measured with psutil, which is not installed: pip install psutil"
         ) from None
-    each = psutil.cpu_times(percpu=True)
-    may_use = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(each))
-    for core in may_use:
-        yield sum(value for name, value in each[core]._asdict().items() if name not in _NOT_WORK)
+    times = psutil.cpu_times(percpu=True)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(times))
+    for core in allowed:
+        yield sum(value for name, value in times[core]._asdict().items() if name not in _NOT_WORK)
 
 
 def _own() -> float:

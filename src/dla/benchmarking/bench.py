@@ -1,4 +1,4 @@
-"""A benchmark: every case once in each round, so that whatever the machine does meanwhile meets all of them."""
+"""Run a benchmark: every case once in each round, so that disturbances of the machine affect all of them alike."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ LEAST_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkPlan:
-    """Every network with every engine, precision and batch. The fields are `bench`'s arguments.
+    """Every network with every engine, precision and batch. The fields are the arguments of `bench`.
 
     Raises:
-        UsageError, UnavailableError: a value that cannot be, or what is not installed.
+        UsageError, UnavailableError: a value is not allowed, or a package is not installed.
     """
 
     models: tuple[str, ...]
@@ -79,16 +79,16 @@ class BenchmarkPlan:
 
     @property
     def cases(self) -> tuple[tuple[str, str], ...]:
-        """Engine and precision of each row of one network and batch; the first is the baseline of the others."""
+        """Return engine and precision of each row of one network and batch; the first is the baseline of the others."""
         engines = installed() if self.engine == ALL else (self.engine,)
         precisions = get_args(Precision) if self.precision == ALL else (self.precision,)
         first = () if self.against is None else ((self.against, "fp32"),)
         return first + tuple((engine, precision) for precision in precisions for engine in engines)
 
 
-PAUSE_S = 0.3  # threads of the last case may go on spinning for a while
-CACHING = ("openvino", "onnx")  # keep what they make of a network
-LOAD_S = 0.5  # the background load is measured for so long before the first round
+PAUSE_S = 0.3  # threads of the last case may still be spinning
+CACHING = ("openvino", "onnx")  # engines that cache compiled networks
+LOAD_S = 0.5  # time to measure the background load before the first round
 
 
 def bench(
@@ -102,20 +102,20 @@ def bench(
     rounds: int = BenchOptions.rounds,
     progress: Progress = NO_PROGRESS,
 ) -> BenchReport:
-    """How fast networks are here, on the CPU. It takes some ten seconds for each network, engine and batch.
+    """Measure the speed of networks on the CPU. Takes some ten seconds per network, engine and batch size.
 
     Args:
-        models: as in `dla.load`. A network of the table whose weights are not here runs with random ones.
+        models: as in `dla.load`. A network of the table whose weights are not downloaded runs with random ones.
         engine: "openvino", "onnx", "torch", or "all" that are installed.
-        precision: "fp32" or another of `dla.load`'s, or "all" that are possible.
-        batches: how many photos at once.
-        against: "timm" measures timm's own network too, with the same weights.
-        threads: those that compute; None is each engine's own choice.
+        precision: as in `dla.load`, or "all" that are possible.
+        batches: the batch sizes.
+        against: "timm" also measures timm's own network with the same weights.
+        threads: compute threads; None: each engine's own choice.
         rounds: how often each case is measured.
-        progress: told of each case of each round.
+        progress: receives each case of each round.
 
     Raises:
-        UsageError, UnavailableError: nothing of what was asked for can run here; and as `dla.load`.
+        UsageError, UnavailableError: no requested case can run on this machine; and as `dla.load`.
     """
     run = Bench(BenchmarkPlan(tuple(models), engine, precision, tuple(batches), against, threads, rounds))
     run.measure(progress)
@@ -124,7 +124,7 @@ def bench(
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """One network of the plan, what is known about it, and whether it runs with random weights."""
+    """One network of the plan, its description, and whether it runs with random weights."""
 
     model: str
     info: ModelInfo
@@ -132,7 +132,7 @@ class _Network:
 
 
 class Bench:
-    """What `plan` asks for. `rows` and `skipped` grow while `measure` runs."""
+    """A run of `plan`. `rows` and `skipped` grow while `measure` runs."""
 
     def __init__(self, plan: BenchmarkPlan) -> None:
         self.plan = plan
@@ -149,7 +149,7 @@ class Bench:
         """Measure everything, round by round.
 
         Raises:
-            UsageError, UnavailableError: no engine that was asked for can run a network here.
+            UsageError, UnavailableError: no requested engine can run one of the networks on this machine.
         """
         total = len(self.networks) * len(self.batches) * (1 + len(self.plan.cases)) * self.plan.rounds
         progress.start("measuring", total, "rounds")
@@ -168,10 +168,10 @@ class Bench:
     def _group(
         self, network: _Network, source: str, cache: str | None, batch: int, peak: Worker, progress: Progress
     ) -> None:
-        """One network at one batch size: each of its cases once in each round."""
+        """Measure one network at one batch size: each of its cases once per round."""
         with ExitStack() as stack:
             workers = self._start(stack, network, source, cache, batch)
-            progress.advance((len(self.plan.cases) - len(workers)) * self.plan.rounds)  # of those that are skipped
+            progress.advance((len(self.plan.cases) - len(workers)) * self.plan.rounds)  # the skipped cases
             rounds: dict[Worker, list[Round]] = {worker: [] for worker in (peak, *workers)}
             for _ in range(self.plan.rounds):
                 for worker, done in rounds.items():
@@ -184,22 +184,22 @@ class Bench:
         self.rows += rows_of(network.model, network.info, network.random_weights, measured, flops)
 
     def _start(self, stack: ExitStack, network: _Network, source: str, cache: str | None, batch: int) -> list[Worker]:
-        """The cases that can run here; why the others cannot is noted."""
+        """Start the cases that can run on this machine, and record why the others are skipped."""
         started, errors = [], []
         for engine, precision in self.plan.cases:
             case = BenchmarkCase(engine, source, precision, batch, network.info.input_size[1:], self.plan.threads)
             try:
                 if engine in CACHING:
-                    with Worker(case, cache) as first:  # fills the cache, which takes memory that later starts do not
+                    with Worker(case, cache) as first:  # fills the cache, so that compiling does not count as memory
                         first.wait()
                 worker = stack.enter_context(Worker(case, cache))
                 worker.wait()
                 started.append(worker)
             except (UsageError, UnavailableError) as error:
                 if engine == TIMM and isinstance(error, UnavailableError):
-                    raise  # it would be the same with every network
+                    raise  # every other network would fail in the same way
                 errors.append(error)
-                # random weights are in a temporary folder that nobody knows
+                # random weights are in a temporary folder, whose path means nothing to the user
                 reason = str(error).replace(source, network.model).partition(". Try")[0]
                 self._skip(BenchSkipped(network.model, engine, precision, reason))
         if errors and all(worker.case.engine == TIMM for worker in started):
@@ -211,7 +211,7 @@ class Bench:
             self.skipped.append(skipped)
 
     def report(self) -> BenchReport:
-        """What was measured so far."""
+        """Return what was measured so far."""
         return BenchReport(
             machine=machine(),
             instructions=instructions(),
@@ -228,8 +228,8 @@ class Bench:
 
 
 def _network(model: str) -> _Network:
-    found = info(model)
-    return _Network(model, found, found.weights.state in ("none", "to download"))
+    described = info(model)
+    return _Network(model, described, described.weights.state in ("none", "to download"))
 
 
 def _versions(engines: set[str]) -> dict[str, str]:
@@ -237,14 +237,14 @@ def _versions(engines: set[str]) -> dict[str, str]:
     return {"dla": __version__} | {package: version(package) for package in sorted(packages)}
 
 
-PHOTOS, SIDE = 8, 128  # of noise
+PHOTOS, SIDE = 8, 128  # noise images, and their side in pixels
 
 
 def write_random_model(architecture: str, folder: Path) -> None:
-    """A model folder of that network with 1000 classes.
+    """Write a model folder with random weights and 1000 classes.
 
-    Batch-norm has the statistics of noise, so that no layer's numbers vanish or overflow: a CPU is many times slower
-    with numbers that are nearly zero.
+    Batch-norm has the statistics of noise images, so that no activations vanish or overflow: CPUs are many times slower
+    with denormal numbers.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -260,7 +260,7 @@ def write_random_model(architecture: str, folder: Path) -> None:
 
 
 def add_random_int8(folder: Path) -> None:
-    """Write the int8 model of random weights beside them, if NNCF is here: it passed no gate, and could not."""
+    """Add an int8 model to a folder of random weights, if NNCF is installed. It has passed no gate."""
     network, opened = open_traced(str(folder))
     noise = np.random.default_rng(0).integers(0, 256, (PHOTOS, *opened.preprocessing.size, 3), np.uint8)
     with suppress(UnavailableError):

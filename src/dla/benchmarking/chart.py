@@ -1,4 +1,4 @@
-"""The chart of a benchmark: accuracy over latency, one line for each network, one dot for each engine."""
+"""Draw the chart of a benchmark: accuracy over latency, with a line per network and a dot per engine."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ STYLES = {  # in the order of drawing
 
 WIDTH, MARGIN = 900, 22
 LEFT, RIGHT, TOP = 70, 30, 126
-TALL, EACH = (160, 460), 50  # the plot: at least, at most, and more for each network on it
-LANE = 26  # a network that has no place on the axis
+TALL, EACH = (160, 460), 50  # the plot's smallest and largest height, and the height that each network adds
+LANE = 26  # height of the lane of a network without an accuracy on the axis
 DOT = 5.5
 
 PlotBox = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def bench_chart(report: BenchReport) -> Page:
-    """Every network of the report at its smallest batch; those whose accuracy does not compare on a strip."""
+    """Draw every network of the report at its smallest batch; those without a comparable accuracy are on a strip."""
     batch = min(row.batch for row in report.rows)
     rows = [row for row in report.rows if row.batch == batch]
     plot = _Plot(rows)
@@ -62,12 +62,12 @@ def bench_chart(report: BenchReport) -> Page:
 
 
 class _Plot:
-    """Where milliseconds and per cent are."""
+    """The layout and the scales: milliseconds to x, per cent to y."""
 
     def __init__(self, rows: Sequence[BenchRow]) -> None:
         self.rows = rows
         self.models = {row.model: row for row in rows}
-        # accuracies on different photos do not compare: published ones go first
+        # accuracies on different photos are not comparable; published ones are preferred
         axis = next((on for on in ("ImageNet-1k", "own") if any(row.top1_dataset == on for row in rows)), None)
         known = {row.model: row.top1 for row in rows if row.top1 is not None and row.top1_dataset == axis}
         self.levels = round_numbers(min(known.values()), max(known.values()), 6) if known else []
@@ -96,7 +96,7 @@ class _Plot:
         return self.bottom + 38 + LANE * (self.lanes.index(model) + 0.5)
 
     def ticks(self) -> Iterator[float]:
-        """1, 2 and 5 times the powers of ten."""
+        """Yield 1, 2 and 5 times the powers of ten in range."""
         for power in range(math.floor(self.low), math.ceil(self.high) + 1):
             yield from (t for t in (f * 10.0**power for f in (1, 2, 5)) if self.low <= math.log10(t) <= self.high)
 
@@ -144,7 +144,7 @@ def _dot(plot: _Plot, row: BenchRow) -> Shape:
 
 
 def _labels(plot: _Plot) -> Iterator[Shape]:
-    """Each network's name, where it covers neither a dot nor another name."""
+    """Yield each network's name at a place where it covers neither a dot nor another name."""
     taken = [_around(plot.x(row), plot.y(row.model), DOT + 1) for row in plot.rows]
     for model, row in plot.models.items():
         text = shortened(model, 40) + (f", {row.top1:.1f} % of its own photos" if row.top1_dataset == "own" else "")
@@ -164,7 +164,7 @@ class _LabelPlace:
 
 
 def _places(plot: _Plot, model: str, width: float) -> Iterator[_LabelPlace]:
-    """Beside the fastest dot, beside the slowest, above, beneath; then further and further away. Inside the plot."""
+    """Yield label places in the plot: beside the fastest dot, beside the slowest, then above and below, by distance."""
     xs = [plot.x(row) for row in plot.rows if row.model == model]
     y = plot.y(model)
     near = [("end", min(xs) - 10, y), ("start", max(xs) + 10, y)]

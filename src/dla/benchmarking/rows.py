@@ -1,4 +1,4 @@
-"""From the seconds of every call to the rows of a report, its JSON and its table."""
+"""Build the rows of a benchmark report from the seconds of every call, and its JSON and table."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ BENCH_SCHEMA = "dla.bench/1"
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """How fast one network is by one engine at one batch size, from pixels to probabilities.
+    """The speed of one network in one engine at one batch size, from pixels to probabilities.
 
-    `model` is as it was given, `info` what is known about it; with `random_weights` only the speed is meaningful.
-    `engine` is one of dla's, or "timm". `p50_s` and `p95_s` are seconds of one call, of which there were `calls`.
-    `peak_memory_bytes` is that of a process which did nothing else. `fraction_of_peak` is the arithmetic (`info.macs`
-    multiplications and as many additions a photo) over the time, as a share of what the machine can do in fp32.
-    `speedup` is over `baseline`, the first row of the same network and batch: the median over the rounds, and
-    `speedup_range` the smallest and the largest.
+    `model` is the name as passed, `info` its description; with `random_weights` only the speed is meaningful. `engine`
+    is one of dla's, or "timm". `p50_s` and `p95_s` are percentiles of the seconds per call, over `calls` calls.
+    `peak_memory_bytes` is that of a process which did nothing else. `fraction_of_peak` is the rate of arithmetic
+    (2 * `info.macs` operations per photo) as a fraction of the machine's peak in fp32. `speedup` is relative to
+    `baseline`, the first row of the same network and batch: the median over the rounds, with the smallest and largest
+    in `speedup_range`.
     """
 
     model: str
@@ -58,12 +58,12 @@ class BenchRow:
 
     @property
     def case(self) -> str:
-        """Engine and precision: "openvino fp32"."""
+        """Return engine and precision, such as "openvino fp32"."""
         return f"{self.engine} {self.precision}"
 
     @property
     def top1(self) -> float | None:
-        """Top-1 accuracy in per cent on `top1_dataset`: as published, else by the training's own record."""
+        """Return the top-1 accuracy in per cent on `top1_dataset`: as published, else as recorded by the training."""
         if self.info.published is not None:
             return self.info.published["top1"]
         measured = (self.info.results or {}).get("top1")
@@ -71,13 +71,13 @@ class BenchRow:
 
     @property
     def top1_dataset(self) -> Literal["ImageNet-1k", "own"] | None:
-        """What `top1` was measured on: "own" are the validation photos of the training."""
+        """Return what `top1` was measured on; "own" means the validation photos of the training."""
         if self.info.published is not None:
             return "ImageNet-1k"
         return None if self.top1 is None else "own"
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as JSON has it (docs/formats.md): flat."""
+        """Return the row as in JSON (docs/formats.md), flat."""
         known = {key: getattr(self.info, key) for key in ("architecture", "params", "macs", "input_size")}
         accuracy = {"top1": self.top1, "top1_dataset": self.top1_dataset}
         measured = {key: getattr(self, key) for key in BenchRow.__slots__ if key not in ("model", "info")}
@@ -86,7 +86,7 @@ class BenchRow:
 
 @dataclass(frozen=True, slots=True)
 class BenchSkipped:
-    """A case that cannot be measured here, and why."""
+    """A case that cannot run on this machine, and why."""
 
     model: str
     engine: str
@@ -96,10 +96,10 @@ class BenchSkipped:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """What was measured on one machine in one run.
+    """The results of one run on one machine.
 
-    `peak_gflops` is how many 1e9 multiplications and additions in fp32 a second the machine did in the same run.
-    `background_load_before` and `background_load_during` are the cores that other processes kept busy.
+    `peak_gflops` is the machine's peak in the same run, in 1e9 fp32 multiplications and additions per second.
+    `background_load_before` and `background_load_during` are the numbers of cores that other processes kept busy.
     """
 
     machine: str
@@ -115,7 +115,7 @@ class BenchReport:
     skipped: tuple[BenchSkipped, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON has it (docs/formats.md)."""
+        """Return the record as in JSON (docs/formats.md)."""
         record = {"schema": BENCH_SCHEMA, **{key: getattr(self, key) for key in BenchReport.__slots__}}
         rows, skipped = [row.to_dict() for row in self.rows], [asdict(skipped) for skipped in self.skipped]
         return record | {"rows": rows, "skipped": skipped}
@@ -128,9 +128,9 @@ def rows_of(
     measured: Mapping[BenchmarkCase, Sequence[Round]],
     peak: float,
 ) -> list[BenchRow]:
-    """The row of each case of one network and batch; the first is the baseline of all, compared round by round.
+    """Build the rows of one network and batch; the first case is the baseline, compared with the others per round.
 
-    `peak` is what the machine can do in the same rounds, in operations per second.
+    `peak` is the machine's peak in the same rounds, in operations per second.
     """
     base, base_rounds = next(iter(measured.items()))
     rows = []
@@ -161,7 +161,7 @@ def rows_of(
 
 
 def peak_flops(rounds: Sequence[Round]) -> float:
-    """Multiplications and additions per second, of the square matrices that are multiplied in each call."""
+    """Return the multiplications and additions per second of the matrix products in these rounds."""
     return 2 * PEAK_SIDE**3 / statistics.median(map(_median, rounds))
 
 
@@ -173,7 +173,7 @@ HEAD = ("batch", "engine", "p50 ms", "p95 ms", "photos/s", "of peak", "MB", "spe
 
 
 def bench_table(report: BenchReport) -> str:
-    """The machine, the rows of each network, and what was skipped."""
+    """Return the report as text: the machine, the rows of each network, and the skipped cases."""
     return "\n".join([*_machine(report), *_tables(report.rows), *skipped_lines(report.skipped), ""])
 
 
@@ -221,7 +221,7 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
 
 
 def skipped_lines(skipped: Sequence[BenchSkipped]) -> list[str]:
-    """One line for each reason, with the cases that it holds for."""
+    """Return one line per reason, with the cases skipped for it."""
     reasons: dict[str, list[str]] = {}
     for one in skipped:
         cases = reasons.setdefault(one.reason, [])

@@ -1,8 +1,8 @@
-"""The process that runs one case of a benchmark: a network, whenever it is told to.
+"""A process that runs one case of a benchmark, and the class that controls it.
 
-It is started with a `BenchmarkCase` as JSON, and writes a line of JSON when it is ready, or says why it cannot be; then
-one for each line that it reads. It ends when there is nothing more to read: nothing is left over from a benchmark that
-died.
+The process is started with a `BenchmarkCase` as JSON. It writes a line of JSON when it is ready, or with the error if
+it cannot run, then runs a round for each line that it reads and writes the result. It ends when its standard input
+ends, so none is left over when a benchmark dies.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from dla.options import EngineOptions, Precision
 __all__ = ["PEAK", "BenchmarkCase", "Round", "Worker", "main"]
 
 
-PEAK = "peak"  # in the place of an engine: what the machine can do at best
-PEAK_SIDE = 2048  # of the square matrices that are multiplied
-CALLS, ROUND_S = 4, 0.5  # a round is at least so many calls, and so many seconds
+PEAK = "peak"  # in place of an engine: the machine's peak, by matrix multiplication
+PEAK_SIDE = 2048  # of the square matrices
+CALLS, ROUND_S = 4, 0.5  # the least calls and seconds of a round
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkCase:
-    """What one process runs: the network that `source` names, by an engine, `batch` photos of `size` at once.
+    """What one process runs: the network that `source` names, in an engine, on batches of `batch` photos of `size`.
 
-    `engine` is one of `dla.engines.select.ENGINES`, or `TIMM`, or `PEAK`, which multiplies matrices by itself.
+    `engine` is one of `dla.engines.select.ENGINES`, or `TIMM`, or `PEAK`, which multiplies matrices without a network.
     """
 
     engine: str
@@ -49,8 +49,8 @@ class BenchmarkCase:
 
 
 def main() -> None:
-    """Serve until standard input ends."""
-    # whatever a library prints must not come between the answers
+    """Run rounds until standard input ends."""
+    # keep the output of libraries out of the results
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     try:
@@ -65,13 +65,13 @@ def main() -> None:
 
 
 def _ready(case: BenchmarkCase) -> Callable[[], Any]:
-    """One call of what the case measures: from pixels to probabilities."""
+    """Return a function that makes one call of what the case measures, from pixels to probabilities."""
     if case.engine == PEAK:
         return _multiply()
     pixels_NHW3 = np.random.default_rng(0).integers(0, 256, (case.batch, *case.size, 3), np.uint8)
     if case.engine == TIMM:
         return run_timm(case.source, pixels_NHW3, case.threads)
-    # both as `dla predict` does it
+    # the same setup as `dla predict`
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.inference.open_engine import open_engine
 
@@ -87,7 +87,7 @@ def _multiply() -> Callable[[], Any]:
 
 
 def _seconds(run: Callable[[], Any]) -> list[float]:
-    """Seconds of each call of one round; the call that wakes the threads is not among them."""
+    """Return the seconds of each call of one round, without the first call, which wakes the threads."""
     run()
     times: list[float] = []
     while len(times) < CALLS or sum(times) < ROUND_S:
@@ -102,26 +102,26 @@ _BY_EXIT_CODE = {kind.exit_code: kind for kind in (DlaError, UsageError, Unavail
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The seconds of each call of one round, and the peak memory of the process so far in bytes."""
+    """The seconds of each call of one round, and the peak memory of the process so far, in bytes."""
 
     seconds: tuple[float, ...]
     peak_memory: int | None
 
 
 class Worker:
-    """A process that is being started; `wait` for it before its first round. A context: at its end the process ends.
+    """Start a process for a case; call `wait` before the first round. Leaving the `with` block ends the process.
 
-    `cache` is the folder for compiled networks in place of the user's.
+    `cache` is the folder for compiled networks, in place of the user's.
     """
 
     def __init__(self, case: BenchmarkCase, cache: str | None = None) -> None:
         self.case = case
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115  # what its libraries say, in case that it ends too early
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  # read if the process ends too early
         env = os.environ | ({"DLA_CACHE": cache} if cache else {})
-        # -P: a file in the current folder that is called like a module is not imported
+        # -P: do not import files of the current folder
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "dla.benchmarking.worker", json.dumps(asdict(case))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, env=env, text=True, encoding="utf-8",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=env, text=True, encoding="utf-8",
         )  # fmt: skip
 
     def __enter__(self) -> Worker:
@@ -130,25 +130,29 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        for file in (self.process.stdin, self.process.stdout, self.said):
+        for file in (self.process.stdin, self.process.stdout, self.stderr):
             if file is not None:
                 with suppress(BrokenPipeError):
                     file.close()
 
     def wait(self) -> None:
-        """Until it is ready.
+        """Wait until the process is ready.
 
         Raises:
-            DlaError: it cannot run here; of the kind, and with the message, that it has by itself.
+            DlaError: the case cannot run here; with the class and message of the error in the process.
         """
         answer = self._answer()
         if answer:
             raise _BY_EXIT_CODE[answer["exit_code"]](answer["message"])
 
     def run_round(self) -> Round:
-        """Let it run for one round."""
+        """Run one round and return its results.
+
+        Raises:
+            DlaError: the process has ended.
+        """
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # then there is no answer either
+        with suppress(BrokenPipeError):  # `_answer` then raises
             self.process.stdin.write("\n")
             self.process.stdin.flush()
         answer = self._answer()
@@ -163,8 +167,8 @@ class Worker:
 
     def _ended(self) -> DlaError:
         code = self.process.wait()
-        self.said.seek(0)
-        last = self.said.read().decode(errors="replace").strip().rpartition("\n")[2]
+        self.stderr.seek(0)
+        last = self.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
         return DlaError(f"the process that ran {self.case.engine} {how}" + (f": {last}" if last else ""))
 

@@ -17,7 +17,6 @@ from jsonargparse import ArgumentParser
 
 from dla.errors import UnknownNameError, UsageError
 from dla.options import check_range
-from dla.storage.option_files import check_null, dotted_types, read_options, value_error
 from dla.types import DEFAULT_MODEL
 
 __all__ = ["MODEL_HELP", "WIDTH", "Parser", "default_model", "table_width"]
@@ -107,6 +106,8 @@ class Parser(ArgumentParser):
 
     def group(self, schema: type, name: str | None, skip: set[str | int] | None = None) -> None:
         """Add an option `--name.field` (`--field` if `name` is None) for each field of a dataclass not in `skip`."""
+        from dla.storage.option_files import dotted_types  # here, because only `train` has groups
+
         self.add_class_arguments(schema, name, skip=skip)
         self.types |= dotted_types(schema, f"{name}." if name else "")
         group = self._action_groups[-1]
@@ -123,7 +124,9 @@ class Parser(ArgumentParser):
         """Parse the arguments. Flags override option files wherever they stand, unlike in `parse_args`."""
         args = self.parse_args(self._files_first(argv))
         for name, hint in self.types.items():
-            if hint is not None and self.get_default(name) is not None:
+            if hint is not None and args[name] is None and self.get_default(name) is not None:
+                from dla.storage.option_files import check_null  # here, because few commands are given a null
+
                 check_null(name, args[name], hint)
         for name, f in self.ranges.items():
             check_range(f"--{name.replace('_', '-')}", args[name], f)
@@ -147,6 +150,8 @@ class Parser(ArgumentParser):
             raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=see)
         if missing := re.search(r"arguments are required: (.*)", message):
             raise UsageError(f"{missing[1].upper()} is missing. See: {see}")
+        from dla.storage.option_files import value_error
+
         raise UsageError(value_error(message, {name: _given(hint) for name, hint in self.types.items()}))
 
     def _option_names(self) -> list[str]:
@@ -175,6 +180,8 @@ class Parser(ArgumentParser):
         path = Path(name)
         if not path.is_file():
             raise UsageError(f"{name} does not exist. {self.config} takes a YAML file of options")
+        from dla.storage.option_files import check_null, read_options  # here, because most commands have no such file
+
         known = self._option_names()
         for key, value in read_options(path, "file of options", "model: dla60").items():
             if key not in known:

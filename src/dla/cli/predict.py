@@ -83,7 +83,7 @@ def run(argv: list[str]) -> int:
     classifier.predict((), args.topk, **options)  # check the options before a file is emptied
     with _results(args, result_format, classifier, photos) as (file, before, left):
         counter = Counter(args, finder, before.count, before.failed)
-        writer = PredictionWriter(file, result_format, args.topk, goes_on=before.size > 0)
+        writer = PredictionWriter(file, result_format, args.topk, resumed=before.size > 0)
         with writer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
             progress.start("predicting", counter.left())
             for prediction in classifier.predict(left, args.topk, **options):

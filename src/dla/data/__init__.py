@@ -1,1 +1,1 @@
-"""Labelled photos: sources, splits, checks."""
+"""Read, split, check and cache labelled photos."""

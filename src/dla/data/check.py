@@ -1,6 +1,6 @@
-"""The data doctor: what is wrong with a set of photos, from one look at each.
+"""Check a dataset for problems; each photo is decoded once.
 
-Kinds of findings and their severity are listed in docs/data.md.
+The kinds of findings and their severity are listed in docs/data.md.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class DataFinding:
-    """One thing that is wrong with a set of photos, or worth knowing: its kind, and what it is about.
+    """A problem of a dataset, or a fact worth knowing about it.
 
-    `kind` is a word of docs/data.md; `severity` is "error" where it would hurt a run. `photos` are (name, split,
-    class_id) of every photo that is meant; the split is "" in a set that has none. `class_ids` are the classes that
-    are meant. `exact` says of duplicates that their pixels are identical.
+    `kind` is one of those in docs/data.md; `severity` is "error" if it would hurt a run. `photos` are (name, split,
+    class_id) of all photos concerned; the split is "" in a dataset without splits. `class_ids` are the classes
+    concerned. `exact` is, for duplicates only, whether their pixels are identical.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class DataFinding:
     exact: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as JSON has it (docs/formats.md)."""
+        """Return the finding as JSON values (docs/formats.md)."""
         photos = [{"name": n, "split": split or None, "class_id": c} for n, split, c in self.photos]
         record = asdict(self) | {"photos": photos, "class_ids": list(self.class_ids)}
         return {k: v for k, v in record.items() if v is not None}
@@ -67,11 +67,11 @@ class DataFinding:
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What a set of photos is, and everything that was found in it.
+    """The statistics and findings of a dataset.
 
-    `splits` has each split's photos by class; a set that is not divided is under "". `short_sides` are the smallest,
-    middle and largest short side of the photos in pixels. `formats` and `modes` count the readable photos by Pillow's
-    words; `exif_rotated` are those whose EXIF block turns or flips them.
+    `splits` has the number of photos of each class, by split; the split of a dataset without splits is "".
+    `short_sides` are the smallest, median and largest short side of the photos in pixels. `formats` and `modes` count
+    the readable photos by Pillow's format and mode; `exif_rotated` counts those with an EXIF orientation to apply.
     """
 
     data: str
@@ -86,11 +86,11 @@ class DataReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found that would hurt a run."""
+        """Return whether there is no finding with the severity "error"."""
         return not any(finding.severity == "error" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON has it (docs/formats.md)."""
+        """Return the report as JSON values (docs/formats.md)."""
         record = {"schema": DATA_CHECK_SCHEMA, **asdict(self), "passed": self.passed}
         record["splits"] = [{"split": name or None, "photos": sum(classes.values()), "classes": dict(classes)}
                             for name, classes in self.splits.items()]  # fmt: skip
@@ -113,7 +113,7 @@ PhotoKey = tuple[str, str, str]  # name, split, class_id
 
 @dataclass(frozen=True)
 class PhotoPool:
-    """All photos of a set, whatever split they are in."""
+    """All photos of a dataset, of all splits."""
 
     data: str
     sources: Mapping[str, LabelledPhotos]
@@ -122,7 +122,7 @@ class PhotoPool:
 
     @classmethod
     def of(cls, data: str, sources: Mapping[str, LabelledPhotos]) -> PhotoPool:
-        """The photos of each source under the name of its split."""
+        """Build the pool from the sources, by the name of their split."""
         photos = [photo for source in sources.values() for photo in source.photos]
         about = [(name, split, label) for split, source in sources.items()
                  for name, label in zip(source.names, source.labels, strict=True)]  # fmt: skip
@@ -130,7 +130,7 @@ class PhotoPool:
 
 
 def find_faults(pool: PhotoPool, stats: Sequence[PhotoStats], seconds: float) -> DataReport:
-    """Everything that is found, what would hurt a run first."""
+    """Build the report, with errors first, from the statistics of each photo in the order of `pool.photos`."""
     findings = [
         *_unreadable(pool, stats),
         *_of_classes(pool),
@@ -177,7 +177,7 @@ def _of_classes(pool: PhotoPool) -> Iterator[DataFinding]:
     if (val := val_name(pool.sources)) and not pool.sources[val].photos:
         yield DataFinding("empty_val", "error", f"{val} holds no photos to validate on")
     if len(pool.sources) == 1 and max(counts.values(), default=0) < 2:
-        yield DataFinding("too_few_photos", "error", "no class has two photos, so none can be kept for validation")
+        yield DataFinding("too_few_photos", "error", "no class has two photos, so none can be held out for validation")
     for split, source in pool.sources.items():
         for class_id in sorted(source.class_ids - learned.class_ids):
             yield DataFinding("unknown_class", "error", f"{split} has the class {class_id}, which train does not have",
@@ -235,7 +235,7 @@ def _of_files(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFind
         if any(ending in of_one for of_one in ENDINGS.values()) and ending not in ENDINGS[header.format]:
             yield DataFinding("wrong_ending", "warning", f"{header.format} named {ending}", (photo,))
         if header.mode not in USUAL_MODES:
-            yield DataFinding("odd_mode", "warning", f"pixels of the kind {header.mode} become RGB", (photo,))
+            yield DataFinding("odd_mode", "warning", f"pixels of mode {header.mode} are converted to RGB", (photo,))
         if min(header.size) < TINY:
             yield DataFinding("tiny", "warning", f"{header.size[0]}x{header.size[1]} pixels", (photo,))
     paths = [photo for file, photo in zip(pool.photos, pool.about, strict=True) if isinstance(file, str)]
@@ -259,15 +259,17 @@ def check_data(
     workers: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> DataReport:
-    """Decode every photo of `data` once and tell what would hurt a training run. Nothing is written.
+    """Decode every photo of `data` once and report what would hurt a training run. Nothing is written.
 
     Args:
-        workers: processes that decode; None: one per core.
-        progress: told of each photo.
+        data: a folder or a table of photos (docs/data.md).
+        options: the columns of a table, and the share held out for validation.
+        workers: processes that decode; None is one per core.
+        progress: advanced with each photo.
 
     Raises:
-        UnavailableError: there is no such data, or imagehash is not installed.
-        UsageError: no classes can be made out.
+        UnavailableError: the data does not exist, or imagehash is not installed.
+        UsageError: the photos have no classes.
     """
     began = time.monotonic()
     pool = PhotoPool.of(str(data), find_sources(Path(data), options))
@@ -282,7 +284,7 @@ def check_data(
 
 MOST_NAMED = 3
 WIDTH = 32
-TITLES = {  # of one, of several
+TITLES = {  # singular, plural
     "unreadable": ("unreadable", "unreadable"),
     "too_few_classes": ("lack of classes", "lack of classes"),
     "too_few_photos": ("lack of photos", "lack of photos"),
@@ -304,7 +306,7 @@ TITLES = {  # of one, of several
 
 
 def data_lines(report: DataReport, most: int = MOST_NAMED) -> Iterator[str]:
-    """Lines for a terminal: the set, what would hurt a run, what is good to know, the verdict."""
+    """Yield the lines of the report for a terminal; of each kind, `most` findings are listed."""
     yield _whole(report)
     for severity, title in (("error", "would hurt a run"), ("warning", "good to know")):
         found = [finding for finding in report.findings if finding.severity == severity]
@@ -376,5 +378,5 @@ def _short(report: DataReport, name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Names on one line, whatever is in them."""
+    """Escape control characters, so that a name stays on one line."""
     return re.sub(r"[\x00-\x1f\x7f]", lambda m: repr(m[0])[1:-1], text)

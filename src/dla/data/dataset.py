@@ -1,4 +1,4 @@
-"""Sets of photos with classes, from folders and tables. Classes are matched by name, never by number."""
+"""Datasets and their splits, from folders and tables. Classes are matched by name, never by index."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ __all__ = [
 ]
 
 
-VAL_NAMES = ("val", "valid", "validation", "test")  # the first of them that is there is the one
+# The usual words for a split, in any case; what is called "test" is validated on only where there is no other.
+VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "test")
 SPLIT_NAMES = ("train", *VAL_NAMES)
+_SAME_AS = {"training": "train", "testing": "test"}
 
 
 def open_splits(data: str | Path, options: DataOptions = DataOptions(), seed: int = 0) -> Splits:
-    """The photos of DATA to learn from and to validate on; where it has one set only, that is divided by `seed`.
+    """Return the training and validation photos of `data`; a dataset without splits is divided by `seed`.
 
     Raises:
         UnavailableError: there is no such folder or file, or it is damaged.
-        UsageError: no training photos, or the splits disagree about the classes.
+        UsageError: there are no photos for training or validation, or the classes of the splits differ.
     """
     data = Path(data)
     sources = find_sources(data, options)
@@ -61,9 +63,9 @@ def open_splits(data: str | Path, options: DataOptions = DataOptions(), seed: in
 def open_split(
     data: str | Path, options: DataOptions = DataOptions(), class_ids: tuple[str, ...] | None = None
 ) -> Split:
-    """The photos of DATA to validate on: its val where it has splits, all of them where it has none.
+    """Return the photos of `data` to validate on: its validation split, or all photos of a dataset without splits.
 
-    With `class_ids`, those of a network, the targets are the network's outputs.
+    With the `class_ids` of a network, the targets are indices of the network's outputs.
 
     Raises:
         UnavailableError, UsageError: as `open_splits`.
@@ -72,7 +74,7 @@ def open_split(
     sources = find_sources(data, options)
     name = "" if "" in sources else val_name(sources)
     if name is None:
-        raise UsageError(f"{data} has train only. Name the photos to validate on, such as another folder")
+        raise UsageError(f"{data} has only train. Name a folder or table with photos to validate on")
     split = _split(name or str(data), sources[name], class_ids)
     if not len(split):
         raise UsageError(f"{data} holds no photos to validate on")
@@ -80,37 +82,71 @@ def open_split(
 
 
 def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, LabelledPhotos]:
-    """What DATA holds, by the name of the split; a set that is not divided is under ""."""
+    """Read the photos of `data` by the name of the split; the split of a dataset without splits is ""."""
     if data.suffix.lower() in TABLES and data.is_file():
         return _by_usual_names(data, read_table(data, options))
     if not data.is_dir():
-        what = "is no folder and no table (.csv, .tsv, .parquet)" if data.exists() else "is not there"
+        what = "is neither a folder nor a table (.csv, .tsv, .parquet)" if data.exists() else "does not exist"
         raise UnavailableError(f"{data} {what}")
-    found = {name: path for name in SPLIT_NAMES if (path := _place_of(data, name))}
-    if not _is_divided(data, found):
+    paths = _split_places(data)
+    if not _is_divided(data, paths):
+        _refuse_splits_in_classes(data)
         return {"": read_folder(data)}
-    return {name: _read_one(path, options) for name, path in found.items()}
+    return {name: _read_one(path, options) for name, path in paths.items()}
 
 
 def scanned_folders(data: Path) -> list[Path]:
-    """The folders whose folders are classes; none where DATA is a table."""
+    """Return the folders that have one folder per class; an empty list if `data` is a table."""
     if not data.is_dir():
         return []
-    found = {name: path for name in SPLIT_NAMES if (path := _place_of(data, name))}
-    return [path for path in found.values() if path.is_dir()] if _is_divided(data, found) else [data]
+    paths = _split_places(data)
+    return [path for path in paths.values() if path.is_dir()] if _is_divided(data, paths) else [data]
 
 
-def _place_of(data: Path, name: str) -> Path | None:
-    candidates = [data / name, *(data / f"{name}{suffix}" for suffix in TABLES)]
-    return next((p for p in candidates if p.exists()), None)
+def split_word(name: str) -> str | None:
+    """Return the split that a folder, a file or a row is called after ("Training" is "train"), or None."""
+    word = name.strip().lower()
+    word = _SAME_AS.get(word, word)
+    return word if word in SPLIT_NAMES else None
 
 
-def _is_divided(data: Path, found: dict[str, Path]) -> bool:
-    """Whether folders such as train/ and test/ are splits: they may be classes too, as in bus/ car/ train/."""
-    train = found.get("train")
+def _split_places(data: Path) -> dict[str, Path]:
+    """Return the folders and tables of DATA that are called like splits.
+
+    Raises:
+        UsageError: one split has several places, such as train/ and Training/.
+    """
+    places: dict[str, list[Path]] = {}
+    for path in sorted(data.iterdir()):
+        if path.is_dir() or path.suffix.lower() in TABLES:
+            word = split_word(path.name if path.is_dir() else path.stem)
+            if word is not None:
+                places.setdefault(word, []).append(path)
+    for word, paths in places.items():
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            raise UsageError(f"{data} has {names}, which both mean the split {word}. Rename or remove one")
+    return {word: paths[0] for word, paths in places.items()}
+
+
+def _is_divided(data: Path, paths: dict[str, Path]) -> bool:
+    """Return whether folders such as train/ and test/ are splits: they may be classes too, as in bus/ car/ train/."""
+    train = paths.get("train")
     if train is not None and (train.is_file() or _folders_in(train)):
         return True
-    return bool(found) and _folders_in(data) <= found.keys()
+    return bool(paths) and _folders_in(data) <= {path.name for path in paths.values()}
+
+
+def _refuse_splits_in_classes(data: Path) -> None:
+    """Refuse daisy/train daisy/val rose/train ...: read as classes, the photos to validate on would be trained on."""
+    inner = [_folders_in(data / name) for name in sorted(_folders_in(data))]
+    if inner and all(names and {split_word(name) for name in names} - {None} for names in inner):
+        words = {split_word(name) for names in inner for name in names}
+        if "train" in words and None not in words:
+            raise UsageError(
+                f"{data} has the splits inside the classes ({min(_folders_in(data))}/{min(inner[0])}). Move them up: "
+                "train/CLASS and val/CLASS"
+            )
 
 
 def _folders_in(folder: Path) -> set[str]:
@@ -123,22 +159,24 @@ def _read_one(path: Path, options: DataOptions) -> LabelledPhotos:
         return read_folder(path)
     sources = read_table(path, options)
     if len(sources) > 1:
-        raise UsageError(f"{path} has rows of {', '.join(sorted(sources))}, but its name says that it is one split")
+        raise UsageError(f"{path} is named like one split, but has rows of several: {', '.join(sorted(sources))}")
     return next(iter(sources.values()))
 
 
 def _by_usual_names(path: Path, sources: dict[str, LabelledPhotos]) -> dict[str, LabelledPhotos]:
-    usual = {name.strip().lower(): source for name, source in sources.items()}
+    usual: dict[str, LabelledPhotos] = {}
     for word, source in sources.items():
-        if word and word.strip().lower() not in SPLIT_NAMES:
+        split = split_word(word) if word else word
+        if split is None:
             raise UsageError(f'{path}: the split of {source.names[0]} is "{word}". Allowed: {", ".join(SPLIT_NAMES)}')
-    if len(usual) < len(sources):
-        raise UsageError(f"{path}: one split has several spellings ({', '.join(sorted(sources))})")
+        if split in usual:
+            raise UsageError(f"{path}: one split has several spellings ({', '.join(sorted(sources))})")
+        usual[split] = source
     return usual
 
 
 def val_name(sources: Mapping[str, LabelledPhotos]) -> str | None:
-    """The split to validate on, if there is one."""
+    """Return the name of the split to validate on, or None."""
     return next((name for name in VAL_NAMES if name in sources), None)
 
 
@@ -148,11 +186,11 @@ def _set_aside(data: Path, sources: dict[str, LabelledPhotos], name: str) -> lis
 
 
 def _split(where: str, source: LabelledPhotos, class_ids: tuple[str, ...] | None = None) -> Split:
-    """The source with its classes as numbers: places in `class_ids`, by default in the sorted names of its own."""
+    """Build a split whose targets are indices of `class_ids`, by default the source's own class ids, sorted."""
     class_ids = tuple(sorted(source.class_ids)) if class_ids is None else class_ids
     _refuse_unknown(where, source.class_ids, class_ids)
-    place = {class_id: i for i, class_id in enumerate(class_ids)}
-    targets_N = np.array([place[label] for label in source.labels], np.int64)
+    index = {class_id: i for i, class_id in enumerate(class_ids)}
+    targets_N = np.array([index[label] for label in source.labels], np.int64)
     split = Split(source.photos, targets_N, class_ids, source.names)
     return replace(split, notes=(*source.notes, *_without_photos(where, split)))
 
@@ -161,25 +199,25 @@ def _divided(data: Path, whole: Split, options: DataOptions, seed: int) -> Split
     keys = relative_names(data, whole.names)
     train, val = (whole.take(rows) for rows in divide(whole.targets_N, keys, options.val_share, seed))
     if not len(val):
-        raise UsageError(f"{data}: no class has two photos, so none can be kept for validation")
-    how = f"{options.val_share:.0%} of each class kept for validation, by seed {seed}"
-    return Splits(train, val, how, (*whole.notes, *_without_photos("the part kept for validation", val)))
+        raise UsageError(f"{data}: no class has two photos, so none can be held out for validation")
+    how = f"{options.val_share:.0%} of each class held out for validation, by seed {seed}"
+    return Splits(train, val, how, (*whole.notes, *_without_photos("the part held out for validation", val)))
 
 
 def relative_names(data: Path, names: Sequence[str]) -> list[str]:
-    """Names without the place where the data lies, so that they stay the same when it moves."""
+    """Return names relative to the data's folder, so that they stay the same when it is moved."""
     base = os.path.join(data if data.is_dir() else data.parent, "")
     return [name.removeprefix(base) for name in names]
 
 
-def _refuse_unknown(where: str, found: set[str], known: tuple[str, ...]) -> None:
-    unknown = sorted(found - set(known))
+def _refuse_unknown(where: str, class_ids: set[str], known: tuple[str, ...]) -> None:
+    unknown = sorted(class_ids - set(known))
     if not unknown:
         return
     near = nearest(unknown[0], known)
     hint = f" Nearest: {', '.join(near)}." if near else ""
     more = f" (and {len(unknown) - 1:,} more)" if len(unknown) > 1 else ""
-    flat = f" If it is a folder with photos of several, {REMEDY}" if len(found) == 1 else ""
+    flat = f" If it is a folder with photos of several classes, {REMEDY}" if len(class_ids) == 1 else ""
     raise UsageError(f'{where}: the class "{unknown[0]}"{more} is none of the {len(known):,} known ones.{hint}{flat}')
 
 
@@ -196,10 +234,10 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Photos (paths or encoded bytes) and their classes: `targets_N` index `class_ids`.
+    """Photos (paths or encoded bytes) and their classes: `targets_N` are indices of `class_ids`.
 
-    `names` are what messages and records call the photos: a path, or `val.parquet#17` for a row, counted from 0.
-    `notes` are sentences about the set that the user should hear.
+    `names` are the photos' names in messages and records: a path, or `val.parquet#17` for a row, counted from 0.
+    `notes` are sentences about the dataset for the user.
     """
 
     photos: Sequence[str | bytes]
@@ -212,19 +250,19 @@ class Split:
         return len(self.photos)
 
     def take(self, rows: Sequence[int] | Rows) -> Split:
-        """The photos of these rows, in their order."""
+        """Return a split of the photos in these rows, in the order of `rows`."""
         rows = np.asarray(rows, np.int64)
         photos, names = [self.photos[i] for i in rows], [self.names[i] for i in rows]
         return Split(photos, self.targets_N[rows], self.class_ids, names)
 
     def class_counts(self) -> Rows:
-        """How many photos each class has."""
+        """Return the number of photos of each class, (K,)."""
         return np.bincount(self.targets_N, minlength=len(self.class_ids))
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A photo that cannot be read: a code of docs/errors.md, and a message for people."""
+    """A photo that cannot be read: its name, a code of docs/errors.md, and a message."""
 
     name: str
     code: str
@@ -233,10 +271,10 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What a run learns from and what it is validated on, with the same classes.
+    """The training and the validation split of a run, with the same classes.
 
-    `split_method` says in a few words where the division comes from; `notes` are sentences that the user should hear.
-    `unreadable` are the photos that are in neither because they cannot be read.
+    `split_method` describes in a few words how the photos were divided; `notes` are sentences for the user.
+    `unreadable` are the photos left out of both splits because they cannot be read.
     """
 
     train: Split
@@ -247,11 +285,11 @@ class Splits:
 
 
 def divide(targets_N: Rows, keys: Sequence[str], val_share: float, seed: int) -> tuple[Rows, Rows]:
-    """Rows for training and for validation, stratified: the same share of every class, rounded half up.
+    """Return the rows for training and for validation, stratified: the same share of every class, rounded half up.
 
-    A class with at least two photos has at least one on each side; a single photo is for training. Which photos are
-    taken depends on `seed` and on each photo's key alone: neither on their order nor, but for the last few, on the
-    other photos, so that a set that grows keeps nearly all of its division.
+    A class with at least two photos has at least one on each side; a single photo is for training. Photos are ranked
+    by a hash of `seed` and their key, so the division does not depend on their order, and hardly changes when photos
+    are added.
     """
     ranks = [hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogateescape")).digest() for key in keys]
     by_class: dict[int, list[int]] = {}

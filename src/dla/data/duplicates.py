@@ -1,6 +1,6 @@
-"""Photos that show the same picture: identical pixels, and the same picture stored at another size or quality.
+"""Find duplicates: photos with identical pixels, and near duplicates of another size or quality.
 
-N photos, M pairs of them.
+N is the number of photos, M of pairs.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from dla.types import Array
 __all__ = ["are_alike", "identical", "near_groups", "pairs_within"]
 
 
-# Of 500 photos stored again in nine ways (benchmarks/data_check.py: JPEG, WebP, GIF, 0.5 to 2 times the size) at least
-# 99.0 % of each way stay within both limits; of all pairs of Tiny ImageNet's 110,000 photos, which are 6e9, two do
-# beside the identical ones, and both show the same picture.
+# Of 500 photos re-encoded in nine ways (benchmarks/data_check.py: JPEG, WebP, GIF, 0.5 to 2 times the size), at least
+# 99.0 % are within both limits, whatever the way. Of the 6e9 pairs of Tiny ImageNet's 110,000 photos, apart from
+# identical ones, two are within both, and these show the same picture.
 MAX_BITS = 6
 MAX_DIFFERENCE = 0.25
-# Photos without contrast (a blank page, a night) are alike only if hardly a level apart.
+# Photos without contrast (a blank page, a night sky) are alike only if they differ by at most about one level of 255.
 LEAST_CONTRAST = 4.0
-# Photos whose hash has one part in common are compared with so many of the next in the order of the hash: without an
-# end a hundred thousand nearly blank pages would take a day.
+# A photo is compared with at most this many of the following ones that share a part of its hash: without a limit, a
+# hundred thousand nearly blank pages would take a day.
 MOST_COMPARED = 4096
 
 
 def identical(digests: Sequence[bytes]) -> list[list[int]]:
-    """Rows that share a digest, in groups of at least two; both in rising order. An empty digest is none."""
+    """Return groups of at least two rows with the same digest, both in ascending order. Empty digests are ignored."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         groups[digest].append(row)
@@ -38,8 +38,11 @@ def identical(digests: Sequence[bytes]) -> list[list[int]]:
 
 
 def near_groups(phashes_N: Array, small_NP: Array) -> list[list[int]]:
-    """Rows that show the same picture, in groups of at least two: linked by pairs whose hashes are within `MAX_BITS`
-    and whose small pictures (uint8, P numbers each) are alike."""
+    """Return groups of at least two rows that show the same picture.
+
+    Groups are connected components of the pairs whose hashes differ in at most `MAX_BITS` bits and whose thumbnails
+    (uint8, P values each) are alike.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -57,9 +60,10 @@ def near_groups(phashes_N: Array, small_NP: Array) -> list[list[int]]:
 
 
 def pairs_within(hashes_N: Array, most_bits: int) -> Array:
-    """All pairs of rows (M, 2) whose 64-bit hashes differ in at most `most_bits` bits, the smaller row first, sorted.
+    """Return the pairs of rows (M, 2) whose 64-bit hashes differ in at most `most_bits` bits, sorted, lower row first.
 
-    Cut into `most_bits` + 1 parts, two such hashes have a part in common: only within equal parts are pairs compared.
+    If hashes are cut into `most_bits` + 1 parts, two such hashes share a part, so only rows that share one are
+    compared, and each with at most `MOST_COMPARED` others.
     """
     edges = np.linspace(0, 64, most_bits + 2).astype(int).tolist()
     found = [np.empty((0, 2), np.int64)]
@@ -79,7 +83,7 @@ def pairs_within(hashes_N: Array, most_bits: int) -> Array:
 
 
 def are_alike(small_NP: Array, pairs_M2: Array) -> Array:
-    """Which pairs' small pictures differ by little: their root mean square difference, over the smaller contrast."""
+    """Return which pairs have thumbnails whose RMS difference is small relative to their contrast: booleans (M,)."""
     alike = [np.empty(0, bool)]
     for start in range(0, len(pairs_M2), 10_000):
         one, other = (small_NP[rows].astype(np.float32) for rows in pairs_M2[start : start + 10_000].T)

@@ -1,4 +1,4 @@
-"""What a run looks at before it starts: can every photo's header be read? The whole check is in check.py."""
+"""Check that the header of every photo can be read, before a run starts. The full check is in check.py."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["check_headers", "without_unreadable"]
 def check_headers(
     split: Split, workers: int = RuntimeOptions.workers, progress: Progress = NO_PROGRESS
 ) -> dict[int, Unreadable]:
-    """The photos whose file is missing, empty, no photo, cut off or has a broken header, by their row.
+    """Return the photos whose file is missing, empty, truncated, not a photo, or has a broken header, by row.
 
-    Pixels are decoded only where a file does not end like a whole one.
+    Pixels are decoded only if a file does not end with its format's end marker.
     """
 
-    def look(row: int) -> Unreadable | None:
+    def check(row: int) -> Unreadable | None:
         photo, name = split.photos[row], split.names[row]
         try:
             if not read_header(photo, name=name).ends:
@@ -36,7 +36,7 @@ def check_headers(
 
     progress.start("reading headers", len(split))
     faults: dict[int, Unreadable] = {}
-    for row, fault in enumerate(run_ahead(look, range(len(split)), workers, 64)):
+    for row, fault in enumerate(run_ahead(check, range(len(split)), workers, 64)):
         if fault is not None:
             faults[row] = fault
         progress.advance()
@@ -49,10 +49,10 @@ def without_unreadable(
     workers: int = RuntimeOptions.workers,
     progress: Progress = NO_PROGRESS,
 ) -> Splits:
-    """The splits without the photos that `check_headers` finds; these are in `unreadable`, and told in `notes`.
+    """Return the splits without the photos that `check_headers` finds; `unreadable` lists them, `notes` mentions them.
 
     Raises:
-        CheckError: they are more than `max_unreadable` of a split (0 to 1), or all of it.
+        CheckError: they are more than `max_unreadable` (0 to 1) of a split, or all of it.
     """
     train, train_faults = _without(splits.train, max_unreadable, workers, progress)
     val, val_faults = _without(splits.val, max_unreadable, workers, progress)
@@ -66,16 +66,16 @@ def without_unreadable(
 def _without(
     split: Split, max_unreadable: float, workers: int, progress: Progress
 ) -> tuple[Split, tuple[Unreadable, ...]]:
-    found = check_headers(split, workers, progress)
-    if not found:
+    unreadable = check_headers(split, workers, progress)
+    if not unreadable:
         return split, ()
-    faults, share = tuple(found.values()), len(found) / len(split)
+    faults, share = tuple(unreadable.values()), len(unreadable) / len(split)
     if share > max_unreadable or len(faults) == len(split):
         raise CheckError(
             f"{len(faults):,} of {len(split):,} photos cannot be read ({share:.1%}; up to {max_unreadable:.1%} are "
             f"left out): {_some(faults)}. dla data check lists them; --data.max_unreadable allows more"
         )
-    return split.take(np.setdiff1d(np.arange(len(split)), list(found))), faults
+    return split.take(np.setdiff1d(np.arange(len(split)), list(unreadable))), faults
 
 
 def _some(faults: tuple[Unreadable, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Photos of a split by their row, decoded once or each time: from memory, from a folder of pixels, from the files."""
+"""Read the photos of a split by row, with or without a cache of decoded pixels in memory or on disk."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["Budget", "PhotoStore", "half_of_memory"]
 
 
 _WAY_ON = (
-    "Its header was whole, or it has changed since. Put a whole photo in its place and the same command goes on; or "
-    "take it away and begin another run with another --output. dla data check finds all such photos"
+    "Its header could be read, or the file has changed since. Replace it with an intact photo, and the same command "
+    "continues; or remove it and start a new run with another --output. dla data check finds all such photos"
 )
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -35,13 +35,13 @@ _ALLOWED = Path("/sys/fs/cgroup/memory.max")
 
 
 class Budget:
-    """Bytes that are given away until none are left. Threads may share it."""
+    """A thread-safe budget of bytes."""
 
     def __init__(self, size: int) -> None:
         self._left, self._lock = size, threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Take so many, if they are left."""
+        """Take `size` bytes if that many are left, and return whether they were."""
         with self._lock:
             taken = size <= self._left
             self._left -= size if taken else 0
@@ -49,20 +49,23 @@ class Budget:
 
 
 class PhotoStore:
-    """`store[row]` is a photo of the split as an upright RGB image. Threads may share it.
+    """The photos of a split: `store[row]` is an upright RGB image. It is thread-safe.
 
-    What a cache keeps decides how fast a photo comes, never its pixels.
+    The cache changes the speed, never the pixels.
 
     Args:
-        cache: "ram" keeps the pixels in memory, up to `most_bytes`; "disk" in files under `folder`, which can be
-            deleted at any time, shared by several runs and are made again where they are damaged.
-        short_side: photos whose short side is longer are made that small, before they are kept; with and without a
-            cache alike. None: photos as they are.
-        budget: bytes that may be kept in memory, shared by the stores that have it; by default half of the memory.
-        progress: told once when the folder cannot be written; the photos then come without a cache.
+        split: the photos.
+        cache: "ram" caches the pixels in memory, within `budget`; "disk" in files under `folder`, which can be deleted
+            at any time and shared by several runs, and are replaced if damaged.
+        folder: the folder of the cache on disk.
+        short_side: photos with a longer short side are resized to it (pixels), with and without a cache. None does not
+            resize.
+        budget: bytes for the cache in memory, shared by all stores that have it; by default half of the memory.
+        progress: logs once if the folder cannot be written; photos are then decoded without a cache.
 
     Raises:
-        ImageError: on reading a row: its photo cannot be decoded; the message says what to do about it.
+        ImageError: on reading a row, if its photo cannot be decoded; the message says what to do.
+        UsageError: `cache` has another value, or does not match `folder`.
     """
 
     def __init__(
@@ -76,9 +79,9 @@ class PhotoStore:
         progress: Progress = NO_PROGRESS,
     ) -> None:
         if cache not in get_args(PhotoCache):
-            raise UsageError(f'cache is "{cache}": allowed are {", ".join(get_args(PhotoCache))}')
+            raise UsageError(f'cache is "{cache}". Allowed: {", ".join(get_args(PhotoCache))}')
         if (cache == "disk") != (folder is not None):
-            raise UsageError("a folder belongs to the cache on disk, and that needs one")
+            raise UsageError(f'cache is "{cache}" and folder is {folder}. Give a folder for "disk", and only for it')
         self.split, self.short_side = split, short_side
         self._folder = None if folder is None else Path(folder)
         self._kept: dict[int, Pixels] = {}
@@ -127,31 +130,31 @@ class PhotoStore:
             _write_pixels(path, np.asarray(image))
         except OSError as error:
             self._folder = None
-            self._progress.log(f"{folder}: photos cannot be kept there any more ({error.strerror or error})")
+            self._progress.log(f"{folder}: photos cannot be cached there ({error.strerror or error})")
         return image
 
     def _key(self, row: int) -> str:
-        """Names a photo's pixels by what they are made from: its bytes, the settings and the decoder."""
+        """Return a hash of everything that determines the pixels: the photo's bytes, the settings and the decoder."""
         if row not in self._keys:
             photo = self.split.photos[row]
             try:
                 data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
             except OSError:
-                data = b""  # decoding says what is wrong
+                data = b""  # decoding reports the error
             settings = f"{self.short_side} {PIL.__version__}\n".encode()
             self._keys[row] = hashlib.blake2b(settings + data, digest_size=20).hexdigest()
         return self._keys[row]
 
 
 def half_of_memory() -> int:
-    """Bytes: of the machine's memory, or of what its control group allows this process."""
+    """Return half of the memory in bytes: the machine's, or the limit of the process's control group."""
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError):  # no such group, or "max"
         whole = min(whole, int(_ALLOWED.read_text()))
     return whole // 2
 
 
-# A file of pixels: width, height and the CRC-32 of what follows, as little-endian 32-bit numbers; then rows of RGB.
+# A cache file: width, height and the CRC-32 of the pixels as little-endian 32-bit integers; then rows of RGB pixels.
 def _write_pixels(path: Path, pixels_HW3: Pixels) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width, _ = pixels_HW3.shape

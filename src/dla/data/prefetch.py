@@ -1,4 +1,4 @@
-"""Work that runs ahead of the network, in threads, in order."""
+"""Prefetch in threads, in order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ R = TypeVar("R")
 
 
 def run_ahead(work: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:
-    """`work(item)` for each item, in the items' order, with at most `ahead` results made before they are asked for.
+    """Yield `work(item)` for each item, in the items' order, computed at most `ahead` items in advance.
 
-    Decoding and resizing release Python's lock, so threads do here what processes do elsewhere, without copies.
-    With `workers` 0 everything runs in the caller's thread. An exception is raised at its item's turn.
+    Decoding and resizing release the GIL, so threads are enough, and no results are copied between processes. With
+    `workers` 0 everything runs in the caller's thread. An exception is raised at its item's turn.
     """
     if workers == 0:
         yield from map(work, items)

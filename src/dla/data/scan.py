@@ -1,4 +1,4 @@
-"""One look at a photo: decoded once, and what there is to know of it kept in a few hundred bytes."""
+"""Decode each photo once and reduce it to statistics of a few hundred bytes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from dla.images.decode import Header, read_header, read_photo
 __all__ = ["THUMBNAIL_SIDE", "PhotoStats", "scan_photos"]
 
 
-THUMBNAIL_SIDE = 16  # side of the small pictures that near duplicates are verified on
+THUMBNAIL_SIDE = 16  # pixels; near duplicates are verified on thumbnails
 _CHUNK = 64
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoStats:
-    """What one photo is, or why it cannot be read.
+    """The statistics of one photo, or the error if it cannot be read.
 
-    `digest` is of its upright RGB pixels and their size, `phash` imagehash's 64 bits, `small` its pixels squashed to
-    `THUMBNAIL_SIDE` x `THUMBNAIL_SIDE` x 3.
+    `digest` is a hash of the size and the upright RGB pixels, `phash` imagehash's 64-bit perceptual hash, `small` the
+    pixels of a thumbnail, `THUMBNAIL_SIDE` x `THUMBNAIL_SIDE` x 3 uint8.
     """
 
     error: InputError | None = None
@@ -41,9 +41,9 @@ class PhotoStats:
 
 
 def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: int) -> Iterator[PhotoStats]:
-    """A look at each photo, in their order.
+    """Yield the statistics of each photo, in order.
 
-    With several workers these are processes where they can be forked: of small photos most of the time is Python's.
+    Several workers are processes if the system can fork, else threads: for small photos most time is spent in Python.
 
     Raises:
         DlaError: one of the processes was killed.
@@ -52,7 +52,7 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
     try:
         import imagehash  # noqa: F401  (before the processes fork)
     except ImportError:
-        raise UnavailableError("looking for near duplicates needs imagehash: pip install 'dla[train]'") from None
+        raise UnavailableError("finding near duplicates needs imagehash: pip install 'dla[train]'") from None
     starts = range(0, len(photos), _CHUNK)
     parts = ((photos[i : i + _CHUNK], names[i : i + _CHUNK]) for i in starts)
     if workers < 2 or len(starts) < 2 or "fork" not in multiprocessing.get_all_start_methods():
@@ -62,7 +62,7 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_stopping_to_the_parent) as pool:
         try:
-            # A signal while processes fork would be lost, in a hook of fork, or end one that has no handler yet.
+            # A signal during a fork would be lost in a fork hook, or end a process that has no handler yet.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
             try:
                 results = pool.map(_look_at_each, parts)
@@ -72,7 +72,7 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
                 yield from part
         except BrokenProcessPool:
             raise DlaError(
-                "a process that decoded photos was killed, perhaps for its memory. Try --workers 1"
+                "a process that decoded photos was killed, perhaps for lack of memory. Try --workers 1"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

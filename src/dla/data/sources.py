@@ -1,4 +1,4 @@
-"""Photos with their classes as they lie on a disk: a folder a class, a CSV or TSV, a parquet file."""
+"""Read labelled photos from one folder per class, a CSV or TSV file, or a parquet file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dla.images.find import PHOTO_SUFFIXES, PhotoFinder
 __all__ = ["REMEDY", "TABLES", "DataOptions", "LabelledPhotos", "read_folder", "read_table"]
 
 
-REMEDY = "sort the photos into a folder a class, or list them in a CSV with the columns path and label"
+REMEDY = "sort the photos into one folder per class, or list them in a CSV with the columns path and label"
 TABLES = (".parquet", ".csv", ".tsv")
 
 
 @dataclass
 class LabelledPhotos:
-    """Labelled photos in the order they lie. `class_ids` also has the classes that have no photos."""
+    """Labelled photos in the order of the source. `class_ids` includes classes without photos."""
 
     photos: list[str | bytes] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -32,7 +32,7 @@ class LabelledPhotos:
     notes: list[str] = field(default_factory=list)
 
     def add(self, photo: str | bytes, label: str, name: str) -> None:
-        """One more photo."""
+        """Append a photo."""
         self.photos.append(photo)
         self.labels.append(label)
         self.names.append(name)
@@ -40,22 +40,22 @@ class LabelledPhotos:
 
 
 def read_folder(folder: Path) -> LabelledPhotos:
-    """A folder with a folder a class. What is deeper belongs to its class; hidden files and folders do not count.
+    """Read a folder with one folder per class, searched recursively, without hidden files and folders.
 
     Raises:
-        UsageError: there are no folders, so no classes.
+        UsageError: the folder has no folders, so no classes, or the name of one is not UTF-8 text.
     """
     source, entries = LabelledPhotos(), [e for e in os.scandir(folder) if not e.name.startswith(".")]
     stray = sum(1 for e in entries if not e.is_dir() and Path(e.name).suffix.lower() in PHOTO_SUFFIXES)
     classes = sorted(e.name for e in entries if e.is_dir())
     if not classes:
-        found = f"{stray:,} photos lie directly in it" if stray else "it holds no photos"
-        raise UsageError(f"{folder} has no folder a class, so no classes are known ({found}). To name them, {REMEDY}")
+        what = f"{stray:,} photos are directly in it" if stray else "it has no photos"
+        raise UsageError(f"{folder} has no class folders ({what}). To name the classes, {REMEDY}")
     if stray:
         source.notes.append(f"{folder}: photos outside the class folders are not used ({stray:,})")
     for name in classes:
         if name.encode(errors="replace").decode() != name:
-            raise UsageError(f"{folder} has a class whose name is not UTF-8 text: {name!a}. Rename its folder")
+            raise UsageError(f"{folder} has a class folder whose name is not UTF-8 text: {name!a}. Rename it")
     finder = PhotoFinder([os.path.join(folder, name) for name in classes])
     for class_id in classes:
         source.class_ids.add(class_id)
@@ -63,24 +63,24 @@ def read_folder(folder: Path) -> LabelledPhotos:
         for path in finder:
             source.add(path, class_id, path)
     if finder.others:
-        kinds = ", ".join(f"{kind or 'no ending'} {count:,}" for kind, count in finder.others.most_common(4))
-        source.notes.append(f"{folder}: files that are not named like photos are not used ({kinds})")
+        kinds = ", ".join(f"{kind or 'no suffix'} {count:,}" for kind, count in finder.others.most_common(4))
+        source.notes.append(f"{folder}: files without the suffix of a photo are not used ({kinds})")
     return source
 
 
 def read_table(path: Path, options: DataOptions) -> dict[str, LabelledPhotos]:
-    """The rows of a CSV, TSV or parquet file, by the word in their split column; all under "" where there is none.
+    """Read the rows of a CSV, TSV or parquet file by the value of their split column, or all as "" if there is none.
 
     Raises:
-        UnavailableError: the file is damaged (DamagedError), or pyarrow is not there.
-        UsageError: it does not have the columns.
+        UnavailableError: the file is damaged (DamagedError), or pyarrow is not installed.
+        UsageError: a column is missing, or there are no rows.
     """
     rows = _parquet_rows(path, options) if path.suffix.lower() == ".parquet" else _csv_rows(path, options)
     sources: dict[str, LabelledPhotos] = {}
     for photo, label, split, name in rows:
         sources.setdefault(split, LabelledPhotos()).add(photo, label, name)
     if not sources:
-        raise UsageError(f"{path} has no rows, so no photos")
+        raise UsageError(f"{path} has no rows. It needs one row per photo")
     return sources
 
 
@@ -99,12 +99,12 @@ def _csv_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
             ]
             places = [header.index(name) for name in columns]
             for row in reader:
-                if row:  # an empty line is none
+                if row:  # csv reads an empty line as an empty row
                     yield _csv_row(path, reader.line_num, header, row, places)
     except UnicodeDecodeError as error:
         raise DamagedError(f"{path} is not UTF-8 text (byte {error.start:,}). Save it as CSV in UTF-8") from error
     except csv.Error as error:
-        raise DamagedError(f"{path}, line {reader.line_num}: this is no CSV ({error})") from error
+        raise DamagedError(f"{path}, line {reader.line_num}: this is not valid CSV ({error})") from error
 
 
 def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: list[int]) -> TableRow:
@@ -116,7 +116,7 @@ def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: l
     photo, label, *split = (row[place] for place in places)
     file = os.path.join(path.parent, photo)
     if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
-        # reading a pipe would wait for ever
+        # reading a pipe would block for ever
         raise DamagedError(f"{path}, line {line}: {photo} is a pipe or a device. Name a file")
     return file, label, split[0].strip() if split else "", file
 
@@ -135,54 +135,60 @@ def _parquet_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
             *_split_column(path, schema.names, options),
         ]
         table = pq.read_table(path, columns=columns)
-    except pa.ArrowException as error:
-        raise DamagedError(f"{path} is no whole parquet file ({str(error).splitlines()[0]})") from error
-    cells = [table[name].to_pylist() for name in columns]
+        cells = [table[name].to_pylist() for name in columns]
+    except UsageError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UnavailableError(f"{path} cannot be read: {error.strerror}") from error
+        raise DamagedError(f"{path} is not an intact parquet file: it is cut off or altered") from error
     readable = _label_names(schema.metadata or {}, columns[1])
     for i, (photo, label, *split) in enumerate(zip(*cells, strict=True)):
         name = f"{path.name}#{i}"
-        if isinstance(photo, dict):  # the Hugging Face datasets' way
+        if isinstance(photo, dict):  # the Image feature of Hugging Face datasets
             photo = photo.get("bytes")
+        if photo is None:  # it counts as a photo that cannot be read
+            photo = b""
         if not isinstance(photo, bytes):
             raise UsageError(f"{name}: the column {columns[0]} holds {type(photo).__name__}, not an encoded photo")
         label, *split = (_text(name, column, cell) for column, cell in zip(columns[1:], (label, *split), strict=True))
         if readable and not (isinstance(label, int) and 0 <= label < len(readable)):
-            unknown = (
-                "it has no label" if label == -1 else f"{len(readable)} labels have names, and this is none of them"
-            )
-            raise DamagedError(f"{name}: the {columns[1]} is {label}: {unknown}. Leave such rows out")
+            unknown = "which means no label" if label == -1 else f"but only 0 to {len(readable) - 1} have names"
+            raise DamagedError(f"{name}: the {columns[1]} is {label}, {unknown}. Leave such rows out")
         yield photo, readable[label] if readable else str(label), str(split[0]) if split else "", name
 
 
 def _text(name: str, column: str, cell: Any) -> Any:
-    """A cell that says something; bytes as the text that they are."""
+    """Return a cell, decoded if it is bytes; raise a DamagedError if it is empty or not UTF-8."""
     if isinstance(cell, bytes):
         try:
             cell = cell.decode()
         except UnicodeDecodeError:
             raise DamagedError(f"{name}: the {column} is {cell!r}, which is not UTF-8 text. Give a name") from None
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):  # NaN: a missing value of pandas
         raise DamagedError(f"{name}: the {column} is empty")
+    if isinstance(cell, list | dict):
+        raise DamagedError(f"{name}: the {column} is a {type(cell).__name__}. Give one name or number for each photo")
     return cell
 
 
 def _label_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
-    """Names for numbers, as a parquet file of Hugging Face's `datasets` carries them."""
+    """Return the class names in the metadata of a parquet file by Hugging Face `datasets`, or an empty list."""
     with suppress(KeyError, TypeError, ValueError):
         features: Any = json.loads(metadata[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[column]["names"]]
     return []
 
 
-def _column(path: Path, header: Sequence[str], wanted: str | None, usual: Sequence[str], option: str) -> str:
-    """The column that was asked for, or else the first of the usual ones that is there."""
-    names = [wanted] if wanted is not None else usual
-    found = next((name for name in names if name in header), None)
-    if found is None:
+def _column(path: Path, header: Sequence[str], wanted: str | None, defaults: Sequence[str], option: str) -> str:
+    """Return the column `wanted`, or the first of the default names in the header."""
+    names = [wanted] if wanted is not None else defaults
+    column = next((name for name in names if name in header), None)
+    if column is None:
         raise UsageError(
             f'{path} has no column "{names[-1]}". It has: {", ".join(header) or "nothing"}. Name one with {option}'
         )
-    return found
+    return column
 
 
 def _split_column(path: Path, header: Sequence[str], options: DataOptions) -> list[str]:
@@ -193,13 +199,13 @@ def _split_column(path: Path, header: Sequence[str], options: DataOptions) -> li
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How the photos lie (docs/data.md).
+    """How to read a dataset (docs/data.md).
 
     Args:
-        val_share: share of each class that is kept for validation where the data has no split of its own.
+        val_share: share of each class to hold out for validation if the data has no splits.
         image_column: a table's column of files or encoded photos (default: path; in parquet image).
-        label_column: a table's column of classes (default: label; in parquet synset where there is one).
-        split_column: a table's column of train and val (default: split where there is one).
+        label_column: a table's column of classes (default: label; in parquet synset if there is one).
+        split_column: a table's column of train and val (default: split if there is one).
         max_unreadable: share of the photos that a run may leave out because they cannot be read.
     """
 
@@ -211,6 +217,6 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.val_share < 1:
-            raise UsageError(f"val_share is {self.val_share}: it takes a share between 0 and 1, such as 0.2")
+            raise UsageError(f"val_share is {self.val_share}. Allowed: a share between 0 and 1, such as 0.2")
         if not 0 <= self.max_unreadable <= 1:
-            raise UsageError(f"max_unreadable is {self.max_unreadable}: it takes a share from 0 to 1, such as 0.01")
+            raise UsageError(f"max_unreadable is {self.max_unreadable}. Allowed: a share from 0 to 1, such as 0.01")

@@ -1,4 +1,4 @@
-"""The splits of a run as its data.json has them, so that the same run goes on with the same photos."""
+"""Save the splits of a run to its data.json, and restore them, so that it resumes with the same photos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATA_SCHEMA = "dla.data/1"
 
 
 def splits_to_dict(splits: Splits, data: str | Path) -> dict[str, Any]:
-    """Plain values for JSON: which photos are in which split, in their order, and their classes (docs/formats.md)."""
+    """Return the photos of each split, in order, and their classes as JSON values (docs/formats.md)."""
     record: dict[str, Any] = {
         "schema": DATA_SCHEMA,
         "split_method": splits.split_method,
@@ -34,26 +34,26 @@ def splits_to_dict(splits: Splits, data: str | Path) -> dict[str, Any]:
 
 
 def restore_splits(saved: Mapping[str, Any], data: str | Path, options: DataOptions = DataOptions()) -> Splits:
-    """The splits that `splits_to_dict` told of, from the same data, wherever it lies now.
+    """Restore the splits that `splits_to_dict` saved, from the same data, which may have been moved.
 
     Raises:
-        UnavailableError: photos of the run are gone.
-        UsageError: photos have another class than then, or what was told is not whole.
+        UnavailableError: photos of the run are missing.
+        UsageError: the class of a photo has changed, or `saved` was altered.
     """
     _check(saved)
     data = Path(data)
     sources = find_sources(data, options)
     whole, name = sources.get(""), val_name(sources)
-    learned, val_source = whole or sources.get("train"), whole or (sources[name] if name else None)
-    if learned is None or val_source is None:
-        gone = "train" if learned is None else "val"
-        raise UnavailableError(f"{data} has no {gone} any more, with which this run began")
+    train_source, val_source = whole or sources.get("train"), whole or (sources[name] if name else None)
+    if train_source is None or val_source is None:
+        gone = "train" if train_source is None else "val"
+        raise UnavailableError(f"{data} no longer has the {gone} that this run started with. Put it back")
     class_ids = tuple(saved["class_ids"])
-    train, new = _restored(data, learned, saved["train"], class_ids)
+    train, new = _restored(data, train_source, saved["train"], class_ids)
     val, new_val = _restored(data, val_source, saved["val"], class_ids)
     known = len(saved["unreadable"])
     new = new - len(val) - known if whole else new + new_val - known
-    notes = [f"{data}: photos that have come since this run began are not used ({new:,})"] if new > 0 else []
+    notes = [f"{data}: photos added since this run started are not used ({new:,})"] if new > 0 else []
     unreadable = tuple(Unreadable(**fault) for fault in saved["unreadable"])
     return Splits(train, val, saved["split_method"], (*saved["notes"], *notes), unreadable)
 
@@ -74,8 +74,8 @@ def _check(saved: Mapping[str, Any]) -> None:
             Unreadable(**fault)
     except (DamagedError, TypeError) as error:
         raise UsageError(
-            "data.json in the run's folder was altered: it does not have the photos of a run any more. Begin another "
-            "run with another --output"
+            "data.json in the run's folder was altered and no longer lists the photos of a run. Start a new run with "
+            "another --output"
         ) from error
 
 
@@ -86,17 +86,17 @@ def _are_texts(values: list[Any]) -> bool:
 def _restored(
     data: Path, source: LabelledPhotos, saved: Mapping[str, Any], class_ids: Sequence[str]
 ) -> tuple[Split, int]:
-    """One split, and how many other photos its source has."""
+    """Return a split, and how many other photos its source has."""
     names = relative_names(data, source.names)
     rows = {key: row for row, key in enumerate(zip(names, source.labels, strict=True))}
     wanted = [(name, class_ids[i]) for name, i in zip(saved["photos"], saved["targets"], strict=True)]
     lost = [key for key in wanted if key not in rows]
     if gone := sorted({name for name, _ in lost} - set(names)):
-        raise UnavailableError(f"{data}: {len(gone):,} photos of this run are gone, such as {gone[0]}")
+        raise UnavailableError(f"{data}: photos of this run are missing ({len(gone):,}), such as {gone[0]}")
     if lost:
         raise UsageError(
-            f'{data}: {lost[0][0]} was of the class "{lost[0][1]}" when this run began, and is of another now '
-            f"({len(lost):,} such photos). Put them back, or begin another run with another --output"
+            f'{data}: {lost[0][0]} had the class "{lost[0][1]}" when this run started, and has another now '
+            f"({len(lost):,} such photos). Put them back, or start a new run with another --output"
         )
     chosen = [rows[key] for key in wanted]
     photos, split_names = [source.photos[i] for i in chosen], [source.names[i] for i in chosen]

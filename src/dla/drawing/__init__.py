@@ -1,1 +1,1 @@
-"""SVG and PNG drawings, and the drawing of a network."""
+"""Draw shapes as SVG and PNG, and draw networks."""

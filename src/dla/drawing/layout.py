@@ -1,7 +1,7 @@
-"""A network as a picture that teaches: levels side by side, boxes in rows, nodes as circles, lines for what each takes.
+"""Lay out the diagram of a network: levels side by side, boxes for layers, circles for nodes, lines for their inputs.
 
-What is drawn is described on a grid, by whoever knows the network: a level has columns, the drawing has rows, and the
-lowest row is 0. One layout turns that into shapes; `dla.drawing.shapes` writes them.
+A `Drawing` describes the network on a grid: a level has columns, the drawing has rows, and row 0 is the lowest.
+`lay_out` turns it into shapes, which `dla.drawing.shapes` writes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ WireKind = Literal["path", "takes", "pooled", "up"]
 class NetworkPart:
     """One box, or one circle (a "node").
 
-    name: as in the network, once in a drawing.
-    column, row: in its level, from the left; in the drawing, from below.
-    covers: columns that the tree has which ends in this node; 0 where it ends none.
-    text: inside, a few letters. hint: a sentence for those who point at it.
+    name: its name in the network, unique in the drawing.
+    column: its column in its level, from the left.
+    row: its row in the drawing, from below.
+    covers: number of columns of the tree that ends in this node; 0 if none does.
+    text: a few letters, shown inside.
+    hint: a sentence, shown as a tooltip.
     """
 
     name: str
@@ -41,7 +43,10 @@ class NetworkPart:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What has one resolution. `lines` stand beneath it, the first one bold; of a known stride, boxes show it."""
+    """The parts of one resolution, with the `lines` of text below them, the first one bold.
+
+    The height of the boxes shows the stride, unless it is None.
+    """
 
     lines: tuple[str, ...]
     parts: tuple[NetworkPart, ...]
@@ -49,16 +54,18 @@ class Level:
 
     @property
     def columns(self) -> int:
+        """Return the number of columns."""
         return 1 + max(part.column for part in self.parts)
 
     @property
     def rows(self) -> int:
+        """Return the number of rows, from row 0 to its highest part."""
         return 1 + max(part.row for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """From the part `source` to the part `target`: the path through the network, or what a node takes."""
+    """A line from the part `source` to the part `target`: the path through the network, or an input of a node."""
 
     source: str
     target: str
@@ -67,7 +74,7 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class LegendEntry:
-    """A line of the legend: what a kind of part or wire, or a "tree", is."""
+    """An entry of the legend: a kind of part or wire, or "tree", and its explanation."""
 
     kind: PartKind | WireKind | Literal["tree"]
     text: str
@@ -75,7 +82,7 @@ class LegendEntry:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Everything there is to draw. `rows` are words for row 1 and those above it, `legend` has lines."""
+    """The content of a diagram. `rows` are the labels of row 1 and the rows above it, `legend` has lines of entries."""
 
     title: str
     subtitle: str
@@ -116,20 +123,20 @@ STYLES = {  # in the order of drawing
 }
 
 MARGIN = 22
-HEAD = 108  # what stands above the levels
-AIM = 940  # the width that columns are spread or squeezed for
-PITCH = (23, 40)  # between columns
+HEAD = 108  # height of the titles above the levels
+AIM = 940  # target width of the drawing
+PITCH = (23, 40)  # smallest and largest distance between columns
 GAP = 22  # between levels, where the path runs from one to the next
-NARROW = 72  # a level's least width, for the words beneath it
-ROW = 44
-PILL = 15, 8  # half the size of a pool
-CORNER = 5
-LABEL = 16  # a line beneath a level
-LINE = 22  # one of the legend
+NARROW = 72  # smallest width of a level, for the text below it
+ROW = 44  # distance between rows
+PILL = 15, 8  # half the width and height of a pool
+CORNER = 5  # radius of the path's corners
+LABEL = 16  # height of a line of text below a level
+LINE = 22  # height of a line of the legend
 
 
 def lay_out(drawing: Drawing) -> Page:
-    """The drawing as shapes on a page."""
+    """Return a page with the drawing as shapes."""
     grid = _Grid(drawing)
     shapes = [*_panels(grid), *_guides(grid)]
     for wire in drawing.wires:
@@ -146,7 +153,7 @@ def lay_out(drawing: Drawing) -> Page:
 
 @dataclass(frozen=True, slots=True)
 class _GridCell:
-    """Where a part is: its middle, and half its size. `entry`: where the path turns to it."""
+    """The position of a part: its centre, half its size, and `entry`, the x at which the path turns towards it."""
 
     part: NetworkPart
     x: float
@@ -157,7 +164,7 @@ class _GridCell:
 
 
 class _Grid:
-    """Pixels of levels, columns and rows."""
+    """The positions of levels, columns and rows, in pixels."""
 
     def __init__(self, drawing: Drawing) -> None:
         self.drawing = drawing
@@ -184,7 +191,7 @@ class _Grid:
         return max(level.columns * self.pitch, NARROW)
 
     def _row_margin(self) -> float:
-        """What the words at the rows need more than the low levels on the left leave free."""
+        """Return the width that the row labels need in addition to the space above the low levels on the left."""
         free, needed = 0.0, 0.0
         for level in self.drawing.levels:
             below = len(self.drawing.rows) if level.rows > 1 else 0
@@ -193,11 +200,11 @@ class _Grid:
         return needed
 
     def _half(self, stride: int | None) -> float:
-        """Half a box's height: the finer its map, the higher it is."""
+        """Return half the height of a box: the smaller the stride, the taller."""
         return 12 if stride is None else max(29 - 4 * math.log2(stride), 7)
 
     def _rise(self, row: int) -> float:
-        """How far a row is above the lowest one."""
+        """Return the height of a row above the lowest one."""
         if row == 0:
             return 0
         low = max(self._half(level.stride) for level in self.drawing.levels if level.rows > 1)
@@ -224,7 +231,7 @@ class _Grid:
 
 
 def _panels(grid: _Grid) -> Iterator[Shape]:
-    """A level's ground with the words beneath it, and in it the grounds of its trees."""
+    """Yield the background of each level, the text below it, and the backgrounds of its trees."""
     for level, left, width in zip(grid.drawing.levels, grid.lefts, grid.widths, strict=True):
         top = grid.top(level)
         yield Rect("panel", left, top, width, grid.bottom - top, 8)
@@ -240,7 +247,7 @@ def _panels(grid: _Grid) -> Iterator[Shape]:
 
 
 def _guides(grid: _Grid) -> Iterator[Shape]:
-    """The words of each row, and a faint line from them to the last node there."""
+    """Yield the label of each row, and a faint line from it to the row's last node."""
     start = MARGIN + max((text_width(text, STYLES["row"]) for text in grid.drawing.rows), default=0) + 8
     for row, text in enumerate(grid.drawing.rows, 1):
         y = grid.y(row)
@@ -266,7 +273,7 @@ def _wire(grid: _Grid, wire: Wire) -> Iterator[Shape]:
 
 
 def _rounded(corners: list[Point]) -> Iterator[Point]:
-    """A line of horizontal and vertical pieces, its corners cut into arcs."""
+    """Round the corners of a line of horizontal and vertical pieces."""
     yield corners[0]
     for before, at, after in zip(corners, corners[1:], corners[2:], strict=False):
         r = min(CORNER, math.dist(before, at) / 2, math.dist(at, after) / 2)
@@ -300,7 +307,7 @@ def _words(drawing: Drawing) -> Iterator[Shape]:
 
 
 def _legend(grid: _Grid) -> Iterator[Shape]:
-    """Samples with their words."""
+    """Yield the samples of the legend with their text."""
     for number, line in enumerate(grid.drawing.legend):
         x, y = float(MARGIN), grid.legend + LINE * number
         for entry in line:

@@ -1,4 +1,4 @@
-"""What there is to draw of a network: its levels, blocks and aggregation nodes on the grid of `dla.drawing.layout`."""
+"""Describe a network's levels, blocks and aggregation nodes on the grid of `dla.drawing.layout`, and draw it."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ from dla.weights.spec import open_files
 __all__ = ["describe", "draw"]
 
 
-# A node's name, the names of what it takes, the newest first, and words on what it gives.
+# The name of a node, the names of its inputs, newest first, and a description of its output.
 Taking = tuple[str, tuple[str, ...], str]
 
-_OF_TREES = "Each node joins its blocks with the smaller trees before them; what it gives is the next block's input."
-_OF_ROWS = "Each row brings in a finer map and joins to it what the row below gives, up-sampled."
-_OF_MAPS = "aggregation node, and how many maps it joins"
+_OF_TREES = "Each node aggregates its blocks and the smaller trees before them; its output is the next block's input."
+_OF_ROWS = "Each row adds a finer map and aggregates it with the upsampled outputs of the row below."
+_OF_MAPS = "aggregation node, and its number of inputs"
 
 
 def describe(model: nn.Module, title: str = "") -> Drawing:
-    """What there is to draw of a `DLA`, a decoder, or any module that has an `HDA` in it.
+    """Describe a network as a drawing.
 
     Args:
-        title: what to call it; else the name of its architecture or class.
+        model: a `DLA`, a decoder, or any module that contains an `HDA`.
+        title: the title; by default the name of its architecture or class.
 
     Raises:
-        UsageError: no aggregation in it.
+        UsageError: the model has no aggregation.
     """
     if isinstance(model, DLA):
         return _of_dla(model, title)
@@ -86,7 +87,7 @@ def _of_dla(model: DLA, title: str) -> Drawing:
 
 
 def _places(model: DLA) -> Iterator[tuple[str, str, int, int]]:
-    """Name, words, channels and stride of the stem and of each level."""
+    """Yield the module's name, label, channels and stride of the stem and of each level."""
     yield "base_layer", "stem", model.channels[0], 1
     for level, info in enumerate(model.feature_info):
         yield info["module"], f"level {level}", info["num_chs"], info["reduction"]
@@ -116,12 +117,12 @@ def _convolutions(place: str, stack: nn.Module, before: str | None) -> tuple[tup
 def _tree(
     own: Iterable[Taking], before: str | None, pooled: str | None = None
 ) -> tuple[tuple[NetworkPart, ...], list[Wire]]:
-    """One level's blocks and nodes, each node at the height of its tree.
+    """Return the blocks and nodes of one level, each node in the row of its tree's depth, and their wires.
 
     Args:
         own: its nodes, in the order they run.
-        before: the part that gives its input, if that is drawn.
-        pooled: what its input is called, pooled, if a node takes that.
+        before: the part whose output is the level's input, if it is drawn.
+        pooled: the name of the pooled input, if a node takes it.
     """
     parts, wires = list[NetworkPart](), list[Wire]()
     rows, covers = dict[str, int](), dict[str, int]()
@@ -134,7 +135,7 @@ def _tree(
             if taken == pooled:
                 parts.append(
                     NetworkPart(
-                        pooled, "pool", 0, rows[name], text="pool", hint=f"{pooled}: what {before} gives, pooled"
+                        pooled, "pool", 0, rows[name], text="pool", hint=f"{pooled}: the output of {before}, pooled"
                     )
                 )
                 wires += [Wire(before, pooled, "path")] if before else []
@@ -153,7 +154,7 @@ def _tree(
 
 
 def _legend(block: nn.Module, levels: Sequence[Level], wires: Sequence[Wire]) -> tuple[tuple[LegendEntry, ...], ...]:
-    """What is in the drawing, in words."""
+    """Return the legend of the kinds of parts and wires in the drawing."""
     lines = (
         (
             LegendEntry("conv", "convolution"),
@@ -161,20 +162,20 @@ def _legend(block: nn.Module, levels: Sequence[Level], wires: Sequence[Wire]) ->
             LegendEntry("node", _OF_MAPS),
         ),
         (
-            LegendEntry("path", "what a block takes"),
-            LegendEntry("takes", "what a node takes"),
+            LegendEntry("path", "input of a block"),
+            LegendEntry("takes", "input of a node"),
             LegendEntry("pooled", "the level's input, pooled"),
             LegendEntry("tree", "a smaller tree, up to its node"),
         ),
     )
-    there = {part.kind for level in levels for part in level.parts} | {wire.kind for wire in wires} | {
+    drawn = {part.kind for level in levels for part in level.parts} | {wire.kind for wire in wires} | {
         "tree" for level in levels for part in level.parts if 0 < part.covers < level.columns
     }  # fmt: skip
-    return tuple(tuple(entry for entry in line if entry.kind in there) for line in lines)
+    return tuple(tuple(entry for entry in line if entry.kind in drawn) for line in lines)
 
 
 def _of_stages(stages: dict[str, HDA], title: str, size: str) -> Drawing:
-    """The stages with nodes, of a network that may have others between them."""
+    """Describe the stages with nodes of a network that may have other layers between them."""
     levels, wires = list[Level](), list[Wire]()
     for path, hda in stages.items():
         own = list(_takings(path, hda))
@@ -188,7 +189,7 @@ def _of_stages(stages: dict[str, HDA], title: str, size: str) -> Drawing:
 
 
 def _takings(path: str, hda: HDA) -> Iterator[Taking]:
-    """Its nodes, by the recursion of `HDA.forward`."""
+    """Yield the nodes of an HDA, with the recursion of `HDA.forward`."""
     prefix = f"{path}." if path else ""
     blocks, results = iter(hda.names), list[str]()
     for number, ((blocks_run, kept), node) in enumerate(zip(hda.plan, hda.nodes, strict=True)):
@@ -199,7 +200,7 @@ def _takings(path: str, hda: HDA) -> Iterator[Taking]:
 
 
 def _of_decoder(model: DLAUp, size: str, output_stride: int) -> Drawing:
-    """A column for each map, the finest on the left; each IDA is a row, its finest map and then its nodes."""
+    """Describe a decoder: columns are maps, the finest on the left; rows are IDAs, the finest map first, then nodes."""
     channels, strides, top = model.channels, model.strides, len(model.channels) - 1
     columns = [[NetworkPart(f"map {m}", "map", row=top - m, hint=f"map {m}: of the backbone")] for m in range(top + 1)]
     wires = list[Wire]()
@@ -209,11 +210,11 @@ def _of_decoder(model: DLAUp, size: str, output_stride: int) -> Drawing:
             name, before, deeper = f"{ida}.node_{m - finest}", columns[m - 1][-1].name, columns[m][-1].name
             wires += [Wire(before, name, "takes"), Wire(deeper, name, "up")]
             gives = f"gives {channels[finest]} channels at stride {strides[finest]}"
-            hint = f"{name}: takes {before} and {deeper}, up-sampled; {gives}"
+            hint = f"{name}: takes {before} and {deeper}, upsampled; {gives}"
             columns[m].append(NetworkPart(name, "node", row=top - finest, text="2", hint=hint))
     last = columns[-1][-1].name
     wires.append(Wire(last, "output", "path" if output_stride == strides[0] else "up"))
-    columns.append([NetworkPart("output", "map", row=top, hint=f"output: what {last} gives")])
+    columns.append([NetworkPart("output", "map", row=top, hint=f"output: the output of {last}")])
     facts = [*zip(channels, strides, strict=True), (channels[0], output_stride)]
     levels = tuple(
         Level((parts[0].name, f"{c} channels", f"stride {stride}"), tuple(parts))
@@ -221,27 +222,28 @@ def _of_decoder(model: DLAUp, size: str, output_stride: int) -> Drawing:
     )
     rows = tuple(f"{ida}: {c} channels" for ida, c in zip(model, channels[-2::-1], strict=True))
     legend = (
-        (LegendEntry("map", "map of the backbone, and the output"), LegendEntry("node", _OF_MAPS)),
+        (LegendEntry("map", "feature map of the backbone, or the output"), LegendEntry("node", _OF_MAPS)),
         (
-            LegendEntry("takes", "what a node takes as it is"),
-            LegendEntry("up", "brought to the node's width, up-sampled"),
+            LegendEntry("takes", "input of a node, unchanged"),
+            LegendEntry("up", "projected to the node's channels and upsampled"),
         ),
     )
     return Drawing("DLAUp", size, _OF_ROWS, levels, tuple(wires), rows, legend)
 
 
 def draw(model: str | nn.Module, output: str | os.PathLike[str]) -> None:
-    """Draw a network: levels, blocks, aggregation nodes, and what each takes.
+    """Draw a network: its levels, blocks and aggregation nodes, and the inputs of each.
 
     Args:
-        model: a network's name, a model folder, a file of weights; or a module: a `DLA`, a `DLAUp`, what `DLAUp.over`
-            or `graft` makes, or any other that has an `HDA` in it.
-        output: the file to write, .svg, or .png at twice the size.
+        model: the name of a network, a model folder, a file of weights; or a module: a `DLA`, a `DLAUp`, the result of
+            `DLAUp.over` or `graft`, or any other that contains an `HDA`.
+        output: the file to write: .svg, or .png at twice the size.
 
     Raises:
-        UsageError: another ending, or a module without aggregation.
-        UnknownNameError: no network or file is called `model`.
-        UnavailableError, DamagedError: the model cannot be had, or is not what it should be.
+        UsageError: the file has another suffix, or the module has no aggregation.
+        UnknownNameError: there is no network or file `model`.
+        UnavailableError: the model's files are missing or cannot be downloaded.
+        DamagedError: the model's files are damaged.
         OSError: the file cannot be written.
     """
     write = writer_of(output)
@@ -250,15 +252,15 @@ def draw(model: str | nn.Module, output: str | os.PathLike[str]) -> None:
 
 
 def _open(source: str) -> tuple[nn.Module, str]:
-    """The network without its weights, and what to call it. Of a network in the table nothing is fetched."""
+    """Build the network without its weights, and return its title too. Networks in `TABLE` need no download."""
     name = source
     if source not in TABLE:
         files = open_files(source)
-        found = files.source
-        released = [r.name for r in TABLE.values() if (found.kind, found.where) == ("hub", r.hub_id)]
+        origin = files.source
+        released = [r.name for r in TABLE.values() if (origin.kind, origin.where) == ("hub", r.hub_id)]
         if not released:
-            called = found.name or (source if found.kind == "hub" else Path(found.where).resolve().name)
-            return create_untrained(files), "".join(letter if letter.isprintable() else "?" for letter in called)
+            title = origin.name or (source if origin.kind == "hub" else Path(origin.where).resolve().name)
+            return create_untrained(files), "".join(letter if letter.isprintable() else "?" for letter in title)
         name = released[0]
     with torch.device("meta"):
         return build(name), name

@@ -1,6 +1,6 @@
-"""Shapes on a page, and the page as SVG or PNG: the same shapes, and the same bytes each time.
+"""Write shapes on a page as SVG or PNG. The output is deterministic.
 
-Lengths are pixels of the SVG at its own size; y grows downwards.
+Lengths are in pixels of the SVG at its own size; y grows downwards.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = [
 ]
 
 
-# Whatever sans-serif the system's own pages are set in.
+# The system's own sans-serif font.
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 PNG_SCALE = 2
-SMOOTH = 3  # times that size the PNG is drawn, then reduced
+SMOOTH = 3  # supersampling of the PNG
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a group of shapes looks; the fields are SVG's attributes, of which None is not written.
+    """The style of a group of shapes; the fields are SVG attributes, and None is not written.
 
-    A colour is "#rrggbb", or "var(--name, #rrggbb)": the variable of that name of an HTML page around the SVG, and the
-    colour after the comma anywhere else. A text with a stroke has it around its letters, beneath them.
+    A colour is "#rrggbb" or "var(--name, #rrggbb)", which uses the CSS variable of the surrounding HTML page if it has
+    one. The stroke of a text is an outline behind its letters.
     """
 
     fill: str = "none"
@@ -66,6 +66,8 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Rect:
+    """A rectangle with its top left corner at (x, y) and rounded corners of `radius`; `hint` is a tooltip."""
+
     style: str
     x: float
     y: float
@@ -77,6 +79,8 @@ class Rect:
 
 @dataclass(frozen=True, slots=True)
 class Circle:
+    """A circle with its centre at (x, y); `hint` is a tooltip."""
+
     style: str
     x: float
     y: float
@@ -86,7 +90,7 @@ class Circle:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Through `points`; filled, where the style fills."""
+    """A line through `points`, or a polygon if the style has a fill; `hint` is a tooltip."""
 
     style: str
     points: tuple[Point, ...]
@@ -95,7 +99,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """`y` is the line that the letters stand on."""
+    """A line of text; `y` is its baseline."""
 
     style: str
     x: float
@@ -108,7 +112,7 @@ Shape = Rect | Circle | Line | Text
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Shapes by style; the styles are drawn one after the other, the first one lowest. `hint`s are seen by pointing."""
+    """Shapes and their styles, by name. Styles are drawn in order, the first one at the bottom."""
 
     name: str
     width: float
@@ -117,26 +121,26 @@ class Page:
     shapes: Sequence[Shape]
 
     def layers(self) -> Iterable[tuple[Style, list[Shape]]]:
-        """Each style that is used, with its shapes."""
+        """Yield each style that is used, with its shapes."""
         for name, style in self.styles.items():
             if shapes := [shape for shape in self.shapes if shape.style == name]:
                 yield style, shapes
 
 
 def text_width(text: str, style: Style) -> float:
-    """What a text takes at most, in the widest of the usual fonts."""
+    """Return an upper bound of the width of a text, in the widest of the common fonts."""
     assert style.font_size
     return (0.7 if style.font_weight else 0.58) * style.font_size * len(text)
 
 
 def to_svg(page: Page) -> str:
-    """The page as a file of its own, which also scales where it is shown in a frame."""
+    """Return the page as the text of an SVG file, with a viewBox so that it scales."""
     size = f'width="{_n(page.width)}" height="{_n(page.height)}"'
     return _svg(page, f'xmlns="http://www.w3.org/2000/svg" {size}') + "\n"
 
 
 def inline_svg(page: Page) -> str:
-    """The page as an element of an HTML page, as wide as there is room."""
+    """Return the page as an SVG element for an HTML page; it fills the width of its container."""
     return _svg(page)
 
 
@@ -145,8 +149,8 @@ def _svg(page: Page, attributes: str = "") -> str:
     about = f'role="img" aria-label={quoteattr(page.name)} font-family="{FONTS}" stroke-linejoin="round"'
     lines = [f"<svg {' '.join(filter(None, (attributes, box, about)))}>"]
     for style, shapes in page.layers():
-        look = ((name.replace("_", "-"), getattr(style, name)) for name in Style.__slots__)
-        lines.append(f"<g{''.join(starmap(_attribute, look))}>")
+        attributes_of_style = ((name.replace("_", "-"), getattr(style, name)) for name in Style.__slots__)
+        lines.append(f"<g{''.join(starmap(_attribute, attributes_of_style))}>")
         lines += map(_element, shapes)
         lines.append("</g>")
     return "\n".join([*lines, "</svg>"])
@@ -180,7 +184,7 @@ def _closed(tag: str, hint: str) -> str:
 
 
 def to_png(page: Page) -> bytes:
-    """The page at twice its size, for places that show no SVG."""
+    """Return the page as a PNG at twice its size."""
     scale = PNG_SCALE * SMOOTH
     size = round(page.width * PNG_SCALE), round(page.height * PNG_SCALE)
     image = Image.new("RGB", (size[0] * SMOOTH, size[1] * SMOOTH), "white")
@@ -194,7 +198,7 @@ def to_png(page: Page) -> bytes:
 
 
 def _paint(draw: ImageDraw.ImageDraw, style: Style, shape: Shape, scale: int) -> None:
-    """One shape. Pillow draws outlines inside the shape, SVG along its edge: half a stroke is added around it."""
+    """Draw one shape. Pillow strokes inside the shape, SVG centred on its edge, so half a stroke is added around it."""
     fill, stroke = _colour(style.fill, style.fill_opacity), _colour(style.stroke)
     width = round((style.stroke_width or 1) * scale) if stroke else 0
     edge = width / 2
@@ -224,7 +228,7 @@ def _paint(draw: ImageDraw.ImageDraw, style: Style, shape: Shape, scale: int) ->
 
 
 def _dashes(points: list[Point], dasharray: str | None, scale: float) -> Iterator[list[Point]]:
-    """The pieces of a line that are drawn: all of it, or dashes of `dasharray`'s "length gap"."""
+    """Yield the pieces of a line to draw: all of it, or the dashes of `dasharray` ("length gap")."""
     if dasharray is None:
         yield points
         return
@@ -245,10 +249,10 @@ def _colour(colour: str | None, opacity: float | None = None) -> tuple[int, ...]
 
 
 def writer_of(output: str | os.PathLike[str], flag: str = "--output") -> Callable[[Page], bytes]:
-    """What makes a file of this name, which `flag` gave, from a page.
+    """Return the function that converts a page to a file of this name; errors name `flag`.
 
     Raises:
-        UsageError: neither .svg nor .png.
+        UsageError: the name ends in neither .svg nor .png.
     """
     ending = Path(output).suffix.lower()
     if ending == ".svg":

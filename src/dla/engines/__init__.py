@@ -1,1 +1,1 @@
-"""One file for each runtime that a network can run on."""
+"""The inference engines, one module per runtime, and the operation graph that they are built from."""

@@ -1,4 +1,4 @@
-"""What every engine offers."""
+"""The interface that every engine implements."""
 
 from __future__ import annotations
 
@@ -17,57 +17,57 @@ __all__ = ["Engine", "NetworkEngine"]
 
 
 class Engine(Protocol):
-    """A network ready to answer. It normalises the pixels itself, so that every engine is given the same ones."""
+    """A network ready for inference. It normalizes the pixels itself, so that every engine takes the same input."""
 
     @property
     def name(self) -> str:
-        """What runs, and on what: "PyTorch on cpu"."""
+        """Return the runtime and its device, such as "PyTorch on cpu"."""
         ...
 
     @property
     def max_concurrent(self) -> int:
-        """How many calls at the same time, from threads, keep it busiest."""
+        """Return how many concurrent calls, each from its own thread, give the highest throughput."""
         ...
 
     def own_process(self) -> None:
-        """Set this process up for the engine alone, as the command line does; a library's process is its caller's."""
+        """Configure the whole process for this engine. The command line calls it; a library must not."""
         ...
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
-        """uint8 photos of one size -> float32 probabilities (N, K), each row summing to 1."""
+        """Return float32 probabilities (N, K), each row summing to 1, for uint8 photos of one size."""
         ...
 
     def features_at(self, at: str) -> Callable[[Array], Array]:
-        """What turns uint8 photos (N, H, W, 3) into the float32 features at a place of the network, (N, C[, H, W]).
+        """Return a function from uint8 photos (N, H, W, 3) to the float32 features (N, C[, H, W]) at a feature node.
 
         Raises:
-            UnknownNameError: the network has no such place (`dla.models.nodes.truncate` says which there are).
+            UnknownNameError: the network has no such node (`dla.models.nodes.truncate` documents the names).
         """
         ...
 
 
 class NetworkEngine(ABC):
-    """What the engines share that are made from a network's operations; `_run` is their own."""
+    """Base class of the engines that are built from a network's operations; subclasses implement `_run`."""
 
     network: Network
     max_concurrent = 1
 
     def own_process(self) -> None:  # noqa: B027  # most have nothing to set up
-        """Nothing to set up."""
+        """Do nothing: these engines need no setup of the process."""
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
-        """uint8 photos of one size -> float32 probabilities (N, K)."""
+        """Return float32 probabilities (N, K) for uint8 photos of one size."""
         return self._run(None, pixels_NHW3)
 
     def features_at(self, at: str) -> Callable[[Array], Array]:
-        """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
+        """Return a function from uint8 photos of one size to float32 features (N, C[, H, W]).
 
         Raises:
-            UnknownNameError: the network has no such place.
+            UnknownNameError: the network has no such node.
         """
         check_feature_node(at, self.network.graph.nodes)
         return partial(self._run, at)
 
     @abstractmethod
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
-        """The features at a place, or, without one, the probabilities."""
+        """Return the features at a node, or the probabilities if `at` is None."""

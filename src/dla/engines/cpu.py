@@ -1,4 +1,4 @@
-"""What this machine computes with: cores, and the instructions that engines choose their arithmetic by."""
+"""The hardware of this machine: cores, memory, and the instruction sets that engines choose their arithmetic by."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 
-# By what a CPU multiplies such numbers: x86 with either of the first two, ARM. Without one it converts them, slower
-# than fp32. The names are those of /proc/cpuinfo.
+# The instruction sets that multiply numbers of each type: on x86 either of the first two, on ARM the third. Without
+# one, the CPU converts the numbers, which is slower than fp32. The names are those of /proc/cpuinfo.
 HALF_PRECISION = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}
 _OF_INTEREST = frozenset(name for names in HALF_PRECISION.values() for name in names).union(
     (
@@ -44,7 +44,7 @@ _OF_INTEREST = frozenset(name for names in HALF_PRECISION.values() for name in n
     )
 )
 _AVX2 = frozenset(("sse4_1", "avx", "avx2", "fma"))
-_LIMITS = {  # what a user leaves oneDNN by ONEDNN_MAX_CPU_ISA, on which PyTorch and OpenVINO compute
+_LIMITS = {  # what ONEDNN_MAX_CPU_ISA allows oneDNN, the library that PyTorch and OpenVINO compute with
     "SSE41": frozenset(("sse4_1",)),
     "AVX": frozenset(("sse4_1", "avx")),
     "AVX2": _AVX2,
@@ -57,46 +57,49 @@ _LIMITS = {  # what a user leaves oneDNN by ONEDNN_MAX_CPU_ISA, on which PyTorch
 
 @cache
 def instructions() -> tuple[str, ...]:
-    """Those of the CPU's instruction sets that matter here, sorted; none where the system does not say (not Linux).
+    """Return the CPU's relevant instruction sets, sorted; empty where the system does not list them (not Linux).
 
-    Without those that the variable ONEDNN_MAX_CPU_ISA withholds.
+    The environment variable ONEDNN_MAX_CPU_ISA limits them.
     """
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ()
     listed = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    left = _LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), _OF_INTEREST)
-    return tuple(sorted(left.intersection(_OF_INTEREST, listed.partition(":")[2].split())))
+    allowed = _LIMITS.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper(), _OF_INTEREST)
+    return tuple(sorted(allowed.intersection(_OF_INTEREST, listed.partition(":")[2].split())))
 
 
 def machine() -> str:
-    """One line that two machines share if they choose the same arithmetic: "x86_64 avx avx2 fma sse4_1, 2 cores"."""
+    """Describe the machine in one line, such as "x86_64 avx avx2 fma sse4_1, 2 cores".
+
+    Machines that choose the same arithmetic share the line.
+    """
     return f"{platform.machine()} {' '.join(instructions())}, {cores()} cores"
 
 
 def has_half_precision(name: str) -> bool:
-    """Whether the CPU has an instruction that multiplies "bf16" or "fp16" numbers."""
+    """Return whether the CPU has an instruction that multiplies "bf16" or "fp16" numbers."""
     return not set(HALF_PRECISION[name]).isdisjoint(instructions())
 
 
 def has_bf16() -> bool:
-    """Whether the CPU has an instruction that multiplies bf16 numbers."""
+    """Return whether the CPU has an instruction that multiplies bf16 numbers."""
     return has_half_precision("bf16")
 
 
 def has_gpu() -> bool:
-    """Whether there seems to be one that PyTorch computes on; asking PyTorch itself would take seconds."""
+    """Return whether PyTorch probably has a GPU to compute on, without importing it, which would take seconds."""
     if "torch" in sys.modules:
         return bool(sys.modules["torch"].cuda.is_available())
-    driven = any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd"))
-    return driven and not version("torch").endswith("+cpu")  # PyTorch's own name for a build that knows no GPU
+    has_driver = any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd"))
+    return has_driver and not version("torch").endswith("+cpu")  # the version suffix of PyTorch's CPU-only builds
 
 
 def peak_memory() -> int | None:
-    """The most memory in bytes that this process has had so far; None where the system does not say (Windows)."""
+    """Return the peak memory of this process so far, in bytes; None where the system does not report it (Windows)."""
     try:
-        # the other figure begins with that of the process that started this one
+        # ru_maxrss starts from the value of the parent process
         status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     except (OSError, IndexError):
@@ -110,7 +113,7 @@ def peak_memory() -> int | None:
 
 
 def bf16_error() -> UsageError:
-    """What to say where bf16 is asked for and the CPU has no instruction for it."""
+    """Build the error for bf16 on a CPU that has no instruction for it."""
     return UsageError(
         "this CPU has no instruction for bf16, and without one it is slower than fp32. Try --precision fp32"
     )

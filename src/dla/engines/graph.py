@@ -1,6 +1,6 @@
-"""A network as a list of plain operations: what every engine but PyTorch is built from; torch is not needed to read it.
+"""A network as a list of plain operations, which every engine but PyTorch is built from. Loads no torch.
 
-x is (N, C, H, W) between the operations. An operation's number is its place in the list from 1; the input's is 0.
+Every operation takes and returns (N, C, H, W). Operations are numbered by their position from 1; the input is 0.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Op:
     """One operation on earlier results.
 
     op_type and its attributes:
-        "conv"      layer (a name in the state dict), norm (that of the batch-norm after it, or None), eps, stride,
-                    padding, dilation, groups
+        "conv"      layer (its name in the state dict), norm (the name of the batch-norm after it, or None), eps,
+                    stride, padding, dilation, groups
         "relu", "add", "concat", "flatten"
-        "max_pool"  of 2x2: stride, dilation, pad_end (rows below and columns right of the map, which never win)
-        "avg_pool"  of 3x3: stride; "avg_pool_dilated": dilation, channels; zeros around the map count
+        "max_pool"  2x2: stride, dilation, pad_end (rows of -inf below and columns right of the map)
+        "avg_pool"  3x3: stride; "avg_pool_dilated": dilation, channels; the zero padding counts
         "global_avg_pool", "global_max_pool"    (N, C, H, W) -> (N, C, 1, 1)
-        "slice"     of the channels: start, stop
+        "slice"     along the channels: start, stop
         "scale"     factor
     inputs: numbers of operations.
     """
@@ -43,7 +43,7 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A convolution with the batch-norm after it folded in, float32: (C_out, C_in / groups, kH, kW) and (C_out,)."""
+    """A convolution with its batch-norm folded in, float32: weight (C_out, C_in / groups, kH, kW), bias (C_out,)."""
 
     weight: Array
     bias: Array
@@ -51,14 +51,14 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class OpGraph:
-    """The operations of one network: `output` is the number of the last one, `nodes` are those of the feature nodes."""
+    """The operations of one network. `output` is the number of the last one; `nodes` maps feature nodes to numbers."""
 
     ops: tuple[Op, ...]
     output: int
     nodes: Mapping[str, int]
 
     def truncate(self, at: str) -> OpGraph:
-        """The part that leads to one feature node; `dla.models.nodes.truncate` says what they are called.
+        """Return the part that leads to one feature node (`dla.models.nodes.truncate` documents the names).
 
         Raises:
             UnknownNameError: the network has no such node.
@@ -75,12 +75,12 @@ class OpGraph:
         return OpGraph(ops, renumbered[self.nodes[at]], {at: renumbered[self.nodes[at]]})
 
     def to_json(self) -> str:
-        """Equal graphs give equal text."""
+        """Serialize to JSON; equal graphs give equal text."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> OpGraph:
-        """What `to_json` wrote."""
+        """Parse what `to_json` wrote."""
         root = json.loads(text)
         ops = tuple(Op(op["op_type"], tuple(op["inputs"]), op["attributes"]) for op in root["ops"])
         return cls(ops, root["output"], root["nodes"])
@@ -88,10 +88,9 @@ class OpGraph:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What engines are made from: the operations, the state dict with their weights, and the normalisation of pixels.
+    """The input of an engine: the operations, the state dict with their weights, and the normalization of pixels.
 
-    The input is pixels * scale + shift, for pixels from 0 to 255. `digest` is the SHA-256 of the file that the state
-    dict is from.
+    The network's input is pixels * scale + shift, for pixels from 0 to 255. `digest` is the SHA-256 of the weight file.
     """
 
     graph: OpGraph
@@ -102,19 +101,19 @@ class Network:
 
     @property
     def content(self) -> str:
-        """One word for all of it."""
+        """Return a hash of weights, operations and normalization."""
         numbers = [value.hex() for value in (*self.scale_3.tolist(), *self.shift_3.tolist())]
         return key_of(self.digest, self.graph.to_json(), *numbers)
 
     @property
     def key(self) -> str:
-        """The same for what this version of ours makes of it."""
+        """Return `content` hashed with dla's version, the cache key of what engines derive from the network."""
         return key_of(__version__, self.content)
 
     def at_temperature(self, temperature: float) -> Network:
-        """The network with its logits divided by `temperature`, as `dla.metrics.calibration.apply_temperature` has it.
+        """Return the network with its logits divided by `temperature`, as `dla.metrics.calibration.apply_temperature`.
 
-        For exported files, which have the division inside.
+        Exported files contain the division.
         """
         if temperature == 1:
             return self
@@ -123,7 +122,7 @@ class Network:
 
 
 def fold_constants(op: Op, state: Mapping[str, Array]) -> Layer:
-    """The layer of a "conv", from the network's own state dict."""
+    """Return the layer of a "conv", its batch-norm folded in, from the network's state dict."""
     name, norm = op.attributes["layer"], op.attributes["norm"]
     weight = state[f"{name}.weight"].astype(np.float32)
     bias = state.get(f"{name}.bias", np.zeros(len(weight))).astype(np.float64)

@@ -1,4 +1,4 @@
-"""ONNX, the file format of networks, and ONNX Runtime, which runs it."""
+"""The engine that runs networks in ONNX Runtime, and the conversion of networks to ONNX."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["PREPARED", "OnnxEngine", "to_onnx"]
 
 
 PREPARED = "prepared"
-KIND = "onnx"  # of what is remembered: networks as ONNX Runtime has optimised them
+KIND = "onnx"  # in the cache: networks as optimized by ONNX Runtime
 
 
 class OnnxEngine(NetworkEngine):
-    """`network` in ONNX Runtime on the CPU; `threads` are those that compute, by default one a core.
+    """Run `network` in ONNX Runtime on the CPU with `threads` compute threads, by default one per core.
 
     Raises:
         UsageError: another precision than fp32.
@@ -43,126 +43,131 @@ class OnnxEngine(NetworkEngine):
 
     @property
     def name(self) -> str:
-        """What runs, and on what."""
+        """Return the runtime and its device."""
         return "ONNX Runtime on cpu"
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         if at not in self.sessions:
             self.sessions[at] = self._open(at)
-        (found,) = self.sessions[at].run(None, {"pixels": np.ascontiguousarray(pixels_NHW3)})
-        return found  # type: ignore[no-any-return]
+        (output,) = self.sessions[at].run(None, {"pixels": np.ascontiguousarray(pixels_NHW3)})
+        return output  # type: ignore[no-any-return]
 
     def _open(self, at: str | None) -> Any:
-        """A session; optimising takes longer than all the rest, so its outcome is remembered."""
+        """Open a session. Optimizing takes longer than everything else, so the optimized model is cached."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        # threads that wait without spinning leave the cores to those that decode photos
+        # spinning threads would take the cores from the threads that decode photos
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         key = cache.key_of(self.network.key, at or "", onnxruntime.__version__, *instructions())
-        optimised = cache.read(KIND, key)
-        if optimised is None:
-            optimised = _optimised(to_onnx(self.network, at).SerializeToString(), options)
-            cache.write(KIND, key, optimised)
+        optimized = cache.read(KIND, key)
+        if optimized is None:
+            optimized = _optimize(to_onnx(self.network, at).SerializeToString(), options)
+            cache.write(KIND, key, optimized)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return onnxruntime.InferenceSession(optimised, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(optimized, options, providers=["CPUExecutionProvider"])
 
 
-def _optimised(model: bytes, options: Any) -> bytes:
+def _optimize(model: bytes, options: Any) -> bytes:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as aside:
         options.optimized_model_filepath = os.path.join(aside, "model.onnx")
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        optimised = Path(options.optimized_model_filepath).read_bytes()
+        optimized = Path(options.optimized_model_filepath).read_bytes()
     options.optimized_model_filepath = ""
-    return optimised
+    return optimized
 
 
 def to_onnx(network: Network, at: str | None = None, preprocessing: Preprocessing | None = None) -> Any:
-    """An `onnx.ModelProto` from pixels (N, H, W, 3), uint8, to probabilities (N, K), or to the features at a place.
+    """Build an `onnx.ModelProto` from pixels (N, H, W, 3), uint8, to probabilities (N, K), or to features at a node.
 
-    N, H and W are free. The pixels are those that the network sees; with `preprocessing`, those of photos, and what the
-    network sees of them is called PREPARED.
+    N, H and W are dynamic. The input is pixels ready for the network, or, with `preprocessing`, photos; their
+    preprocessed pixels are then the intermediate result PREPARED.
 
     Raises:
-        UnknownNameError: the network has no such place.
-        UsageError: the preprocessing cannot be done there.
+        UnknownNameError: the network has no such node.
+        UsageError: the preprocessing cannot be expressed in ONNX.
     """
     from onnx import TensorProto, helper
 
     graph = network.graph if at is None else network.graph.truncate(at)
-    made, seen = OnnxBuilder(), "pixels" if preprocessing is None else PREPARED
+    builder, seen = OnnxBuilder(), "pixels" if preprocessing is None else PREPARED
     if preprocessing is not None:
-        add_preprocessing(made, "pixels", preprocessing, PREPARED)
-    x = made.add("Cast", [made.add("Transpose", [seen], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
-    scale, shift = (made.constant(a.reshape(1, 3, 1, 1)) for a in (network.scale_3, network.shift_3))
-    results = [made.add("Add", [made.add("Mul", [x, scale]), shift])]
+        add_preprocessing(builder, "pixels", preprocessing, PREPARED)
+    x = builder.add("Cast", [builder.add("Transpose", [seen], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
+    scale, shift = (builder.constant(a.reshape(1, 3, 1, 1)) for a in (network.scale_3, network.shift_3))
+    results = [builder.add("Add", [builder.add("Mul", [x, scale]), shift])]
     for op in graph.ops:
-        results.append(_OPERATIONS[op.op_type](made, op, network, [results[i] for i in op.inputs]))
+        results.append(_OPERATIONS[op.op_type](builder, op, network, [results[i] for i in op.inputs]))
     name = "probabilities" if at is None else "features"
-    made.add(
+    builder.add(
         "Softmax" if at is None else "Identity", [results[graph.output]], name, **({"axis": 1} if at is None else {})
     )
     shape = ["batch", "classes"] if at is None else None
     pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
-    return made.model([pixels], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
+    return builder.model([pixels], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
 
 
-def _conv(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+def _conv(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
     layer, s = fold_constants(op, network.state), op.attributes
-    weights = [made.constant(layer.weight), made.constant(layer.bias)]
-    return made.add("Conv", inputs + weights, s["layer"], strides=[s["stride"]] * 2, pads=[s["padding"]] * 4,
+    weights = [builder.constant(layer.weight), builder.constant(layer.bias)]
+    return builder.add("Conv", inputs + weights, s["layer"], strides=[s["stride"]] * 2, pads=[s["padding"]] * 4,
                     dilations=[s["dilation"]] * 2, group=s["groups"])  # fmt: skip
 
 
-def _max_pool(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+def _max_pool(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
     s = op.attributes
     end, pads = s["pad_end"], [0, 0, s["pad_end"], s["pad_end"]]
-    if end > 1:  # more than the runtime takes as a pooling's own
-        ends = [made.constant(np.array([0, 0, 0, 0, 0, 0, end, end])), made.constant(np.array(-np.inf, np.float32))]
-        inputs, pads = [made.add("Pad", inputs + ends)], [0] * 4
-    return made.add("MaxPool", inputs, kernel_shape=[2, 2], strides=[s["stride"]] * 2,
+    if end > 1:  # ONNX Runtime's MaxPool does not accept such padding
+        ends = [
+            builder.constant(np.array([0, 0, 0, 0, 0, 0, end, end])),
+            builder.constant(np.array(-np.inf, np.float32)),
+        ]
+        inputs, pads = [builder.add("Pad", inputs + ends)], [0] * 4
+    return builder.add("MaxPool", inputs, kernel_shape=[2, 2], strides=[s["stride"]] * 2,
                     dilations=[s["dilation"]] * 2, pads=pads)  # fmt: skip
 
 
-def _avg_pool(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+def _avg_pool(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
     strides = [op.attributes["stride"]] * 2
-    return made.add("AveragePool", inputs, kernel_shape=[3, 3], strides=strides, pads=[1] * 4, count_include_pad=1)
+    return builder.add("AveragePool", inputs, kernel_shape=[3, 3], strides=strides, pads=[1] * 4, count_include_pad=1)
 
 
-def _avg_pool_dilated(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+def _avg_pool_dilated(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
     channels, dilation = op.attributes["channels"], op.attributes["dilation"]
-    weight = made.constant(np.full((channels, 1, 3, 3), 1 / 9, np.float32))
-    return made.add("Conv", [*inputs, weight], pads=[dilation] * 4, dilations=[dilation] * 2, group=channels)
+    weight = builder.constant(np.full((channels, 1, 3, 3), 1 / 9, np.float32))
+    return builder.add("Conv", [*inputs, weight], pads=[dilation] * 4, dilations=[dilation] * 2, group=channels)
 
 
-def _over_the_map(name: str) -> Callable[..., str]:
-    return lambda made, op, network, inputs: made.add(name, [*inputs, made.constant(np.array([2, 3]))], keepdims=1)
+def _global_pool(name: str) -> Callable[..., str]:
+    return lambda builder, op, network, inputs: builder.add(
+        name, [*inputs, builder.constant(np.array([2, 3]))], keepdims=1
+    )
 
 
-def _slice(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+def _slice(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
     numbers = (op.attributes["start"], op.attributes["stop"], 1)
-    return made.add("Slice", inputs + [made.constant(np.array([n])) for n in numbers])
+    return builder.add("Slice", inputs + [builder.constant(np.array([n])) for n in numbers])
 
 
-def _scale(made: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
-    return made.add("Mul", [*inputs, made.constant(np.array(op.attributes["factor"], np.float32))])
+def _scale(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    return builder.add("Mul", [*inputs, builder.constant(np.array(op.attributes["factor"], np.float32))])
 
 
 _OPERATIONS: dict[str, Callable[[OnnxBuilder, Op, Network, list[str]], str]] = {
     "conv": _conv,
-    "relu": lambda made, op, network, inputs: made.add("Relu", inputs),
-    "add": lambda made, op, network, inputs: made.add("Add", inputs),
-    "concat": lambda made, op, network, inputs: made.add("Concat", inputs, axis=1),
-    "flatten": lambda made, op, network, inputs: made.add("Flatten", inputs, axis=1),
+    "relu": lambda builder, op, network, inputs: builder.add("Relu", inputs),
+    "add": lambda builder, op, network, inputs: builder.add("Add", inputs),
+    "concat": lambda builder, op, network, inputs: builder.add("Concat", inputs, axis=1),
+    "flatten": lambda builder, op, network, inputs: builder.add("Flatten", inputs, axis=1),
     "max_pool": _max_pool,
     "avg_pool": _avg_pool,
     "avg_pool_dilated": _avg_pool_dilated,
-    "global_avg_pool": _over_the_map("ReduceMean"),
-    "global_max_pool": _over_the_map("ReduceMax"),
+    "global_avg_pool": _global_pool("ReduceMean"),
+    "global_max_pool": _global_pool("ReduceMax"),
     "slice": _slice,
     "scale": _scale,
 }

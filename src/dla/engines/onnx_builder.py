@@ -1,4 +1,4 @@
-"""What ONNX graphs are made with: nodes and constants one by one, and numbers that compute as in Python."""
+"""A builder of ONNX graphs, and graph values with Python's arithmetic operators."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dla.version import __version__
 __all__ = ["OnnxBuilder", "Value"]
 
 
-OPSET, IR_VERSION = 18, 9  # runtimes of the last years read these
+OPSET, IR_VERSION = 18, 9  # old enough for the runtimes of recent years
 
 
 class OnnxBuilder:
-    """Nodes and constants of a graph to be. A result that is given no name has its number as its name."""
+    """Collect the nodes and constants of an ONNX graph. Results without a name are named by their number."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def add(self, op: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
-        """Add one operation; the name of its result."""
+        """Add one operation and return the name of its result."""
         from onnx import helper
 
         name = name or f"x{len(self.nodes)}"
@@ -32,7 +32,7 @@ class OnnxBuilder:
         return name
 
     def constant(self, value: Array) -> str:
-        """Add a constant; its name."""
+        """Add a constant and return its name."""
         from onnx import numpy_helper
 
         name = f"c{len(self.constants)}"
@@ -40,7 +40,7 @@ class OnnxBuilder:
         return name
 
     def model(self, inputs: list[Any], outputs: list[Any]) -> Any:
-        """The whole as an `onnx.ModelProto`; inputs and outputs are its `ValueInfoProto`s."""
+        """Return the `onnx.ModelProto`; `inputs` and `outputs` are `ValueInfoProto`s."""
         from onnx import helper
 
         graph = helper.make_graph(self.nodes, "dla", inputs, outputs, self.constants)
@@ -50,20 +50,20 @@ class OnnxBuilder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """A result of a graph, to compute with. Plain whole numbers beside it are int64, others float32."""
+    """A result in a graph, with arithmetic operators. Python ints become int64 constants, floats float32."""
 
-    made: OnnxBuilder
+    builder: OnnxBuilder
     name: str
 
     @classmethod
-    def of(cls, made: OnnxBuilder, value: float | Array) -> Value:
-        """A constant."""
-        return cls(made, made.constant(_typed(value)))
+    def of(cls, builder: OnnxBuilder, value: float | Array) -> Value:
+        """Add a constant and return its value."""
+        return cls(builder, builder.constant(_typed(value)))
 
     def apply(self, op: str, *others: Value | float | Array, **attributes: Any) -> Value:
-        """The result of any operation whose first input this is."""
-        numbers = [other if isinstance(other, Value) else Value.of(self.made, other) for other in others]
-        return Value(self.made, self.made.add(op, [self.name, *(n.name for n in numbers)], **attributes))
+        """Add an operation with this value as its first input and return its result."""
+        values = [other if isinstance(other, Value) else Value.of(self.builder, other) for other in others]
+        return Value(self.builder, self.builder.add(op, [self.name, *(v.name for v in values)], **attributes))
 
     def __add__(self, other: Value | float) -> Value:
         return self.apply("Add", other)
@@ -75,7 +75,7 @@ class Value:
         return self.apply("Mul", other)
 
     def __truediv__(self, other: Value | float) -> Value:
-        """Of int64 the whole part."""
+        """Divide; int64 values are truncated."""
         return self.apply("Div", other)
 
     def __matmul__(self, other: Value) -> Value:
@@ -94,11 +94,11 @@ class Value:
         return self.apply("And", other)
 
     def choose(self, yes: Value | float, no: Value | float | Array) -> Value:
-        """`yes` where this is true, else `no`."""
+        """Return `yes` where this is true, else `no`."""
         return self.apply("Where", yes, no)
 
     def to(self, kind: type[np.generic]) -> Value:
-        """The same as another type."""
+        """Cast to another type."""
         from onnx import helper
 
         return self.apply("Cast", to=helper.np_dtype_to_tensor_dtype(np.dtype(kind)))

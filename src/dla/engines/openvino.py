@@ -1,4 +1,7 @@
-"""OpenVINO: one photo a request. A single photo gets every core; of many, as many run at once as keep them busy."""
+"""The engine that runs networks in OpenVINO, one photo per request.
+
+A single photo uses every core; of many photos, as many run concurrently as keep the cores busy.
+"""
 
 from __future__ import annotations
 
@@ -23,30 +26,30 @@ from dla.types import Array
 __all__ = ["OpenvinoEngine", "add_preprocessing_to", "core", "import_openvino", "to_openvino", "without_telemetry"]
 
 
-_LEFT_OUT = ("openvino_telemetry", "openvino.tools.ovc")
-_FIRST = threading.Lock()
+_TELEMETRY = ("openvino_telemetry", "openvino.tools.ovc")
+_IMPORT_LOCK = threading.Lock()
 
 
 @cache
 def import_openvino() -> Any:
-    """The module `openvino`, imported so that it tells nobody.
+    """Import the module `openvino` without telemetry and return it.
 
-    By itself it sends a message to its makers. What does so is its converter, which nothing here needs and which takes
-    longer to import than all the rest; whoever needs it still gets it by importing `openvino.tools.ovc`.
+    Its model converter sends telemetry on import. The converter is not needed here and takes longer to import than
+    everything else; `import openvino.tools.ovc` still loads it.
     """
-    with _FIRST:
+    with _IMPORT_LOCK:
         with without_telemetry():
             import openvino
-        # Its first look at NumPy: two threads that take it at once, with their first photos, wait for ever.
+        # The first tensor initializes its NumPy support; two threads that do so at the same time deadlock.
         openvino.Tensor(np.zeros(1, np.uint8))
     return openvino
 
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """While OpenVINO or NNCF is imported: what would tell their makers of it cannot be."""
-    absent = [name for name in _LEFT_OUT if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: it cannot be imported
+    """Block the telemetry modules of OpenVINO and NNCF while these are imported."""
+    absent = [name for name in _TELEMETRY if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: importing it fails
     try:
         yield
     finally:
@@ -55,16 +58,16 @@ def without_telemetry() -> Iterator[None]:
 
 
 class OpenvinoEngine(NetworkEngine):
-    """`network` on the CPU; `threads` are those that compute, by default one a core.
+    """Run `network` in OpenVINO on the CPU with `threads` compute threads, by default one per core.
 
-    For int8 `quantized` is the network with its multiplications in 8 bits (dla.engines.quantized). It gives classes
-    alone; with `exact_features` features are computed in fp32, and without it they are refused.
+    For int8, `quantized` is the `openvino.Model` of the int8 network (`dla.engines.quantized`), which gives only
+    probabilities. Features are then computed in fp32 with `exact_features`, and raise an error without it.
 
     Raises:
         UsageError: bf16 on a CPU that has no instruction for it.
     """
 
-    max_concurrent = 2  # while the last photos of one call are answered, the first ones of another fill the streams
+    max_concurrent = 2  # the first photos of one call fill the streams while the last ones of another finish
 
     def __init__(
         self,
@@ -83,20 +86,20 @@ class OpenvinoEngine(NetworkEngine):
 
     @property
     def name(self) -> str:
-        """What runs, and on what."""
+        """Return the runtime, its device and any reduced precision."""
         return "OpenVINO on cpu" + ("" if self.precision == "fp32" else f" in {self.precision}")
 
     def features_at(self, at: str) -> Callable[[Array], Array]:
-        """As any engine's.
+        """Return a function from uint8 photos of one size to float32 features (N, C[, H, W]).
 
         Raises:
-            UnknownNameError: the network has no such place.
-            UsageError: in int8, but with `exact_features`.
+            UnknownNameError: the network has no such node.
+            UsageError: the engine runs in int8, without `exact_features`.
         """
         features = super().features_at(at)
         if self.quantized is not None and not self.exact_features:
             raise UsageError(
-                "features are not computed in int8: an int8 model gives classes alone. Try --precision fp32"
+                "features are not computed in int8: an int8 model gives only classes. Try --precision fp32"
             )
         return features
 
@@ -110,17 +113,18 @@ class OpenvinoEngine(NetworkEngine):
 
     def _config(self) -> dict[str, Any]:
         return {
-            # what is not in 8 bits of an int8 model is in 32
+            # for an int8 model, the precision of the layers that are not quantized
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": self.threads,
-            "ENABLE_CPU_PINNING": False,  # the threads that decode photos share the cores
+            "ENABLE_CPU_PINNING": False,  # decoding threads share the cores
         }
 
 
 class _Compiled:
-    """A network for photos of one size, compiled by how many there are at first.
+    """A network for photos of one size, compiled for latency or throughput.
 
-    One photo: every thread works on it. Several: each stream works on one of its own; single ones that come later, too.
+    While every call has one photo, all threads work on it. From the first call with several photos on, each stream
+    works on a photo of its own, also for single photos.
     """
 
     def __init__(self, model: Any, size: tuple[int, ...], config: Mapping[str, Any]) -> None:
@@ -129,17 +133,17 @@ class _Compiled:
         self.lock = threading.Lock()
         self.for_one: Any = None
         self.for_many: Any = None
-        self.free: list[list[Any]] = []  # requests that no call is using
+        self.free: list[list[Any]] = []  # requests that no call uses
 
     def run(self, pixels_NHW3: Array) -> Array:
         with self.lock:
             if len(pixels_NHW3) == 1 and self.for_many is None:
                 return self._one(pixels_NHW3)
             requests = self.free.pop() if self.free else self._requests()
-        found = _many(requests, pixels_NHW3, tuple(self.model.output(0).shape[1:]))
+        output = _many(requests, pixels_NHW3, tuple(self.model.output(0).shape[1:]))
         with self.lock:
             self.free.append(requests)
-        return found
+        return output
 
     def _one(self, pixels_1HW3: Array) -> Array:
         if self.for_one is None:
@@ -151,7 +155,7 @@ class _Compiled:
         if self.for_many is None:
             self.for_many = self._compile("THROUGHPUT")
         streams = self.for_many.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        # twice as many as run, so that no stream waits for the thread that asks
+        # twice as many as run, so that no stream waits for the calling thread
         return [self.for_many.create_infer_request() for _ in range(2 * streams)]
 
     def _compile(self, hint: str) -> Any:
@@ -159,33 +163,35 @@ class _Compiled:
 
 
 def _many(requests: list[Any], pixels_NHW3: Array, shape: tuple[int, ...]) -> Array:
-    """Each photo by one of the requests, in turns."""
-    found = np.empty((len(pixels_NHW3), *shape), np.float32)
-    taken = [requests[n % len(requests)] for n in range(len(found))]
-    for n in range(len(found) + len(requests)):
+    """Run each photo in one of the requests, in rotation."""
+    output = np.empty((len(pixels_NHW3), *shape), np.float32)
+    assigned = [requests[n % len(requests)] for n in range(len(output))]
+    for n in range(len(output) + len(requests)):
         done = n - len(requests)
         if done >= 0:
-            taken[done].wait()
-            found[done] = taken[done].get_output_tensor().data[0]
-        if n < len(found):
-            taken[n].start_async({0: pixels_NHW3[n : n + 1]}, share_inputs=True)
-    return found
+            assigned[done].wait()
+            output[done] = assigned[done].get_output_tensor().data[0]
+        if n < len(output):
+            assigned[n].start_async({0: pixels_NHW3[n : n + 1]}, share_inputs=True)
+    return output
 
 
 @cache
 def core() -> Any:
-    """OpenVINO's one object that reads and compiles networks."""
+    """Return the shared `openvino.Core`, which reads and compiles models."""
     return import_openvino().Core()
 
 
 def to_openvino(network: Network, size: tuple[int, ...] | None = None, at: str | None = None) -> Any:
-    """An `openvino.Model` from pixels (N, H, W, 3), uint8, to probabilities (N, K), or to the features at a place.
+    """Build an `openvino.Model` from pixels (N, H, W, 3), uint8, to probabilities (N, K), or to features at a node.
 
     Args:
-        size: height and width, where they are fixed; N is free.
+        network: what the model computes.
+        size: height and width, if they are fixed; N is always dynamic.
+        at: the feature node; None for probabilities.
 
     Raises:
-        UnknownNameError: the network has no such place.
+        UnknownNameError: the network has no such node.
     """
     ov = import_openvino()
     opset = ov.opset13
@@ -211,7 +217,7 @@ def _weights(op: Op, network: Network) -> dict[str, Layer]:
 def _conv(opset: Any, s: Mapping[str, Any], x: Any, layer: Layer) -> Any:
     strides, pads, dilations = ([s[key]] * 2 for key in ("stride", "padding", "dilation"))
     if s["groups"] == 1:
-        # as a constant: a plain array would go through a list of Python's numbers
+        # as a constant: a plain array would be converted to a list of Python numbers
         y = opset.convolution(x, opset.constant(layer.weight), strides, pads, pads, dilations, name=s["layer"])
     else:
         c_out, *rest = layer.weight.shape
@@ -247,30 +253,30 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def add_preprocessing_to(body: Any, preprocessing: Preprocessing, name: str) -> Any:
-    """An `openvino.Model` that takes photos, uint8 (N, H, W, 3) of any size, before one that takes prepared pixels.
+    """Build an `openvino.Model` that takes photos, uint8 (N, H, W, 3) of any size, from `body`, which takes pixels.
 
-    The two become one; what `body` is given is called `name` in it.
+    `body` becomes part of it; the preprocessed pixels are its intermediate result `name`.
 
     Raises:
-        UsageError: the preprocessing cannot be done there.
-        UnavailableError: the package onnx, in whose terms it is written, is not installed.
+        UsageError: the preprocessing cannot be expressed in OpenVINO.
+        UnavailableError: the package onnx is not installed, which the preprocessing is built with.
     """
     if find_spec("onnx") is None:
         raise UnavailableError(
-            "the preprocessing of an OpenVINO file is written with onnx: pip install onnx, or leave it out with "
-            "--no-preprocessing"
+            "the preprocessing inside an OpenVINO file is built with onnx, which is not installed: pip install onnx, "
+            "or use --no-preprocessing"
         )
     from onnx import TensorProto, helper
 
     from dla.engines.onnx_builder import OnnxBuilder
     from dla.engines.onnx_resize import add_preprocessing
 
-    made = OnnxBuilder()
-    add_preprocessing(made, "pixels", preprocessing, name)
+    builder = OnnxBuilder()
+    add_preprocessing(builder, "pixels", preprocessing, name)
     photos = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
     seen = helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *preprocessing.size, 3])
-    front = core().read_model(made.model([photos], [seen]).SerializeToString())
+    front = core().read_model(builder.model([photos], [seen]).SerializeToString())
     prepared = front.output(0).get_node().input_value(0)
-    for taker in body.input(0).get_target_inputs():
-        taker.replace_source_output(prepared)
+    for consumer in body.input(0).get_target_inputs():
+        consumer.replace_source_output(prepared)
     return import_openvino().Model(body.get_results(), front.get_parameters(), "dla")

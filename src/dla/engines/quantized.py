@@ -1,7 +1,7 @@
-"""int8: a network whose multiplications are in 8 bits, made by NNCF from a few photos, run by OpenVINO.
+"""int8 models: networks with 8-bit multiplications, quantized by NNCF from a few photos and run by OpenVINO.
 
-Made with NNCF's overflow fix, which leaves one bit of the weights unused, so that an int8 model is right on every CPU,
-those without VNNI instructions included, which add products in 16 bits.
+NNCF's overflow fix is on. It leaves one bit of the weights unused, so that int8 models are correct on every CPU,
+including those without VNNI instructions, which add products in 16 bits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["MAX_DROP", "Gate", "QuantizedModel", "parse_quantized", "quantize", 
 
 FORMAT = 1
 MAX_DROP = 0.005  # of top-1, as a share of the photos
-# What products of 8 bits are added by, the best first: two CPUs with the same one give the same answers.
+# Instruction sets that add 8-bit products, the best first: CPUs with the same best one give the same results.
 _BEST_FIRST = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
 _XML, _BIN, _ABOUT = "model.xml", "model.bin", "about.json"
 _MOST_BYTES = 2**31
@@ -40,11 +40,11 @@ _MOST_BYTES = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What an int8 model's answers were beside those in fp32, on photos that it was not made from.
+    """An accuracy check: an int8 model compared with fp32 on photos that it was not calibrated on.
 
-    `kind` says what `value` is a share of: "top1", the photos that are right in fp32 less those that are in int8, or
+    `value` is a fraction from 0 to 1, by `kind`: for "top1", the loss of top-1 accuracy from fp32 to int8; for
     "agreement", the photos with the same first class. `low` and `high` are its 95 % interval; `fp32` and `int8` the
-    top-1 of each, where there are labels. `instructions` are the CPU's that it ran on.
+    top-1 of each, if there are labels. `instructions` are the instruction sets of the CPU that it ran on.
     """
 
     passed: bool
@@ -58,7 +58,7 @@ class Gate:
     instructions: tuple[str, ...]
 
     def sentence(self) -> str:
-        """For people."""
+        """Describe the outcome in one sentence."""
         if self.kind == "top1":
             what = f"top-1 {100 * self.int8:.1f} % in int8, {100 * self.fp32:.1f} % in fp32"  # type: ignore[operator]
             what += f": a loss of {100 * self.value:.2f} points (95 % interval {100 * self.low:.2f} to "
@@ -73,9 +73,9 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedModel:
-    """A network in int8: OpenVINO's two files, what it was made from (`content` of the network), and its gates.
+    """A network in int8: OpenVINO's two files, the network's `content` hash, and the accuracy checks so far.
 
-    `calibration` says how: NNCF's version, how many photos, and whether layers were left in fp32 by accuracy control.
+    `calibration` holds NNCF's version, the number of photos, and whether accuracy control left layers in fp32.
     """
 
     xml: bytes
@@ -86,24 +86,24 @@ class QuantizedModel:
 
     @property
     def passed_here(self) -> Gate | None:
-        """The gate that it passed on a CPU that multiplies 8 bits as this one does."""
-        here = _by(instructions())
-        return next((gate for gate in self.gates if gate.passed and _by(gate.instructions) == here), None)
+        """Return the gate that it passed on a CPU with the same best int8 instructions; None if there is none."""
+        here = _best_int8(instructions())
+        return next((gate for gate in self.gates if gate.passed and _best_int8(gate.instructions) == here), None)
 
     def with_gate(self, gate: Gate) -> QuantizedModel:
-        """The model with one gate more, in place of an earlier one on the same kind of CPU."""
-        others = tuple(g for g in self.gates if _by(g.instructions) != _by(gate.instructions))
+        """Return a copy with `gate` added; it replaces an earlier one of the same kind of CPU."""
+        others = tuple(g for g in self.gates if _best_int8(g.instructions) != _best_int8(gate.instructions))
         return replace(self, gates=(*others, gate))
 
     def model(self, temperature: float = 1) -> Any:
-        """The `openvino.Model`, from pixels (N, H, W, 3), uint8, to probabilities (N, K).
+        """Return the `openvino.Model`, from pixels (N, H, W, 3), uint8, to probabilities (N, K).
 
         Raises:
             DamagedError: OpenVINO cannot read it.
         """
         try:
             model = core().read_model(model=self.xml, weights=self.weights)
-            if temperature != 1:  # as `Network.at_temperature`; but this graph is OpenVINO's already
+            if temperature != 1:  # as `Network.at_temperature`, but in OpenVINO's graph
                 scores = model.get_results()[0].input_value(0).get_node().input(0)
                 divided = import_openvino().opset13.multiply(scores.get_source_output(), np.float32(1 / temperature))
                 scores.replace_source_output(divided.output(0))
@@ -113,7 +113,7 @@ class QuantizedModel:
                                "dla export --precision int8") from None  # fmt: skip
 
     def to_bytes(self) -> bytes:
-        """One file: a zip; equal models give equal bytes."""
+        """Serialize to the bytes of a zip file; equal models give equal bytes."""
         about = {
             "format": FORMAT,
             "content": self.content,
@@ -131,17 +131,17 @@ class QuantizedModel:
 
 
 def parse_quantized(data: bytes, where: str) -> QuantizedModel:
-    """What `to_bytes` wrote; `where` names it in messages.
+    """Parse what `to_bytes` wrote; `where` names it in messages.
 
     Raises:
-        DamagedError: it is not such a file, or not whole.
+        DamagedError: the bytes are not a complete int8 model.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             if sum(info.file_size for info in file.infolist()) > _MOST_BYTES:
                 raise ValueError("it is larger than any network")
             if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in file.infolist()):
-                raise ValueError("it is packed in another way")
+                raise ValueError("it uses another compression")
             about, xml, weights = (file.read(name) for name in (_ABOUT, _XML, _BIN))
         root = JsonObject(parse_object(about, _ABOUT), _ABOUT)
         root.get("format", int, str(FORMAT), lambda version: version == FORMAT)
@@ -160,7 +160,7 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         ValueError,
     ) as error:
         raise DamagedError(
-            f"{where} is no whole int8 model ({error}). Make it again: dla export --precision int8"
+            f"{where} is not a complete int8 model ({error}). Make it again: dla export --precision int8"
         ) from None
 
 
@@ -169,9 +169,9 @@ def _gate(fields: Mapping[str, Any]) -> Gate:
 
 
 def quantize(network: Network, pixels: Sequence[Array], progress: Progress = NO_PROGRESS) -> QuantizedModel:
-    """The network in 8 bits, the ranges of its maps taken from photos: uint8 (H, W, 3), all of the network's size.
+    """Quantize a network to int8, calibrated on photos, uint8 (H, W, 3), all of the network's input size.
 
-    `progress` is told of each photo each time that it goes through the network.
+    `progress` advances whenever a photo passes through the network.
 
     Raises:
         UnavailableError: NNCF is not installed.
@@ -186,16 +186,16 @@ def quantize(network: Network, pixels: Sequence[Array], progress: Progress = NO_
 def quantize_with_accuracy_control(
     network: Network, pixels: Sequence[Array], targets_N: Array, progress: Progress = NO_PROGRESS
 ) -> QuantizedModel:
-    """The same, with those layers left in fp32 without which the photos' own top-1 would fall by over `MAX_DROP`.
+    """Quantize like `quantize`, but keep layers in fp32 until top-1 on the photos drops by at most `MAX_DROP`.
 
     Raises:
         UnavailableError: NNCF is not installed.
     """
 
     def top1(compiled: Any, photos: Any) -> tuple[float, list[float]]:
-        found = [compiled(photo)[0].argmax() for photo in photos]
-        right = [float(k == target) for k, target in zip(found, targets_N.tolist(), strict=False)]
-        return float(np.mean(right)), right
+        predicted = [compiled(photo)[0].argmax() for photo in photos]
+        correct = [float(k == target) for k, target in zip(predicted, targets_N.tolist(), strict=False)]
+        return float(np.mean(correct)), correct
 
     with _nncf() as nncf:
         model, photos = to_openvino(network, pixels[0].shape[:2]), _dataset(nncf, pixels, progress)
@@ -204,18 +204,18 @@ def quantize_with_accuracy_control(
     return _quantized_model(quantized, network, nncf, {"photos": len(pixels), "accuracy_control": True})
 
 
-def _by(instructions: tuple[str, ...]) -> str:
-    """The best of a CPU's instructions for products of 8 bits; "" where it has none of them, or none are known."""
+def _best_int8(instructions: tuple[str, ...]) -> str:
+    """Return the best of a CPU's instruction sets for 8-bit products; "" where there are none, or none are known."""
     return next((name for name in _BEST_FIRST if name in instructions), "")
 
 
 def _dataset(nncf: Any, pixels: Sequence[Array], progress: Progress) -> Any:
-    def taken(photo_1HW3: Array) -> Array:
+    def transform(photo_1HW3: Array) -> Array:
         progress.advance()
         return photo_1HW3
 
-    progress.start("calibrating")  # NNCF decides how often it goes through the photos
-    return nncf.Dataset([photo_HW3[None] for photo_HW3 in pixels], taken)
+    progress.start("calibrating")  # without a total: NNCF decides how often it goes through the photos
+    return nncf.Dataset([photo_HW3[None] for photo_HW3 in pixels], transform)
 
 
 def _settings(nncf: Any, network: Network, photos: int) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _settings(nncf: Any, network: Network, photos: int) -> dict[str, Any]:
         "target_device": nncf.TargetDevice.CPU,
         "subset_size": photos,
         "fast_bias_correction": False,
-        # the first layer and the last stay in fp32: little work, and half of the error (docs/results.md)
+        # the first and last layers stay in fp32: they take little time and cause half of the error (docs/results.md)
         "ignored_scope": nncf.IgnoredScope(names=[layers[0], layers[-1]]),
     }
 
@@ -244,7 +244,7 @@ def _quantized_model(model: Any, network: Network, nncf: Any, calibration: dict[
 
 @contextmanager
 def _nncf() -> Iterator[Any]:
-    """NNCF, imported so that it tells nobody, and quiet: what it draws of its progress is not for stdout."""
+    """Import NNCF without telemetry, and keep its progress bars off stdout."""
     import_openvino()
     try:
         with without_telemetry():

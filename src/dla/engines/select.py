@@ -1,4 +1,4 @@
-"""Which engine is the fastest here, for one network: a measurement that is remembered."""
+"""Select the fastest engine for one network on this machine, by a cached measurement."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class EngineTiming:
-    """One engine with one network here, in seconds: until its first answer, for one photo, for each of many."""
+    """Seconds that one engine takes with one network: to its first result, for one photo, per photo of many."""
 
     engine: str
     cold_start_s: float
@@ -41,26 +41,31 @@ class EngineTiming:
     per_photo_s: float
 
 
-# In the order in which they are taken where nothing was measured, with the packages that each needs.
+# In order of preference where nothing was measured, with the packages that each needs.
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "onnx": ("onnxruntime", "onnx"),
     "torch": ("torch",),
 }
 
-TITLES = {"openvino": "OpenVINO", "onnx": "ONNX Runtime", "torch": "PyTorch"}  # how their names begin
+TITLES = {"openvino": "OpenVINO", "onnx": "ONNX Runtime", "torch": "PyTorch"}  # `Engine.name` starts with these
 
 KIND = "timings"
 BATCH, ROUNDS, ROUND_S = 8, 3, 0.15
 
 
 def installed() -> tuple[str, ...]:
-    """The engines whose packages are here."""
+    """Return the engines whose packages are installed, in order of preference."""
     return tuple(name for name, packages in ENGINES.items() if all(map(find_spec, packages)))
 
 
 def check_engine(name: str) -> None:
-    """Raise for an engine that is not known, or whose packages are not here."""
+    """Check that an engine can be used.
+
+    Raises:
+        UnknownNameError: no engine has this name.
+        UnavailableError: its packages are not installed.
+    """
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ("auto", *ENGINES), see=f"auto, {', '.join(ENGINES)}")
     if name not in installed():
@@ -68,22 +73,25 @@ def check_engine(name: str) -> None:
 
 
 def pip_line(name: str) -> str:
-    """What installs an engine."""
+    """Return the command that installs an engine."""
     return f"pip install {' '.join(ENGINES[name])}"
 
 
 def select_fastest(timings: Sequence[EngineTiming], photos: int | None) -> EngineTiming:
-    """The one that is done first with so many photos; None are many. For one photo PyTorch is not worth importing."""
+    """Return the timing of the fastest engine for this many photos; None means many.
+
+    For a single photo PyTorch is left out: importing it takes longer than any engine.
+    """
     if photos == 1:
         return min((t for t in timings if t.engine != "torch"), key=lambda t: t.cold_start_s, default=timings[0])
     return min(timings, key=lambda t: t.per_photo_s)
 
 
 class EngineBenchmark:
-    """Times the engines that are here with one network, and remembers it for this machine and these versions.
+    """Time the installed engines with one network, and cache the result for this machine and these versions.
 
     Args:
-        make: makes the engine of that name.
+        make: builds the engine of that name.
         size: height and width of the network's photos.
     """
 
@@ -94,35 +102,35 @@ class EngineBenchmark:
         self.key = cache.key_of(network.key, str(size), str(threads), machine(), *versions)
 
     def recall(self) -> tuple[EngineTiming, ...]:
-        """What was measured before; nothing if nothing was."""
+        """Return the cached measurement; empty if there is none."""
         data = cache.read(KIND, self.key)
         return () if data is None else tuple(EngineTiming(**timing) for timing in json.loads(data))
 
     def seconds_each(self, engine: Engine) -> float:
-        """About how long one engine takes for each of many photos."""
+        """Estimate the seconds that one engine takes per photo of many."""
         engine.probabilities(self.pixels_NHW3)
         return _seconds(engine, self.pixels_NHW3) / BATCH
 
     def run(self) -> tuple[EngineTiming, ...]:
-        """Measure: a second or two for each engine, in turns."""
+        """Measure every engine, in alternation, and cache the result; takes a second or two per engine."""
         first, engines = {}, {}
         for name in self.names:
             began = time.perf_counter()
             engines[name] = self.make(name)
             engines[name].probabilities(self.pixels_NHW3[:1])
             first[name] = time.perf_counter() - began
-        one = self._rounds(engines, self.pixels_NHW3[:1])
-        each = self._rounds(engines, self.pixels_NHW3)
-        timings = tuple(EngineTiming(name, first[name], one[name], each[name] / BATCH) for name in self.names)
+        single = self._rounds(engines, self.pixels_NHW3[:1])
+        batch = self._rounds(engines, self.pixels_NHW3)
+        timings = tuple(EngineTiming(name, first[name], single[name], batch[name] / BATCH) for name in self.names)
         cache.write(KIND, self.key, json.dumps([asdict(timing) for timing in timings]).encode())
         return timings
 
     def _rounds(self, engines: Mapping[str, Engine], pixels_NHW3: Array) -> dict[str, float]:
-        """Seconds for a batch, by engine: the median of several rounds, in which every engine has its turn."""
+        """Return the median seconds per batch of each engine, over rounds that run every engine once."""
         for engine in engines.values():
             engine.probabilities(pixels_NHW3)
-        turns = [{name: _seconds(engine, pixels_NHW3) for name, engine in engines.items()} for _ in range(ROUNDS)]
-        return {name: statistics.median(turn[name] for turn in turns) for name in engines}
+        rounds = [{name: _seconds(engine, pixels_NHW3) for name, engine in engines.items()} for _ in range(ROUNDS)]
+        return {name: statistics.median(seconds[name] for seconds in rounds) for name in engines}
 
 
 def _seconds(engine: Engine, pixels_NHW3: Array) -> float:

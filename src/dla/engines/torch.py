@@ -1,7 +1,7 @@
-"""PyTorch: batch-norm folded into the convolutions, channels_last, inference mode.
+"""The engine that runs networks in PyTorch: batch-norm folded into the convolutions, channels_last, inference mode.
 
-On an NVIDIA GPU: pixels go by memory that the GPU reads by itself; CUDA graphs take away what it costs to launch some
-hundred small kernels one by one; where there is much to do the network is compiled besides.
+On an NVIDIA GPU, pixels are copied from pinned memory, CUDA graphs save the launch of some hundred small kernels, and
+for many photos the network is compiled instead.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from dla.types import Array
 __all__ = ["TorchEngine", "pick_device", "worth_compiling"]
 
 
-COMPILED_FROM = 10_000
+COMPILED_FROM = 10_000  # photos
 
 
 class TorchEngine:
-    """`model` in evaluation form on `device`; x = pixels * scale + shift is what it was trained on.
+    """Run `model`, in evaluation mode, on `device`. Its input is pixels * scale + shift.
 
-    `threads` are those that compute, by default as many as PyTorch is set to. `photos` are as many as there will be, if
-    that is known.
+    `threads` is the number of compute threads, by default PyTorch's own setting; `photos` the expected number of
+    photos, if known.
 
     Raises:
-        UsageError: bf16 on a CPU that has no instruction for it, or a device that is not here.
+        UsageError: bf16 on a CPU that has no instruction for it, or a device that is not available.
     """
 
     max_concurrent = 1
@@ -63,32 +63,32 @@ class TorchEngine:
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         folded = fuse_conv_bn(model).to(device=self.device, dtype=self.dtype)
         self.network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.cut: dict[str, nn.Module] = {}  # parts of the network: they share its weights
+        self.truncated: dict[str, nn.Module] = {}  # parts of the network, which share its weights
         self.normalize = Normalize(scale_3, shift_3).to(self.device)
 
     @property
     def name(self) -> str:
-        """What runs, and on what."""
+        """Return the runtime, its device and any reduced precision."""
         return f"PyTorch on {self.device}" + ("" if self.precision == "fp32" else f" in {self.precision}")
 
     def own_process(self) -> None:
-        """Keep freed memory for the next batch."""
+        """Have the allocator keep freed memory for the next batch."""
         _keep_freed_memory()
 
     @torch.inference_mode()
     def probabilities(self, pixels_NHW3: Array) -> Array:
-        """uint8 photos of one size -> float32 probabilities (N, K)."""
+        """Return float32 probabilities (N, K) for uint8 photos of one size."""
         return self._run(self.network, pixels_NHW3).softmax(1).cpu().numpy()
 
     def features_at(self, at: str) -> Callable[[Array], Array]:
-        """What turns uint8 photos of one size into float32 features (N, C[, H, W]).
+        """Return a function from uint8 photos of one size to float32 features (N, C[, H, W]).
 
         Raises:
-            UnknownNameError: the network has no such place.
+            UnknownNameError: the network has no such node.
         """
-        if at not in self.cut:
-            self.cut[at] = truncate(self.network, at)
-        part = self.cut[at]
+        if at not in self.truncated:
+            self.truncated[at] = truncate(self.network, at)
+        part = self.truncated[at]
 
         @torch.inference_mode()
         def features(pixels_NHW3: Array) -> Array:
@@ -114,7 +114,7 @@ class TorchEngine:
 
 
 class _CompiledTorch:
-    """`part` of a network, compiled for the first batch's shape; others, such as the last batch, go as they are."""
+    """Part of a network, compiled for the first batch's shape; other shapes, as of the last batch, run uncompiled."""
 
     def __init__(self, part: nn.Module, shape: torch.Size) -> None:
         self.part, self.shape = part, shape
@@ -124,27 +124,27 @@ class _CompiledTorch:
         if self.fast is not None and x_N3HW.shape == self.shape:
             try:
                 with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # they are left out on purpose
+                    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # TF32 is off on purpose
                     return self.fast(x_N3HW)
             except RuntimeError as error:
-                from torch._dynamo.exc import TorchDynamoException  # it takes its time, and compiling has loaded it
+                from torch._dynamo.exc import TorchDynamoException  # slow to import, but already loaded here
 
                 if not isinstance(error, TorchDynamoException):
                     raise
-                self.fast = None  # no compiler here, or a GPU that it does not know: slower is not wrong
+                self.fast = None  # no compiler installed, or an unsupported GPU: run uncompiled
         return self.part(x_N3HW)  # type: ignore[no-any-return]
 
 
 def worth_compiling(device: torch.device, photos: int | None) -> bool:
-    """Whether a minute of compiling pays: on an NVIDIA GPU, from 10,000 photos on."""
+    """Return whether compiling, which takes a minute, pays off: on an NVIDIA GPU, from 10,000 photos on."""
     return device.type == "cuda" and photos is not None and photos >= COMPILED_FROM
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA, then Apple's GPU, then the CPU.
+    """Return the device called `name`; "auto" prefers CUDA, then Apple's GPU (mps), then the CPU.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -160,9 +160,9 @@ def pick_device(name: str) -> torch.device:
 
 
 class _WithoutTf32:
-    """fp32 is fp32: by itself cuDNN rounds what it multiplies to 10 bits.
+    """A context in which cuDNN multiplies in full fp32, instead of rounding to TF32's 10 bits, its default.
 
-    The flag is one of the whole process: the first of several threads turns it off and the last one sets it back.
+    The flag is global to the process: the first of several threads turns TF32 off and the last one restores it.
     """
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ _without_tf32 = _WithoutTf32()
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """So many threads for now; PyTorch's number is one of the whole process, so it is set back."""
+    """Set PyTorch's number of threads, which is global to the process, and restore it afterwards."""
     before = torch.get_num_threads()
     if count in (None, before):
         yield
@@ -200,9 +200,9 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc to keep what a batch frees for the next one; page faults cost 10 to 30 % of the time otherwise.
+    """Make glibc keep freed memory for the next batch; otherwise page faults cost 10 to 30 % of the time.
 
-    A setting of the whole process. Elsewhere than on glibc it does nothing.
+    The setting is global to the process. Does nothing without glibc.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""From a network in PyTorch to its list of operations: the one place that knows both."""
+"""Trace a network in PyTorch into its list of operations."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from dla.models.registry import PRE_LOGITS
 __all__ = ["trace_ops"]
 
 
-_NOTHING = (nn.Identity, nn.Dropout, DropPath)  # in evaluation mode
+_NO_OPS = (nn.Identity, nn.Dropout, DropPath)  # in evaluation mode
 
 
 def trace_ops(model: nn.Module) -> OpGraph:
-    """The operations to the logits (N, K) of a network in evaluation mode; to its map where it does not pool.
+    """Return the operations of a network in evaluation mode, up to its logits (N, K), or its map if it does not pool.
 
     Raises:
-        NotImplementedError: it has other parts than those of the table.
+        NotImplementedError: the network has an operation that is not in `Op`'s list.
     """
-    whole = trace(model)
+    traced = trace(model)
     walk = _Walk(model)
-    for node in whole.nodes:
+    for node in traced.nodes:
         walk.take(node)
-    found = {name: walk.numbers[node] for name, node in feature_nodes(model, whole).items()}
-    if PRE_LOGITS in found:
-        found[PRE_LOGITS] = walk.add("flatten", found[PRE_LOGITS])
-    return OpGraph(tuple(walk.ops), walk.output, dict(sorted(found.items())))
+    nodes = {name: walk.numbers[node] for name, node in feature_nodes(model, traced).items()}
+    if PRE_LOGITS in nodes:
+        nodes[PRE_LOGITS] = walk.add("flatten", nodes[PRE_LOGITS])
+    return OpGraph(tuple(walk.ops), walk.output, dict(sorted(nodes.items())))
 
 
 class _Walk:
-    """Takes the operations of a traced network in their order, and makes the list of them."""
+    """Convert the nodes of a traced network, in their order, to operations."""
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules())
         self.ops: list[Op] = []
         self.output = 0
         self.numbers: dict[fx.Node, int] = {}
-        self.channels: dict[int, int] = {}  # that a convolution gives, as far as something may ask
-        self.norms: set[fx.Node] = set()  # that went into the convolution before them
+        self.channels: dict[int, int] = {}  # of the results of convolutions, which `part` may need
+        self.norms: set[fx.Node] = set()  # batch-norms that are folded into the convolution before them
 
     def add(self, op_type: str, *inputs: int, **attributes: Any) -> int:
         self.ops.append(Op(op_type, inputs, attributes))
@@ -56,7 +56,7 @@ class _Walk:
         if node.op == "placeholder":
             self.numbers[node] = 0
         elif node.op == "output":
-            self.output = self._given(node)[0]
+            self.output = self._inputs(node)[0]
         elif node.op == "call_module":
             self.numbers[node] = self._module(node, self.modules[str(node.target)])
         elif node.target in _OPERATIONS:
@@ -64,19 +64,19 @@ class _Walk:
         else:
             raise _unknown(node)
 
-    def _given(self, node: fx.Node) -> list[int]:
+    def _inputs(self, node: fx.Node) -> list[int]:
         return [self.numbers[x] for x in node.all_input_nodes]
 
     def _module(self, node: fx.Node, module: nn.Module) -> int:
-        (x,) = self._given(node)
-        if isinstance(module, _NOTHING) or node in self.norms:
+        (x,) = self._inputs(node)
+        if isinstance(module, _NO_OPS) or node in self.norms:
             return x
         if isinstance(module, nn.Conv2d):
             return self._conv(node, module, x)
         if isinstance(module, nn.ReLU):
-            done = self.add("relu", x)
-            self.channels[done] = self.channels.get(x, 0)
-            return done
+            result = self.add("relu", x)
+            self.channels[result] = self.channels.get(x, 0)
+            return result
         if isinstance(module, nn.Flatten):
             return self.add("flatten", x)
         raise _unknown(node)
@@ -88,10 +88,10 @@ class _Walk:
         if isinstance(norm, nn.BatchNorm2d):
             self.norms.add(after)
             folds = {"norm": after.target, "eps": norm.eps}
-        done = self.add("conv", x, layer=node.target, **folds, stride=conv.stride[0], padding=conv.padding[0],
+        result = self.add("conv", x, layer=node.target, **folds, stride=conv.stride[0], padding=conv.padding[0],
                         dilation=conv.dilation[0], groups=conv.groups)  # fmt: skip
-        self.channels[done] = conv.out_channels
-        return done
+        self.channels[result] = conv.out_channels
+        return result
 
     def sum(self, node: fx.Node) -> None:
         args: Any = node.args
@@ -103,34 +103,34 @@ class _Walk:
 
     def scale(self, node: fx.Node) -> None:
         factor, _ = node.args
-        self.numbers[node] = self.add("scale", *self._given(node), factor=factor)
+        self.numbers[node] = self.add("scale", *self._inputs(node), factor=factor)
 
     def reduce(self, node: fx.Node) -> None:
         op_type = {"mean": "global_avg_pool", "amax": "global_max_pool"}[str(node.target)]
         if node.args[1] != (2, 3) or node.kwargs != {"keepdim": True}:
             raise _unknown(node)
-        self.numbers[node] = self.add(op_type, *self._given(node))
+        self.numbers[node] = self.add(op_type, *self._inputs(node))
 
     def pad(self, node: fx.Node) -> None:
-        """-inf below and right of a map, for the pooling that follows."""
+        """Skip the padding with -inf below and right of a map: `max_pool` reads it."""
         if node.kwargs.get("value") != float("-inf") or any(user.target is not F.max_pool2d for user in node.users):
             raise _unknown(node)
-        (self.numbers[node],) = self._given(node)
+        (self.numbers[node],) = self._inputs(node)
 
     def max_pool(self, node: fx.Node) -> None:
         (x, size), settings = node.args, dict[str, Any](node.kwargs)
         pad: Any = x.args if isinstance(x, fx.Node) and x.target is F.pad else None
-        # "ceil_mode" is one row and column more, which count where the size is odd
+        # "ceil_mode" adds one row and column, which matter where the size is odd
         pad_end = int(settings["ceil_mode"]) if pad is None else pad[1][1]
         if size != 2 or settings["padding"] or not pad_end:
             raise _unknown(node)
-        self.numbers[node] = self.add("max_pool", *self._given(node), stride=settings["stride"],
+        self.numbers[node] = self.add("max_pool", *self._inputs(node), stride=settings["stride"],
                                       dilation=settings["dilation"], pad_end=pad_end)  # fmt: skip
 
     def avg_pool(self, node: fx.Node) -> None:
         if node.args[1] != 3 or node.kwargs != {"padding": 1}:
             raise _unknown(node)
-        self.numbers[node] = self.add("avg_pool", *self._given(node), stride=node.args[2])
+        self.numbers[node] = self.add("avg_pool", *self._inputs(node), stride=node.args[2])
 
     def avg_pool_dilated(self, node: fx.Node) -> None:
         x, weight = node.all_input_nodes
@@ -140,13 +140,13 @@ class _Walk:
                                       channels=node.kwargs["groups"])  # fmt: skip
 
     def chunk(self, node: fx.Node) -> None:
-        (self.numbers[node],) = self._given(node)
+        (self.numbers[node],) = self._inputs(node)
 
     def part(self, node: fx.Node) -> None:
-        """One of the equal parts that a map's channels were split into."""
+        """Add one of the equal parts that a map's channels are split into."""
         whole, index = tuple[Any, ...](node.args)
         _, count, dim = whole.args
-        (x,) = self._given(node)
+        (x,) = self._inputs(node)
         width = self.channels[x] // count
         if dim != 1 or width * count != self.channels[x] or not width:
             raise _unknown(node)
@@ -154,7 +154,7 @@ class _Walk:
         self.numbers[node] = self.add("slice", x, start=start, stop=start + width)
 
     def constant(self, node: fx.Node) -> None:
-        """The weight of a mean, which knows it by itself."""
+        """Skip the constant weight of a dilated average pooling, which needs no operation."""
 
 
 _OPERATIONS: dict[Any, Callable[[_Walk, fx.Node], None]] = {

@@ -1,1 +1,1 @@
-"""Networks as files for other programs."""
+"""Export networks to files for other programs: ONNX, OpenVINO and torch.export."""

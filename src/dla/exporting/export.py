@@ -1,4 +1,4 @@
-"""A network as one file for other programs, kept only if it answers as PyTorch does."""
+"""Export a network to one file for other programs, written only if it computes the same as PyTorch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = ["Exported", "export"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote: its folder, the file in it that is the network, and how that was checked."""
+    """The result of an export: the folder, the network's file in it, and the report of its check."""
 
     folder: Path
     file: Path
@@ -64,32 +64,31 @@ def export(
     photos: str | os.PathLike[str] | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Exported:
-    """Write a network as one file, with `use.py`, which uses it, `README.md` and `report.json`.
+    """Write a network to one file in a folder, with `use.py`, an example that runs it, `README.md` and `report.json`.
 
-    The file is compared with PyTorch before it is kept: on the same pixels every first class is the same, and no
-    probability differs by more than 1e-4; of photos, pixels differ by at most 1 level and 99.5 % of the first classes
-    are the same. `out` is written whole or not at all.
+    The file is compared with PyTorch before it is kept. On the same pixels every first class is the same, and no
+    probability differs by more than 1e-4; preprocessed photos differ by at most 1 level per pixel, and 99.5 % of their
+    first classes are the same. `out` is written completely or not at all.
 
     Args:
         model: as in `dla.load`.
         out: a new or empty folder.
-        to: "onnx", "openvino" or "pt2", what `torch.export` writes.
-        preprocessing: have the file take photos, uint8 (N, H, W, 3) of any size. A "pt2" file never does: like one
-            without this, it takes pixels as the network sees them.
-        precision: "int8" is for "openvino": the network's int8 model, which answers a little differently. What is
-            compared with the file then is that model in dla; how good it is beside fp32 its gate says.
-        calibrate: photos to make the int8 model from, and to put it through its gate
-            (`dla.inference.calibrate_int8.make_quantized`); it is kept for `load(precision="int8")` too. Without it
-            the stored int8 model is exported.
-        photos: a folder of photos to compare with, at best as it will be used on; by default some that come along.
-            Where there are fewer than 60, parts of them make up the number.
-        progress: told of the photos that make the int8 model and of the images that are compared.
+        to: "onnx", "openvino" or "pt2", the format of `torch.export`.
+        preprocessing: include the preprocessing, so that the file takes photos, uint8 (N, H, W, 3) of any size. A
+            "pt2" file never includes it: it takes preprocessed pixels.
+        precision: "int8", for "openvino" only, exports the network's int8 model, whose results differ a little. The
+            file is then compared with that model in dla; its gate compares it with fp32.
+        calibrate: photos to make and check the int8 model with (`dla.inference.calibrate_int8.make_quantized`); it is
+            also stored for `load(precision="int8")`. Without it, the stored int8 model is exported.
+        photos: a folder of photos to compare with, ideally similar to those it will classify; by default photos of the
+            package. If there are fewer than 60, crops of them make up the number.
+        progress: receives the photos of the calibration and the images of the comparison.
 
     Raises:
-        UsageError: int8 in another format than "openvino", or too few photos to calibrate; `out` is not empty, the
-            network gives no probabilities, or it has a part that only PyTorch runs.
-        CheckError: the file does not answer as PyTorch does: it is gone, and the report lies beside `out`. Or the int8
-            model did not pass its gate.
+        UsageError: int8 for another format than "openvino", too few photos to calibrate, a folder `out` that is not
+            empty, a network that does not classify, or one with a part that only PyTorch runs.
+        CheckError: the file does not compute the same as PyTorch; it is removed, and the report is next to `out`. Or
+            the int8 model did not pass its gate.
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`; or a package is not installed.
         DlaError: `out` cannot be written.
     """
@@ -108,13 +107,13 @@ def export(
             report = _compared(target, aside / target.file, source, info, images, progress)
             text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
             if not report.passed:
-                kept = folder.with_name(f"{folder.name}.{REPORT}")
-                write_files({kept: text.encode()})
-                raise CheckError(_failed(report, kept))
+                report_file = folder.with_name(f"{folder.name}.{REPORT}")
+                write_files({report_file: text.encode()})
+                raise CheckError(_failed(report, report_file))
             (aside / REPORT).write_text(text, encoding="utf-8")
             (aside / SCRIPT).write_text(usage_script(to, source.preprocessing, source.takes_photos), encoding="utf-8")
             (aside / CARD).write_text(readme(to, source, info, report), encoding="utf-8")
-            _check_empty(folder)  # minutes have passed since it was looked at
+            _check_empty(folder)  # again: minutes have passed since the first check
     except OSError as error:
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
     return Exported(folder, folder / target.file, report)
@@ -142,29 +141,29 @@ def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
 def _made_int8(files: ModelFiles, calibrate: str | os.PathLike[str], progress: Progress) -> QuantizedModel:
     from dla.inference.calibrate_int8 import make_quantized
 
-    made = make_quantized(files, calibrate, progress=progress)
-    progress.log(f"int8: {made.gate.sentence()}")
-    kept = (
-        f"kept in {made.kept}" if made.kept else "not kept, as neither the model's folder nor the cache can be written"
-    )
-    progress.log(f"int8: passed, and {kept} for --precision int8")
-    return made.quantized
+    result = make_quantized(files, calibrate, progress=progress)
+    progress.log(f"int8: {result.gate.sentence()}")
+    place = "not stored, as neither the model's folder nor the cache can be written"
+    if result.stored_in:
+        place = f"stored in {result.stored_in}"
+    progress.log(f"int8: passed, and {place} for --precision int8")
+    return result.quantized
 
 
 def _check_out(folder: Path) -> None:
     _check_empty(folder)
     above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not above.is_dir():
-        raise UsageError(f"{above} is a file, so that nothing can be written to {folder}. Give a new or empty folder")
+        raise UsageError(f"{above} is a file, so nothing can be written to {folder}. Give a new or empty folder")
 
 
 def _check_empty(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is there and not empty, so it is left alone. Give a new or empty folder")
+        raise UsageError(f"{folder} exists and is not empty, so it is left alone. Give a new or empty folder")
 
 
-def _open(files: ModelFiles, takes_photos: bool, kept_int8: bool) -> tuple[ExportSource, ModelInfo]:
-    """The network and what is known about it; with `kept_int8` the int8 model that is kept of it, too."""
+def _open(files: ModelFiles, takes_photos: bool, stored_int8: bool) -> tuple[ExportSource, ModelInfo]:
+    """Open the network and its description; with `stored_int8` also its stored int8 model."""
     loaded = load_model(files)
     net, opened = for_photos(loaded)
     config = opened.config
@@ -190,8 +189,8 @@ def _open(files: ModelFiles, takes_photos: bool, kept_int8: bool) -> tuple[Expor
         "dataset": known.dataset or "",
         "dla": __version__,
     }
-    quantized = find_quantized(network, opened) if kept_int8 else None
-    if kept_int8 and quantized is None:
+    quantized = find_quantized(network, opened) if stored_int8 else None
+    if stored_int8 and quantized is None:
         raise not_quantized_error(files.name)
     network = network.at_temperature(config.temperature)
     return ExportSource(network, net, config.temperature, opened.preprocessing, takes_photos, about, quantized), known
@@ -205,28 +204,29 @@ def _compared(
     def expect(pixels_NHW3: Array) -> Array:
         return apply_temperature(engine.probabilities(pixels_NHW3), source.temperature)
 
-    found = FileComparison(source.about["class_ids"], source.takes_photos)
+    result = FileComparison(source.about["class_ids"], source.takes_photos)
     run: RunFile = target.open(file, source.takes_photos)
     other_size = target.any_size or source.above_stride
-    compare(run, expect, source.preprocessing, images, found, other_size=other_size, progress=progress)
+    compare(run, expect, source.preprocessing, images, result, other_size=other_size, progress=progress)
     inside: dict[str, Any] = {"max_pixel_difference": None, "photo_disagreements": None}
     if source.takes_photos:
         inside = {
-            "max_pixel_difference": max(found.pixel_differences),
-            "photo_disagreements": tuple(found.photo_disagreements),
+            "max_pixel_difference": max(result.pixel_differences),
+            "photo_disagreements": tuple(result.photo_disagreements),
         }
     return ExportReport(
         model=info.origin or info.model, sha256=source.about["weights_sha256"], format=target.title, file=target.file,
         runtime=target.runtime, reference=reference, photos=len(images.read),
-        unreadable=images.unreadable, images=found.images, batch_sizes=BATCHES,
-        max_difference=max(found.differences), disagreements=tuple(found.disagreements), **inside, passed=found.passed,
+        unreadable=images.unreadable, images=result.images, batch_sizes=BATCHES,
+        max_difference=max(result.differences), disagreements=tuple(result.disagreements), **inside,
+        passed=result.passed,
         precision="fp32" if source.quantized is None else "int8",
         gates=() if source.quantized is None else tuple(gate.sentence() for gate in source.quantized.gates),
     )  # fmt: skip
 
 
 def _reference(source: ExportSource) -> tuple[Engine, str]:
-    """What the file is compared with: PyTorch, or the int8 model as dla runs it."""
+    """Return the engine that the file is compared with, PyTorch or the int8 model in dla, and its name."""
     if source.quantized is not None:
         from dla.engines.openvino import OpenvinoEngine
 
@@ -238,14 +238,14 @@ def _reference(source: ExportSource) -> tuple[Engine, str]:
     return TorchEngine(source.model, *source.preprocessing.scale_shift(), "cpu"), f"torch {torch.__version__}"
 
 
-def _failed(report: ExportReport, kept: Path) -> str:
+def _failed(report: ExportReport, report_file: Path) -> str:
     count, same = report.images, report.images - len(report.disagreements)
-    found = f"on the same pixels first class {same} of {count}, probabilities within {report.max_difference:.1e}"
+    measured = f"on the same pixels first class {same} of {count}, probabilities within {report.max_difference:.1e}"
     allowed = f"all, {DIFFERENCE:g}"
     if report.photo_disagreements is not None:
-        found += f", from photos first class {count - len(report.photo_disagreements)} of {count}, pixels within "
-        found += str(report.max_pixel_difference)
+        measured += f", from photos first class {count - len(report.photo_disagreements)} of {count}, pixels within "
+        measured += str(report.max_pixel_difference)
         allowed += f", {100 * AGREEMENT:g} %, {LEVEL}"
     reference = "PyTorch" if report.precision == "fp32" else "the int8 model"
-    what = f"the {report.format} file does not answer as {reference} does, so it was not kept"
-    return f"{what}: {found} (allowed: {allowed}). Report: {kept}"
+    what = f"the {report.format} file does not compute the same as {reference}, so it was removed"
+    return f"{what}: {measured} (allowed: {allowed}). Report: {report_file}"

@@ -1,4 +1,4 @@
-"""The exported folder's README.md: what the file is, what goes in and comes out, how it was checked."""
+"""Build an exported folder's README.md, which documents the file's inputs, outputs and check, and its `use.py`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["readme", "usage_script"]
 
 
 def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: ExportReport) -> str:
-    """Its text."""
+    """Return the text of README.md."""
     target, p = TARGETS[name], source.preprocessing
     size = f"{p.size[0]}x{p.size[1]}"
     if source.takes_photos:
-        takes = "`pixels`, uint8 (N, H, W, 3): RGB photos of one size, any. They are resized and cropped inside"
+        takes = "`pixels`, uint8 (N, H, W, 3): RGB photos of any one size. They are resized and cropped inside"
     else:
         free = " N, H and W are free" if target.any_size else " N is free"
         free += ", so are H and W above the network's stride." if source.above_stride and not target.any_size else "."
@@ -39,8 +39,8 @@ def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: Expo
     return f"""\
 # {info.model} for {target.title}
 
-Written by dla {__version__}. `python use.py PHOTO` prints the five likeliest classes of a photo. Labels, class ids and
-most of this are in `{report.file}` too.
+Written by dla {__version__}. `python use.py PHOTO` prints the five most probable classes of a photo. Labels, class ids
+and most of the facts below are also in `{report.file}`.
 
 | | |
 | --- | --- |
@@ -53,44 +53,44 @@ most of this are in `{report.file}` too.
 
 
 def _gates(report: ExportReport) -> str:
-    """How good an int8 model is beside fp32."""
-    return "".join(f"\n\nBeside fp32: {gate}." for gate in report.gates)
+    """Return how an int8 model compares with fp32."""
+    return "".join(f"\n\nCompared with fp32: {gate}." for gate in report.gates)
 
 
 def _checked(report: ExportReport) -> str:
     count, same = report.images, report.images - len(report.disagreements)
     text = f"""\
-With {report.runtime}, beside {report.reference}: {count} images made of {report.photos} photos,
-{", ".join(map(str, report.batch_sizes))} at a time.
+{report.runtime} compared with {report.reference} on {count} images made from {report.photos} photos, in batches of
+{", ".join(map(str, report.batch_sizes))}.
 
-| | found | allowed |
+| | measured | allowed |
 | --- | --- | --- |
 | same first class on the same pixels | {same} of {count} | all |
 | largest difference of a probability on the same pixels | {report.max_difference:.1e} | {DIFFERENCE:g} |"""
     if report.max_pixel_difference is None or report.photo_disagreements is None:
         return text
     listed = "".join(
-        f"\n\n{d.image}: {d.actual} where it was {d.expected}, more probable by {d.margin:.1e}."
+        f"\n\n{d.image}: {d.actual} instead of {d.expected}, which was more probable by {d.margin:.1e}."
         for d in report.photo_disagreements
     )
     same_photos = f"{count - len(report.photo_disagreements)} of {count}"
     return f"""{text}
-| largest difference of a pixel made of a photo | {report.max_pixel_difference} of 255 | {LEVEL} |
+| largest difference of a preprocessed pixel | {report.max_pixel_difference} of 255 | {LEVEL} |
 | same first class from the photo | {same_photos} | {100 * AGREEMENT:g} % |{listed}"""
 
 
 def _precision(source: ExportSource) -> str | None:
     if source.quantized is None:
         return None
-    care = source.quantized.calibration["accuracy_control"]
-    exact = "the first layer, the last and those that int8 would hurt" if care else "the first layer and the last"
+    controlled = source.quantized.calibration["accuracy_control"]
+    exact = "the first layer, the last and those that int8 hurts" if controlled else "the first layer and the last"
     return f"int8; {exact} in fp32"
 
 
 _IMPORTS = {
     "onnx": "import onnxruntime\nfrom PIL import Image, ImageOps",
     "openvino": "from PIL import Image, ImageOps\n\n"
-    'sys.modules["openvino.tools.ovc"] = None  # a converter: it would tell its makers, and nothing here needs it\n'
+    'sys.modules["openvino.tools.ovc"] = None  # the converter, which sends telemetry and is not needed here\n'
     "import openvino",
     "pt2": "import torch\nfrom PIL import Image, ImageOps",
 }
@@ -117,14 +117,14 @@ _RUN = {
 
 
 def usage_script(to: TargetName, preprocessing: Preprocessing, takes_photos: bool) -> str:
-    """The text of `use.py` beside a file of that format."""
+    """Return the text of `use.py` for a file of format `to`."""
     opened = "Image.open(sys.argv[1])"
     if preprocessing.exif == "apply":
         opened = f"ImageOps.exif_transpose({opened})"
     imports = _IMPORTS[to] if preprocessing.exif == "apply" else _IMPORTS[to].replace("Image, ImageOps", "Image")
     prepare = "" if takes_photos else f"{_prepare(preprocessing)}\n"
     return f'''\
-"""The five likeliest classes of a photo: python use.py PHOTO"""
+"""Print the five most probable classes of a photo: python use.py PHOTO"""
 
 import json
 import sys
@@ -148,7 +148,7 @@ for k in np.argsort(-probabilities_K, kind="stable")[:5]:
 
 
 def _prepare(p: Preprocessing) -> str:
-    """`Preprocessing.pixels` in Pillow's words, for this preprocessing alone."""
+    """Return the Pillow code that does what `Preprocessing.pixels` does for this preprocessing."""
     (to_height, to_width), (height, width) = p.target, p.size
     filter_ = f"Image.Resampling.{p.interpolation.upper()}"
     if p.crop_mode == "squash":

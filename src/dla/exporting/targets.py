@@ -1,4 +1,4 @@
-"""The formats that a network is exported to: how each is written and run."""
+"""The export formats: how each is written and run."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 __all__ = ["TARGETS", "ExportSource", "RunFile", "Target", "to_program"]
 
 
-# uint8 (N, H, W, 3) -> the pixels that the network saw, uint8 (N, H, W, 3), and its probabilities (N, K)
+# uint8 (N, H, W, 3) -> the preprocessed pixels, uint8 (N, H, W, 3), and the probabilities (N, K)
 RunFile = Callable[[Array], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSource:
-    """What is exported: a network as operations and in PyTorch, its preprocessing, and `about`, the file's metadata.
+    """The input of an export: a network as operations and in PyTorch, its preprocessing, and `about`, the metadata.
 
-    `network` is at its temperature, `model` is not. `takes_photos` says that the preprocessing is to be inside.
-    `quantized` is what is written in place of the network, where its int8 model is exported.
+    `network` includes the temperature, `model` does not. `takes_photos`: include the preprocessing in the file.
+    `quantized` is the int8 model to write instead of the network, or None.
     """
 
     network: Network
@@ -49,21 +49,21 @@ class ExportSource:
 
     @property
     def above_stride(self) -> bool:
-        """Whether the network's own size is larger than its output stride."""
+        """Return whether the network's input size is larger than its output stride."""
         stride: int = self.model.feature_info[-1]["reduction"]
         return min(self.preprocessing.size) > stride
 
     @property
     def inside(self) -> Preprocessing | None:
-        """The preprocessing that is to be in the file."""
+        """Return the preprocessing to include in the file, or None."""
         return self.preprocessing if self.takes_photos else None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One format. `file` is what is opened, in the folder that `write` fills; `packages` are needed for both.
+    """One export format. `file` is the name of the file to open; `packages` are needed to write and to run it.
 
-    `takes_photos` says whether the preprocessing can be inside, `any_size` whether H and W are free however small.
+    `takes_photos`: the file can include the preprocessing. `any_size`: H and W are free, however small.
     """
 
     title: str
@@ -76,7 +76,7 @@ class Target:
 
     @property
     def runtime(self) -> str:
-        """The package that runs it, and its version here."""
+        """Return the package that runs the file, with its installed version."""
         return f"{self.packages[0]} {version(self.packages[0])}"
 
 
@@ -143,8 +143,8 @@ def _open_openvino(path: Path, takes_photos: bool) -> RunFile:
     compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(pixels_NHW3: Array) -> tuple[Array, Array]:
-        found = compiled([pixels_NHW3])
-        return (found[PREPARED] if takes_photos else pixels_NHW3), found["probabilities"]
+        outputs = compiled([pixels_NHW3])
+        return (outputs[PREPARED] if takes_photos else pixels_NHW3), outputs["probabilities"]
 
     return run
 
@@ -174,7 +174,7 @@ def _open_pt2(path: Path, takes_photos: bool) -> RunFile:
 
 
 def _texts(about: Mapping[str, Any]) -> dict[str, str]:
-    """Each value as a text: what is none as JSON."""
+    """Return the values as strings, those of other types as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
@@ -187,24 +187,24 @@ assert set(TARGETS) == set(get_args(TargetName))
 
 
 class _Program(nn.Module):
-    """What a "pt2" file holds: pixels (N, H, W, 3) -> probabilities (N, K)."""
+    """The program in a "pt2" file: pixels (N, H, W, 3) -> probabilities (N, K)."""
 
     def __init__(self, network: nn.Module, scale_3: Array, shift_3: Array, temperature: float) -> None:
         super().__init__()
         self.normalize, self.network, self.temperature = Normalize(scale_3, shift_3), network, temperature
 
     def forward(self, pixels_NHW3: Tensor) -> Tensor:
-        # as `dla.metrics.calibration.apply_temperature`, whose NumPy cannot be inside the program
+        # as `dla.metrics.calibration.apply_temperature`, which is NumPy and cannot be exported
         probabilities_NK: Tensor = (self.network(self.normalize(pixels_NHW3)) / self.temperature).softmax(1)
         return probabilities_NK
 
 
 def to_program(model: nn.Module, scale_3: Array, shift_3: Array, temperature: float, size: tuple[int, int]) -> Any:
-    """A `torch.export.ExportedProgram` from pixels that a network sees, uint8 (N, H, W, 3), to probabilities (N, K).
+    """Build a `torch.export.ExportedProgram` from preprocessed pixels, uint8 (N, H, W, 3), to probabilities (N, K).
 
-    N is free, and so are H and W above the network's stride; where `size`, (height, width), is not above it, they are
-    those.
+    N is dynamic, and so are H and W above the network's stride. If `size`, (height, width), is not above the stride, H
+    and W are fixed to it.
     """
-    answer = _Program(fuse_conv_bn(model), scale_3, shift_3, temperature).eval()
+    program = _Program(fuse_conv_bn(model), scale_3, shift_3, temperature).eval()
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
-    return export(answer, (example,), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},))
+    return export(program, (example,), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},))

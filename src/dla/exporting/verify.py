@@ -1,4 +1,4 @@
-"""Whether an exported file answers as PyTorch does: on the same pixels, and on those that it makes of photos."""
+"""Compare an exported file with PyTorch, on the same pixels and from photos through its own preprocessing."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ EXPORT_SCHEMA = "dla.export/1"
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """An image whose first class another way of computing changed, from `expected` to `actual` (class ids).
+    """An image whose first class differs from the reference: `actual` instead of `expected` (class ids).
 
-    `margin` is how much more probable `expected` was, from 0 to 1.
+    `margin` is how much more probable `expected` was in the reference, from 0 to 1.
     """
 
     image: str
@@ -57,14 +57,14 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """How an exported file answers, beside PyTorch.
+    """How an exported file compares with PyTorch.
 
-    `model` is what was read, `sha256` its weight file's; `file` was written as `format`, and `runtime` ran it;
-    `reference` is what it was compared with. `images` were made of `photos`, and went through it `batch_sizes` at a
-    time. On the very pixels that the file's network saw, `disagreements` are other first classes, and `max_difference`
-    is of probabilities. Where the file takes photos, the pixels that it makes of them differ by up to
-    `max_pixel_difference` (0 to 255), and `photo_disagreements` are other first classes than those of the pixels that
-    they should be; else these two are None. Of an int8 model `gates` say how good it is beside fp32.
+    `model` is what was read, `sha256` the hash of its weight file. `file` was written as `format` and run by `runtime`;
+    `reference` is what it was compared with. `images`, made from `photos`, ran in batches of `batch_sizes`. On the same
+    preprocessed pixels, `disagreements` are images with another first class, and `max_difference` is the largest
+    difference of a probability. If the file takes photos, its preprocessed pixels differ by up to
+    `max_pixel_difference` (0 to 255), and `photo_disagreements` are images whose first class differs from that of dla's
+    own preprocessing; otherwise these two are None. `gates` describe how an int8 model compares with fp32.
     """
 
     model: str
@@ -86,35 +86,35 @@ class ExportReport:
     gates: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON has it (docs/export.md); what is no number is null there."""
+        """Return the record as in JSON (docs/export.md); a difference that is not finite is null."""
         record = {"schema": EXPORT_SCHEMA, **asdict(self)}
         record["max_difference"] = self.max_difference if math.isfinite(self.max_difference) else None
         return record
 
 
 BATCHES = 1, 3, 8
-DIFFERENCE, LEVEL = 1e-4, 1  # at most, of probabilities and of levels of pixels
-AGREEMENT = 0.995  # of first classes, at least
-ODD = 13, 7  # rows and columns more, for a network that is given another size than its own
+DIFFERENCE, LEVEL = 1e-4, 1  # allowed differences of probabilities and of pixels
+AGREEMENT = 0.995  # required fraction of equal first classes
+ODD = 13, 7  # added rows and columns, to run the network at another size than its own
 
 
 @dataclass(frozen=True, slots=True)
 class FileAnswer:
-    """What a file and its reference gave for one image: probabilities (K,) of the pixels that the file's network saw.
+    """The results of a file and its reference for one image: probabilities (K,) from the same preprocessed pixels.
 
-    Of a file that takes photos also the largest difference (0 to 255) of those pixels from what they should be, and the
-    reference's probabilities of these.
+    For a file that takes photos, also the largest difference (0 to 255) of its preprocessed pixels from dla's, and the
+    reference's probabilities for dla's pixels.
     """
 
     expected_K: Array
-    found_K: Array
+    actual_K: Array
     pixel_difference: int | None = None
-    of_photo_K: Array | None = None
+    photo_expected_K: Array | None = None
 
 
 @dataclass
 class FileComparison:
-    """What was found so far; the fields are those of `ExportReport`."""
+    """The results of a comparison so far; the fields are as in `ExportReport`."""
 
     class_ids: Sequence[str]
     takes_photos: bool
@@ -126,22 +126,22 @@ class FileComparison:
 
     @property
     def passed(self) -> bool:
-        """Whether it answers the same; what is no number does not."""
+        """Return whether all differences are finite and within the limits."""
         same = not self.disagreements and max(self.differences) <= DIFFERENCE and np.isfinite(self.differences).all()
         most = (1 - AGREEMENT) * self.images
         return bool(same and max(self.pixel_differences, default=0) <= LEVEL and len(self.photo_disagreements) <= most)
 
     def add(self, image: PreparedInput, answer: FileAnswer) -> None:
-        """What one image came to."""
+        """Add the results for one image."""
         self.images += 1
-        self.differences.append(float(np.abs(answer.found_K - answer.expected_K).max()))
-        self.disagreements += self._disagreement(image.name, answer.expected_K, answer.found_K)
-        if answer.pixel_difference is not None and answer.of_photo_K is not None:
+        self.differences.append(float(np.abs(answer.actual_K - answer.expected_K).max()))
+        self.disagreements += self._disagreement(image.name, answer.expected_K, answer.actual_K)
+        if answer.pixel_difference is not None and answer.photo_expected_K is not None:
             self.pixel_differences.append(answer.pixel_difference)
-            self.photo_disagreements += self._disagreement(image.name, answer.of_photo_K, answer.found_K)
+            self.photo_disagreements += self._disagreement(image.name, answer.photo_expected_K, answer.actual_K)
 
-    def _disagreement(self, name: str, expected_K: Array, found_K: Array) -> list[Disagreement]:
-        k, other = int(expected_K.argmax()), int(found_K.argmax())
+    def _disagreement(self, name: str, expected_K: Array, actual_K: Array) -> list[Disagreement]:
+        k, other = int(expected_K.argmax()), int(actual_K.argmax())
         if k == other:
             return []
         return [Disagreement(name, self.class_ids[k], self.class_ids[other], float(expected_K[k] - expected_K[other]))]
@@ -157,76 +157,77 @@ def compare(
     other_size: bool,
     progress: Progress = NO_PROGRESS,
 ) -> None:
-    """Give `run`, an exported file, the images, one, three and eight at a time, and the same pixels to `expect`.
+    """Run an exported file on the images in batches of 1, 3 and 8, and `expect`, the reference, on the same pixels.
 
-    A file that takes photos gets them one by one, and parts of one size together. One that takes pixels also gets, with
-    `other_size`, some of another size than its network's own.
+    A file that takes photos runs on whole photos one by one, and on batches of crops of equal size. One that takes
+    pixels also runs, with `other_size`, on a batch of another size than the network's own. `comparison` collects the
+    results.
     """
     last = deque[SampleImage](maxlen=max(BATCHES))
     batch = 0
 
-    def give(some: Iterable[SampleImage], total: int, sizes: int | tuple[int, ...], seen: Preprocessing) -> None:
+    def feed(samples: Iterable[SampleImage], total: int, sizes: int | tuple[int, ...], prep: Preprocessing) -> None:
         def prepare(image: SampleImage) -> PreparedInput:
-            pixels_HW3 = seen.pixels(image.image)
+            pixels_HW3 = prep.pixels(image.image)
             photo = (np.asarray(image.image),) if comparison.takes_photos else ()
             return PreparedInput(image.name, (*photo, pixels_HW3))
 
         progress.start("comparing", total, "images")
-        for _ in InputPipeline(sizes, workers=0).results(some, prepare, answer, comparison.add):
+        for _ in InputPipeline(sizes, workers=0).results(samples, prepare, answer, comparison.add):
             progress.advance()
 
-    def answer(given_NHW3: Array, should_NHW3: Array | None = None) -> Iterator[FileAnswer]:
+    def answer(input_NHW3: Array, expected_NHW3: Array | None = None) -> Iterator[FileAnswer]:
         nonlocal batch
-        batch = len(given_NHW3)
-        prepared_NHW3, found_NK = run(given_NHW3)
+        batch = len(input_NHW3)
+        prepared_NHW3, actual_NK = run(input_NHW3)
         expected_NK = expect(prepared_NHW3)
-        if should_NHW3 is None:
-            return map(FileAnswer, expected_NK, found_NK)
-        differences_N = np.abs(should_NHW3.astype(np.int16) - prepared_NHW3).max((1, 2, 3)).tolist()
-        return map(FileAnswer, expected_NK, found_NK, differences_N, expect(should_NHW3))
+        if expected_NHW3 is None:
+            return map(FileAnswer, expected_NK, actual_NK)
+        differences_N = np.abs(expected_NHW3.astype(np.int16) - prepared_NHW3).max((1, 2, 3)).tolist()
+        return map(FileAnswer, expected_NK, actual_NK, differences_N, expect(expected_NHW3))
 
-    def kept() -> Iterator[SampleImage]:
+    def remembering_last() -> Iterator[SampleImage]:
         for image in images:
             last.append(image)
             yield image
 
-    give(kept(), len(images), 1 if comparison.takes_photos else BATCHES, preprocessing)
+    feed(remembering_last(), len(images), 1 if comparison.takes_photos else BATCHES, preprocessing)
     if comparison.takes_photos:
         for count in BATCHES[1:]:
-            give(_of_one_size([*last][-count:]), min(count, len(last)), count, preprocessing)
+            feed(_of_one_size([*last][-count:]), min(count, len(last)), count, preprocessing)
     elif other_size:
-        height, width = (side + more for side, more in zip(preprocessing.size, ODD, strict=True))
-        some = [SampleImage(f"{p.name}, at {width}x{height}", p.image) for p in [*last][-batch:]]
-        give(some, batch, batch, replace(preprocessing, size=(height, width)))
+        height, width = (side + extra for side, extra in zip(preprocessing.size, ODD, strict=True))
+        samples = [SampleImage(f"{p.name}, at {width}x{height}", p.image) for p in [*last][-batch:]]
+        feed(samples, batch, batch, replace(preprocessing, size=(height, width)))
 
 
 def _of_one_size(images: Sequence[SampleImage]) -> list[SampleImage]:
-    """The upper left part of each, all as large as the smallest allows."""
+    """Return the upper left crop of each image, all of the largest size that fits every image."""
     width, height = (min(p.image.size[axis] for p in images) for axis in (0, 1))
     name = f"its first {width}x{height}"
     return [SampleImage(f"{p.name}, {name}", p.image.crop((0, 0, width, height))) for p in images]
 
 
 SAMPLE_IMAGES = 60  # at least
-SHARES, FACTORS = (0.3, 1.0), (0.3, 1.5)  # of a crop's sides, of its size
+SHARES, FACTORS = (0.3, 1.0), (0.3, 1.5)  # ranges of a crop's sides relative to the image, and of its scaling
 
 
 @dataclass(frozen=True, slots=True)
 class SampleImage:
-    """An RGB image and what to call it."""
+    """An RGB image and its name."""
 
     name: str
     image: Image.Image
 
 
 class SampleImages:
-    """The photos of a folder, by default those of the package; then parts of them, until there are `SAMPLE_IMAGES`.
+    """Iterate over the photos of a folder, by default the package's, then over crops of them, up to `SAMPLE_IMAGES`.
 
-    The parts are the same each time. Once they have been gone through, `read` are the photos that could be read;
-    `unreadable` counts the others.
+    The crops are the same each time. After an iteration `read` lists the photos that could be read; `unreadable` counts
+    the others.
 
     Raises:
-        UsageError: there are no photos in the folder, or, once they are gone through, none that can be read.
+        UsageError: the folder has no photos, or, while iterating, none can be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, options: ReadOptions) -> None:
@@ -260,11 +261,11 @@ class SampleImages:
         return SampleImage(Path(path).name, read_photo(path, self.options).image)
 
     def _nothing(self) -> UsageError:
-        return UsageError(f"there are no photos to check with in {self.root}. Try: without --photos, with those of dla")
+        return UsageError(f"{self.root} has no photos to check with. Leave --photos out to check with dla's own")
 
 
 def _part(whole: SampleImage, generator: np.random.Generator) -> SampleImage:
-    """A random part of an image at a random size, both with odd sides."""
+    """Return a random crop of an image at a random size, both with odd sides."""
     image = whole.image
     width, height = (max(1, int(side * generator.uniform(*SHARES))) | 1 for side in image.size)
     width, height = min(width, image.width), min(height, image.height)

@@ -1,1 +1,1 @@
-"""Pages of the HTML reports, and what stands on them."""
+"""Build the HTML reports: pages, sections, charts."""

@@ -1,6 +1,6 @@
-"""Charts: lines, a reliability diagram, intervals. Their colours are an HTML page's where they stand in one.
+"""Draw charts: lines, a reliability diagram, intervals. In an HTML page they use its colours.
 
-All are 400 units wide, about as wide as a report shows them, so that letters keep their size on a phone too.
+All are 400 units wide, about as wide as in a report, so that the text keeps its size on a phone too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 34
 
-# The variables of page.html, with its light colours for a chart that stands elsewhere.
+# The CSS variables of page.html, with its light colours as fallback outside of a page.
 COLOURS = {
     "paper": "#ffffff",
     "ink": "#1b1f24",
@@ -66,19 +66,19 @@ _GENERAL: NumberFormat = "{:g}".format
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: a name and its points; where `ys` is None there is none."""
+    """One line of a chart: its name and points; a `ys` of None is no point."""
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float | None]
 
     def points(self) -> list[tuple[float, float]]:
-        """Those that can be drawn."""
+        """Return the points with a finite y."""
         return [(x, y) for x, y in zip(self.xs, self.ys, strict=True) if y is not None and math.isfinite(y)]
 
 
 def percent(value: float) -> str:
-    """0.5 -> "50 %"."""
+    """Format a share as per cent: 0.5 is "50 %"."""
     return f"{100 * value:g} %"
 
 
@@ -90,23 +90,25 @@ def line_chart(
     log_x: bool = False,
     mark: tuple[str, float] | None = None,
 ) -> Page | None:
-    """Up to three lines over the same x, with a dot at the end of each; None where there is no point at all.
+    """Draw up to three lines with a dot at the end of each; return None if there are no points.
 
     Args:
-        y_format: writes the values of y.
-        log_x: the x axis is logarithmic; every x is above 0.
-        mark: a name and an x, at which a dashed vertical line stands.
+        series: the lines.
+        x_name: the label of the x axis.
+        y_format: formats the values of the y axis.
+        log_x: make the x axis logarithmic; every x must be above 0.
+        mark: the name and the x of a dashed vertical line.
     """
-    every = [point for s in series for point in s.points()]
-    if not every:
+    points = [point for s in series for point in s.points()]
+    if not points:
         return None
-    x = (_log_axis if log_x else _whole_axis)([p[0] for p in every])
-    y = _y_axis([p[1] for p in every])
+    x = (_log_axis if log_x else _whole_axis)([p[0] for p in points])
+    y = _y_axis([p[1] for p in points])
     shapes = [*_grid(y, y_format), *_x_labels(x, x_name, _GENERAL)]
     legend: float = LEFT
     for s, style in zip(series, _LINES, strict=False):
-        if points := [(x.at(a), y.at(b)) for a, b in s.points()]:
-            shapes += [Line(style, tuple(points), s.name), Circle(f"{style} dot", *points[-1], 3.5)]
+        if line := [(x.at(a), y.at(b)) for a, b in s.points()]:
+            shapes += [Line(style, tuple(line), s.name), Circle(f"{style} dot", *line[-1], 3.5)]
             shapes.append(Text(f"{style} name", legend, 14, s.name))
             legend += 18 + 7 * len(s.name)
     if mark is not None:
@@ -117,14 +119,14 @@ def line_chart(
 
 
 def reliability_diagram(calibration: Calibration) -> Page:
-    """The accuracy of each bin of confidence against the diagonal, and beneath it how many photos each bin has."""
+    """Draw the accuracy of each confidence bin against the diagonal, and below it the number of photos of each bin."""
     plot, strip = 230, 44
     ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
     x = _ChartAxis(ticks, (0, 1), (LEFT, WIDTH - RIGHT))
     y = _ChartAxis(ticks, (0, 1), (TOP + plot, TOP))
     most = max(b.count for b in calibration.bins)
     floor = TOP + plot + 10 + strip
-    shapes = [*_grid(y, percent), *_x_labels(x, "probability of the first class", percent, floor)]
+    shapes = [*_grid(y, percent), *_x_labels(x, "probability of the top-1 class", percent, floor)]
     for b in calibration.bins:
         left, width = x.at(b.low) + 1, x.at(b.high) - x.at(b.low) - 2
         tall = strip * b.count / most
@@ -133,15 +135,15 @@ def reliability_diagram(calibration: Calibration) -> Page:
             shapes.append(Rect("bar", left, y.at(b.accuracy), width, y.at(0) - y.at(b.accuracy)))
     shapes += [
         Line("target", ((x.at(0), y.at(0)), (x.at(1), y.at(1)))),
-        Text("first name", LEFT, 14, "right"),
-        Text("second name", LEFT + 46, 14, "as promised"),
+        Text("first name", LEFT, 14, "accuracy"),
+        Text("second name", LEFT + 70, 14, "perfect calibration"),
         Text("end", LEFT - 7, floor - 2, "photos"),
     ]
-    return Page("share that is right by the probability of the first class", WIDTH, floor + 34, STYLES, shapes)
+    return Page("accuracy by the probability of the top-1 class", WIDTH, floor + 34, STYLES, shapes)
 
 
 def interval_chart(rows: Sequence[tuple[str, float, Interval]], zero: bool = False) -> Page:
-    """One row for each share: its name, a dot, and its interval as a bar; `zero` marks where there is no difference."""
+    """Draw one row per share: its name, a dot, and its interval as a bar; with `zero`, a line at no difference."""
     ends = [e for _, _, i in rows for e in (i.low, i.high)] + ([0.0] if zero else [])
     ticks = round_numbers(min(ends), max(ends), 4)
     pad = (ticks[-1] - ticks[0]) * 0.03
@@ -162,7 +164,7 @@ def interval_chart(rows: Sequence[tuple[str, float, Interval]], zero: bool = Fal
 
 @dataclass(frozen=True, slots=True)
 class _ChartAxis:
-    """Ticks, the values at the ends of an axis, and where these ends are."""
+    """An axis: its ticks, the values at its ends, and the positions of these ends."""
 
     ticks: Sequence[float]
     values: tuple[float, float]
@@ -183,7 +185,7 @@ def _whole_axis(xs: Sequence[float]) -> _ChartAxis:
 
 
 def _log_axis(xs: Sequence[float]) -> _ChartAxis:
-    """Ticks at the powers of ten, from one below all of `xs` to one above."""
+    """Return an axis with ticks at powers of ten that encloses all of `xs`."""
     low, high = math.floor(math.log10(min(xs)) + 1e-9), math.ceil(math.log10(max(xs)) - 1e-9)
     ticks = [10.0**power for power in range(low, max(high, low + 1) + 1)]
     return _ChartAxis(ticks, (ticks[0], ticks[-1]), (LEFT + 6, WIDTH - RIGHT - 6), log=True)
@@ -195,7 +197,7 @@ def _y_axis(ys: Sequence[float]) -> _ChartAxis:
 
 
 def round_numbers(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from at or below `low` to at or above `high`, about `most` of them."""
+    """Return about `most` equidistant round numbers, the first at most `low`, the last at least `high`."""
     width = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(width / most))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if width / (s * power) <= most)
@@ -221,5 +223,5 @@ def _tick_labels(x: _ChartAxis, x_format: NumberFormat, y: float) -> Iterator[Sh
 
 
 def shortened(text: str, most: int) -> str:
-    """The end of a long text: that of a path tells most."""
+    """Shorten a text to `most` characters from the left: the end of a path says most."""
     return text if len(text) <= most else f"...{text[3 - most :]}"

@@ -1,7 +1,7 @@
-"""One HTML file that needs nothing else: no network, no script. Light or dark as the reader's screen is.
+"""Write a report as one self-contained HTML file, without network and scripts, in the reader's light or dark theme.
 
-A page is sections, a section is parts: plain values, which `page.html` lays out. Every text is escaped there; only the
-`svg` of a chart is taken as it is (`dla.drawing.shapes` escapes what it writes).
+A page has sections, and a section has parts: plain values that `page.html` renders. It escapes every text except the
+`svg` of a chart, which `dla.drawing.shapes` has escaped.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure in large letters: what it is, its value, what to know about it."""
+    """One figure in large type: its label, its value and a note."""
 
     label: str
     value: str
@@ -88,15 +88,14 @@ class Charts:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A cell with a share from 0 to 1 and a bar as long as that; None is a dash."""
+    """A table cell with a share from 0 to 1 and a bar of that length; None is a dash."""
 
     value: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows beneath their heads; the first `texts` columns are text, the others numbers. `folded` hides it behind
-    those words."""
+    """A table; the first `texts` columns are text, the others numbers. `folded` is the text it is collapsed under."""
 
     kind: ClassVar[str] = "table"
     heads: tuple[str, ...]
@@ -107,7 +106,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Counts of few classes: a row is the true class, a column what it was called, a cell (count, share of row)."""
+    """A confusion matrix: rows are true classes, columns predicted classes, and a cell is (count, share of its row)."""
 
     kind: ClassVar[str] = "matrix"
     names: tuple[str, ...]
@@ -116,7 +115,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class PageImage:
-    """A picture as a data: URI, and lines of text beneath. A `pixelated` one shows its pixels as squares."""
+    """An image as a data: URI, with lines of text below. A `pixelated` one is enlarged without smoothing."""
 
     uri: str
     lines: tuple[str, ...] = ()
@@ -126,7 +125,7 @@ class PageImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageGrid:
-    """Pictures side by side, or one as wide as the page (`wide`)."""
+    """Images side by side, or one as wide as the page (`wide`)."""
 
     kind: ClassVar[str] = "pictures"
     items: tuple[PageImage, ...]
@@ -135,7 +134,7 @@ class ImageGrid:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known, by name."""
+    """Pairs of a name and a value."""
 
     kind: ClassVar[str] = "facts"
     items: tuple[tuple[str, str], ...]
@@ -143,7 +142,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Text as it was written. `folded` hides it behind those words."""
+    """Preformatted text. It is collapsed under the text `folded`, if any."""
 
     kind: ClassVar[str] = "code"
     text: str
@@ -155,7 +154,7 @@ Part = Figures | Charts | Table | Matrix | ImageGrid | Facts | Code
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Parts beneath a title and a sentence or two."""
+    """Parts under a title and a note of a sentence or two."""
 
     title: str
     parts: tuple[Part, ...]
@@ -163,24 +162,24 @@ class Section:
 
 
 def check_can_write() -> None:
-    """See that pages can be written, before anything long.
+    """Check that pages can be written, before a long computation.
 
     Raises:
-        UnavailableError: jinja2 is missing.
+        UnavailableError: jinja2 is not installed.
     """
     _environment()
 
 
 def write_page(path: str | os.PathLike[str], title: str, subtitle: str, sections: tuple[Section, ...]) -> None:
-    """Write a page whole, or leave what is there.
+    """Write a page atomically.
 
     Raises:
-        UnavailableError: jinja2 is missing.
-        OSError: of the disk, naming `path`.
+        UnavailableError: jinja2 is not installed.
+        OSError: `path` cannot be written.
     """
     values: Mapping[str, Any] = {"title": title, "subtitle": subtitle, "sections": sections, "version": __version__}
     text = _environment().get_template("page.html").render(values)
-    write_file(path, text.encode(errors="replace"))  # a name from the disk may hold bytes that are no text
+    write_file(path, text.encode(errors="replace"))  # file names may contain bytes that are not UTF-8
 
 
 @cache
@@ -199,7 +198,7 @@ RIGHT, WRONG = (47, 129, 247), (235, 72, 66)  # seen on white and on black
 
 
 def thumbnail(photo: Image.Image) -> str:
-    """The middle square of a photo, `THUMBNAIL` pixels a side at most."""
+    """Return the central square of a photo as a data: URI, at most `THUMBNAIL` pixels wide."""
     side = min(photo.size)
     left, top = (photo.width - side) // 2, (photo.height - side) // 2
     square = photo.convert("RGB").crop((left, top, left + side, top + side))
@@ -208,7 +207,7 @@ def thumbnail(photo: Image.Image) -> str:
 
 
 def embedded(picture: Image.Image, most: int = 1000, **options: Any) -> str:
-    """A picture as WebP, at most `most` pixels wide."""
+    """Return an image as a data: URI of a WebP at most `most` pixels wide; `options` are Pillow's."""
     if picture.width > most:
         picture = picture.resize((most, max(1, round(picture.height * most / picture.width))), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -217,13 +216,15 @@ def embedded(picture: Image.Image, most: int = 1000, **options: Any) -> str:
 
 
 def heat_map(shares_KK: Array) -> str:
-    """A pixel a cell, the stronger the larger its share of 0 to 1; the diagonal in another colour. Nothing is clear
-    through, so that it suits light and dark."""
+    """Return shares (0 to 1) as a data: URI with one pixel per cell, the more opaque the larger; the diagonal is blue.
+
+    A share of 0 is transparent, so that the image suits light and dark pages.
+    """
     rgba = np.zeros((*shares_KK.shape, 4), np.uint8)
     rgba[..., :3] = WRONG
     diagonal = np.arange(min(shares_KK.shape))
     rgba[diagonal, diagonal, :3] = RIGHT
-    # the root lifts the many small cells, which are what the picture is for
+    # the square root makes the many small shares visible
     rgba[..., 3] = np.round(255 * np.sqrt(np.clip(shares_KK, 0, 1)))
     return embedded(Image.fromarray(rgba, "RGBA"), most=10_000, lossless=True)
 
@@ -233,7 +234,7 @@ MOST = 64
 
 
 def mosaic_png(pixels_NHW3: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """Up to 64 pictures of one size as one PNG, row by row, in the shape nearest to a square."""
+    """Return up to 64 images (N, H, W, 3) in one PNG, row by row, in a grid that is nearly square."""
     n, (height, width) = min(len(pixels_NHW3), MOST), pixels_NHW3.shape[1:3]
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

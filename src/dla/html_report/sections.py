@@ -1,4 +1,4 @@
-"""What a page says of a classifier: figures, confusions, classes, calibration, its surest errors.
+"""Build the sections about a classifier: metrics, confusions, classes, calibration, most confident errors.
 
 `names` are the readable names of the classes, in the order of the network's outputs.
 """
@@ -35,41 +35,41 @@ from dla.types import Array
 __all__ = ["evaluation_sections", "headline", "shown_names", "surest_errors"]
 
 
-FEW = 20  # classes whose counts can all be read
+FEW = 20  # classes of which a full table is readable
 WORST = 20
 PICTURES = 24
 
 
 def evaluation_sections(found: Evaluation, names: Sequence[str]) -> tuple[Section, ...]:
-    """Confusions, classes and calibration."""
+    """Return the sections about confusions, classes and calibration."""
     kept = _classes_to_show(found)
     return (
         _confusion(found, names, kept),
         _classes(found, names, kept),
         Section(
-            "Can its probabilities be believed?",
+            "Calibration",
             (Charts((Chart("", reliability_diagram(found.calibration)),)),),
-            "Bars at the dashed line are right as often as they promise. On average they are "
-            f"{100 * found.calibration.error:.1f} points off it (expected calibration error).",
+            "Where a bar ends at the dashed line, the probabilities match the accuracy. On average they differ by "
+            f"{100 * found.calibration.error:.1f} percentage points (expected calibration error).",
         ),
     )
 
 
 def headline(found: Evaluation) -> Figures:
-    """The figures that matter most, with their intervals."""
+    """Return the most important metrics, with their intervals."""
     top5 = (Figure("top-5", _percent(found.top5), _between(found.top5_interval)),) if len(found.classes) > 5 else ()
     return Figures((
         Figure("top-1", _percent(found.top1), _between(found.top1_interval)),
         *top5,
         Figure("photos", f"{found.count:,}", f"{sum(c.support > 0 for c in found.classes)} classes with photos"),
-        Figure("mean recall", _percent(found.balanced_accuracy), "each class counts the same"),
+        Figure("mean recall", _percent(found.balanced_accuracy), "mean over the classes"),
         Figure("log loss", f"{found.log_loss:.3f}", "nats; lower is better"),
-        Figure("calibration error", _percent(found.calibration.error), "probabilities against what came true"),
+        Figure("calibration error", _percent(found.calibration.error), "probability compared with accuracy"),
     ))  # fmt: skip
 
 
 def _between(interval: Interval) -> str:
-    """An interval of shares in words."""
+    """Format an interval of shares."""
     return f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}"
 
 
@@ -77,32 +77,36 @@ def surest_errors(
     found: Evaluation, targets_N: Array, names: Sequence[str], photo: Callable[[int], Image.Image],
     photo_names: Sequence[str],
 ) -> Section | None:  # fmt: skip
-    """The photos that it is surest about and wrong; `photo(i)` reads photo i. None where all are right."""
+    """Return a section with the misclassified photos of highest confidence, or None if there are none.
+
+    `photo(i)` reads photo i.
+    """
     wrong = np.flatnonzero(~found.sample_results.right(1))
     surest = wrong[np.argsort(-found.sample_results.confidence_N[wrong], kind="stable")][:PICTURES]
     pictures = []
     for i in surest.tolist():
         try:
             uri = thumbnail(photo(i))
-        except ImageError:  # gone since it was measured
+        except ImageError:  # changed since the evaluation
             continue
-        called, probability = names[found.sample_results.predicted_N[i]], _percent(found.sample_results.confidence_N[i])
-        where = "/".join(PurePath(photo_names[i]).parts[-2:])
-        pictures.append(PageImage(uri, (f"called {called}, {probability}", f"is {names[targets_N[i]]}", where), called))
+        predicted, confidence = found.sample_results.predicted_N[i], found.sample_results.confidence_N[i]
+        lines = f"predicted {names[predicted]}, {_percent(confidence)}", f"true class {names[targets_N[i]]}"
+        path = "/".join(PurePath(photo_names[i]).parts[-2:])
+        pictures.append(PageImage(uri, (*lines, path), names[predicted]))
     if not pictures:
         return None
     note = f"Of {len(wrong):,} errors, those with the highest probability. Some may be wrong labels."
-    return Section("Its surest errors", (ImageGrid(tuple(pictures)),), note)
+    return Section("Most confident errors", (ImageGrid(tuple(pictures)),), note)
 
 
 def shown_names(class_ids: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
-    """The classes' labels; where two have the same, the id tells them apart."""
+    """Return the labels of the classes, followed by the class id where several classes have the same label."""
     twice = {name for name in labels if labels.count(name) > 1} if len(set(labels)) < len(labels) else set()
     return tuple(f"{n} ({c})" if n in twice else n for c, n in zip(class_ids, labels, strict=True))
 
 
 def _classes_to_show(found: Evaluation) -> list[int]:
-    """Those that have photos or were named: the others say nothing."""
+    """Return the indices of the classes that have photos or were predicted."""
     return [k for k, c in enumerate(found.classes) if c.support or c.predicted]
 
 
@@ -114,12 +118,12 @@ def _confusion(found: Evaluation, names: Sequence[str], kept: list[int]) -> Sect
             tuple(zip(*pair, strict=True)) for pair in zip(counts_KK.tolist(), shares_KK.tolist(), strict=True)
         )
         matrix = Matrix(tuple(names[k] for k in kept), rows)
-        return Section("What is taken for what", (matrix,), "A row is what a photo is, a column what it was called.")
+        return Section("Confusions", (matrix,), "Rows are true classes, columns predicted classes.")
     picture = PageImage(heat_map(shares_KK), (), "confusion matrix", pixelated=True)
     parts: tuple[Part, ...] = (_worst(shares_KK, counts_KK, [names[k] for k in kept]), ImageGrid((picture,), wide=True))
-    return Section("What is taken for what", parts, "The commonest errors; beneath them all as a picture, a dot a pair "
-                   "of classes in the order of the outputs: from left to right what a photo was called, from top to "
-                   "bottom what it is.")  # fmt: skip
+    return Section("Confusions", parts, "The most common errors, and below them all pairs of classes as an image, in "
+                   "the order of the outputs: true classes from top to bottom, predicted classes from left to "
+                   "right.")  # fmt: skip
 
 
 def _worst(shares_KK: Array, counts_KK: Array, names: Sequence[str]) -> Table:
@@ -129,7 +133,7 @@ def _worst(shares_KK: Array, counts_KK: Array, names: Sequence[str]) -> Table:
     rows = tuple(
         (names[i], names[j], str(counts_KK[i, j]), Share(float(shares_KK[i, j]))) for i, j in pairs if wrong_KK[i, j]
     )
-    return Table(("is", "was called", "photos", "of its class"), rows, texts=2)
+    return Table(("true class", "predicted class", "photos", "share of its class"), rows, texts=2)
 
 
 def _classes(found: Evaluation, names: Sequence[str], kept: list[int]) -> Section:
@@ -143,11 +147,14 @@ def _classes(found: Evaluation, names: Sequence[str], kept: list[int]) -> Sectio
         name = names[k] if c.class_id in names[k] else f"{names[k]} ({c.class_id})"
         rows.append((name, str(c.support), Share(c.recall), Share(c.precision), Share(c.f1)))
     heads = ("class", "photos", "recall", "precision", "F1")
-    note = "Recall: how many of its photos are found. Precision: how many of those called it are it. Weakest first."
+    note = (
+        "Recall: share of the class's photos that are predicted as it. Precision: share of the photos predicted as it "
+        "that are of the class. Weakest first."
+    )
     if len(rows) <= FEW:
-        return Section("Class by class", (Table(heads, tuple(rows)),), note)
+        return Section("Classes", (Table(heads, tuple(rows)),), note)
     first, rest = tuple(rows[:10]), tuple(rows[10:])
-    return Section("Class by class", (Table(heads, first), Table(heads, rest, folded=f"The other {len(rest)}")), note)
+    return Section("Classes", (Table(heads, first), Table(heads, rest, folded=f"The other {len(rest)}")), note)
 
 
 def _percent(share: float) -> str:

@@ -1,1 +1,1 @@
-"""Photos: bytes in, pixels out."""
+"""Find, decode and preprocess photos."""

@@ -1,4 +1,4 @@
-"""The only decoder: from files, encoded bytes, PIL images, arrays and tensors to 8-bit RGB."""
+"""Decode files, encoded bytes, PIL images, arrays and tensors to 8-bit RGB. All decoding is done here."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ __all__ = ["ERROR_CODES", "Header", "Photo", "read_header", "read_photo", "to_ph
 
 
 ERROR_CODES = {
-    "not_found": "there is no file of that name",
-    "is_a_directory": "the name is a folder's",
-    "not_a_file": "the name is a pipe's, a socket's or a device's",
-    "permission_denied": "the file may not be read by this user",
-    "read_error": "the disk or the network failed while the file was read",
+    "not_found": "there is no file with that name",
+    "is_a_directory": "the path is a folder",
+    "not_a_file": "the path is a pipe, a socket or a device",
+    "permission_denied": "this user has no permission to read the file",
+    "read_error": "the disk or the network failed while the file was being read",
     "empty_file": "the file has no bytes",
-    "not_an_image": "the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF, whatever its name says",
-    "too_large": "the photo has more pixels, or the file more bytes, than is allowed; nothing was decoded",
+    "not_an_image": "the file is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, whatever its name says",
+    "too_large": "the photo has more pixels, or the file more bytes, than the limit; nothing was decoded",
     "truncated": "the file ends before the picture does",
-    "decode_error": "the file is damaged, or of a variety that cannot be read",
+    "decode_error": "the file is damaged, or uses a feature of its format that is not supported",
 }
 
-# Formats whose end mark is in the last bytes, and how many of these are looked at.
-_MARKED_AT_THE_END = ("JPEG", "PNG", "GIF")
+# Formats with an end marker, which is looked for in the last `_TAIL_BYTES` of the file.
+_FORMATS_WITH_END_MARKER = ("JPEG", "PNG", "GIF")
 _TAIL_BYTES = 4096
-# A progressive JPEG makes the decoder visit its pixels once a scan, however little is in the scan.
+# The decoder visits every pixel of a progressive JPEG once per scan, however little data the scan holds.
 _SCAN = re.compile(rb"\xff\xda")
-_MOST_SCANNED_PIXELS = 2_000_000_000
+_MAX_SCANNED_PIXELS = 2_000_000_000
 
-# What turns a photo with that EXIF orientation upright. All but 6 and 8 undo themselves.
-_TURNS = {
+# EXIF orientation -> the transpose that turns the photo upright. All but 6 and 8 are their own inverse.
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -66,7 +66,7 @@ _TURNS = {
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """An RGB image of 8 bits; `truncated` if its file ended early."""
+    """An 8-bit RGB image; `truncated` is True if its file ended early."""
 
     image: Image.Image
     truncated: bool = False
@@ -74,11 +74,11 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of its picture before anything is decoded.
+    """The header of an image file; no pixels are decoded for it.
 
-    `size` is (width, height) as stored, `mode` Pillow's word, `orientation` EXIF's number from 1 (upright) to 8.
-    `ends` is whether the file ends as those of its format do. If not, it may be cut, have something else behind the
-    picture, or be of a format that marks no end.
+    `size` is (width, height) as stored, `mode` Pillow's mode, `orientation` the EXIF orientation from 1 (upright) to 8.
+    `ends` is True if the file ends with its format's end marker. If False, the file may be truncated, have other data
+    after the picture, or be of a format without an end marker.
     """
 
     format: str
@@ -89,17 +89,18 @@ class Header:
 
 
 def to_photo(value: Any, options: ReadOptions = ReadOptions(), name: str | None = None) -> Photo:
-    """A photo from anything that holds one.
+    """Return a photo from a path, encoded bytes, an open file, a PIL image, an array or a tensor.
 
     Args:
         value: a path, encoded bytes, an open binary file; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or
             (H, W, 4), or a tensor with the channels first, (H, W), (1, H, W), (3, H, W) or (4, H, W), of uint8, uint16
             or floats from 0 to 1.
-        name: what error messages call it.
+        options: limits, and whether to apply the EXIF orientation. Arrays and tensors do not use them.
+        name: the name to use in error messages.
 
     Raises:
-        ImageError: it cannot be read; see `ERROR_CODES`.
-        UsageError: it is none of these.
+        ImageError: the photo cannot be read; see `ERROR_CODES`.
+        UsageError: `value` is of another type, shape or range.
     """
     if isinstance(value, Image.Image):
         return _from_pil(value, options, name or "the PIL image")
@@ -110,43 +111,45 @@ def to_photo(value: Any, options: ReadOptions = ReadOptions(), name: str | None 
     if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(value, "read"):
         return read_photo(value, options, name)
     raise UsageError(
-        f"an image was given as {type(value).__name__}. "
-        "It takes a path, encoded bytes, a PIL image, a NumPy array (H, W, 3) or a tensor (3, H, W)"
+        f"an image cannot be given as {type(value).__name__}. "
+        "Allowed: a path, encoded bytes, a PIL image, a NumPy array (H, W, 3) or a tensor (3, H, W)"
     )
 
 
 def read_photo(
     source: str | os.PathLike[str] | bytes | BinaryIO, options: ReadOptions = ReadOptions(), name: str | None = None
 ) -> Photo:
-    """The photo in a file, in encoded bytes or in the rest of an open binary file; of several frames, the first.
+    """Decode the photo in a file or in encoded bytes. Of several frames, the first is decoded.
 
-    Its colours are as stored: colour profiles are not applied.
+    Colour profiles are not applied.
 
     Args:
-        name: what error messages call it; a path's own name by default.
+        source: a path, encoded bytes, or an open binary file, which is read from its position on.
+        options: limits, and whether to apply the EXIF orientation.
+        name: the name to use in error messages; by default the path.
 
     Raises:
-        ImageError: it cannot be read; see `ERROR_CODES`.
+        ImageError: the photo cannot be read; see `ERROR_CODES`.
     """
-    with _named(source, name), _open(source, options.max_bytes) as file:
+    with _error_context(source, name), _open(source, options.max_bytes) as file:
         return _read(file, options)
 
 
 def read_header(
     source: str | os.PathLike[str] | bytes, options: ReadOptions = ReadOptions(), name: str | None = None
 ) -> Header:
-    """What the file or the encoded bytes say of their picture; its pixels are not decoded.
+    """Read the header of a file or of encoded bytes, without decoding the pixels.
 
     Raises:
-        ImageError: already this much cannot be read; `read_photo` would raise the same.
+        ImageError: the header cannot be read; `read_photo` would raise the same.
     """
-    with _named(source, name), _open(source, options.max_bytes) as file:
+    with _error_context(source, name), _open(source, options.max_bytes) as file:
         format_ = _format_of(file)
         try:
             return _header(format_, file, options)
         except ImageError:
             raise
-        except Exception:  # whatever a damaged file makes Pillow raise: decoding says what is wrong with it
+        except Exception:  # Pillow raises many types for a damaged file; decoding reports what is wrong with it
             image = _read(file, options).image
             return Header(format_.name, image.size, image.mode, 1, False)
 
@@ -154,16 +157,16 @@ def read_header(
 def _header(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> Header:
     from dla.images.truncated import is_truncated
 
-    image = _opened(format_, file, options)
+    image = _open_image(format_, file, options)
     size, mode, orientation = image.size, image.mode, _orientation(image)
     file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-    ends = format_.name in _MARKED_AT_THE_END and not is_truncated(format_, file.read())
+    ends = format_.name in _FORMATS_WITH_END_MARKER and not is_truncated(format_, file.read())
     return Header(format_.name, size, mode, orientation, ends)
 
 
 @contextmanager
-def _named(source: object, name: str | None) -> Iterator[None]:
-    """Errors with the name of what could not be read."""
+def _error_context(source: object, name: str | None) -> Iterator[None]:
+    """Put the name of the source in front of error messages."""
     label = name or (os.fsdecode(source) if isinstance(source, str | os.PathLike) else "the given bytes")
     try:
         yield
@@ -179,7 +182,7 @@ def _open(source: Any, max_bytes: int) -> BinaryIO:
         return io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
         return _open_path(source, max_bytes)
-    data = "" if isinstance(source, io.TextIOBase) else source.read(max_bytes + 1)  # photos are no text to decode
+    data = "" if isinstance(source, io.TextIOBase) else source.read(max_bytes + 1)
     if isinstance(data, str):
         raise UsageError("the image file is open in text mode. Open it with mode 'rb'")
     _check_bytes(len(data), max_bytes)
@@ -188,8 +191,8 @@ def _open(source: Any, max_bytes: int) -> BinaryIO:
 
 def _open_path(path: str | os.PathLike[str], max_bytes: int) -> BinaryIO:
     try:
-        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
+        file = open(path, "rb", opener=_open_nonblocking)  # noqa: SIM115 - the caller closes it
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageError("not_found", "there is no such file") from error
     except IsADirectoryError as error:
         raise ImageError("is_a_directory", "this is a folder, not a photo") from error
@@ -206,8 +209,8 @@ def _open_path(path: str | os.PathLike[str], max_bytes: int) -> BinaryIO:
     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to is opened at once, too."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open a file without blocking, even a pipe that has no writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -216,14 +219,14 @@ def _check_bytes(count: int, max_bytes: int) -> None:
         raise ImageError(
             "too_large",
             f"the file has {_file_size(count)}, more than the {_file_size(max_bytes)} allowed. "
-            "Raise --max-megabytes to read it",
+            "Save the photo as a smaller file",
         )
 
 
 def _read(file: BinaryIO, options: ReadOptions) -> Photo:
     format_ = _format_of(file)
     try:
-        image = _opened(format_, file, options)
+        image = _open_image(format_, file, options)
         _check_scans(image, file)
         turned = turned_by_loading(image)
         image.load()
@@ -236,9 +239,9 @@ def _read(file: BinaryIO, options: ReadOptions) -> Photo:
         raise ImageError("decode_error", f"{format_.name} files with {error} cannot be read") from None
     except Image.DecompressionBombError as error:
         raise ImageError(
-            "too_large", "it has more than twice PIL.Image.MAX_IMAGE_PIXELS pixels, a limit that this process has set"
+            "too_large", "it has more than twice PIL.Image.MAX_IMAGE_PIXELS pixels. Raise that limit in this process"
         ) from error
-    except Exception as error:  # whatever a damaged file makes Pillow raise
+    except Exception as error:  # Pillow raises many types for a damaged file
         if isinstance(error, OSError) and error.errno is not None:
             raise
         file.seek(0)
@@ -246,11 +249,11 @@ def _read(file: BinaryIO, options: ReadOptions) -> Photo:
 
 
 def _check_scans(image: ImageFile, file: BinaryIO) -> None:
-    """Refuse a progressive JPEG whose scans would take minutes."""
+    """Raise an ImageError for a progressive JPEG whose scans would take minutes to decode."""
     if "progressive" not in image.info:
         return
     file.seek(0)
-    most, scans, tail = _MOST_SCANNED_PIXELS // (image.width * image.height), 0, b""
+    most, scans, tail = _MAX_SCANNED_PIXELS // (image.width * image.height), 0, b""
     while part := file.read(2**20):
         scans += len(_SCAN.findall(tail + part))
         tail = part[-1:]
@@ -266,12 +269,12 @@ def _format_of(file: BinaryIO) -> ImageFormat:
     format_ = format_of(header)
     if format_ is None:
         known = ", ".join(f.name for f in FORMATS[:-1])
-        raise ImageError("not_an_image", f"this is no photo: neither {known} nor {FORMATS[-1].name}")
+        raise ImageError("not_an_image", f"this is not a photo. Allowed: {known} and {FORMATS[-1].name}")
     return format_
 
 
-def _opened(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> ImageFile:
-    """The picture with its header read and its size checked; nothing is decoded yet."""
+def _open_image(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> ImageFile:
+    """Open an image: read its header and check its size, but decode nothing."""
     file.seek(0)
     if format_.name == "WebP":
         _check_size(webp_size(file.read(HEADER_BYTES)), options)
@@ -291,16 +294,16 @@ def _check_size(size: tuple[int, int] | None, options: ReadOptions) -> None:
 
 
 def _upright(image: Image.Image, turned: int, options: ReadOptions) -> Image.Image:
-    """A loaded image as RGB, turned as the options say; `turned` is the orientation already taken care of."""
+    """Convert a loaded image to RGB and orient it as `options` say; `turned` is the orientation already applied."""
     rgb = to_rgb(image)
     turn = _orientation(image) if options.exif == "apply" else {6: 8, 8: 6}.get(turned, turned)
-    return rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
+    return rgb.transpose(_TRANSPOSES[turn]) if turn in _TRANSPOSES else rgb
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a broken EXIF block: the photo as it is stored
+    except Exception:  # a broken EXIF block: leave the photo as stored
         return 1
 
 
@@ -324,31 +327,31 @@ def _from_tensor(tensor: Any) -> Any:
     array = tensor.numpy()
     if array.ndim == 3 and array.shape[0] not in (1, 3, 4):
         raise UsageError(
-            f"an image tensor of shape {array.shape}: it takes (height, width) or (1, 3 or 4, height, width)"
+            f"an image tensor has shape {array.shape}. Allowed: (height, width) or (1, 3 or 4, height, width)"
         )
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
 def _rescue(format_: ImageFormat, data: bytes, error: Exception, options: ReadOptions) -> Photo:
-    """What is there of a photo that could not be decoded, if its file ends early and that is allowed."""
+    """Return the decodable part of a truncated file if `options` allow it; raise an ImageError otherwise."""
     from dla.images.truncated import is_truncated, salvage
 
     if isinstance(error, MemoryError):
         raise ImageError("decode_error", "there is not enough memory to decode it") from error
     if "truncated" not in str(error).lower() and not is_truncated(format_, data):
-        what = "is damaged, or of a variety that cannot be read"
+        what = "is damaged, or uses a feature that is not supported"
         raise ImageError("decode_error", f"this {format_.name} file {what}") from error
     about = f"{_file_size(len(data))} of {format_.name}"
-    rest = salvage(format_, data)
-    if rest is None:
-        raise ImageError("truncated", f"the file ends early, and nothing of its picture is there ({about})") from error
+    partial = salvage(format_, data)
+    if partial is None:
+        raise ImageError("truncated", f"the file ends before its first pixel ({about}). Get the whole file") from error
     if not options.allow_truncated:
-        about += f", last {rest.rows_missing} rows missing" if rest.rows_missing else ""
+        about += f", last {partial.rows_missing} rows missing" if partial.rows_missing else ""
         raise ImageError(
             "truncated",
-            f"the file ends in the middle of the picture ({about}). Use --allow-truncated to classify what is there",
+            f"the file ends in the middle of the picture ({about}). Use --allow-truncated to classify the part it has",
         ) from error
-    return Photo(_upright(rest.image, rest.turned, options), truncated=True)
+    return Photo(_upright(partial.image, partial.turned, options), truncated=True)
 
 
 def _file_size(count: int) -> str:

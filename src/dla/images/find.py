@@ -1,4 +1,4 @@
-"""From what a user typed (files, folders, patterns, `-`) to the photos it stands for."""
+"""Find the photos that inputs of a command (files, folders, patterns, `-`) stand for."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 
 @dataclass
 class PhotoFinder:
-    """Iterating gives each photo's path, in the order of `inputs`; one folder's names are in memory at a time.
+    """Iterate over the paths of photos, in the order of `inputs`; the names of one folder are in memory at a time.
 
-    A folder is walked through in sorted order, without hidden files and links to folders; other kinds of files
-    in it are passed over and counted in `skipped`, and in `others` by their ending unless they are hidden. A file
-    named outright is always given, a pattern (`*`, `?`, `[...]`, `**`) is expanded unless a file has that very name.
-    `-` reads paths from `lines`. `unmatched` holds the folders and patterns that gave nothing.
+    A folder is walked in sorted order, without hidden files and symbolic links to folders. Files with other suffixes
+    are skipped and counted in `skipped` and, unless hidden, by suffix in `others`. A file named explicitly is always
+    returned. A pattern (`*`, `?`, `[...]`, `**`) is expanded unless a file has exactly that name. `-` reads paths from
+    `lines`. `unmatched` holds the folders and patterns without photos.
     """
 
     inputs: Iterable[str]
@@ -43,9 +43,9 @@ class PhotoFinder:
             else:
                 yield item
 
-    def _or_unmatched(self, item: str, found: Iterator[str]) -> Iterator[str]:
+    def _or_unmatched(self, item: str, paths: Iterator[str]) -> Iterator[str]:
         empty = True
-        for path in found:
+        for path in paths:
             empty = False
             yield path
         if empty:
@@ -53,14 +53,14 @@ class PhotoFinder:
 
     def _walk(self, folder: str) -> Iterator[str]:
         for entry in (entries := _entries(folder)) or ():
-            if not _holds(entry.is_dir):
-                # reading a pipe would wait for ever; a link that leads nowhere is told by its name
-                if entry.is_symlink() or _holds(entry.is_file):
+            if not _is_kind(entry.is_dir):
+                # reading a pipe would block for ever; a broken link is returned, to be reported by its name
+                if entry.is_symlink() or _is_kind(entry.is_file):
                     yield from self._photos([entry.path])
             elif not entry.is_symlink() and not entry.name.startswith("."):
                 yield from self._walk(entry.path)
         if entries is None:
-            yield folder  # it becomes a record with its error
+            yield folder  # reading it reports the error
 
     def _expand(self, pattern: str) -> Iterator[str]:
         path = Path(pattern)
@@ -79,16 +79,16 @@ class PhotoFinder:
                 yield path
 
 
-def _holds(question: Callable[[], bool]) -> bool:
-    """Ask an entry of a folder. A link to itself or into a forbidden folder is neither a file nor a folder."""
+def _is_kind(predicate: Callable[[], bool]) -> bool:
+    """Call `predicate`; False for a link to itself or into a forbidden folder, where it raises an OSError."""
     try:
-        return question()
+        return predicate()
     except OSError:
         return False
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]] | None:
-    """What is in a folder, by name, or None where it cannot be listed."""
+    """Return the entries of a folder sorted by name, or None if it cannot be listed."""
     try:
         with os.scandir(folder or ".") as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -97,9 +97,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]] | None:
 
 
 def _matches(folder: str, parts: Sequence[str]) -> Iterator[str]:
-    """The files below a folder that match a pattern's parts, and the folders that could not be listed.
+    """Yield the files below a folder that match the parts of a pattern, and the folders that cannot be listed.
 
-    `**` stands for any folders, but those that links lead to. Hidden folders match nothing.
+    `**` matches any number of folders and follows no symbolic links. Nothing matches a hidden folder.
     """
     first, rest = parts[0], parts[1:]
     if not glob.has_magic(first):
@@ -116,7 +116,7 @@ def _matches(folder: str, parts: Sequence[str]) -> Iterator[str]:
         yield folder
     for entry in entries or ():
         path = os.path.join(folder, entry.name)
-        if not _holds(entry.is_dir):
+        if not _is_kind(entry.is_dir):
             if not rest and first != "**" and fnmatch.fnmatchcase(entry.name, first):
                 yield path
         elif not entry.name.startswith("."):

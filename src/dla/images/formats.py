@@ -1,7 +1,7 @@
-"""The kinds of files that hold photos: how each is recognised and opened.
+"""The image formats: how each is recognized and opened.
 
-Each is opened by Pillow's class for it and never by `Image.open`, whose limit on the size is a setting of the whole
-process: nothing here changes what another thread could see.
+Each is opened by Pillow's class for it and never by `Image.open`, whose size limit is a setting of the whole process
+that other threads would see.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ __all__ = [
 
 HEADER_BYTES = 32
 _COMPRESSION, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 259, 262, 258, 339  # tags of TIFF
-_UNSIGNED, _SIGNED = 1, 2  # values of the last
+_UNSIGNED, _SIGNED = 1, 2  # values of the tag SampleFormat
 _TIFF_JPEG = (6, 7)
-# none, CCITT, LZW, JPEG, deflate, PackBits, old deflate, LZMA, Zstandard: what Pillow's libtiff is built with
+# none, CCITT, LZW, JPEG, deflate, PackBits, old deflate, LZMA, Zstandard: the codecs of the libtiff in Pillow's wheels
 _TIFF_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, *_TIFF_JPEG, 8, 32773, 32946, 34925, 50000})
 
 
 class UnsupportedError(Exception):
-    """A variety of a format that would be read wrongly; the message says which, as in "files with ..."."""
+    """The file uses a feature that Pillow would decode wrongly; the message completes "files with ..."."""
 
 
 @dataclass(frozen=True, slots=True)
 class GreyScale:
-    """What a file says of grey samples with more than 8 bits.
+    """How to interpret grey samples with more than 8 bits.
 
-    `white` is the value of white where the number of bits tells it. `unsigned` samples of 32 bits are read with a sign
-    by Pillow. `inverted`: 0 is white.
+    `white` is the value of white, None if the file does not define it. `unsigned`: the samples are unsigned 32-bit
+    integers, which Pillow reads as signed. `inverted`: 0 is white.
     """
 
     white: int | None
@@ -62,7 +62,7 @@ class GreyScale:
 
 
 def grey_scale(image: Image.Image) -> GreyScale:
-    """How the samples of an image of mode I;16, I or F are meant."""
+    """Return how to interpret the samples of an image of mode I;16, I or F."""
     tags: Any = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     inverted = tags.get(_PHOTOMETRIC) == 0
@@ -77,7 +77,7 @@ class _Jpeg(JpegImageFile):
         super().__init__(without_metadata(fp, "JPEG"))
 
     def _read_dpi_from_exif(self) -> None:
-        """Not read: nobody needs the resolution, and a broken EXIF block would keep the photo from opening."""
+        """Skip the resolution: a broken EXIF block would keep the photo from opening."""
 
 
 class _Png(PngImageFile):
@@ -86,7 +86,7 @@ class _Png(PngImageFile):
 
 
 class _Gif(GifImageFile):
-    # Only the first frame is read. To know how it is cleared away, Pillow would allocate it before its size is checked.
+    # Only the first frame is read. For its disposal method Pillow would allocate the frame before its size is checked.
     disposal_method = property(lambda self: 0, lambda self, value: None)
 
     def __init__(self, fp: BinaryIO) -> None:
@@ -95,34 +95,34 @@ class _Gif(GifImageFile):
 
 class _Bmp(BmpImageFile):
     def load_end(self) -> None:
-        """Make a picture opaque whose alpha is 0 everywhere: writers of 32 bits often leave the fourth byte empty."""
+        """Make an image opaque if its alpha is 0 everywhere: many writers of 32 bits leave the fourth byte empty."""
         if self.mode == "RGBA" and self.im.getband(3).getextrema() == (0, 0):
             self.im.fillband(3, 255)
 
 
 class _Tiff(TiffImageFile):
     def _setup(self) -> None:
-        """Refuse what Pillow or its libtiff would read wrongly, and mend how it would read the rest."""
+        """Raise an UnsupportedError for what Pillow or libtiff decodes wrongly, and correct how the rest is read."""
         code = self.tag_v2.get(_COMPRESSION, 1)
         bits, kinds = self.tag_v2.get(_BITS_PER_SAMPLE, (1,)), self.tag_v2.get(_SAMPLE_FORMAT, ())
         if code not in _TIFF_COMPRESSIONS:
             raise UnsupportedError(f"compression {code}")
         if max(bits) == 8 and _SIGNED in kinds:
-            raise UnsupportedError("8-bit samples that have a sign")
+            raise UnsupportedError("signed 8-bit samples")
         if max(bits) == 12 and code in _TIFF_JPEG:
-            raise UnsupportedError("12-bit JPEG in them")
+            raise UnsupportedError("12-bit JPEG compression")
         super()._setup()
         if self._planar_configuration == 2 and max(bits) > 8 and not self.use_load_libtiff:
-            # Pillow's own reader takes planes for bytes.
+            # Pillow's own reader assumes planes of 8 bits.
             self.use_load_libtiff = True
             self.tile = [_libtiff(self, f"{self.mode};16N")]
         elif self.use_load_libtiff:
-            # libtiff gives numbers in the machine's byte order, whatever the file's.
+            # libtiff returns samples in the machine's byte order, whatever the file's.
             args: Any = self.tile[0].args
             self.tile = [_libtiff(self, re.sub(r"B([FS])$", r"N\1", args[0]))]
 
     def load_prepare(self) -> None:
-        """Without Pillow's second check of the size: the caller has made the only one."""
+        """Allocate the pixels here, because Pillow would check the size against its own limit, not the caller's."""
         if self._im is None:
             self.im = Image.new(self.mode, self._tile_size).im
         super().load_prepare()
@@ -134,7 +134,7 @@ def _libtiff(image: TiffImageFile, raw: str) -> _Tile:
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """`open` reads the header and takes no memory for pixels; `starts` matches a file's first `HEADER_BYTES`."""
+    """An image format: `open` reads the header and allocates no pixels, `starts` matches the first `HEADER_BYTES`."""
 
     name: str
     open: type[ImageFile]
@@ -157,12 +157,12 @@ FORMATS = (
 
 
 def format_of(header: bytes) -> ImageFormat | None:
-    """The format of a file that starts with `header`."""
+    """Return the format of a file that starts with `header`, or None."""
     return next((f for f in FORMATS if f.starts.match(header)), None)
 
 
 def webp_size(header: bytes) -> tuple[int, int] | None:
-    """Width and height in a WebP file's first `HEADER_BYTES`: Pillow has taken memory for them once it is open."""
+    """Return (width, height) from the first `HEADER_BYTES` of a WebP file: Pillow allocates the pixels on opening."""
     kind, body = header[12:16], header[20:]
     if len(body) < 10:
         return None
@@ -176,6 +176,6 @@ def webp_size(header: bytes) -> tuple[int, int] | None:
 
 
 def turned_by_loading(image: Image.Image) -> int:
-    """The EXIF orientation that Pillow applies and removes when it loads this image, which it does for TIFF only."""
+    """Return the EXIF orientation that Pillow applies and removes on loading this image (only for TIFF)."""
     tags = getattr(image, "tag_v2", None)
     return 1 if tags is None else tags.get(ExifTags.Base.Orientation, 1)

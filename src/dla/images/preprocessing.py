@@ -1,6 +1,6 @@
-"""The one preprocessing: which part of a photo a network sees, at what size, and how its numbers are scaled.
+"""Preprocess photos for a network: crop, resize, and the scale of the pixel values.
 
-H and W are pixels of the result; pixels are uint8 (H, W, 3).
+H and W are the height and width of the result in pixels; pixels are uint8 (H, W, 3).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dla.errors import DamagedError, UsageError
-from dla.types import Array
+from dla.types import IMAGENET_MEAN, IMAGENET_STD, Array
 
 __all__ = ["Preprocessing", "crop_resize"]
 
@@ -24,20 +24,19 @@ CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
 Exif = Literal["apply", "ignore"]
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_MOST, _LEAST_PCT = 1e6, 1e-3  # far beyond what any network has; what they bound stays finite in float32
+_MAX_VALUE, _MIN_CROP_PCT = 1e6, 1e-3  # far beyond what any network uses, and finite in float32
+_FILTER_SUPPORT = 3  # of the widest filter (lanczos), in pixels of the smaller image
+_LONG_SIDE = 32_768  # pixels; the sides of photos are shorter
+_MAX_WHOLE = 100_000_000  # pixels
 # A sample of these two jumps when it moves by a rounding error, and Pillow holds a box in single precision.
-_REACH = 3  # of the widest filter (lanczos), in pixels of the smaller image
-_LONG = 32_768  # sides of photos are shorter
-_MOST_WHOLE = 100_000_000  # pixels
 _NEEDS_WHOLE_PIXELS = ("nearest", "box")
 
 
 def crop_resize(image: Image.Image, box: Box, size: tuple[int, int], interpolation: Interpolation) -> Array:
-    """The part of an RGB image inside `box`, resized with antialiasing to `size` (height, width): uint8 (H, W, 3).
+    """Crop an RGB image to `box` and resize it with antialiasing to `size` (height, width): uint8 (H, W, 3).
 
-    `box` is (left, top, right, bottom) in pixels of the image, fractions allowed; the filter also looks at the pixels
-    just outside it.
+    `box` is (left, top, right, bottom) in pixels of the image, fractions allowed; the filter also uses the pixels just
+    outside of it.
     """
     filter_ = Image.Resampling[interpolation.upper()]
     return np.array(image.resize((size[1], size[0]), filter_, box))
@@ -45,13 +44,13 @@ def crop_resize(image: Image.Image, box: Box, size: tuple[int, int], interpolati
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """From a photo to a network's input; saved with the model.
+    """The preprocessing of a network; it is saved with the model.
 
-    The photo is resized so that `size` (height, width) is `crop_pct` of it, and the middle is cut out:
+    The photo is resized so that `size` (height, width) is `crop_pct` of it, and the centre is cropped. `crop_mode` is
 
-        center   the short side fits: what sticks out is lost
-        border   the long side fits: what is missing is filled with `mean`
-        squash   both sides fit: the aspect ratio changes
+        center   the short side fits, and the long side is cropped
+        border   the long side fits, and the short side is padded with `mean`
+        squash   both sides fit, and the aspect ratio changes
 
     `mean` and `std` are of pixels from 0 to 1. `exif` is how photos must be read for this network.
 
@@ -63,21 +62,23 @@ class Preprocessing:
     crop_pct: float = 0.875
     crop_mode: CropMode = "center"
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, ...] = _IMAGENET_MEAN
-    std: tuple[float, ...] = _IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     exif: Exif = "apply"
 
     def __post_init__(self) -> None:
         if not _are_numbers(self.size, 2, int) or min(self.size) < 1:
             raise UsageError(f"size is (height, width) in whole pixels, at least 1, not {self.size!r}")
-        if not _are_numbers([self.crop_pct], 1, int, float) or self.crop_pct < _LEAST_PCT:
+        if not _are_numbers([self.crop_pct], 1, int, float) or self.crop_pct < _MIN_CROP_PCT:
             raise UsageError(
-                f"crop_pct is the share of a resized photo that is kept, {_LEAST_PCT:g} or more, not {self.crop_pct!r}"
+                f"crop_pct is the share of the resized photo to use, {_MIN_CROP_PCT:g} or more, not {self.crop_pct!r}"
             )
         if not _are_numbers(self.mean, 3, int, float):
-            raise UsageError(f"mean is three numbers of at most {_MOST:,.0f}, one a colour, not {self.mean!r}")
-        if not _are_numbers(self.std, 3, int, float) or min(self.std) < 1 / _MOST:
-            raise UsageError(f"std is three numbers from {1 / _MOST:g} to {_MOST:,.0f}, one a colour, not {self.std!r}")
+            raise UsageError(f"mean is three numbers of at most {_MAX_VALUE:,.0f}, one per colour, not {self.mean!r}")
+        if not _are_numbers(self.std, 3, int, float) or min(self.std) < 1 / _MAX_VALUE:
+            raise UsageError(
+                f"std is three numbers from {1 / _MAX_VALUE:g} to {_MAX_VALUE:,.0f}, one per colour, not {self.std!r}"
+            )
         for name in ("size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, words in (("crop_mode", CropMode), ("interpolation", Interpolation), ("exif", Exif)):
@@ -85,9 +86,9 @@ class Preprocessing:
                 raise UsageError(f"{name} is one of {', '.join(get_args(words))}, not {getattr(self, name)!r}")
 
     def pixels(self, image: Image.Image) -> Array:
-        """What the network sees of an RGB image: uint8 (H, W, 3).
+        """Return the crop of an RGB image that the network sees: uint8 (H, W, 3).
 
-        Only the part that the crop keeps is resized.
+        Only this part of the image is resized.
         """
         resized = self._resized_size(image.height, image.width)
         (top, rows, above), (left, columns, before) = map(_middle, resized, self.size)
@@ -100,23 +101,23 @@ class Preprocessing:
 
     @property
     def target(self) -> tuple[int, int]:
-        """Height and width that the photo is resized for: `size` is `crop_pct` of them."""
+        """Return the height and width that the photo is resized to fit: `size` is `crop_pct` of them."""
         height, width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
         return height, width
 
     @property
     def may_be_short(self) -> bool:
-        """Whether there are photos that do not fill `size`."""
+        """Return whether a photo can be smaller than `size` after resizing."""
         return self.crop_mode == "border" or self.target[0] < self.size[0] or self.target[1] < self.size[1]
 
     @property
     def fill(self) -> tuple[int, int, int]:
-        """What is laid where a photo does not fill `size`."""
+        """Return the RGB colour of the padding where a photo does not fill `size`."""
         red, green, blue = (round(255 * min(max(m, 0), 1)) if self.crop_mode == "border" else 0 for m in self.mean)
         return red, green, blue
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the whole photo after resizing; each rounding is timm's, but never to nothing."""
+        """Return height and width of the whole photo after resizing, at least 1; each is rounded as in timm."""
         to_height, to_width = self.target
         if self.crop_mode == "squash":
             return to_height, to_width
@@ -129,12 +130,12 @@ class Preprocessing:
         return max(1, round(height / ratio)), max(1, round(width / ratio))
 
     def scale_shift(self) -> tuple[Array, Array]:
-        """a and b, float32 (3,), so that a network's input is pixels * a + b for pixels from 0 to 255."""
+        """Return a and b, float32 (3,), so that the network's input is pixels * a + b for pixels from 0 to 255."""
         mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def to_config(self) -> dict[str, Any]:
-        """These settings under timm's names, for `pretrained_cfg`. `exif` is not one of them."""
+        """Return these settings under timm's names, for `pretrained_cfg`. `exif` is not one of them."""
         return {
             "input_size": (3, *self.size),
             "crop_pct": self.crop_pct,
@@ -146,14 +147,14 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, pretrained_cfg: Mapping[str, Any], exif: Exif = "apply") -> Preprocessing:
-        """The settings in a `pretrained_cfg`; what is missing or null is what timm would take.
+        """Return the settings in a `pretrained_cfg`, with timm's default for what is missing or null.
 
         Raises:
-            DamagedError: a field has a value that it cannot have.
+            DamagedError: a field has a value that is not allowed.
         """
         values = {
             "input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic",
-            "mean": _IMAGENET_MEAN, "std": _IMAGENET_STD,
+            "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
         }  # fmt: skip
         values |= {key: pretrained_cfg[key] for key in values if pretrained_cfg.get(key)}
         size: Any = values.pop("input_size")
@@ -167,12 +168,12 @@ class Preprocessing:
 
 
 def _are_numbers(value: Any, count: int, *kinds: Any) -> bool:
-    right = isinstance(value, tuple | list) and len(value) == count
-    return right and all(isinstance(v, kinds) and not isinstance(v, bool) and abs(v) <= _MOST for v in value)
+    valid = isinstance(value, tuple | list) and len(value) == count
+    return valid and all(isinstance(v, kinds) and not isinstance(v, bool) and abs(v) <= _MAX_VALUE for v in value)
 
 
 def _middle(have: int, want: int) -> tuple[int, int, int]:
-    """The middle `want` of `have` pixels: the first one kept, how many there are, how many are empty before them."""
+    """Return the first, the number of pixels and the padding before them, for the middle `want` of `have` pixels."""
     if have >= want:
         return round((have - want) / 2), want, 0
     return 0, have, (want - have) // 2
@@ -181,16 +182,16 @@ def _middle(have: int, want: int) -> tuple[int, int, int]:
 def _part_of_resized(
     image: Image.Image, resized: tuple[int, int], start: tuple[int, int], size: tuple[int, int], name: Interpolation
 ) -> Array:
-    """The `size` (height, width) pixels from `start` (top, left) on of the image resized to `resized`."""
+    """Return the `size` (height, width) pixels from `start` (top, left) on of the image resized to `resized`."""
     (top, left), (rows, columns) = start, size
     height, width = image.height, image.width
-    if name in _NEEDS_WHOLE_PIXELS and resized[0] * resized[1] <= _MOST_WHOLE:
+    if name in _NEEDS_WHOLE_PIXELS and resized[0] * resized[1] <= _MAX_WHOLE:
         whole = crop_resize(image, (0, 0, width, height), resized, name)
         return whole[top : top + rows, left : left + columns]
     y0, y1 = (min(height, y * height / resized[0]) for y in (top, top + rows))
     x0, x1 = (min(width, x * width / resized[1]) for x in (left, left + columns))
-    if height > _LONG or width > _LONG:
-        image, (x0, y0, x1, y1) = _near(image, (x0, y0, x1, y1), (width / resized[1], height / resized[0]))
+    if height > _LONG_SIDE or width > _LONG_SIDE:
+        image, (x0, y0, x1, y1) = _crop_near(image, (x0, y0, x1, y1), (width / resized[1], height / resized[0]))
         height, width = image.height, image.width
     vertical_first = _vertical_first((height, width), resized)
     if vertical_first == _vertical_first((height, width), size):
@@ -201,20 +202,20 @@ def _part_of_resized(
     return crop_resize(image.resize((columns, height), filter_, (x0, 0, x1, height)), (0, y0, columns, y1), size, name)
 
 
-def _near(image: Image.Image, box: Box, scale: tuple[float, float]) -> tuple[Image.Image, Box]:
-    """The part of a long image that a box and the filter's reach around it need, and the box in it.
+def _crop_near(image: Image.Image, box: Box, scale: tuple[float, float]) -> tuple[Image.Image, Box]:
+    """Crop a long image to a box and the filter's support around it; return the crop, and the box in it.
 
-    Without it the first of the two passes would resize all of the image's length.
+    Without this, the first of Pillow's two passes would resize the image's whole length.
     """
-    reach = [_REACH * max(1, s) + 1 for s in scale]
-    left, top = (max(0, math.floor(at - r)) for at, r in zip(box[:2], reach, strict=True))
-    right, bottom = (min(end, math.ceil(at + r)) for end, at, r in zip(image.size, box[2:], reach, strict=True))
+    support = [_FILTER_SUPPORT * max(1, s) + 1 for s in scale]
+    left, top = (max(0, math.floor(at - r)) for at, r in zip(box[:2], support, strict=True))
+    right, bottom = (min(end, math.ceil(at + r)) for end, at, r in zip(image.size, box[2:], support, strict=True))
     return image.crop((left, top, right, bottom)), (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
 
 
 def _vertical_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
-    """Whether Pillow 13 resizes the columns before the rows (sizes are height, width).
+    """Return whether Pillow 13 makes the vertical pass before the horizontal one (sizes are height, width).
 
-    It rounds and clips in between, so that sharp edges come out differently in the other order.
+    It rounds and clips between the passes, so the other order gives different values at sharp edges.
     """
     return old[0] > new[0] and old[0] - new[0] > 2 * (old[1] - new[1])

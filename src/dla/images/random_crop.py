@@ -1,4 +1,4 @@
-"""Random crops and flips: which part of each photo a training step sees."""
+"""Random crops and flips for training."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CropBox = tuple[float, float, float, float]
 
 
 def order_generator(seed: int, epoch: int) -> np.random.Generator:
-    """The randomness of an epoch's order."""
+    """Return the random generator of an epoch's order."""
     return _generator(seed, epoch)
 
 
 def crop_generator(seed: int, epoch: int, step: int, place: int) -> np.random.Generator:
-    """The randomness of one photo in one step, by its place in the step's batch.
+    """Return the random generator of the photo at index `place` of one step's batch.
 
-    It depends on nothing else, so that a run can go on from any step, with any number of workers and processes.
+    It depends on nothing else, so that a run can resume at any step, with any number of workers and processes.
     """
     return _generator(seed, epoch, step, place)
 
@@ -42,11 +42,11 @@ def random_crop(
     generator: np.random.Generator,
     ratio_rule: Literal["log", "swap"] = "log",
 ) -> CropBox:
-    """A box (left, top, right, bottom) in pixels of a photo of `size` (width, height).
+    """Return a random box (left, top, right, bottom) in pixels of a photo of `size` (width, height).
 
-    Its share of the area is uniform in `scale`. Its aspect ratio is log-uniform in `ratio` (Szegedy et al. 2015), or by
-    the rule "swap" uniform, and then half of the boxes have width and height swapped. After ten tries that do not fit,
-    the largest central square.
+    Its share of the area is uniform in `scale`. Its aspect ratio is log-uniform in `ratio` (Szegedy et al. 2015); with
+    the rule "swap" it is uniform, and width and height are swapped with probability 1/2. If ten boxes do not fit, the
+    largest central square is returned.
     """
     width, height = size
     for _ in range(10):
@@ -74,10 +74,10 @@ def random_resized_crop(
     generator: np.random.Generator,
     ratio_rule: Literal["log", "swap"] = "log",
 ) -> Array:
-    """A random crop of an RGB image, resized to `size` (height, width) and mirrored with probability `flip`.
+    """Return a random crop of an RGB image, resized to `size` (height, width), flipped with probability `flip`.
 
-    Returns uint8 (H, W, 3). One of the interpolations is chosen at random. `scale`, `ratio` and `ratio_rule` are those
-    of `random_crop`.
+    The result is uint8 (H, W, 3). One of the interpolations is chosen at random. `scale`, `ratio` and `ratio_rule` are
+    those of `random_crop`.
     """
     box = random_crop(image.size, scale, ratio, generator, ratio_rule)
     interpolation = interpolations[int(generator.integers(len(interpolations)))]
@@ -86,7 +86,7 @@ def random_resized_crop(
 
 
 def reflect_pad(image: Image.Image, margin: float) -> Image.Image:
-    """The photo with its mirror image around it, `margin` of its width and height on each side."""
+    """Pad an image with its reflection, by `margin` times its width or height on each side."""
     if margin == 0:
         return image
     x, y = round(image.width * margin), round(image.height * margin)

@@ -1,4 +1,4 @@
-"""Pixels of every kind, made 8-bit RGB."""
+"""Convert images and arrays to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ STRIP_PIXELS = 2**20
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as RGB; the same object if it is that already.
+    """Convert a PIL image of any mode to RGB; an RGB image without transparency is returned as it is.
 
-    What is transparent is laid on white. Grey of 16 bits is divided by 257, of fewer bits (TIFF says how many) in the
-    same way. Grey whose type does not tell its range (32-bit integers and floats) is taken to have the first of these
-    that holds all of it: 0 to 1 (floats only), 0 to 255, 0 to 65535, and otherwise its own smallest to its own largest
-    value; NaN is the lowest of the range.
+    Transparent pixels are composited on white. 16-bit grey is divided by 257, and grey of fewer bits (as in a TIFF) is
+    scaled alike. Grey of 32-bit integers or floats has no fixed range, so the first of these that holds all values is
+    used: 0 to 1 (floats only), 0 to 255, 0 to 65535, smallest to largest value; NaN becomes the lowest of the range.
 
-    Takes 3 bytes a pixel, and little more, beside the image: what is converted in steps is converted in strips.
+    Needs little more than 3 bytes per pixel in addition to the image: intermediate copies are of strips.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _grey(image)
@@ -36,11 +35,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`convert` of the whole image, to RGB, without its intermediate copies of the whole."""
-    found = Image.new("RGB", image.size)
+    """Apply `convert` to strips of the image, to keep its intermediate copies small; return the RGB image."""
+    rgb = Image.new("RGB", image.size)
     for top, strip in _strips(image):
-        found.paste(convert(strip), (0, top))
-    return found
+        rgb.paste(convert(strip), (0, top))
+    return rgb
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
@@ -50,7 +49,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _on_white(strip: Image.Image) -> Image.Image:
-    if strip.mode == "La":  # the only one that does not convert to RGBA at once
+    if strip.mode == "La":  # the only mode without a direct conversion to RGBA
         strip = strip.convert("LA")
     white = Image.new("RGBA", strip.size, "white")
     return Image.alpha_composite(white, strip.convert("RGBA")).convert("RGB")
@@ -83,27 +82,27 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def image_from_array(array: Array) -> Image.Image:
-    """An array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as an RGB image; grey, grey, RGB, and RGBA laid on white.
+    """Convert an array to an RGB image: grey (H, W) or (H, W, 1), RGB (H, W, 3), or RGBA (H, W, 4) on white.
 
     Values are uint8, uint16 or floats from 0 to 1.
 
     Raises:
-        UsageError: another shape, type or range, or values that are not numbers.
+        UsageError: the array has another shape, type or range, or contains NaN.
     """
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise UsageError(
-            f"an image array of shape {array.shape}: it takes (height, width) or (height, width, 1, 3 or 4); "
+            f"an image array has shape {array.shape}. Allowed: (height, width) or (height, width, 1, 3 or 4); "
             "a tensor has the channels first. Give several images as a list"
         )
     if array.dtype.kind == "f":
         if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
             raise UsageError(
-                f"a float image with values from {array.min():g} to {array.max():g}: it takes 0 to 1, not normalised"
+                f"a float image has values from {array.min():g} to {array.max():g}. Allowed: 0 to 1, not normalized"
             )
     elif array.dtype not in (np.uint8, np.uint16):
-        raise UsageError(f"an image array of {array.dtype}: it takes uint8, uint16, or floats from 0 to 1")
+        raise UsageError(f"an image array is of {array.dtype}. Allowed: uint8, uint16, or floats from 0 to 1")
     return to_rgb(Image.fromarray(np.ascontiguousarray(_to_8_bits(array))))
 
 
@@ -115,7 +114,7 @@ def _to_8_bits(values: Array) -> Array:
 
 
 def _range(parts: Iterable[Array]) -> tuple[float, float]:
-    """The values of black and white for samples whose type does not tell them."""
+    """Return the values of black and white for samples whose type has no fixed range."""
     low, high, is_float = np.inf, -np.inf, False
     for values in parts:
         is_float = values.dtype.kind == "f"
@@ -129,7 +128,7 @@ def _range(parts: Iterable[Array]) -> tuple[float, float]:
 
 
 def _scaled(values: Array, low: float, high: float) -> Array:
-    """uint8 of samples between black and white."""
+    """Scale samples from (low, high) to uint8."""
     if values.dtype == np.uint16 and (low, high) == (0, 65535):
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     numbers = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)

@@ -1,8 +1,8 @@
-"""A photo's file without the segments that no pixel depends on.
+"""Hide the segments of an image file that no pixel depends on.
 
-Text, profiles, thumbnails and animation are where Pillow's limits, slips and quadratic loops are, and nothing here uses
-them. So the decoders get a view of the file that leaves them out: the picture, its palette, transparency and EXIF
-orientation stay. What does not look like the format is passed on as it is, for the decoder to judge.
+Pillow's limits, bugs and quadratic loops are in text, profiles, thumbnails and animation, and nothing here uses them.
+So the decoders get a view of the file without them: the picture, its palette, transparency and EXIF orientation remain.
+Bytes that do not look like the format are passed on unchanged, and the decoder reports them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import BinaryIO
 __all__ = ["MAX_SEGMENTS", "TooManySegmentsError", "without_metadata"]
 
 MAX_SEGMENTS = 1_000_000  # a photo has fewer than a thousand
-_Piece = tuple[int, int]  # start and end in the file
+_Piece = tuple[int, int]  # start and end in the file, in bytes
 
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 _ORIENTATION_TEXT = (b"Raw profile type ", b"XML:com.adobe.xmp")  # where some writers put EXIF and XMP
-_MOST_TEXT = 2**18
+_MAX_TEXT = 2**18  # bytes
 _JPEG_STANDALONE = re.compile(rb"\xff[\x01\xd0-\xd8]")
 
 
@@ -29,10 +29,10 @@ class TooManySegmentsError(Exception):
 
 
 def without_metadata(file: BinaryIO, format_name: str) -> BinaryIO:
-    """A view of `file`, from its start, with what the picture needs.
+    """Return a view of `file`, from its start, that leaves out its metadata.
 
     Raises:
-        TooManySegmentsError: it is made of too many segments.
+        TooManySegmentsError: the file has more than `MAX_SEGMENTS` segments.
     """
     pieces: list[_Piece] = []
     end = file.seek(0, io.SEEK_END)
@@ -51,7 +51,10 @@ def without_metadata(file: BinaryIO, format_name: str) -> BinaryIO:
 
 
 def _jpeg(file: BinaryIO, end: int) -> Iterator[_Piece]:
-    """All up to the first scan but application segments and comments; of these the first EXIF, XMP and Adobe's."""
+    """Yield the pieces to keep: everything except application segments and comments before the first scan.
+
+    Of these, the first JFIF, EXIF, XMP and Adobe segments are kept. A piece that is empty only counts as a segment.
+    """
     yield 0, 2
     at, has = 2, set()
     while at + 4 <= end:
@@ -59,7 +62,7 @@ def _jpeg(file: BinaryIO, end: int) -> Iterator[_Piece]:
         marker = file.read(2)
         if marker == b"\xff\xff":
             at += 1
-            yield at, at  # counts
+            yield at, at
             continue
         if marker[0] != 0xFF or marker[1] in (0x00, 0xDA):
             break
@@ -77,7 +80,7 @@ def _jpeg(file: BinaryIO, end: int) -> Iterator[_Piece]:
 
 
 def _jpeg_kind(marker: int, body: bytes, length: int) -> str | None:
-    """ "" for what is always kept, None for what never is; of another kind the first one is."""
+    """Return the kind of a segment: "" is always kept, None never, and of another kind the first is kept."""
     if marker == 0xE1 and body.startswith(b"Exif\0\0"):
         return "exif"
     if marker == 0xE1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"[:32]):
@@ -99,7 +102,7 @@ def _png(file: BinaryIO, end: int) -> Iterator[_Piece]:
         if not name.isalpha():
             break
         keep = name in _PNG_KEPT or not name[0] & 0x20
-        if name in (b"tEXt", b"zTXt", b"iTXt") and length <= _MOST_TEXT:
+        if name in (b"tEXt", b"zTXt", b"iTXt") and length <= _MAX_TEXT:
             keep = file.read(20).startswith(_ORIENTATION_TEXT)
         elif name == b"tRNS":
             keep = length > 0 and not (length < 6 and _png_colours(file) == 2) and not (
@@ -111,13 +114,13 @@ def _png(file: BinaryIO, end: int) -> Iterator[_Piece]:
 
 
 def _png_colours(file: BinaryIO) -> int:
-    """The colour type: 0 grey, 2 RGB, 3 palette."""
+    """Return the colour type: 0 grey, 2 RGB, 3 palette."""
     file.seek(25)
     return file.read(1)[0]
 
 
 def _gif(file: BinaryIO, end: int) -> Iterator[_Piece]:
-    """All from the first picture on, and before it the extension that says what is transparent."""
+    """Yield the pieces to keep: everything from the first frame on, and before it the graphic control extension."""
     head = file.read(13) if file.seek(0) == 0 else b""
     at = 13 + (3 << (head[10] & 7) + 1 if len(head) == 13 and head[10] & 0x80 else 0)
     yield 0, at
@@ -130,7 +133,7 @@ def _gif(file: BinaryIO, end: int) -> Iterator[_Piece]:
         while (size := (file.read(1) or b"\0")[0]) and stop < end:
             stop += 1 + size
             file.seek(stop)
-            yield at, at  # counts
+            yield at, at
         stop += 1
         yield (at, stop) if mark[1] == 0xF9 else (at, at)
         at = stop
@@ -141,7 +144,7 @@ _KEPT: dict[str, Callable[[BinaryIO, int], Iterator[_Piece]]] = {"JPEG": _jpeg, 
 
 
 class _View(io.RawIOBase):
-    """Pieces of a file, one after the other."""
+    """A read-only file object over the pieces of a file, concatenated."""
 
     def __init__(self, file: BinaryIO, pieces: list[_Piece]) -> None:
         self._file, self._pieces, self._at = file, pieces, 0

@@ -1,9 +1,9 @@
-"""timm's road from a photo to a network's input: `resolve_data_config` and `create_transform`, by its names.
+"""timm's transforms under timm's names: `resolve_data_config` and `create_transform`.
 
     config = resolve_data_config({}, model=model)
     x_13HW = create_transform(**config)(image).unsqueeze(0)
 
-The pixels are those of `Preprocessing`.
+The pixels are the same as those of `Preprocessing`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Range = tuple[float, float]
 
 _log = logging.getLogger(__name__)
 
-# What timm's transforms also do, and these do not; and what only says how such a thing is done.
-_NOT_DONE = (
+# Arguments of timm for transforms that are not implemented here, and arguments that only configure those.
+_NOT_IMPLEMENTED = (
     "no_aug", "vflip", "color_jitter", "grayscale_prob", "gaussian_blur_prob", "auto_augment", "re_prob",
     "crop_border_pixels", "tf_preprocessing", "use_prefetcher", "separate", "naflex", "patchify",
 )  # fmt: skip
-_HOW = (
+_CONFIGURING = (
     "color_jitter_prob", "re_mode", "re_count", "re_num_splits", "patch_size", "max_seq_len", "patchify_channels_last",
     "patchify_flatten",
 )  # fmt: skip
@@ -51,33 +51,33 @@ def resolve_data_config(
     use_test_size: bool = False,
     verbose: bool = False,
 ) -> dict[str, Any]:
-    """How photos are prepared for a network: input_size, interpolation, mean, std, crop_pct, crop_mode.
+    """Return the data config of a network: input_size, interpolation, mean, std, crop_pct, crop_mode.
 
     Args:
-        args: what goes before everything else: input_size, or img_size with in_chans (or chans); interpolation;
-            mean and std, one number a channel or one for all; crop_pct; crop_mode. None means not given.
-        pretrained_cfg: what the weights were trained with; by default the model's.
-        model: anything with a `pretrained_cfg`.
-        use_test_size: take `test_input_size` and `test_crop_pct` of the pretrained_cfg, where it has them.
+        args: values that take precedence: input_size, or img_size with in_chans (or chans); interpolation; mean and
+            std, one number per channel or one for all; crop_pct; crop_mode. None is the same as leaving a key out.
+        pretrained_cfg: the config of the weights; by default the model's.
+        model: any object with a `pretrained_cfg`.
+        use_test_size: use `test_input_size` and `test_crop_pct` of the pretrained_cfg, where it has them.
         verbose: log the result (level INFO).
 
     Raises:
-        UsageError: nothing to take it from, or a value of another form.
+        UsageError: there is no source for the config, or a value has the wrong form.
     """
     if not args and not pretrained_cfg and model is None:
         raise UsageError("there is nothing to take the data config from. Try: model=, pretrained_cfg= or args=")
-    given = {key: value for key, value in (args or {}).items() if value is not None}
+    kwargs = {key: value for key, value in (args or {}).items() if value is not None}
     cfg = dict(pretrained_cfg or getattr(model, "pretrained_cfg", None) or {})
     if use_test_size:
         cfg |= {key: cfg[f"test_{key}"] for key in ("input_size", "crop_pct") if cfg.get(f"test_{key}")}
-    usual = Preprocessing.from_config({}).to_config()
-    channels, size = _input(given, cfg, usual)
+    defaults = Preprocessing.from_config({}).to_config()
+    channels, size = _input(kwargs, cfg, defaults)
     config: dict[str, Any] = {"input_size": size}
     for key in ("interpolation", "mean", "std", "crop_pct", "crop_mode"):
-        if key in ("mean", "std") and key in given:
-            config[key] = _per_channel(key, given[key], channels)
+        if key in ("mean", "std") and key in kwargs:
+            config[key] = _per_channel(key, kwargs[key], channels)
         else:
-            config[key] = given.get(key) or cfg.get(key) or usual[key]
+            config[key] = kwargs.get(key) or cfg.get(key) or defaults[key]
     if verbose:
         _log.info("data config: %s", config)
     return config
@@ -90,24 +90,24 @@ def resolve_model_data_config(
     use_test_size: bool = False,
     verbose: bool = False,
 ) -> dict[str, Any]:
-    """`resolve_data_config` with the model first."""
+    """Call `resolve_data_config` with the model as the first argument."""
     return resolve_data_config(args, pretrained_cfg, model, use_test_size, verbose)
 
 
-def _input(given: Mapping[str, Any], cfg: Mapping[str, Any], usual: Mapping[str, Any]) -> tuple[int, Sequence[int]]:
-    """Channels of the given mean and std, and (channels, height, width)."""
-    channels = given.get("in_chans", given.get("chans", 3))
-    if "input_size" in given:
-        size = given["input_size"]
+def _input(kwargs: Mapping[str, Any], cfg: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[int, Sequence[int]]:
+    """Return the number of channels that mean and std need, and the input size (channels, height, width)."""
+    channels = kwargs.get("in_chans", kwargs.get("chans", 3))
+    if "input_size" in kwargs:
+        size = kwargs["input_size"]
         if not isinstance(size, tuple | list) or len(size) != 3:
             raise UsageError(f"input_size is {size!r}. Allowed: (channels, height, width)")
         return size[0], tuple(size)
-    if "img_size" in given:
-        side = given["img_size"]
+    if "img_size" in kwargs:
+        side = kwargs["img_size"]
         if not isinstance(side, int):
             raise UsageError(f"img_size is {side!r}. Allowed: one whole number; input_size takes (3, height, width)")
         return channels, (channels, side, side)
-    return channels, cfg.get("input_size") or (channels, *usual["input_size"][1:])
+    return channels, cfg.get("input_size") or (channels, *defaults["input_size"][1:])
 
 
 def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -119,10 +119,11 @@ def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[flo
 
 @dataclass(frozen=True, slots=True)
 class RandomCrop:
-    """What training sees of a photo: a random part, at the size of evaluation, and in some cases its mirror image.
+    """A random resized crop to `size` (height, width), flipped horizontally with probability `hflip`.
 
-    The part's share of the area is uniform in `scale`, its aspect ratio log-uniform in `ratio` (Szegedy et al. 2015).
-    The randomness is torch's: `torch.manual_seed` repeats it, and a DataLoader gives each worker another one.
+    The crop's share of the area is uniform in `scale`, its aspect ratio log-uniform in `ratio` (Szegedy et al. 2015).
+    The seed comes from torch's generator: `torch.manual_seed` makes it repeatable, and each DataLoader worker has its
+    own.
     """
 
     size: tuple[int, int]
@@ -132,7 +133,7 @@ class RandomCrop:
     interpolations: tuple[Interpolation, ...]
 
     def pixels(self, image: Image.Image) -> Array:
-        """uint8 (H, W, 3) of an RGB image."""
+        """Return a random crop of an RGB image: uint8 (H, W, 3)."""
         import torch
 
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
@@ -141,10 +142,10 @@ class RandomCrop:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """A photo -> a network's input: float32 (3, H, W), normalised, or without `normalize` uint8.
+    """Turn a photo into a network's input: float32 (3, H, W), normalized, or uint8 if `normalize` is False.
 
-    A photo is a PIL image of any mode, or whatever else `dla.load(...).predict` takes. An EXIF orientation is ignored,
-    as timm does it.
+    A photo is a PIL image of any mode, or any other input of `dla.load(...).predict`. EXIF orientation is ignored, as
+    in timm.
     """
 
     preprocessing: Preprocessing
@@ -152,6 +153,7 @@ class Transform:
     normalize: bool = True
 
     def __call__(self, image: Any) -> Tensor:
+        """Return the image as a float32 tensor (3, H, W), normalized unless `normalize` is false."""
         import torch
 
         rgb = to_photo(image, ReadOptions(exif="ignore")).image
@@ -178,24 +180,27 @@ def create_transform(
     normalize: bool = True,
     **others: Any,
 ) -> Transform:
-    """What `resolve_data_config` says as a function of a photo: `create_transform(**config, is_training=...)`.
+    """Build the transform of a data config: `create_transform(**resolve_data_config(...), is_training=...)`.
 
     Args:
-        input_size: (3, height, width), (height, width), or the side of a square.
-        is_training: a random part of the photo and random flips; else the middle, as `crop_pct` and `crop_mode` say.
-        train_crop_mode: "rrc", a random part resized: the only one.
-        scale: of training, smallest and largest share of the area; (0.08, 1).
-        ratio: of training, smallest and largest aspect ratio; (3/4, 4/3).
-        hflip: of training, the probability of the mirror image.
-        interpolation: a filter of `Preprocessing`; "random", in training, is bilinear or bicubic.
-        mean, std, crop_pct, crop_mode: as in `Preprocessing`; None is its default.
-        normalize: without it the result is uint8 from 0 to 255.
-        others: timm's arguments for what is not done here (color_jitter, auto_augment, re_prob, ...) are taken with a
-            value that switches it off (None, 0, False): augmentation beyond crops and flips is `dla train`'s.
+        input_size: (3, height, width), (height, width), or the side of a square, in pixels.
+        is_training: random crops and flips; otherwise the centre, by `crop_pct` and `crop_mode`.
+        train_crop_mode: "rrc" (random resized crop) is the only one.
+        scale: in training, smallest and largest share of the area; by default (0.08, 1).
+        ratio: in training, smallest and largest aspect ratio; by default (3/4, 4/3).
+        hflip: in training, the probability of a horizontal flip.
+        interpolation: a filter of `Preprocessing`; in training, "random" is bilinear or bicubic.
+        mean: of pixels from 0 to 1, one number per colour.
+        std: of pixels from 0 to 1, one number per colour.
+        crop_pct: as in `Preprocessing`; None is its default.
+        crop_mode: as in `Preprocessing`; None is its default.
+        normalize: if False, the result is uint8 from 0 to 255.
+        others: timm's arguments for transforms that are not implemented here (color_jitter, auto_augment, re_prob, ...)
+            are accepted with a value that turns them off (None, 0, False). `dla train` has more augmentation.
 
     Raises:
-        TypeError: an argument for what is not done here, or an unknown one.
-        UsageError: a value that is not allowed.
+        TypeError: an argument is unknown, or for a transform that is not implemented here.
+        UsageError: a value is not allowed.
     """
     _check_off(others if train_crop_mode in (None, "rrc") else {**others, "train_crop_mode": train_crop_mode})
     size: Any = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)[-2:]
@@ -215,11 +220,11 @@ def create_transform(
 
 def _check_off(others: Mapping[str, Any]) -> None:
     for name, value in others.items():
-        if name in _HOW or (name in _NOT_DONE and not value):
+        if name in _CONFIGURING or (name in _NOT_IMPLEMENTED and not value):
             continue
-        if name in (*_NOT_DONE, "train_crop_mode"):
-            raise TypeError(f"create_transform does not do {name}={value!r}. Allowed: to leave it out")
-        near = nearest(name, (*create_transform.__annotations__, *_NOT_DONE, *_HOW))
+        if name in (*_NOT_IMPLEMENTED, "train_crop_mode"):
+            raise TypeError(f"create_transform does not implement {name}={value!r}. Leave it out")
+        near = nearest(name, (*create_transform.__annotations__, *_NOT_IMPLEMENTED, *_CONFIGURING))
         raise TypeError(
             f"create_transform has no argument {name!r}." + (f" Nearest: {', '.join(near)}" if near else "")
         )

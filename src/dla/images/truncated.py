@@ -1,6 +1,6 @@
-"""Files that end early: how they are told from damaged ones, and what is there of their pictures.
+"""Files that end early: tell them from damaged ones, and decode the part they have.
 
-Pillow's own switch for it, `ImageFile.LOAD_TRUNCATED_IMAGES`, would change what other threads read meanwhile.
+Pillow's own switch, `ImageFile.LOAD_TRUNCATED_IMAGES`, is global and would also affect other threads.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["PartialImage", "is_truncated", "salvage"]
 _END_OF_JPEG = b"\xff\xd9"
 _LAST_JPEG_MARKER = re.compile(rb".*(\xff[\xc0-\xcf\xda-\xfe])", re.DOTALL)
 _BIG_TIFF = 43  # the version of TIFF with offsets of 64 bits
-_MOST_COUNTED_PIXELS = 20_000_000  # counting takes two decodings
+_MAX_COUNTED_PIXELS = 20_000_000  # counting the missing rows decodes twice
 
 
 @dataclass(frozen=True, slots=True)
 class PartialImage:
-    """A loaded image with what a cut file has of its picture.
+    """A loaded image with the decodable part of a truncated file.
 
-    `turned` is the orientation that loading has applied; `rows_missing` are at the bottom, None if not known.
+    `turned` is the EXIF orientation that loading applied; `rows_missing` counts rows at the bottom, None if unknown.
     """
 
     image: ImageFile
@@ -41,7 +41,7 @@ class PartialImage:
 
 
 def is_truncated(format_: ImageFormat, data: bytes) -> bool:
-    """Whether a file that cannot be read ends before its own end mark, or before the size that it states."""
+    """Return whether a file that cannot be decoded ends before its end marker, or before the length that it states."""
     match format_.name:
         case "JPEG":
             return _END_OF_JPEG not in data[-4096:]
@@ -60,20 +60,20 @@ def is_truncated(format_: ImageFormat, data: bytes) -> bool:
 
 
 def salvage(format_: ImageFormat, data: bytes) -> PartialImage | None:
-    """The part of the picture that a cut file has; None if there is none. The rest of it is grey or black."""
+    """Return the decodable part of a truncated file, or None if there is none. Missing pixels are grey or black."""
     if format_.name == "WebP":
         return _decode_completed(format_, data + bytes(_webp_padding(data)))
-    rest = _decode_onto(format_, data, 0)
-    if rest is None:
+    partial = _decode_onto(format_, data, 0)
+    if partial is None:
         return None
-    missing = _rows_missing(format_, data, rest.image)
-    nothing = missing == rest.image.height
-    if format_.name == "JPEG":  # with an end mark, the decoder also gives the blocks and passes that it had begun
+    missing = _rows_missing(format_, data, partial.image)
+    nothing = missing == partial.image.height
+    if format_.name == "JPEG":  # with an end marker, the decoder also returns the blocks and scans that it had begun
         completed = _decode_completed(format_, data + _END_OF_JPEG)
-        if completed is None and (marker := _LAST_JPEG_MARKER.match(data)):  # cut in the tables between two passes
+        if completed is None and (marker := _LAST_JPEG_MARKER.match(data)):  # cut in the tables between two scans
             completed = _decode_completed(format_, data[: marker.start(1)] + _END_OF_JPEG)
         return completed and replace(completed, rows_missing=None if nothing else missing)
-    return None if nothing else replace(rest, rows_missing=missing)
+    return None if nothing else replace(partial, rows_missing=missing)
 
 
 def _decode_completed(format_: ImageFormat, data: bytes) -> PartialImage | None:
@@ -86,7 +86,7 @@ def _decode_completed(format_: ImageFormat, data: bytes) -> PartialImage | None:
 
 
 def _decode_onto(format_: ImageFormat, data: bytes, fill: int) -> PartialImage | None:
-    """What can be decoded before an error; the other pixels have the value `fill`."""
+    """Decode up to the first error; the other pixels have the value `fill`."""
     try:
         image = format_.open(io.BytesIO(data))
         turned = turned_by_loading(image)
@@ -99,13 +99,13 @@ def _decode_onto(format_: ImageFormat, data: bytes, fill: int) -> PartialImage |
     image.tile = []
     if isinstance(image, TiffImageFile):
         with suppress(Exception):
-            image.load_end()  # applies the orientation, unless that is done
+            image.load_end()  # applies the orientation if that is not done yet
     return PartialImage(image, turned, None)
 
 
 def _rows_missing(format_: ImageFormat, data: bytes, zeros: ImageFile) -> int | None:
-    """How many rows at the bottom the decoder does not touch; `zeros` is what it made of a canvas of zeros."""
-    if zeros.width * zeros.height > _MOST_COUNTED_PIXELS:
+    """Count the rows at the bottom that the decoder does not write; `zeros` is the image decoded onto zeros."""
+    if zeros.width * zeros.height > _MAX_COUNTED_PIXELS:
         return None
     other = _decode_onto(format_, data, 255)
     if other is None or other.image.size != zeros.size:
@@ -120,7 +120,7 @@ def _webp_length(data: bytes) -> int:
 
 
 def _webp_padding(data: bytes) -> int:
-    """Zero bytes up to the length that the header states, within what its picture could need."""
+    """Return how many bytes are missing from the length in the header, at most 4 per pixel."""
     width, height = webp_size(data) or (0, 0)
     return min(max(0, _webp_length(data) - len(data)), 4 * width * height)
 
@@ -144,7 +144,7 @@ def _tiff_is_cut(data: bytes) -> bool:
 
 
 def _boxes_are_cut(data: bytes) -> bool:
-    """Whether the last of the boxes that an AVIF file is made of sticks out of it."""
+    """Return whether the last of an AVIF file's boxes extends beyond the end of the file."""
     at = 0
     while at + 16 <= len(data):
         (size,) = struct.unpack_from(">I", data, at)

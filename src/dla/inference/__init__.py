@@ -1,1 +1,1 @@
-"""From a photo to its record."""
+"""Inference: open a model with an engine, classify photos or extract features, and write the results."""

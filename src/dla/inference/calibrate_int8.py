@@ -1,4 +1,4 @@
-"""The int8 model of a network: made from photos, and put through its gate before it is kept."""
+"""Make the int8 model of a network: calibrate it on photos, check its accuracy, and store it if it passes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from dla.weights.spec import ModelFiles
 __all__ = ["AGREEMENT", "GATE_PHOTOS", "CalibrationResult", "make_quantized", "try_quantized"]
 
 
-CALIBRATION, LEAST_CALIBRATION = 300, 50  # photos that the ranges of the maps are taken from
-CARE = 1000  # labelled photos that are looked at to find out which layers int8 hurts
+CALIBRATION, LEAST_CALIBRATION = 300, 50  # photos that the ranges of the feature maps are calibrated on
+ACCURACY_CONTROL = 1000  # labelled photos for accuracy control, which finds the layers that int8 hurts
 GATE_PHOTOS = 500  # at least
 AGREEMENT = 0.98
 BATCH = 8
@@ -40,16 +40,16 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """An int8 model that passed its gate, and where it is kept; None where the disk does not let us."""
+    """An int8 model that passed its gate, and where it is stored; None if it could not be written."""
 
     quantized: QuantizedModel
     gate: Gate
-    kept: str | None
+    stored_in: str | None
 
 
 @dataclass(frozen=True)
 class _Photos:
-    """Photos as paths or encoded bytes, and the outputs that are right for them, where these are known."""
+    """Photos as paths or encoded bytes, and their target classes, where these are known."""
 
     photos: Sequence[str | bytes]
     targets_N: Array | None = None
@@ -70,58 +70,59 @@ def make_quantized(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> CalibrationResult:
-    """The network in int8, calibrated on some of `photos` and checked on others; kept for `dla predict`.
+    """Quantize a network to int8, calibrated on some of `photos` and checked on others, and store it.
 
-    The gate: with labels a loss of at most half a point of top-1, without at least 98 % of the first classes as in
-    fp32, on at least 500 photos that calibration did not see. Where it fails and there are labels, it is made
-    again with the layers left in fp32 that int8 hurts. A model that passed on another kind of CPU is tried here before
-    another is made.
+    The gate, on at least 500 photos that were not calibrated on: with labels, a loss of at most half a point of top-1;
+    without, the first class of fp32 on at least 98 % of the photos. If it fails and there are labels, the network is
+    quantized again with the layers that int8 hurts in fp32. A stored model that passed on another kind of CPU is
+    checked here before a new one is made.
 
     Args:
-        source: as `dla.load` takes it.
-        photos: a folder of photos, or labelled ones as `dla train` takes them: of train and val, the one calibrates
-            and the other is the gate's.
-        columns: of a table of photos.
-        seed: which photos calibrate.
-        progress: told what is being done, photo by photo.
+        source: as in `dla.load`.
+        photos: a folder of photos, or a labelled data set as in `dla train`, where train is for calibration and val
+            for the gate.
+        workers: threads that read and resize photos; None: one per core.
+        columns: the columns of a table of photos.
+        seed: selects the photos to calibrate on.
+        progress: receives each stage and photo.
 
     Raises:
-        CheckError: the gate did not pass; nothing is kept.
+        CheckError: the gate did not pass; nothing is stored.
         UsageError: too few photos, or a network that does not classify.
-        UnavailableError: the network or the photos cannot be had, or NNCF is not installed.
+        UnavailableError: the network or the photos are not available, or NNCF is not installed.
     """
     network, model = open_traced(source)
     check_classifies(model.config, model.origin)
-    learned, held_out = _divided(os.fspath(photos), model, columns, seed)
+    calibration, held_out = _split(os.fspath(photos), model, columns, seed)
     loop = _PhotoLoop.of(model, workers, progress)
-    there = None
-    with suppress(DamagedError):  # what is made takes its place
-        there = find_quantized(network, model)
-    if there is not None and there.gates and there.passed_here is None:
+    stored = None
+    with suppress(DamagedError):  # the new model replaces it
+        stored = find_quantized(network, model)
+    if stored is not None and stored.gates and stored.passed_here is None:
         progress.log(f"int8: comparing the stored model with fp32 on {len(held_out):,} photos, on this kind of CPU")
-        gate = _gate(network, there, loop, held_out, seed)
+        gate = _gate(network, stored, loop, held_out, seed)
         if gate.passed:
-            quantized = there.with_gate(gate)
+            quantized = stored.with_gate(gate)
             return CalibrationResult(quantized, gate, store_quantized(quantized, model))
         progress.log(f"int8: {gate.sentence()}; making another")
-    some = learned.take(np.arange(min(CALIBRATION, len(learned))))
-    progress.log(f"int8: calibrating with {len(some):,} photos")
-    pixels, _ = _pixels(loop, some)
+    sample = calibration.take(np.arange(min(CALIBRATION, len(calibration))))
+    progress.log(f"int8: calibrating with {len(sample):,} photos")
+    pixels, _ = _pixels(loop, sample)
     if len(pixels) < LEAST_CALIBRATION:
         raise UsageError(f"only {len(pixels)} of the photos in {photos} can be read: at least {LEAST_CALIBRATION}")
     progress.log(f"int8: comparing with fp32 on {len(held_out):,} other photos")
     quantized = quantize(network, pixels, progress)
     gate = _gate(network, quantized, loop, held_out, seed)
-    if not gate.passed and learned.targets_N is not None:
-        progress.log(f"int8: {gate.sentence()}; making it again with the layers in fp32 that this hurts")
-        pixels, seen = _pixels(loop, learned.take(np.arange(min(CARE, len(learned)))))
-        quantized = quantize_with_accuracy_control(network, pixels, learned.targets_N[seen], progress)
+    if not gate.passed and calibration.targets_N is not None:
+        progress.log(f"int8: {gate.sentence()}; making it again with the layers in fp32 that int8 hurts")
+        pixels, readable = _pixels(loop, calibration.take(np.arange(min(ACCURACY_CONTROL, len(calibration)))))
+        quantized = quantize_with_accuracy_control(network, pixels, calibration.targets_N[readable], progress)
         gate = _gate(network, quantized, loop, held_out, seed)
     if not gate.passed:
         allowed = (f"at most {100 * MAX_DROP:.1f} points" if gate.kind == "top1" else
                    f"at least {100 * AGREEMENT:.0f} %")  # fmt: skip
         raise CheckError(f"the int8 model of {model.origin} did not pass: {gate.sentence()}. Allowed: {allowed}. "
-                         "Nothing is kept. Try more photos, like those it will see")  # fmt: skip
+                         "Nothing is stored. Try more photos, similar to those that it will classify")  # fmt: skip
     quantized = quantized.with_gate(gate)
     return CalibrationResult(quantized, gate, store_quantized(quantized, model))
 
@@ -136,47 +137,47 @@ def try_quantized(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> Gate:
-    """How good an int8 model is on this CPU, on the photos that `calibrate` with the same arguments tries it on.
+    """Check an int8 model on this CPU, on the same photos as `make_quantized` with the same arguments.
 
     Raises:
         UsageError: too few photos.
-        UnavailableError: the network or the photos cannot be had.
+        UnavailableError: the network or the photos are not available.
     """
     network, model = open_traced(source)
-    _, held_out = _divided(os.fspath(photos), model, columns, seed)
+    _, held_out = _split(os.fspath(photos), model, columns, seed)
     return _gate(network, quantized, _PhotoLoop.of(model, workers, progress), held_out, seed)
 
 
-def _divided(photos: str, model: TracedModel, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:
-    """Photos to calibrate with, in random order, and those for the gate."""
+def _split(photos: str, model: TracedModel, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:
+    """Return the photos to calibrate on, in random order, and those for the gate."""
     sets = _sets(photos, model, columns)
     random = np.random.default_rng(seed)
     if len(sets) > 1:
-        learned, held_out = sets
+        calibration, held_out = sets
         if len(held_out) < GATE_PHOTOS:
             raise UsageError(f"{photos}: val has {len(held_out):,} photos, and the gate needs at least {GATE_PHOTOS}. "
                              "Give a folder with more; labels are not needed")  # fmt: skip
-        return learned.take(random.permutation(len(learned))), held_out
+        return calibration.take(random.permutation(len(calibration))), held_out
     (everything,) = sets
     count = len(everything)
     if count < GATE_PHOTOS + LEAST_CALIBRATION:
         raise UsageError(f"{photos} has {count:,} photos. At least {LEAST_CALIBRATION} to calibrate with and "
                          f"{GATE_PHOTOS} others for the gate are needed")  # fmt: skip
     order_N = random.permutation(count)
-    first = min(CARE if everything.targets_N is not None else CALIBRATION, count - GATE_PHOTOS)
+    first = min(ACCURACY_CONTROL if everything.targets_N is not None else CALIBRATION, count - GATE_PHOTOS)
     return everything.take(order_N[:first]), everything.take(order_N[first:])
 
 
 def _sets(photos: str, model: TracedModel, columns: DataOptions) -> list[_Photos]:
-    """Train and val, or all of them; with the right outputs where their classes are the network's, by id or by name."""
+    """Return train and val, or all photos; with targets if their classes match the network's, by id or by label."""
     everything = list(PhotoFinder([photos])) if os.path.isdir(photos) else []
     try:
         sources = find_sources(Path(photos), columns)
     except UsageError:
         if not everything:
             raise
-        return [_Photos(everything)]  # no folder a class: photos without labels
-    if "" in sources and len(everything) > len(sources[""].photos):  # nor are these folders classes
+        return [_Photos(everything)]  # no folders of classes: photos without labels
+    if "" in sources and len(everything) > len(sources[""].photos):  # the folders are not classes either
         return [_Photos(everything)]
     val = val_name(sources)
     chosen = [sources["train"], sources[val]] if "train" in sources and val else [*sources.values()][:1]
@@ -190,7 +191,7 @@ def _sets(photos: str, model: TracedModel, columns: DataOptions) -> list[_Photos
 
 @dataclass(frozen=True)
 class _PhotoLoop:
-    """Goes through photos as a network takes them."""
+    """Run a function over photos, prepared for a network."""
 
     reader: PhotoReader
     workers: int
@@ -202,7 +203,7 @@ class _PhotoLoop:
         return cls(PhotoReader((model.preprocessing,), ReadOptions(model.preprocessing.exif)), threads, progress)
 
     def rows(self, photos: _Photos, what: str, compute: Callable[[Array], Iterable[Any]]) -> Iterator[Any]:
-        """The row that `compute` gives for each photo; None for one that cannot be read."""
+        """Yield the row that `compute` returns for each photo; None for a photo that cannot be read."""
         self.progress.start(what, len(photos))
         pipeline = InputPipeline(BATCH, self.workers)
         rows: Any = pipeline.of_photos(photos.photos, self.reader, compute, lambda p, row: row)
@@ -212,21 +213,21 @@ class _PhotoLoop:
 
 
 def _pixels(loop: _PhotoLoop, photos: _Photos) -> tuple[list[Array], Array]:
-    """The photos that can be read as the network takes them, and which these are."""
+    """Return the pixels of the readable photos, prepared for the network, and the positions of these photos."""
     rows = loop.rows(photos, "reading", lambda pixels_NHW3: pixels_NHW3)
-    found = [(n, pixels_HW3) for n, pixels_HW3 in enumerate(rows) if pixels_HW3 is not None]
-    return [pixels for _, pixels in found], np.array([n for n, _ in found], np.int64)
+    readable = [(n, pixels_HW3) for n, pixels_HW3 in enumerate(rows) if pixels_HW3 is not None]
+    return [pixels for _, pixels in readable], np.array([n for n, _ in readable], np.int64)
 
 
 def _gate(network: Network, quantized: QuantizedModel, loop: _PhotoLoop, photos: _Photos, seed: int) -> Gate:
-    """Both precisions' first classes of the same pixels."""
+    """Compare the first classes of int8 and fp32 on the same pixels."""
     engines = OpenvinoEngine(network), OpenvinoEngine(network, "int8", quantized=quantized.model())
 
     def first(pixels_NHW3: Array) -> Iterable[tuple[int, int]]:
         return zip(*(engine.probabilities(pixels_NHW3).argmax(1) for engine in engines), strict=True)
 
-    found = [(-1, -1) if row is None else row for row in loop.rows(photos, "comparing with fp32", first)]
-    fp32_N, int8_N = np.array(found, np.int64).T
+    classes = [(-1, -1) if row is None else row for row in loop.rows(photos, "comparing with fp32", first)]
+    fp32_N, int8_N = np.array(classes, np.int64).T
     read_N = fp32_N >= 0
     count = int(read_N.sum())
     if count < GATE_PHOTOS:
@@ -237,7 +238,10 @@ def _gate(network: Network, quantized: QuantizedModel, loop: _PhotoLoop, photos:
         return Gate(
             share >= AGREEMENT, "agreement", share, interval.low, interval.high, count, None, None, instructions()
         )
-    right, other = (found_N[read_N] == photos.targets_N[read_N] for found_N in (fp32_N, int8_N))
-    loss, interval = float(right.mean() - other.mean()), paired_bootstrap_ci(right, other, seed)
-    return Gate(loss <= MAX_DROP, "top1", loss, interval.low, interval.high, count, float(right.mean()),
-                float(other.mean()), instructions())  # fmt: skip
+    fp32_correct, int8_correct = (class_N[read_N] == photos.targets_N[read_N] for class_N in (fp32_N, int8_N))
+    fp32_top1, int8_top1 = float(fp32_correct.mean()), float(int8_correct.mean())
+    loss = float(fp32_correct.mean() - int8_correct.mean())
+    interval = paired_bootstrap_ci(fp32_correct, int8_correct, seed)
+    return Gate(
+        loss <= MAX_DROP, "top1", loss, interval.low, interval.high, count, fp32_top1, int8_top1, instructions()
+    )

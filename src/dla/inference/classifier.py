@@ -1,4 +1,4 @@
-"""Classify photos, or take features of them: one record an input, in the inputs' order."""
+"""Classify photos or extract their features: one record per input, in input order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dla.engines.base import Engine
 from dla.errors import InputError, UsageError
-from dla.images.labels import ClassName, imagenet_classes
 from dla.images.preprocessing import Preprocessing
 from dla.inference.open_engine import open_engine
 from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
@@ -22,7 +21,7 @@ from dla.metrics.calibration import apply_temperature
 from dla.models.registry import PRE_LOGITS
 from dla.options import BatchOptions, EngineOptions, PrecisionChoice, PredictOptions, ReadOptions
 from dla.storage.files import errors_name
-from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
+from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, ClassName, Progress
 from dla.weights.model_folder import ModelConfig
 
 __all__ = [
@@ -44,7 +43,7 @@ PREDICT_SCHEMA = "dla.predict/1"
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One class that a photo may show. `probability` is from 0 to 1; `index` is the network's output."""
+    """One predicted class. `probability` is from 0 to 1; `index` is the position in the network's output."""
 
     rank: int
     index: int
@@ -55,10 +54,10 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer to one input: classes by falling probability, or the error that took their place.
+    """The prediction for one input: classes by descending probability, or the error.
 
-    `path` is the input as it was given, or a name such as "input 3" for one that has no path. `truncated` says
-    that the file ended early and only the part that is there was classified.
+    `path` is the path as passed, or a name such as "input 3" for an input without one. `truncated` means that the file
+    ended early and only the part before its end was classified.
     """
 
     path: str
@@ -67,7 +66,7 @@ class Prediction:
     truncated: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON has it (docs/formats.md)."""
+        """Return the record as in JSON (docs/formats.md)."""
         record: dict[str, Any] = {"schema": PREDICT_SCHEMA, "path": self.path}
         if self.error is not None:
             return record | {"error": asdict(self.error)}
@@ -78,7 +77,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """What a network holds at one place for one input, float32 (C,) or (C, H, W), or the error that took its place.
+    """The features of one input at one node of a network, float32 (C,) or (C, H, W), or the error.
 
     `path` and `truncated` are as in `Prediction`.
     """
@@ -94,9 +93,9 @@ BARS = 5
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network with its preprocessing and its class names, ready for photos. Made by `dla.load`.
+    """A network with its preprocessing and class names, ready for photos. Returned by `dla.load`.
 
-    `sha256` is the weight file's.
+    `sha256` is the hash of the weight file.
     """
 
     engine: Engine
@@ -127,28 +126,28 @@ class Classifier:
         max_pixels: int = ReadOptions.max_pixels,
         pictures: str | os.PathLike[str] | None = None,
     ) -> Prediction | Iterator[Prediction]:
-        """The `topk` likeliest classes of one photo, or of each of several.
+        """Return the `topk` most probable classes of one photo, or of each of several.
 
         Args:
             images: a path, encoded bytes, an open binary file, a PIL image, an (H, W, 3) array or a (3, H, W) tensor
-                gives one `Prediction`; a list or any other iterable of these gives a generator of them, in order,
-                which reads ahead of the network but holds only a few photos at a time.
-            topk: classes a photo; more than there are means all.
-            batch_size: photos that the network takes at once.
-            workers: threads that read and resize; None: one per core; 0 does it in this thread.
-            strict: raise at the first input that cannot be read, after the records of those before it, instead of
-                giving a record with `error`.
-            allow_truncated: classify what is there of a file that ends early.
-            max_pixels: refuse larger photos by their header.
-            pictures: a folder, made if need be, for a PNG of each answered photo above a bar chart of its top-5.
+                returns one `Prediction`. A list or another iterable of these returns a generator of predictions in the
+                same order, which reads ahead of the network but holds only a few photos at a time.
+            topk: classes per photo, at most all classes of the network.
+            batch_size: photos per batch.
+            workers: threads that read and resize photos; None: one per core; 0: the calling thread.
+            strict: raise at the first input that cannot be read, after the records before it, instead of returning a
+                record with `error`.
+            allow_truncated: classify the readable part of a file that ends early.
+            max_pixels: refuse photos with more pixels, by the size in their header.
+            pictures: a folder, created if needed, for a PNG of each classified photo with a bar chart of its top-5.
 
         Raises:
-            UsageError: a number out of range, something that is no image, `pictures` that is a file, or a network
-                that does not classify.
-            ImageError: with `strict`, the first input that cannot be read.
+            UsageError: a number is out of range, an input is not an image, `pictures` is a file, or the network does
+                not classify.
+            ImageError: with `strict`, an input cannot be read.
         """
         check_classifies(self.config, self.origin)
-        PredictOptions(topk)  # in its range
+        PredictOptions(topk)  # checks the range
         folder = None if pictures is None else Path(pictures)
         if folder is not None:
             try:
@@ -187,19 +186,24 @@ class Classifier:
         allow_truncated: bool = ReadOptions.allow_truncated,
         max_pixels: int = ReadOptions.max_pixels,
     ) -> Features | Iterator[Features]:
-        """What the network holds at one place of one photo, or of each of several; nothing after it is computed.
+        """Return the features of one photo, or of each of several, at a feature node. Nothing after it is computed.
 
         Args:
-            images: as in `predict`: one input gives one `Features`, several a generator of them.
-            at: "pre_logits", what the classifier is given, (C,); "level0" to "level5", a map (C, H, W); or a node, tree
-                or block by its name, such as "level4.tree1", a map too (`dla info MODEL --nodes` lists the nodes).
-
-        The other arguments and errors are `predict`'s; and
+            images: as in `predict`: one input returns one `Features`, several a generator of them.
+            at: "pre_logits", the input of the classifier, (C,); "level0" to "level5", a map (C, H, W); or the name of a
+                node, tree or block, such as "level4.tree1", also a map (`dla info MODEL --nodes` lists the nodes).
+            batch_size: as in `predict`.
+            workers: as in `predict`.
+            strict: as in `predict`.
+            allow_truncated: as in `predict`.
+            max_pixels: as in `predict`.
 
         Raises:
-            UnknownNameError: the network has no such place.
+            UnknownNameError: the network has no such node.
+            UsageError: a number is out of range, or an input is not an image.
+            ImageError: with `strict`, an input cannot be read.
         """
-        at_place = self.engine.features_at(at)
+        compute = self.engine.features_at(at)
         options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
         reader = PhotoReader((self.preprocessing,), options, strict)
         batch = BatchOptions(batch_size, workers)
@@ -208,20 +212,20 @@ class Classifier:
         def record(p: PreparedInput, values: Array | None) -> Features:
             return Features(p.name, values, p.error, p.truncated)
 
-        return pipeline.of_photos(images, reader, at_place, record)
+        return pipeline.of_photos(images, reader, compute, record)
 
     def features_shape(self, at: str = PRE_LOGITS) -> tuple[int, ...]:
-        """The shape of each photo's features at a place: (C,) or (C, H, W).
+        """Return the shape of a photo's features at a node: (C,) or (C, H, W).
 
         Raises:
-            UnknownNameError: the network has no such place.
+            UnknownNameError: the network has no such node.
         """
         black_1HW3 = np.zeros((1, *self.preprocessing.size, 3), np.uint8)
         shape: tuple[int, ...] = self.engine.features_at(at)(black_1HW3).shape
         return shape[1:]
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
-        """uint8 photos, prepared -> float32 probabilities (N, K) at the model's temperature."""
+        """Return float32 probabilities (N, K), at the model's temperature, for preprocessed uint8 photos."""
         return apply_temperature(self.engine.probabilities(pixels_NHW3), self.config.temperature)
 
     def _best(self, probabilities_K: Array, topk: int) -> tuple[ClassScore, ...]:
@@ -233,8 +237,8 @@ class Classifier:
 
 
 def _picture_name(name: str) -> str:
-    """The photo's own name, and what tells it from others of that name in other folders."""
-    stem = os.fsencode(Path(name).stem)[:200]  # the whole has to fit into 255 bytes
+    """Return the photo's file name with a hash of its path, as other folders may have files of the same name."""
+    stem = os.fsencode(Path(name).stem)[:200]  # file names are limited to 255 bytes
     return f"{os.fsdecode(stem)}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.png"
 
 
@@ -249,38 +253,42 @@ def load(
     photos: int | None = EngineOptions.photos,
     progress: Progress = NO_PROGRESS,
 ) -> Classifier:
-    """A network with everything it needs to classify photos.
+    """Load a network with everything it needs to classify photos.
 
     Args:
         source: `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to a model folder
-            or to a .safetensors or .pth file, or `shipped:NAME`; without it, the network that comes along.
-        device: "auto", "cpu", "cuda", "mps", ...; all but the CPU are PyTorch's.
-        cache_dir: where files from the hub are kept, in place of its usual cache.
-        engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the fastest one here, as
-            far as that was measured for this network, and OpenVINO where it was not.
-        precision: "fp32"; "bf16" where the machine has instructions for it, or "int8" where there is such a model
-            (`dla export` makes it): faster, and a little different; "auto" is int8 where that was checked on a CPU
-            with these instructions, else fp32.
-        threads: those that compute; None: one per core.
-        photos: how many there will be, if that is known. A single one is answered soonest; for many, "auto" may take a
-            few seconds to measure which engine is fastest, and remembers it.
-        progress: told of the bytes that the hub sends.
+            or to a .safetensors or .pth file, or `shipped:NAME`; by default the built-in network.
+        device: "auto", "cpu", "cuda", "mps", ...; devices other than the CPU need the engine "torch".
+        cache_dir: the folder for files from the hub, in place of its default cache.
+        engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the engine that was
+            measured as the fastest for this network on this machine; else OpenVINO.
+        precision: "fp32"; "bf16" where the machine has instructions for it; "int8" where there is an int8 model (made
+            by `dla export`); "auto": int8 if that model passed its check on a CPU with the same instructions, else
+            fp32. Reduced precisions are faster, and results differ a little.
+        threads: compute threads; None: one per core.
+        photos: the expected number of photos, if known. For one photo, "auto" takes the engine with the shortest start;
+            for many it may measure for a few seconds which engine is fastest, and caches the result.
+        progress: receives the bytes downloaded from the hub.
 
     Raises:
-        UnknownNameError: no network, file or engine is called so.
-        UsageError: the network takes another number of channels than a photo has, or the options cannot be met.
-        UnavailableError: the weights cannot be had; the message says where it looked. Or the engine is not installed,
-            or there is no int8 model.
-        DamagedError: the weights are not what they should be.
+        UnknownNameError: no network, file or engine has this name.
+        UsageError: the network does not take 3 channels, or the options do not fit together or this machine.
+        UnavailableError: the weights are not available (the message says where they were looked for), the engine is
+            not installed, or there is no int8 model.
+        DamagedError: the weights are damaged or do not fit the network.
     """
     options = EngineOptions(device, cache_dir, engine, precision, threads, photos)
-    made, model = open_engine(source, options, progress)
+    opened, model = open_engine(source, options, progress)
     names = class_names(model.config)
-    return Classifier(made, model.preprocessing, names, model.config, model.origin, model.digest, model.notes)
+    return Classifier(opened, model.preprocessing, names, model.config, model.origin, model.digest, model.notes)
 
 
 def check_classifies(config: ModelConfig, origin: str) -> None:
-    """Raise a UsageError for a network that gives no probabilities of classes; features it does give."""
+    """Check that a network classifies.
+
+    Raises:
+        UsageError: it has no classes or no pooling, so that it only computes features.
+    """
     if not config.num_classes:
         raise UsageError(f"{origin} has no classes, so it cannot classify. Try: dla features")
     if config.model_args.get("global_pool") == "":
@@ -288,7 +296,9 @@ def check_classifies(config: ModelConfig, origin: str) -> None:
 
 
 def class_names(config: ModelConfig) -> tuple[ClassName, ...]:
-    """The classes of a network, by its own record; a network of 1000 classes without one is ImageNet-1k's."""
+    """Return the classes in output order, from the config; without names there, 1000 classes are ImageNet-1k's."""
+    if config.label_names is None or not config.label_descriptions:
+        from dla.images.labels import imagenet_classes  # here, because a network mostly has its own names
     if config.label_names is None:
         if config.num_classes == len(imagenet_classes()):
             return imagenet_classes()
@@ -304,14 +314,14 @@ INK, FAINT, BAR, PAPER = "#1b1f24", "#59636e", "#0969da", "#ffffff"
 
 
 def thumbnail_for_chart(photo: Image.Image) -> Image.Image:
-    """The photo as large as `draw_prediction` shows it, which needs no more of it: RGB."""
+    """Return the photo in RGB, scaled to the size that `draw_prediction` shows."""
     scale = min(WIDTH / photo.width, MOST_HEIGHT / photo.height)
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
     return photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def draw_prediction(photo: Image.Image, prediction: Prediction) -> Image.Image:
-    """The photo, scaled to a fixed width, and below it a bar a class, as long as its probability."""
+    """Draw the photo, scaled to a fixed width, above a bar chart of its class probabilities."""
     image = thumbnail_for_chart(photo)
     page = Image.new("RGB", (WIDTH, image.height + 2 * MARGIN + ROW * len(prediction.classes)), PAPER)
     page.paste(image, ((WIDTH - image.width) // 2, 0))

@@ -1,7 +1,7 @@
-"""Files of features, one row an input (docs/formats.md): NumPy's .npz and .parquet.
+"""Write features to NumPy .npz or .parquet files, one row per input (docs/formats.md).
 
-Rows are written as they come and never held together. The file takes its place when it is whole; a run that is
-stopped leaves none.
+Rows are written as they come and never all held in memory. The file appears under its name when it is complete; an
+interrupted run leaves none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROW_GROUP_BYTES = 1 << 20
 
 
 class FeatureWriter(Protocol):
-    """Takes one record after the other."""
+    """A writer of feature records."""
 
     def write(self, features: Features) -> None:
         """Write one record."""
@@ -39,11 +39,11 @@ class FeatureWriter(Protocol):
 
 
 def check_output(output: str) -> None:
-    """Raise an error unless files that end as this one can be written.
+    """Check that a file with this extension can be written.
 
     Raises:
-        UsageError: neither .npz nor .parquet.
-        UnavailableError: a package is missing.
+        UsageError: the extension is neither .npz nor .parquet.
+        UnavailableError: pyarrow is not installed, which .parquet needs.
     """
     if _ending(output) not in _WRITERS:
         raise UsageError(f"--output is {output}. Allowed: a file that ends in .npz or .parquet")
@@ -56,15 +56,16 @@ def check_output(output: str) -> None:
 
 @contextmanager
 def open_features(output: str, shape: tuple[int, ...], about: dict[str, str]) -> Iterator[FeatureWriter]:
-    """A writer of `output`; leaving the `with` block without an error puts the file there, whole.
+    """Open a writer of `output`, which is created when the `with` block ends without an error.
 
     Args:
-        shape: of each photo's features.
-        about: what else the file says, such as the model.
+        output: a path that ends in .npz or .parquet.
+        shape: the shape of one photo's features.
+        about: further metadata to store, such as the model.
 
     Raises:
         UsageError, UnavailableError: as `check_output`.
-        OSError: the disk is full or cannot be written.
+        OSError: the file cannot be written, or the disk is full.
     """
     check_output(output)
     about = {"schema": FEATURES_SCHEMA, **about}
@@ -74,7 +75,7 @@ def open_features(output: str, shape: tuple[int, ...], about: dict[str, str]) ->
 
 @contextmanager
 def _npz(file: IO[bytes], shape: tuple[int, ...], about: dict[str, str]) -> Iterator[FeatureWriter]:
-    """Until the number of rows is known, numbers and texts are in temporary files that have no name."""
+    """Hold values and texts in unnamed temporary files until the number of rows, which the header needs, is known."""
     folder = os.path.dirname(os.path.abspath(file.name))
     with tempfile.TemporaryFile(dir=folder) as values, tempfile.TemporaryFile(dir=folder) as texts:
         writer = _Npz(file, values, texts, shape)
@@ -84,7 +85,7 @@ def _npz(file: IO[bytes], shape: tuple[int, ...], about: dict[str, str]) -> Iter
 
 @contextmanager
 def _parquet(file: IO[bytes], shape: tuple[int, ...], about: dict[str, str]) -> Iterator[FeatureWriter]:
-    """A row group every megabyte."""
+    """Write a row group per megabyte."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -141,13 +142,13 @@ class _Npz:
 
 
 def _utf32(text: str, width: int) -> bytes:
-    """A cell of NumPy's text arrays."""
+    """Encode a cell of a NumPy array of strings."""
     return text.encode("utf-32-le", "surrogatepass").ljust(4 * width, b"\0")
 
 
 def _add(archive: zipfile.ZipFile, name: str, descr: str, shape: tuple[int, ...], data: Iterable[bytes]) -> None:
-    """One array of the archive, its bytes in pieces. Texts, which are padded, are compressed."""
-    entry = zipfile.ZipInfo(f"{name}.npy")  # without the time, so that equal features are equal files
+    """Add an array to the archive from pieces of its bytes. Strings, which are padded, are compressed."""
+    entry = zipfile.ZipInfo(f"{name}.npy")  # without a time, so that equal features give equal files
     entry.compress_type = zipfile.ZIP_STORED if descr == "<f4" else zipfile.ZIP_DEFLATED
     with archive.open(entry, "w", force_zip64=True) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
@@ -170,7 +171,7 @@ class _Parquet:
             self.finish()
 
     def finish(self) -> None:
-        """Write the rows since the last time as a row group."""
+        """Write the buffered rows as a row group."""
         import pyarrow as pa
 
         if not self.rows:
@@ -183,7 +184,7 @@ class _Parquet:
 
 
 def _utf8(text: str) -> bytes:
-    """Bytes of a file's name that are no text become \\udcxx."""
+    """Encode a path or text; bytes of a file name that are not valid UTF-8 become \\udcxx."""
     return text.encode("utf-8", "backslashreplace")
 
 

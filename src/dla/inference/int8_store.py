@@ -1,6 +1,6 @@
-"""Where the int8 model of a network is kept: in its folder, where that is the user's own, else in the cache folder.
+"""Store int8 models: in the model folder, if that is the user's own, else in the cache folder.
 
-A network that comes along carries one.
+The built-in network has its int8 model in its package folder.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "find_quantized", "not_quantized_error", "store_quantized"]
 
 
-FILE = "int8.zip"  # beside the weights
+FILE = "int8.zip"  # in the model folder
 
 
 def find_quantized(network: Network, model: TracedModel) -> QuantizedModel | None:
-    """The int8 model that is kept for these very weights, if there is one.
+    """Return the stored int8 model of exactly these weights, or None.
 
     Raises:
-        DamagedError: it is there, but not whole.
+        DamagedError: it is stored, but damaged.
     """
     from dla.engines.quantized import parse_quantized
 
@@ -38,11 +38,11 @@ def find_quantized(network: Network, model: TracedModel) -> QuantizedModel | Non
         quantized = parse_quantized(_read(model.folder / FILE), str(model.folder / FILE))
     else:
         return None
-    return quantized if quantized.content == network.content else None  # else it is of weights that were there before
+    return quantized if quantized.content == network.content else None  # None: the weights have changed since
 
 
 def not_quantized_error(source: str) -> UnavailableError:
-    """What to say where there is none; `source` names the network in the user's words."""
+    """Build the error for a network without an int8 model; `source` is the network as the user named it."""
     return UnavailableError(
         f"{source} has no int8 model. Make one from a few hundred photos: "
         f"dla export {source} --to openvino --precision int8 --calibrate PHOTOS -o OUT"
@@ -50,11 +50,11 @@ def not_quantized_error(source: str) -> UnavailableError:
 
 
 def store_quantized(quantized: QuantizedModel, model: TracedModel) -> str | None:
-    """Keep it where `find_quantized` looks; says where, or None where the disk does not let us."""
+    """Store an int8 model where `find_quantized` looks. Return the place, or None if it cannot be written."""
     own = _own_folder(model)
     if own is None:
-        kept = cache.write(cache.INT8, quantized.content, quantized.to_bytes())
-        return "the cache folder (dla cache)" if kept else None
+        written = cache.write(cache.INT8, quantized.content, quantized.to_bytes())
+        return "the cache folder (dla cache)" if written else None
     try:
         write_files({own / FILE: quantized.to_bytes()})
     except OSError:
@@ -63,7 +63,7 @@ def store_quantized(quantized: QuantizedModel, model: TracedModel) -> str | None
 
 
 def _own_folder(model: TracedModel) -> Path | None:
-    """The network's folder, if it is the user's."""
+    """Return the model folder, if it is the user's own."""
     return None if model.origin.startswith("shipped:") else model.folder
 
 

@@ -1,4 +1,4 @@
-"""From the name of a model to an engine that runs it."""
+"""Open a model by name in the engine that the options select."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["EngineChoice", "open_engine", "time_engines"]
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What was timed, which engine `auto` takes for one photo and for many, and the engines that are not installed."""
+    """The timings, the engines that `auto` selects for one photo and for many, and those that are not installed."""
 
     timings: tuple[EngineTiming, ...]
     best_for_one: str
@@ -31,18 +31,20 @@ class EngineChoice:
     not_installed: tuple[str, ...] = ()
 
 
-WORTH_MEASURING_S = 10.0  # of a run that is expected to take so long, a second or two go into the choice
-FEW = 16  # photos, which do not take so long: not even an estimate is worth its time
+WORTH_MEASURING_S = 10.0  # from this expected run time on, a second or two of measuring pay off
+FEW = 16  # with fewer photos, a run is too short even for the estimate
 
 
 def open_engine(
     source: str | ModelFiles, options: EngineOptions, progress: Progress = NO_PROGRESS
 ) -> tuple[Engine, TracedModel]:
-    """The engine that the options mean, with the network that `source` names; `progress` is told of what is fetched.
+    """Open the network that `source` names in the engine that the options select.
+
+    `progress` receives the bytes downloaded.
 
     Raises:
-        UsageError: bf16 where there is no instruction for it; and as `dla.load`.
-        UnavailableError: int8, and the network has no int8 model.
+        UsageError: bf16 on a CPU that has no instruction for it; and as `dla.load`.
+        UnavailableError: int8, but the network has no int8 model; and as `dla.load`.
     """
     if options.engine != "auto":
         check_engine(options.engine)
@@ -67,12 +69,12 @@ def open_engine(
 
 
 def _computed(options: EngineOptions) -> Precision:
-    """What engines compute in that have no model of reduced precision."""
+    """Return the precision of an engine without an int8 model."""
     return "fp32" if options.precision == "auto" else options.precision
 
 
 def _by_torch_only(options: EngineOptions) -> bool:
-    """Whether it has to be PyTorch: it or a GPU was asked for, or there is one, and more to do than one photo."""
+    """Return whether PyTorch must run: it or a GPU is requested, or there is a GPU and more than one photo."""
     if options.precision == "int8":
         return False
     if options.engine != "auto" or options.device not in ("auto", "cpu"):
@@ -83,28 +85,32 @@ def _by_torch_only(options: EngineOptions) -> bool:
 def _quantized(
     files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions
 ) -> QuantizedModel | None:
-    """The int8 model that is to run: the one that was asked for, or one that passed on a CPU like this."""
+    """Return the int8 model to run: with "int8" any, with "auto" only one that passed on this kind of CPU."""
     from dla.inference.int8_store import find_quantized, not_quantized_error  # here, because most runs are in fp32
 
     try:
-        form = find_quantized(network, model)
+        quantized = find_quantized(network, model)
     except DamagedError:
         if options.precision == "int8":
             raise
-        return None  # as where none passed
+        return None  # "auto" falls back to fp32
     if options.precision == "int8":
-        if form is None:
+        if quantized is None:
             raise not_quantized_error(files.name)
-        return form
-    return form if form is not None and form.passed_here else None
+        return quantized
+    return quantized if quantized is not None and quantized.passed_here else None
 
 
 def time_engines(source: str | ModelFiles) -> EngineChoice:
-    """Every engine with the network that `source` names, timed anew; the outcome is what `auto` goes by from now on."""
+    """Time every installed engine with the network that `source` names, and cache the result for `auto`.
+
+    Raises:
+        UnknownNameError, UsageError, UnavailableError, DamagedError: as `dla.load`.
+    """
     one, many = EngineOptions(photos=1), EngineOptions()
     files = open_files(source)
     network, model = open_traced(files)
-    timings = _stopwatch(files, network, model, many).run()
+    timings = _benchmark(files, network, model, many).run()
     best_for_one, best_for_many = (
         "torch" if _by_torch_only(options) else select_fastest(timings, options.photos).engine
         for options in (one, many)
@@ -114,7 +120,7 @@ def time_engines(source: str | ModelFiles) -> EngineChoice:
     )
 
 
-def _stopwatch(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
+def _benchmark(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
     threads = options.threads or cores()
     return EngineBenchmark(
         lambda name: _make(name, files, network, options), network, model.preprocessing.size, threads
@@ -122,18 +128,18 @@ def _stopwatch(files: ModelFiles, network: Network, model: TracedModel, options:
 
 
 def _fastest(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> Engine:
-    """By what was measured before; else the first one, unless there is so much to do that measuring pays."""
-    stopwatch = _stopwatch(files, network, model, options)
-    timings = stopwatch.recall()
+    """Return the fastest engine as cached; without timings the preferred one, unless the run is worth measuring."""
+    benchmark = _benchmark(files, network, model, options)
+    timings = benchmark.recall()
     if not timings:
-        usual = _make(installed()[0], files, network, options)
+        preferred = _make(installed()[0], files, network, options)
         if (
             options.photos is None
             or options.photos < FEW
-            or options.photos * stopwatch.seconds_each(usual) < WORTH_MEASURING_S
+            or options.photos * benchmark.seconds_each(preferred) < WORTH_MEASURING_S
         ):
-            return usual
-        timings = stopwatch.run()
+            return preferred
+        timings = benchmark.run()
     return _make(select_fastest(timings, options.photos).engine, files, network, options)
 
 
@@ -150,7 +156,7 @@ def _make(name: str, files: ModelFiles, network: Network, options: EngineOptions
 def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -> Engine:
     from dla.engines.openvino import OpenvinoEngine
 
-    exact = options.precision == "auto"  # features, which no int8 model has
+    exact = options.precision == "auto"  # features are computed in fp32, as int8 models have none
     return OpenvinoEngine(
         network, _computed(options) if quantized is None else "int8", options.threads, quantized, exact
     )

@@ -1,4 +1,4 @@
-"""The one loop over many inputs: each prepared ahead of the network, batched, answered; one result each, in order."""
+"""The batch loop of inference: prepare inputs ahead of the network, batch them, compute, and yield ordered results."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class PreparedInput:
-    """One input as the network takes it: its views, uint8 (H, W, 3), or the error that took their place.
+    """One input prepared for the network: its views, uint8 (H, W, 3), or the error.
 
-    A view of an input is as large as that of every other input of its batch. `kept` is what was kept of the photo.
+    The inputs of a batch have views of equal sizes. `kept` is the result of `PhotoReader.keep`.
     """
 
     name: str
@@ -43,10 +43,10 @@ class PreparedInput:
 
 @dataclass(frozen=True)
 class PhotoReader:
-    """Reads photos and prepares each once for every one of `views`.
+    """Read photos and prepare each once for every preprocessing of `views`.
 
-    strict: raise at a photo that cannot be read, instead of giving a record with `error`.
-    keep: makes of each photo what `PreparedInput.kept` holds.
+    strict: raise at a photo that cannot be read, instead of returning a record with `error`.
+    keep: maps each photo to `PreparedInput.kept`.
     """
 
     views: tuple[Preprocessing, ...]
@@ -55,7 +55,7 @@ class PhotoReader:
     keep: Callable[[Image.Image], Image.Image] | None = None
 
     def __call__(self, named: tuple[str, PhotoInput]) -> PreparedInput:
-        """Prepare one of many, given with its name: what is no image costs its own record only."""
+        """Prepare one (name, image) of many; something that is not an image becomes an error record."""
         try:
             return self.read(*named)
         except UsageError as error:
@@ -67,7 +67,7 @@ class PhotoReader:
         """Prepare one input.
 
         Raises:
-            UsageError: it is no image.
+            UsageError: it is not an image.
             ImageError: with `strict`, it cannot be read.
         """
         try:
@@ -82,14 +82,14 @@ class PhotoReader:
 
 @dataclass(frozen=True)
 class InputPipeline:
-    """How inputs become batches, and batches results. Only a few inputs are held at a time, however many there are.
+    """Batch inputs and compute results, holding only a few inputs at a time, however many there are.
 
-    batch_size: inputs that the network takes at once; of several numbers each has its turn.
-    workers: threads that prepare inputs; 0 does it in the caller's thread.
-    max_concurrent: batches that are answered at the same time, by threads. More than 1 is for inputs that never raise.
+    batch_size: inputs per batch; several sizes are used in rotation.
+    workers: threads that prepare inputs; 0: the calling thread.
+    max_concurrent: batches computed at the same time, by threads. More than 1 needs a `prepare` that never raises.
 
     Raises:
-        UsageError: no inputs at once, or fewer than no workers.
+        UsageError: a batch size below 1, or a negative number of workers.
     """
 
     batch_size: int | tuple[int, ...]
@@ -111,13 +111,14 @@ class InputPipeline:
         compute: Callable[..., Iterable[Any]],
         record: Callable[[PreparedInput, Any], R],
     ) -> Iterator[R]:
-        """One result for each item, in the items' order.
+        """Yield one result per item, in order.
 
         Args:
-            prepare: what the network takes of an item; called by several threads.
-            compute: is given the first views of a batch, (N, H, W, 3), their second ones, and so on, and returns a
-                row for each input. Inputs with an error are left out.
-            record: makes the result of an input and its row, which is None where there is an error.
+            items: the inputs.
+            prepare: prepares an item for the network; called by several threads.
+            compute: takes the first views of a batch, (N, H, W, 3), then the second ones, and so on, and returns one
+                row per input. Inputs with an error are left out.
+            record: builds the result from an input and its row, which is None if there is an error.
         """
         prepared = run_ahead(prepare, items, self.workers, max(self._sizes) + 2 * self.workers)
         batches = in_batches(prepared, cycle(self._sizes), lambda p: p.error is None)
@@ -138,10 +139,10 @@ class InputPipeline:
         compute: Callable[..., Iterable[Any]],
         record: Callable[[PreparedInput, Any], R],
     ) -> R | Iterator[R]:
-        """The result of a single photo; of several, a generator of theirs. The other arguments are those of `results`.
+        """Return the result of a single photo, or a generator of the results of several. Arguments as in `results`.
 
         Raises:
-            UsageError: a single input is no image.
+            UsageError: a single input is not an image.
         """
         if not _is_several(images):
             return next(_answer([reader.read(_name(0, images), images)], compute, record))
@@ -159,10 +160,10 @@ def _answer(
 
 
 def in_batches(items: Iterable[T], sizes: Iterator[int], counts: Callable[[T], bool]) -> Iterator[list[T]]:
-    """Items in their order, in lists of which each has the next size of those that count; the last may have fewer.
+    """Yield the items in order, in lists that hold the next of `sizes` items for which `counts` is true.
 
-    One that does not count and has nothing to wait for is a list of its own. Where the items end in an error, those
-    before it come first.
+    The last list may hold fewer. An item that does not count is yielded at once if no counted item waits before it. If
+    the items end in an error, the items before it are yielded first.
     """
     batch: list[T] = []
     filled, size = 0, next(sizes)

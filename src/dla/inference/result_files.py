@@ -1,4 +1,4 @@
-"""Records as text: a table for people, JSON, JSON lines or CSV for programs. Written whole, one at a time."""
+"""Write predictions as a text table, JSON, JSON lines or CSV, one whole record at a time, and resume such files."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ __all__ = [
 ]
 
 
-RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # a stopped run's records can be read back
+RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # the records of an interrupted run can be read back
 
 
 class PredictionWriter:
-    """Writes each prediction to `file` as it comes. Leaving the `with` block completes the file (JSON's bracket).
+    """Write each prediction to `file` as it comes. Leaving the `with` block completes the file (JSON's bracket).
 
-    In CSV a photo is a row: path, error code and message, then index, class id, label and probability by rank.
-    With `goes_on` the file has its beginning already.
+    A CSV row holds path, error code, error message and truncated, then index, class id, label and probability by rank.
+    With `resumed` the file has its header already.
     """
 
-    def __init__(self, file: TextIO, format: ResultFormat, topk: int, *, goes_on: bool = False) -> None:
+    def __init__(self, file: TextIO, format: ResultFormat, topk: int, *, resumed: bool = False) -> None:
         self.file, self.format, self.topk = file, format, topk
-        self.goes_on = goes_on
+        self.resumed = resumed
         self.count = 0
 
     def __enter__(self) -> PredictionWriter:
-        if not self.goes_on:
+        if not self.resumed:
             self.file.write({"json": "[", "csv": _csv_line(csv_columns(self.topk))}.get(self.format, ""))
         return self
 
@@ -60,7 +60,7 @@ class PredictionWriter:
         self.file.flush()
 
     def write(self, prediction: Prediction) -> None:
-        """Write one record and hand it to the operating system."""
+        """Write one record and flush it to the operating system."""
         if self.format == "json":
             text = (",\n" if self.count else "\n") + json.dumps(prediction.to_dict())
         elif self.format == "jsonl":
@@ -83,7 +83,7 @@ class PredictionWriter:
 
 
 def csv_columns(topk: int) -> list[str]:
-    """The names in the first row of a CSV file."""
+    """Return the column names, the first row of a CSV file."""
     columns = ["path", "error_code", "error_message", "truncated"]
     for rank in range(1, topk + 1):
         columns += [f"{name}_{rank}" for name in ("index", "class_id", "label", "probability")]
@@ -92,7 +92,7 @@ def csv_columns(topk: int) -> list[str]:
 
 def _csv_line(cells: list[object] | list[str]) -> str:
     line = io.StringIO()
-    csv.writer(line).writerow(cells)  # with its own line end, "\r\n", it quotes a cell with any part of that
+    csv.writer(line).writerow(cells)  # with its default line end, "\r\n", it quotes cells that contain "\r" or "\n"
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
@@ -111,7 +111,7 @@ def _table(prediction: Prediction) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """What of a record tells where a run stopped; the bytes of the file up to `end` hold it and those before it."""
+    """The part of a record that resuming needs. `end` is the offset in the file where the record ends, in bytes."""
 
     path: str
     failed: bool
@@ -119,18 +119,18 @@ class ResultRecord:
 
 
 def read_jsonl(file: BinaryIO) -> Iterator[ResultRecord]:
-    """The whole records of a file of JSON lines; a last one that was not finished is left out.
+    """Yield the complete records of a JSON lines file; an unfinished last one is left out.
 
     Raises:
-        UsageError: a line is no record.
+        UsageError: a line is not a record.
     """
     end = 0
     for number, line in enumerate(_whole_lines(file), 1):
         end += len(line)
         try:
-            found = json.loads(line)
-            known = found["schema"] == PREDICT_SCHEMA
-            record = ResultRecord(found["path"], "error" in found, end)
+            root = json.loads(line)
+            known = root["schema"] == PREDICT_SCHEMA
+            record = ResultRecord(root["path"], "error" in root, end)
         except (ValueError, KeyError, TypeError, RecursionError):
             known = False
         if not known:
@@ -139,10 +139,16 @@ def read_jsonl(file: BinaryIO) -> Iterator[ResultRecord]:
 
 
 def read_csv(file: BinaryIO, topk: int) -> Iterator[ResultRecord]:
-    """The same for CSV with `topk` classes a row. A name may hold line ends, so that a record may span lines."""
+    """Yield the complete records of a CSV file with `topk` classes per row.
+
+    A path may contain line ends, so a record may span lines.
+
+    Raises:
+        UsageError: a row is not a record.
+    """
     columns = csv_columns(topk)
     end, number = 0, 1
-    begun: list[bytes] = []  # the lines of the record that comes next, which begins at line `number`
+    begun: list[bytes] = []  # the lines of the next record, which begins at line `number`
 
     def lines() -> Iterator[str]:
         nonlocal end
@@ -161,7 +167,7 @@ def read_csv(file: BinaryIO, topk: int) -> Iterator[ResultRecord]:
             number += len(begun)
             begun.clear()
     except csv.Error:
-        # a quoted cell without an end: the last record was not finished, unless there are whole ones in that cell
+        # an unterminated quoted cell: the last record is unfinished, unless the cell contains whole records
         if file.read(1) or any(line.count(b",") >= len(columns) - 1 for line in begun[1:]):
             raise _no_record(file, number) from None
 
@@ -172,7 +178,7 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _no_record(file: BinaryIO, line: int) -> UsageError:
     return UsageError(
-        f"{file.name}, line {line}: this is no record of dla predict. Give another --output, or leave --resume out"
+        f"{file.name}, line {line}: this is not a record of dla predict. Give another --output, or leave --resume out"
     )
 
 
@@ -181,7 +187,7 @@ RUN_SCHEMA = "dla.predict.run/1"
 
 @dataclass(frozen=True, slots=True)
 class FinishedResults:
-    """What a result file holds already: its records, how many of them are errors, and their bytes."""
+    """What a result file holds already: its number of records, how many of them are errors, and their size in bytes."""
 
     count: int = 0
     failed: int = 0
@@ -189,7 +195,7 @@ class FinishedResults:
 
 
 def engine_of(output: str) -> str:
-    """The engine that answered what a result file holds already; "auto" where nothing says so."""
+    """Return the engine that computed the records of a result file; "auto" if it is not recorded."""
     name = ""
     with suppress(UnavailableError):
         run = JsonObject(read_json(_run_file(output)), output)
@@ -207,15 +213,19 @@ def open_results(
     *,
     resume: bool,
 ) -> Iterator[tuple[TextIO, FinishedResults, Iterator[str]]]:
-    """The file to write records to, what it holds already, and the inputs that have no record in it yet.
+    """Open a result file. Yield it, what it holds already, and the inputs that have no record in it yet.
 
     Args:
-        settings: what the records depend on; `topk` and `batch_size` are among them.
-        resume: keep the records of an earlier run with the same model, settings and inputs; else begin anew.
+        output: the path of the file.
+        format: the format of the records.
+        classifier: the model, whose identity is stored for resuming.
+        settings: everything else that the records depend on, including `topk` and `batch_size`.
+        inputs: the paths of all inputs, in order.
+        resume: keep the records of an earlier run with the same model, settings and inputs; otherwise start over.
 
     Raises:
-        UsageError: the file was made in another way, or holds something else, or another run is writing to it; nothing
-            has changed.
+        UsageError: the file belongs to another run or holds something else, or another process is writing to it. The
+            file is unchanged.
         OSError: it cannot be written.
     """
     from dla.storage.locks import lock_file
@@ -226,13 +236,13 @@ def open_results(
     with errors_name(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
         if os.path.isfile(output):  # and no pipe or device
             if not lock_file(results):
-                raise UsageError(f"a run is writing to {output}. Wait for its end, or give another --output")
+                raise UsageError(f"another run is writing to {output}. Wait until it ends, or give another --output")
             if resume and os.path.getsize(output) > 0:
                 _check_same(output, run_file, run)
                 with open(output, "rb") as file:
                     before, inputs = _match(file, format, settings, inputs)
             else:
-                # a file of records never stands beside the settings of another run
+                # never leave records next to the settings of another run
                 run_file.unlink(missing_ok=True)
             results.truncate(before.size)
             if format in RESUMABLE:
@@ -255,10 +265,10 @@ def _identity(classifier: Classifier) -> dict[str, str]:
 
 
 def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
-    way_out = "Give the same ones, or another --output, or leave --resume out to begin anew"
+    way_out = "Give the same ones, or another --output, or leave --resume out to start over"
     if not run_file.exists():
         raise UsageError(
-            f"{output} has no {run_file.name} beside it, which would say what model and settings made it. {way_out}"
+            f"{output} has no {run_file.name} next to it, which records the model and settings of its run. {way_out}"
         )
     try:
         saved = JsonObject(read_json(run_file), str(run_file))
@@ -270,29 +280,29 @@ def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
         if model.get(key) != run["model"][key]:
             old, new = (f"{m.get('origin')} on {m.get('engine')}" for m in (model, run["model"]))
             what = f"the model {old}, and this is {new}" if old != new else f"another model than {new} is now"
-            raise UsageError(f"{output} was begun with {what}. {way_out}")
+            raise UsageError(f"{output} was started with {what}. {way_out}")
     for key, value in run["settings"].items():
         if settings.get(key) != value:
-            raise UsageError(f"{output} was begun with {key} {settings.get(key)}, and this is {value}. {way_out}")
+            raise UsageError(f"{output} was started with {key} {settings.get(key)}, and this is {value}. {way_out}")
 
 
 def _match(
     file: BinaryIO, format: ResultFormat, settings: Mapping[str, Any], inputs: Iterator[str]
 ) -> tuple[FinishedResults, Iterator[str]]:
-    """What to keep of the file, and the inputs that are left; those of a batch that was not finished come again."""
+    """Return what to keep of the file, and the remaining inputs, including those of an unfinished batch."""
     records = read_csv(file, settings["topk"]) if format == "csv" else read_jsonl(file)
     again: list[str] = []
 
     def matched() -> Iterator[ResultRecord]:
         for number, record in enumerate(records, 1):
-            given = next(inputs, None)
-            if given != record.path:
-                now = "there are fewer inputs" if given is None else f"that input is {given}"
+            path = next(inputs, None)
+            if path != record.path:
+                now = "there are fewer inputs" if path is None else f"that input is {path}"
                 raise UsageError(
                     f"record {number} of {file.name} is of {record.path}, but now {now}. "
-                    "Give the same inputs in the same order, or leave --resume out to begin anew"
+                    "Give the same inputs in the same order, or leave --resume out to start over"
                 )
-            again.append(given)
+            again.append(path)
             yield record
 
     kept = FinishedResults()
@@ -301,7 +311,7 @@ def _match(
     for batch in batches:
         failed = sum(record.failed for record in batch)
         if len(batch) - failed not in (0, batch_size):
-            next(batches, None)  # there is no other batch: where an error ended this one, it is raised here
+            next(batches, None)  # there is no further batch, but an error that ended this one is raised here
             following = next(inputs, None)
             if following is not None:
                 return kept, chain(again, [following], inputs)

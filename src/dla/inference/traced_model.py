@@ -1,7 +1,7 @@
-"""A model's files as what engines are made from, without torch where the very same files were opened before.
+"""Open a model's files as a `Network` for any engine, without torch if the same files were opened before.
 
-Opening is strict, and PyTorch does it. What it finds, the network's operations and its config, is remembered by the
-SHA-256 of the files. Bundled networks carry theirs beside their weights.
+PyTorch loads the weights strictly once. The network's operations and config are then cached under the SHA-256 of the
+files. Built-in networks have theirs in their package folder.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["OPS", "TracedModel", "for_photos", "open_in_torch", "open_traced", "shipped_ops"]
 
 
-OPS = "ops.json"  # beside the weights of a network that comes along
+OPS = "ops.json"  # in the folder of a built-in network
 KIND, FORMAT = "ops", "1"
-_PLAIN = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")  # what NumPy has too
+_PLAIN = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")  # types that NumPy has too
 
 
 @dataclass(frozen=True, slots=True)
 class TracedModel:
-    """What a network for photos is: `origin` is what was read, `digest` the SHA-256 of its weight file.
+    """What is known about a network for photos besides its operations and weights.
 
-    `folder` is the model folder on this disk, if it is one.
+    `origin` is what was read, `digest` the SHA-256 of its weight file, `folder` the local model folder, if it is one.
     """
 
     config: ModelConfig
@@ -51,19 +51,19 @@ class TracedModel:
 def open_traced(
     source: str | ModelFiles, cache_dir: str | None = None, loaded: LoadedModel | None = None
 ) -> tuple[Network, TracedModel]:
-    """The network that `source` names, for any engine.
+    """Open the network that `source` names for any engine.
 
-    `loaded` is the same model, where PyTorch has loaded it already.
+    `loaded` is the same model, if PyTorch has loaded it already.
 
     Raises:
-        UsageError: it takes another number of channels than a photo has.
-        OnlyTorchError: it has parts that no other engine knows.
+        UsageError: the network does not take 3 channels.
+        OnlyTorchError: it has parts that only PyTorch runs.
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`.
     """
     files = open_files(source, cache_dir)
-    known = _remembered(files)
-    if known is not None:
-        return _known(files, known)
+    cached = _read_cached(files)
+    if cached is not None:
+        return _from_cached(files, cached)
     net, model = for_photos(loaded or _load(files))
     graph = _trace(net, model.origin)
     if model.notes == files.notes and _covers(files, graph):
@@ -73,7 +73,7 @@ def open_traced(
 
 
 def open_in_torch(source: str | ModelFiles, cache_dir: str | None = None) -> tuple[DLA, TracedModel]:
-    """The network in PyTorch, in evaluation mode.
+    """Open the network that `source` names in PyTorch, in evaluation mode.
 
     Raises:
         UsageError, UnknownNameError, UnavailableError, DamagedError: as `open_traced`.
@@ -82,10 +82,10 @@ def open_in_torch(source: str | ModelFiles, cache_dir: str | None = None) -> tup
 
 
 def for_photos(loaded: LoadedModel) -> tuple[DLA, TracedModel]:
-    """A loaded network in evaluation mode, and what it is for photos.
+    """Return a loaded network in evaluation mode, with its preprocessing and config.
 
     Raises:
-        UsageError: it takes another number of channels than a photo has.
+        UsageError: it does not take 3 channels.
     """
     config = loaded.config
     if config.in_chans != 3:
@@ -98,32 +98,32 @@ def for_photos(loaded: LoadedModel) -> tuple[DLA, TracedModel]:
 
 
 def shipped_ops(source: str) -> str:
-    """What `OPS` has to hold beside the weights of `source`."""
+    """Return the text of the file `OPS` for the weights of `source`."""
     files = open_files(source)
     net, model = open_in_torch(files)
     return _to_text(files, _trace(net, model.origin), model.config)
 
 
 def _load(files: ModelFiles) -> LoadedModel:
-    from dla.weights.load import load_model  # takes torch
+    from dla.weights.load import load_model  # imports torch
 
     return load_model(files)
 
 
 def _key(files: ModelFiles) -> str:
-    config = hashlib.sha256(files.config_bytes or b"").hexdigest()  # first: a folder is known by it
+    config = hashlib.sha256(files.config_bytes or b"").hexdigest()  # before the weights: it fails first if absent
     return cache.key_of(FORMAT, files.sha256, config)
 
 
-def _remembered(files: ModelFiles) -> dict[str, Any] | None:
-    """What was found in the same files before; nothing where only PyTorch reads them."""
+def _read_cached(files: ModelFiles) -> dict[str, Any] | None:
+    """Return the cached config and operations of the same files; None if there are none, or only PyTorch reads them."""
     key = _key(files)
     if not _is_safe(files):
         return None
-    if files.source.name and files.folder is not None and (files.folder / OPS).is_file():  # one that comes along
-        found = read_json(files.folder / OPS)
-        if found["key"] == key:
-            return found
+    if files.source.name and files.folder is not None and (files.folder / OPS).is_file():  # a built-in network
+        root = read_json(files.folder / OPS)
+        if root["key"] == key:
+            return root
     data = cache.read(KIND, key)
     return None if data is None else parse_object(data, f"{KIND}/{key}")
 
@@ -132,11 +132,11 @@ def _is_safe(files: ModelFiles) -> bool:
     return files.weights_name.lower().endswith(SAFE)
 
 
-def _known(files: ModelFiles, found: dict[str, Any]) -> tuple[Network, TracedModel]:
-    config = ModelConfig.from_mapping(found["config"], f"the config of {files.origin}")
+def _from_cached(files: ModelFiles, cached: dict[str, Any]) -> tuple[Network, TracedModel]:
+    config = ModelConfig.from_mapping(cached["config"], f"the config of {files.origin}")
     files.check_architecture(config)
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
-    graph = OpGraph.from_json(found["graph"])
+    graph = OpGraph.from_json(cached["graph"])
     from safetensors.numpy import load
 
     network = Network(graph, load(files.weights), *preprocessing.scale_shift(), files.sha256)
@@ -158,7 +158,7 @@ def _trace(net: DLA, origin: str) -> OpGraph:
 
 
 def _covers(files: ModelFiles, graph: OpGraph) -> bool:
-    """Whether NumPy can read the file, and its tensors have the network's own names."""
+    """Return whether NumPy can read the weight file and its tensors have the network's own names."""
     if not _is_safe(files):
         return False
     tensors = read_header(io.BytesIO(files.weights))

@@ -1,1 +1,1 @@
-"""What is measured of answers: accuracy, calibration, intervals. NumPy alone."""
+"""Metrics of classifiers: accuracy, calibration, confidence intervals. They need only NumPy."""

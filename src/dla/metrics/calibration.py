@@ -1,6 +1,7 @@
-"""Whether probabilities can be taken at their word, and one number that mends them (Guo et al. 2017).
+"""Calibration of probabilities, and temperature scaling (Guo et al. 2017).
 
-N photos, K classes; logits are scores whose softmax gives the probabilities, so logarithms of probabilities too.
+N is the number of photos, K of classes. Logits are any scores whose softmax gives the probabilities, such as their
+logarithms.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ CHUNK = 512  # rows in double precision at once
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Photos whose first class has a probability in (low, high]: how many, its mean, and how often it is right.
+    """The photos whose top-1 probability is in (low, high]: their count, mean confidence and accuracy (0 to 1).
 
-    `confidence` and `accuracy` are None where there are none.
+    `confidence` and `accuracy` are None for an empty bin.
     """
 
     low: float
@@ -37,22 +38,25 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """`error` is the mean over the photos of their bin's |accuracy - confidence|: the expected calibration error."""
+    """The bins of a reliability diagram, and `error`, the expected calibration error.
+
+    It is the mean of the bins' |accuracy - confidence|, weighted by their number of photos.
+    """
 
     error: float
     bins: tuple[Bin, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the calibration as JSON values (docs/formats.md)."""
         return {"error": self.error, "bins": [asdict(b) for b in self.bins]}
 
 
 def reliability(confidence_N: Array, right_N: Array, bins: int = BINS) -> Calibration:
-    """How the probability of the first class (0 to 1) compares with how often it is right, in bins of equal width."""
+    """Compare top-1 probabilities (0 to 1) with accuracy, in bins of equal width."""
     edges = np.linspace(0, 1, bins + 1)
-    place_N = np.clip(np.searchsorted(edges, confidence_N, side="left") - 1, 0, bins - 1)
+    bin_N = np.clip(np.searchsorted(edges, confidence_N, side="left") - 1, 0, bins - 1)
     counts, confident, right = (
-        np.bincount(place_N, weights, minlength=bins) for weights in (None, confidence_N, right_N.astype(float))
+        np.bincount(bin_N, weights, minlength=bins) for weights in (None, confidence_N, right_N.astype(float))
     )
     error = float(np.abs(right - confident).sum() / len(confidence_N))
     return Calibration(error, tuple(
@@ -63,48 +67,49 @@ def reliability(confidence_N: Array, right_N: Array, bins: int = BINS) -> Calibr
 
 
 def apply_temperature(probabilities_NK: Array, temperature: float) -> Array:
-    """The probabilities that logits divided by `temperature` give: softmax(logits / temperature) (Guo et al. 2017).
+    """Return softmax(logits / temperature) from the probabilities softmax(logits) (Guo et al. 2017).
 
-    This is what a temperature means everywhere. Where probabilities come out of a graph that is a file of its own, the
-    graph divides its logits: `dla.engines.graph.Network.at_temperature`, `dla.engines.quantized.QuantizedModel.model`
-    and the program in `dla.exporting.targets`. The order of the classes stays.
+    A graph that is exported with its softmax divides its logits itself: `dla.engines.graph.Network.at_temperature`,
+    `dla.engines.quantized.QuantizedModel.model` and the program in `dla.exporting.targets`. The ranking of the classes
+    does not change.
     """
     if temperature == 1:
         return probabilities_NK
-    # the largest is divided away first, or a cold temperature would leave nothing of small ones
+    # dividing by the largest first keeps small probabilities from underflowing at a low temperature
     relative_NK = probabilities_NK / probabilities_NK.max(1, keepdims=True)
     raised_NK = relative_NK ** np.float32(1 / temperature)
     return raised_NK / raised_NK.sum(1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def fit_temperature(logits_NK: Array, targets_N: Array) -> float:
-    """The temperature whose probabilities have the least log loss on these photos.
+    """Return the temperature with the lowest log loss on these photos.
 
-    The loss is convex in 1 / temperature, so the zero of its slope is found by Newton's steps inside a bracket.
+    The loss is convex in 1 / temperature, so the zero of its slope is found by Newton's method inside a bracket.
 
     Raises:
-        UsageError: no temperature in `TEMPERATURES` is the best, as where every photo is right.
+        UsageError: the minimum is outside of `TEMPERATURES`, for example because every photo is classified correctly.
     """
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     if _slope(logits_NK, targets_N, low)[0] >= 0 or _slope(logits_NK, targets_N, high)[0] <= 0:
         raise UsageError(
             f"no temperature from {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g} fits these {len(targets_N):,} photos "
-            "best: all are right, or the network knows nothing of them. Take more photos, which it was not trained on"
+            "best: all are classified correctly, or no better than by chance. Use more photos that the network was "
+            "not trained on"
         )
     inverse = 1.0
     for _ in range(100):
         slope, curvature = _slope(logits_NK, targets_N, inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = inverse - slope / curvature if curvature > 0 else low
-        following = step if low < step < high else (low + high) / 2
-        if abs(following - inverse) <= 1e-12 * inverse:
+        updated = step if low < step < high else (low + high) / 2
+        if abs(updated - inverse) <= 1e-12 * inverse:
             break
-        inverse = following
+        inverse = updated
     return float(1 / inverse)
 
 
 def _slope(logits_NK: Array, targets_N: Array, inverse: float) -> tuple[float, float]:
-    """First and second derivative of the mean log loss of `logits * inverse` by `inverse`."""
+    """Return the first and second derivative of the mean log loss of `logits * inverse` with respect to `inverse`."""
     slope, curvature = 0.0, 0.0
     for start in range(0, len(targets_N), CHUNK):
         z_nK = logits_NK[start : start + CHUNK].astype(np.float64)

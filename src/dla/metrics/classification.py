@@ -1,7 +1,8 @@
-"""How often a classifier is right, where it errs, and how far its figures can be believed.
+"""Accuracy, per-class metrics and confusions of a classifier, with confidence intervals.
 
-N photos, K classes; `targets_N` are the places of the right classes among the K. `logits_NK` are scores whose softmax
-gives the probabilities, so logarithms of probabilities too. Of equal scores the earlier class counts as the higher.
+N is the number of photos, K of classes; `targets_N` are indices of the correct classes. `logits_NK` are any scores
+whose softmax gives the probabilities, such as their logarithms. Of equal scores, the class with the lower index ranks
+first.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ __all__ = ["ClassMetrics", "Comparison", "Evaluation", "SampleResults", "compare
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """One class: photos of it (`support`), photos called it (`predicted`), and what that comes to (0 to 1).
+    """The metrics of one class: photos of it (`support`), photos classified as it (`predicted`), and shares (0 to 1).
 
-    `precision` is None where nothing was called it, `recall` where there are no photos of it, `f1` where both.
+    `precision` is None if `predicted` is 0, `recall` if `support` is 0, `f1` if both are 0.
     """
 
     class_id: str
@@ -37,8 +38,8 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleResults:
-    """What each photo came to: the first class, the place of the right one in the order (from 0), the probability of
-    the first class and the log loss (nats)."""
+    """The result of each photo: the top-1 class, the rank of the correct class (from 0), the probability of the top-1
+    class (0 to 1), and the log loss (nats)."""
 
     predicted_N: Array
     rank_N: Array
@@ -46,16 +47,16 @@ class SampleResults:
     loss_N: Array
 
     def right(self, k: int) -> Array:
-        """Which photos have the right class among the first `k`, (N,)."""
+        """Return which photos have the correct class among the top `k`: booleans (N,)."""
         return self.rank_N < k
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """A classifier's figures on a set of photos. Shares are from 0 to 1, `log_loss` is in nats.
+    """The metrics of a classifier on a set of photos. Shares are from 0 to 1, `log_loss` is in nats.
 
-    `top5` is 1 with fewer than six classes. `balanced_accuracy` and `macro_f1` are means over the classes that have
-    photos. `confusion_KK[i, j]` counts the photos of class i that were called j.
+    `top5` is 1 with fewer than six classes. `balanced_accuracy` and `macro_f1` are means over the classes with photos.
+    `confusion_KK[i, j]` counts the photos of class i that were classified as j.
     """
 
     count: int
@@ -72,7 +73,7 @@ class Evaluation:
     sample_results: SampleResults
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it (docs/formats.md); what each photo came to is not in it."""
+        """Return the metrics as JSON values (docs/formats.md), without the results of each photo."""
         return {
             "count": self.count,
             "top1": self.top1,
@@ -90,9 +91,9 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How much better the one is than the other on the same photos: differences of shares, with paired intervals.
+    """The difference in accuracy of two classifiers on the same photos: shares, first less second, paired intervals.
 
-    `only_a_correct` and `only_b_correct` count the photos whose first class only that one gets right.
+    `only_a_correct` and `only_b_correct` count the photos whose top-1 class is correct only for the first, or second.
     """
 
     top1: float
@@ -103,16 +104,16 @@ class Comparison:
     only_b_correct: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it (docs/formats.md)."""
+        """Return the comparison as JSON values (docs/formats.md)."""
         intervals = {f"{k}_interval": getattr(self, f"{k}_interval").to_list() for k in ("top1", "top5")}
         return asdict(self) | intervals
 
 
 def evaluate(logits_NK: Array, targets_N: Array, class_ids: Sequence[str], *, seed: int = 0) -> Evaluation:
-    """All figures of a classifier. `seed` is that of the intervals' resampling.
+    """Compute all metrics of a classifier. `seed` seeds the resampling for the intervals.
 
     Raises:
-        UsageError: no photos, arrays that do not fit together, or a score that is not finite.
+        UsageError: there are no photos, the shapes do not match, or a score is not finite.
     """
     outcome, count = sample_results(logits_NK, targets_N), len(targets_N)
     if logits_NK.shape[1] != len(class_ids):
@@ -139,13 +140,13 @@ def evaluate(logits_NK: Array, targets_N: Array, class_ids: Sequence[str], *, se
 
 
 def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> Comparison:
-    """The difference between two classifiers on the same photos in the same order: `one` less `other`.
+    """Compare two classifiers on the same photos in the same order; differences are `one` less `other`.
 
     Raises:
-        UsageError: they were measured on different numbers of photos.
+        UsageError: the numbers of photos differ.
     """
     if one.count != other.count:
-        raise UsageError(f"{one.count:,} and {other.count:,} photos cannot be compared pair by pair")
+        raise UsageError(f"evaluations of {one.count:,} and {other.count:,} photos cannot be compared photo by photo")
     (a1, b1), (a5, b5) = ((one.sample_results.right(k), other.sample_results.right(k)) for k in (1, 5))
     return Comparison(
         top1=one.top1 - other.top1,
@@ -158,10 +159,10 @@ def compare(one: Evaluation, other: Evaluation, *, seed: int = 0) -> Comparison:
 
 
 def sample_results(logits_NK: Array, targets_N: Array) -> SampleResults:
-    """What each photo came to. A few hundred rows at a time are held in double precision.
+    """Compute the result of each photo, in double precision for `CHUNK` rows at a time.
 
     Raises:
-        UsageError: no photos, arrays that do not fit together, or a score that is not finite.
+        UsageError: there are no photos, the shapes do not match, or a score is not finite.
     """
     _check(logits_NK, targets_N)
     starts = range(0, len(targets_N), CHUNK)
@@ -171,12 +172,12 @@ def sample_results(logits_NK: Array, targets_N: Array) -> SampleResults:
 
 def _outcomes(z_NK: Array, targets_N: Array) -> tuple[Array, Array, Array, Array]:
     highest_N, own_N = z_NK.max(1), np.take_along_axis(z_NK, targets_N[:, None], 1)[:, 0]
-    log_sum_N = np.log(np.exp(z_NK - highest_N[:, None]).sum(1))  # above the highest score
+    log_sum_N = np.log(np.exp(z_NK - highest_N[:, None]).sum(1))  # log-sum-exp, less the highest score
     return z_NK.argmax(1), _ranks(z_NK, targets_N), np.exp(-log_sum_N), highest_N - own_N + log_sum_N
 
 
 def _ranks(scores_NK: Array, targets_N: Array) -> Array:
-    """How many classes come before the right one."""
+    """Return how many classes rank before the correct one."""
     own_N1 = np.take_along_axis(scores_NK, targets_N[:, None], 1)
     higher_N = (scores_NK > own_N1).sum(1)
     earlier_N = ((scores_NK == own_N1) & (np.arange(scores_NK.shape[1]) < targets_N[:, None])).sum(1)
@@ -185,25 +186,26 @@ def _ranks(scores_NK: Array, targets_N: Array) -> Array:
 
 def _check(logits_NK: Array, targets_N: Array) -> None:
     if logits_NK.ndim != 2 or logits_NK.shape[0] != len(targets_N):
-        raise UsageError(f"scores of shape {logits_NK.shape} do not fit {len(targets_N)} right classes")
+        raise UsageError(f"scores of shape {logits_NK.shape} do not match {len(targets_N)} targets")
     if not len(targets_N):
-        raise UsageError("there are no photos to measure anything on")
+        raise UsageError("there are no photos to evaluate on")
     if targets_N.min() < 0 or targets_N.max() >= logits_NK.shape[1]:
-        raise UsageError(f"right classes are from 0 to {logits_NK.shape[1] - 1}, not {targets_N.min()} to "
-                         f"{targets_N.max()}")  # fmt: skip
+        raise UsageError(
+            f"targets are from {targets_N.min()} to {targets_N.max()}. Allowed: 0 to {logits_NK.shape[1] - 1}"
+        )
     broken = np.flatnonzero(~np.isfinite(logits_NK).all(1))
     if len(broken):
-        which = f"{len(broken):,} of {len(targets_N):,} photos, first number {broken[0]} (from 0)"
-        raise UsageError(f"{which}, have a score that is no finite number. The network's weights are no good")
+        which = f"{len(broken):,} of {len(targets_N):,} photos, the first at index {broken[0]}"
+        raise UsageError(f"{which}, have scores that are not finite. The network's weights are not usable")
 
 
 def _of_classes(confusion_KK: Array, class_ids: Sequence[str]) -> tuple[ClassMetrics, ...]:
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
 
-    hits, support, predicted = confusion_KK.diagonal(), confusion_KK.sum(1), confusion_KK.sum(0)
-    columns = zip(class_ids, *(a.tolist() for a in (hits, support, predicted)), strict=True)
+    correct, support, predicted = confusion_KK.diagonal(), confusion_KK.sum(1), confusion_KK.sum(0)
+    columns = zip(class_ids, *(a.tolist() for a in (correct, support, predicted)), strict=True)
     return tuple(
-        ClassMetrics(name, photos, called, share(hit, called), share(hit, photos), share(2 * hit, photos + called))
-        for name, hit, photos, called in columns
+        ClassMetrics(class_id, n, called, share(hits, called), share(hits, n), share(2 * hits, n + called))
+        for class_id, hits, n, called in columns
     )

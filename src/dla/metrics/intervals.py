@@ -1,7 +1,7 @@
-"""How far a figure can be believed: percentile bootstrap intervals over photos (Efron and Tibshirani 1993, 13.3).
+"""Percentile bootstrap intervals over photos (Efron and Tibshirani 1993, 13.3).
 
-To draw N photos of N with replacement and count those of a kind is to draw from a multinomial distribution, so the
-resampled counts are drawn as such: exact, and the same work for any number of photos.
+The counts in N photos drawn with replacement from N have a multinomial distribution, so the resampled counts are drawn
+from it directly: exact, and the same work for any number of photos.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """From `low` to `high`, with a confidence of `CONFIDENCE`."""
+    """A confidence interval from `low` to `high`, at the level `CONFIDENCE`."""
 
     low: float
     high: float
 
     def to_list(self) -> list[float]:
-        """[low, high], as JSON has it."""
+        """Return [low, high], for JSON."""
         return [self.low, self.high]
 
 
 def proportion_ci(right_N: Array, seed: int = 0) -> Interval:
-    """The interval of `right_N.mean()` (booleans). Where all are right, or none, it has no width."""
+    """Return the interval of `right_N.mean()` (booleans). Its width is 0 if all are correct, or none."""
     count = len(right_N)
     return _percentiles(np.random.default_rng(seed).binomial(count, right_N.mean(), RESAMPLES) / count)
 
 
 def paired_bootstrap_ci(right_N: Array, other_N: Array, seed: int = 0) -> Interval:
-    """The interval of `right_N.mean() - other_N.mean()`, two answers (booleans) about each of the same photos.
+    """Return the interval of `right_N.mean() - other_N.mean()` (booleans of two classifiers on the same photos).
 
-    Photos are drawn together with both of their answers, so that what both get right or wrong does not widen it.
+    Each photo is resampled with both of its results, so photos that both get right or wrong do not widen the interval.
     """
     count = len(right_N)
     only_one, only_other = (right_N & ~other_N).mean(), (other_N & ~right_N).mean()

@@ -1,1 +1,1 @@
-"""The networks: torch alone, no photos, no weights."""
+"""The networks, in plain PyTorch."""

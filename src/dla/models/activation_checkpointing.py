@@ -1,6 +1,6 @@
-"""Activation checkpointing: parts of a network that are computed again in the backward pass, in place of being kept.
+"""Activation checkpointing: recompute activations in the backward pass instead of storing them.
 
-It is put around the parts from outside: no `forward` knows of it.
+The `forward` methods are wrapped from outside; no network code depends on it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def set_checkpointing(stages: Iterable[nn.Module], enable: bool) -> None:
-    """Wrap `forward` of the stages, of a tree those of its blocks, nodes, projections and poolings; or unwrap them.
+    """Wrap, or unwrap, the `forward` of each stage; for a `Tree`, of its blocks, nodes, projections and poolings.
 
-    In training, a wrapped part keeps nothing but its inputs for the backward pass. The modules and their names stay.
+    In training, a wrapped part stores only its inputs for the backward pass. Modules and their names are unchanged.
     """
     for stage in stages:
         for part in _parts(stage):
@@ -37,7 +37,7 @@ def set_checkpointing(stages: Iterable[nn.Module], enable: bool) -> None:
 
 
 def without_checkpointing(net: Net) -> Net:
-    """A network without wrapped parts: `net` if it has none, else a copy of it with the same tensors."""
+    """Return `net` if no part of it is wrapped, else an unwrapped copy that shares its tensors."""
     if not any(isinstance(part.forward, _Recomputed) for part in net.modules()):
         return net
     plain = copy.deepcopy(net, {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())})
@@ -60,7 +60,7 @@ def _parts(stage: nn.Module) -> Iterator[nn.Module]:
 
 
 class _Recomputed:
-    """Stands in for the `forward` of a part, `plain`. An object, because a closure could not be pickled or copied."""
+    """The wrapped `forward` of a part, `plain` unwrapped. A class, because closures cannot be pickled."""
 
     def __init__(self, part: nn.Module) -> None:
         self.part, self.plain = part, part.forward
@@ -68,28 +68,28 @@ class _Recomputed:
     def __call__(self, *inputs: Tensor | list[Tensor]) -> Tensor:
         if not (self.part.training and torch.is_grad_enabled()):
             return self.plain(*inputs)  # type: ignore[no-any-return]
-        if torch.compiler.is_compiling():  # a compiled backward pass changes no statistics, and takes no context
+        if torch.compiler.is_compiling():  # a compiled backward pass updates no statistics and supports no context
             return checkpoint(self.plain, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
         return checkpoint(self.plain, *inputs, use_reentrant=False, context_fn=partial(_twice, self.part))  # type: ignore[no-any-return]
 
 
 def _twice(part: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """For checkpointing: the second computation of a part must not count in its running statistics again."""
+    """Return checkpoint's two contexts: the recomputation must not update the running statistics again."""
     return nullcontext(), _StatisticsUntouched(part)
 
 
 class _StatisticsUntouched:
-    """Norms compute as in training, but remember nothing. Entered once a backward pass: twice if the graph is kept."""
+    """Freeze the running statistics of norms in training mode. Entered once per backward pass through the graph."""
 
     def __init__(self, part: nn.Module) -> None:
         self.norms = [m for m in part.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
 
     def __enter__(self) -> None:
-        self.kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        self.saved = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
         for norm in self.norms:
-            # Without statistics the norm would save fewer tensors, and the checkpoint counts them.
+            # Without statistics the norm would save fewer tensors, and checkpoint checks their number.
             norm.momentum, norm.num_batches_tracked = 0.0, None
 
     def __exit__(self, *_: object) -> None:
-        for norm, (momentum, count) in zip(self.norms, self.kept, strict=True):
+        for norm, (momentum, count) in zip(self.norms, self.saved, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,10 +1,10 @@
-"""Hierarchical deep aggregation over any blocks: the trees of `tree.py` for modules that are there already.
+"""Hierarchical deep aggregation over any existing blocks, with the tree structure of `tree.py`.
 
-    T(B_1 ... B_m) = N(L_m, ..., L_1)                              m = 1 or 2: the blocks' maps, the newest first
+    T(B_1 ... B_m) = N(L_m, ..., L_1)                              m = 1 or 2: the blocks' maps, newest first
     T(B_1 ... B_m) = T(B_{p+1} ... B_m), whose last N also takes   m > 2, p the largest power of two below m
                      R = T(B_1 ... B_p)
 
-Each R is the next block's input. With 2^n blocks this is T_n of the paper, and gives what `Tree` gives.
+Each R is the next block's input. With 2^n blocks this is T_n of the paper, and equals `Tree`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ __all__ = ["HDA", "graft"]
 
 
 class HDA(nn.Module):
-    """A stage of given blocks with aggregation nodes between them: x -> the map of the last node.
+    """A stage of existing blocks with aggregation nodes between them.
 
-    The blocks keep their weights and, under this module, the names that they have in an `nn.Sequential`; the nodes
-    are `nodes.0`, `nodes.1`, ... in the order they run: one after every second block, and one at the end.
+    The blocks keep their weights and their names in the `nn.Sequential`. The nodes are `nodes.0`, `nodes.1`, ... in
+    the order they run: one after every second block and one at the end.
 
     Args:
-        blocks: an `nn.Sequential`, or modules in the order they run; any number from 1 up. All of their maps have
-            the same height and width (the first block may change those of its input).
-        channels: of the blocks' maps: one number, or one for each block.
-        kernel_size, shortcut, norm_layer, act_layer: of the nodes, as in `Node`.
+        blocks: an `nn.Sequential`, or at least one module, in the order they run. Their maps all have the same height
+            and width (the first block may change those of its input).
+        channels: channels of the blocks' maps: one number for all, or one per block.
+        kernel_size: of the nodes, as in `Node`.
+        shortcut: of the nodes, as in `Node`.
+        norm_layer: of the nodes, as in `Node`.
+        act_layer: of the nodes, as in `Node`.
 
     Raises:
-        UsageError: no blocks, or another number of channels than of blocks.
+        UsageError: if there are no blocks, or not one number of channels per block.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class HDA(nn.Module):
         if not widths or len(widths) != len(stage):
             raise UsageError(
                 f"there are {len(stage)} blocks and channels for {len(widths)}. "
-                "Allowed: at least one block, and a number for each"
+                "Allowed: at least one block, and one number of channels per block"
             )
         self.plan = tuple(_plan(len(stage)))
         self.names = tuple(stage._modules)
@@ -75,8 +78,9 @@ class HDA(nn.Module):
             self.nodes.append(node)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the last node's map, (N, channels[-1], H', W'), for x (N, C, H, W)."""
         blocks = iter([self.get_submodule(name) for name in self.names])
-        results: list[Tensor] = []  # that wait for a later node
+        results: list[Tensor] = []  # waiting for a later node
         for (blocks_run, kept), node in zip(self.plan, self.nodes, strict=True):
             inputs = results[len(results) - kept :]
             for block in islice(blocks, blocks_run):
@@ -88,7 +92,7 @@ class HDA(nn.Module):
 
 
 def _plan(blocks: int, kept: int = 0) -> Iterator[tuple[int, int]]:
-    """For each node: how many blocks run before it, and how many earlier results it takes (the latest ones)."""
+    """Yield for each node how many blocks run before it, and how many of the latest earlier results it takes."""
     if blocks <= 2:
         yield blocks, kept
         return
@@ -108,26 +112,26 @@ def graft(
     norm_layer: NormLayer = nn.BatchNorm2d,
     images_NCHW: Tensor | None = None,
 ) -> nn.Module:
-    """Put hierarchical aggregation on stages of a trained network, which computes the same as before.
+    """Add hierarchical aggregation to stages of a trained network without changing its outputs.
 
-    Each stage becomes an `HDA` of its own blocks. A node adds to the newest block's map what it makes of all its
-    inputs, without an activation. The weights of its norm (without norm, of its convolution) begin at 0, so that
-    outputs stay what they were; from the second step of training on, everything in it has a gradient.
+    Each stage becomes an `HDA` of its own blocks. A node adds its result to the newest block's map, without an
+    activation. The weight of its norm (without a norm, of its convolution) starts at 0, so outputs are unchanged; from
+    the second training step on, all of its parameters have a gradient.
 
-    `model` itself is changed, and returned. Its tensors keep their names, the new ones are `STAGE.nodes.0.conv.weight`
-    and so on. An optimiser, or a copy by `torch.compile`, has to be made after this.
+    `model` is modified in place and returned. Its tensors keep their names; the new ones are named
+    `STAGE.nodes.0.conv.weight` and so on. Create the optimizer and call `torch.compile` after this.
 
     Args:
-        model: any network of which some parts are an `nn.Sequential` of blocks.
-        stages: the paths of such parts: "layer3" of a ResNet, "stages.2.blocks" of timm's ConvNeXt.
+        model: any network with stages that are an `nn.Sequential` of blocks.
+        stages: the stages' paths, such as "layer3" of a ResNet or "stages.2.blocks" of timm's ConvNeXt.
         kernel_size: of the nodes, odd.
         norm_layer: of the nodes; called with the number of channels.
-        images_NCHW: images as the network takes them, for one run that finds the channels; else zeros (1, 3, 128, 192).
+        images_NCHW: network inputs for a forward pass that finds the channels; by default zeros (1, 3, 128, 192).
 
     Raises:
-        UnknownNameError: the network has no such part.
-        UsageError: the part is no `nn.Sequential`, its blocks do not give maps (N, C, H, W) of one size, or the
-            network failed on the images. `model` is as it was.
+        UnknownNameError: if the network has no such stage.
+        UsageError: if the stage is not an `nn.Sequential`, its blocks do not return maps (N, C, H, W) of one size, or
+            the forward pass failed. `model` is unchanged.
     """
     paths = [stages] if isinstance(stages, str) else list(stages)
     if not paths:
@@ -136,9 +140,9 @@ def graft(
     if images_NCHW is None:
         like = next(model.parameters(), torch.empty(0))
         images_NCHW = like.new_zeros((1, 3, *TRIED_HW))
-    shapes = _tried(model, chosen, images_NCHW)
+    shapes = _block_shapes(model, chosen, images_NCHW)
     grafts = {
-        path: _on(stage, _widths(path, shapes[path], images_NCHW.shape), kernel_size, norm_layer)
+        path: _grafted(stage, _widths(path, shapes[path], images_NCHW.shape), kernel_size, norm_layer)
         for path, stage in chosen.items()
     }
     for path, hda in grafts.items():
@@ -164,34 +168,36 @@ def _stage(model: nn.Module, path: str) -> nn.Sequential:
 
 
 def _allowed(paths: list[str]) -> str:
-    return "Allowed: an nn.Sequential of blocks, " + (f"such as {_few(paths)}" if paths else "which it has none of")
+    return "Allowed: an nn.Sequential of blocks, " + (
+        f"such as {_few(paths)}" if paths else "but this network has none"
+    )
 
 
 def _few(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def _tried(
+def _block_shapes(
     model: nn.Module, stages: Mapping[str, nn.Sequential], images_NCHW: Tensor
 ) -> dict[str, list[MapShape | None]]:
-    """The shape of what each block of the stages gives; None where it gives no tensor or does not run."""
+    """Return the shape of each block's output; None where it is not a tensor or the block does not run."""
     shapes: dict[str, list[MapShape | None]] = {path: [None] * len(stage) for path, stage in stages.items()}
 
-    def keep(path: str, i: int, _module: nn.Module, _given: object, result: object) -> None:
+    def record(path: str, i: int, _module: nn.Module, _inputs: object, result: object) -> None:
         shapes[path][i] = tuple(result.shape) if isinstance(result, Tensor) else None
 
     hooks = [
-        block.register_forward_hook(partial(keep, path, i))
+        block.register_forward_hook(partial(record, path, i))
         for path, stage in stages.items()
         for i, block in enumerate(stage)
     ]
     try:
         with evaluating(model):
             model(images_NCHW)
-    except Exception as why:  # it is anyone's code
+    except Exception as error:  # the network is user code
         raise UsageError(
-            f"the network failed on images {tuple(images_NCHW.shape)}: {why}. Try: images_NCHW=... that it takes"
-        ) from why
+            f"the network failed on images {tuple(images_NCHW.shape)}: {error}. Try: images_NCHW=... of another size"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -199,18 +205,18 @@ def _tried(
 
 
 def _widths(path: str, shapes: list[MapShape | None], images: MapShape) -> list[int]:
-    """The channels of a stage's blocks, of which all must give maps of one size."""
+    """Return the channels of a stage's blocks; all must return maps of one size."""
     maps = [shape for shape in shapes if shape is not None and len(shape) == 4 and not _channels_last(shape, images)]
     if len(maps) < len(shapes) or len({shape[2:] for shape in maps}) != 1:
         raise UsageError(
-            f'of images {tuple(images)} the blocks of "{path}" made {_few(list(map(str, shapes))) or "nothing"}. '
+            f'for images {tuple(images)} the blocks of "{path}" returned {_few(list(map(str, shapes))) or "nothing"}. '
             "Allowed: maps (N, C, H, W) of one size"
         )
     return [shape[1] for shape in maps]
 
 
 def _channels_last(shape: MapShape, images: MapShape) -> bool:
-    """Whether sides like the images' are where those of (N, H, W, C) are, and not where they should be."""
+    """Return whether the images' aspect ratio appears in the H and W of (N, H, W, C) and not of (N, C, H, W)."""
     height, width = images[2:]
 
     def alike(h: int, w: int) -> bool:
@@ -219,7 +225,7 @@ def _channels_last(shape: MapShape, images: MapShape) -> bool:
     return alike(*shape[1:3]) and not alike(*shape[2:4])
 
 
-def _on(stage: nn.Sequential, widths: list[int], kernel_size: int, norm_layer: NormLayer) -> HDA:
+def _grafted(stage: nn.Sequential, widths: list[int], kernel_size: int, norm_layer: NormLayer) -> HDA:
     hda = HDA(
         stage, widths, kernel_size=kernel_size, shortcut=True, norm_layer=norm_layer, act_layer=nn.Identity
     ).train(stage.training)  # fmt: skip

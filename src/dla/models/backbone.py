@@ -1,6 +1,6 @@
-"""Any module that returns maps as a backbone: images x_N3HW -> a list of maps, finest first.
+"""Adapt any module that returns feature maps: images x_N3HW -> a list of maps, finest first.
 
-What a module may return: a list, tuple or dict of maps (N, C, h, w), or an object that has them as `feature_maps`.
+The module may return a list, tuple or dict of maps (N, C, h, w), or an object with such a `feature_maps` attribute.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dla.models.feature_net import FeatureNet
 __all__ = ["TRIED_HW", "Backbone", "check_levels", "evaluating"]
 
 
-TRIED_HW = (128, 192)  # two sizes, so that maps (N, H, W, C) are not taken for (N, C, H, W)
+TRIED_HW = (128, 192)  # H != W, so that maps (N, H, W, C) are not taken for (N, C, H, W)
 _ALLOWED = (
     "Allowed: a list, tuple or dict of maps (N, C, H, W), finest first, or an output with feature_maps; "
     "from timm: a convolutional network made with features_only=True"
@@ -30,17 +30,17 @@ _GIVEN = "Try: channels=[...], strides=[...]"
 
 
 class Backbone(nn.Module):
-    """Images x_N3HW -> maps (N, channels[i], ceil(H/strides[i]), ceil(W/strides[i])), for every H and W from 1 up.
+    """Images x_N3HW -> maps (N, channels[i], ceil(H/strides[i]), ceil(W/strides[i])), for any H, W >= 1.
 
-    A network of another kind than ours sees the image with zeros added at the right and at the bottom, so that its
-    sides are multiples of all strides; where they are, nothing is added.
+    Unless the module is a `FeatureNet`, images are zero-padded at the right and bottom to multiples of all strides.
 
     Args:
         module: returns the maps; its parameters are shared, not copied.
-        channels, strides: of the maps. Strides rise, or stay where a network dilates.
+        channels: channels of the maps.
+        strides: strides of the maps in pixels, rising, or equal where the network dilates.
 
     Raises:
-        UsageError: strides that fall or are all the same; in `forward`, maps that are not as announced.
+        UsageError: if strides fall or are all equal; in `forward`, if maps have other channels or strides.
     """
 
     def __init__(self, module: nn.Module, channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -59,13 +59,13 @@ class Backbone(nn.Module):
     def of(
         cls, module: nn.Module, channels: Sequence[int] | None = None, strides: Sequence[int] | None = None
     ) -> Backbone:
-        """`module` as a backbone: a DLA (levels 1 to 5), or whatever returns maps.
+        """Return `module` as a backbone: a DLA (levels 1 to 5), or any module that returns maps.
 
-        Channels and strides are those that are given, else those in its `feature_info` (of timm's and our
-        `features_only`), else those of its maps of an image of 128x192 pixels; it is left as it was.
+        Channels and strides default to its `feature_info` (of timm's and our `features_only`), else to those of its
+        maps for an image of 128x192 pixels.
 
         Raises:
-            UsageError: it does not return maps (N, C, H, W), or its strides cannot be told.
+            UsageError: if it does not return maps (N, C, H, W), or its strides cannot be determined.
         """
         if (channels is None) != (strides is None):
             raise UsageError(f"channels are {channels} and strides are {strides}. Allowed: both, or neither")
@@ -73,28 +73,29 @@ class Backbone(nn.Module):
             return module
         if isinstance(module, DLA):
             module = FeatureNet(module)
-        layout = getattr(module, "output_fmt", "NCHW")  # timm's name; of Swin it is NHWC
+        layout = getattr(module, "output_fmt", "NCHW")  # timm's attribute; NHWC for Swin
         if layout != "NCHW":
             raise UsageError(
-                f"the backbone makes maps {getattr(layout, 'value', layout)}. "
+                f"the backbone returns maps {getattr(layout, 'value', layout)}. "
                 "Allowed: NCHW. Try, for a model of timm: create_model(..., features_only=True, feature_cls='getter')"
             )
         if channels is None or strides is None:
             info: Any = getattr(module, "feature_info", None)
             known = hasattr(info, "channels") and hasattr(info, "reduction")
-            channels, strides = (info.channels(), info.reduction()) if known else _tried(module)
+            channels, strides = (info.channels(), info.reduction()) if known else _measured(module)
         return cls(module, channels, strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the maps of images x_N3HW, finest first."""
         h, w = x.shape[2:]
         rows, columns = -h % self.multiple, -w % self.multiple
         if rows or columns:
             x = F.pad(x, (0, columns, 0, rows))
         maps = _maps_in(self.module(x))
-        found, expected = [tuple(m.shape) for m in maps], self._shapes(x)
-        if found != expected:
+        shapes, expected = [tuple(m.shape) for m in maps], self._shapes(x)
+        if shapes != expected:
             raise UsageError(
-                f"of images {tuple(x.shape)} the backbone made maps {_list(found)}. "
+                f"for images {tuple(x.shape)} the backbone returned maps {_list(shapes)}. "
                 f"Expected, as (N, C, H, W): {_list(expected)}"
             )
         return [m[:, :, : math.ceil(h / s), : math.ceil(w / s)] for m, s in zip(maps, self.strides, strict=True)]
@@ -104,21 +105,22 @@ class Backbone(nn.Module):
         return [(n, c, math.ceil(h / s), math.ceil(w / s)) for c, s in zip(self.channels, self.strides, strict=True)]
 
     def extra_repr(self) -> str:
+        """Return the channels and strides, for `repr`."""
         return f"channels={self.channels}, strides={self.strides}"
 
 
 def check_levels(channels: Sequence[int], strides: Sequence[int]) -> None:
-    """Raise a UsageError unless these can be the widths and strides of a list of maps, finest first."""
+    """Raise a UsageError unless these are valid channels and strides of maps, finest first."""
     if len(channels) != len(strides) or not strides or min(*channels, *strides) < 1 or list(strides) != sorted(strides):
         raise UsageError(
             f"channels are {tuple(channels)} and strides are {tuple(strides)}. "
-            "Allowed: one of each a map, from 1 up, finest map first"
+            "Allowed: one of each per map, from 1 up, finest map first"
         )
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; after it every part of the module has the mode that it had."""
+    """Run in evaluation mode without gradients, then restore the mode of every submodule."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -129,34 +131,34 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _maps_in(found: object) -> list[Tensor]:
-    """The maps in what a module returned."""
-    maps = getattr(found, "feature_maps", found)
+def _maps_in(output: object) -> list[Tensor]:
+    """Return the maps in the output of a module."""
+    maps = getattr(output, "feature_maps", output)
     if isinstance(maps, Mapping):
         maps = list(maps.values())
     if isinstance(maps, list | tuple) and maps and all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
         return list(maps)
     several = list(maps) if isinstance(maps, list | tuple) else [maps]
     got = _list([tuple(m.shape) if isinstance(m, Tensor) else type(m).__name__ for m in several])
-    raise UsageError(f"the backbone returned a {type(found).__name__}: {got or 'empty'}. {_ALLOWED}")
+    raise UsageError(f"the backbone returned a {type(output).__name__}: {got or 'empty'}. {_ALLOWED}")
 
 
-def _tried(module: nn.Module) -> tuple[list[int], list[int]]:
-    """Widths and strides of the maps that a module makes of a small image."""
+def _measured(module: nn.Module) -> tuple[list[int], list[int]]:
+    """Return the channels and strides of the maps of a small image."""
     (height, width), like = TRIED_HW, next(module.parameters(), torch.empty(0))
     x_13HW = like.new_zeros((1, 3, height, width))
     try:
         with evaluating(module):
-            found = module(x_13HW)
-    except Exception as why:  # it is anyone's code
-        raise UsageError(f"the backbone failed on an image {tuple(x_13HW.shape)}: {why}. {_GIVEN}") from why
-    maps = _maps_in(found)
+            output = module(x_13HW)
+    except Exception as error:  # the module is user code
+        raise UsageError(f"the backbone failed on an image {tuple(x_13HW.shape)}: {error}. {_GIVEN}") from error
+    maps = _maps_in(output)
     strides = [height // m.shape[2] for m in maps]
     if any((m.shape[2] * s, m.shape[3] * s) != TRIED_HW for m, s in zip(maps, strides, strict=True)):
         shapes = _list([tuple(m.shape) for m in maps])
         raise UsageError(
-            f"of an image {tuple(x_13HW.shape)} the backbone made maps {shapes}, which are not all "
-            f"(N, C, H/stride, W/stride): its strides cannot be told. {_GIVEN}"
+            f"for an image {tuple(x_13HW.shape)} the backbone returned maps {shapes}, which are not all "
+            f"(N, C, H/stride, W/stride): its strides are unknown. {_GIVEN}"
         )
     return [m.shape[1] for m in maps], strides
 

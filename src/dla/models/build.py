@@ -1,4 +1,4 @@
-"""The only factory: a name becomes a network."""
+"""Build a network from its name."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ MODEL_OPTIONS = tuple(name for name in inspect.signature(DLA).parameters if name
 
 
 def build(name: str, **options: Any) -> DLA:
-    """The network called `name` with fresh weights.
+    """Build the network called `name` with randomly initialized weights.
 
-    `options` are DLA's arguments that the row does not settle (num_classes, in_chans, output_stride, ...); a value
-    of None means the default.
+    `options` are the arguments of `DLA` that the name does not determine (num_classes, in_chans, output_stride, ...);
+    None means the default.
 
     Raises:
-        UnknownNameError: no such network.
-        TypeError: no such option.
+        UnknownNameError: if there is no such network.
+        TypeError: if there is no such option.
     """
     r = row(name)
     check_options(name, options, MODEL_OPTIONS)
-    given = {k: v for k, v in options.items() if v is not None}
+    kwargs = {k: v for k, v in options.items() if v is not None}
     model = DLA(
         r.depths,
         r.channels,
@@ -37,15 +37,15 @@ def build(name: str, **options: Any) -> DLA:
         cardinality=r.cardinality,
         base_width=r.base_width,
         shortcut_root=r.shortcut,
-        **given,
+        **kwargs,
     )
     model.pretrained_cfg = model.default_cfg = PretrainedCfg(**r.pretrained_cfg()).to_dict()
     return model
 
 
-def check_options(owner: str, given: Iterable[str], known: tuple[str, ...]) -> None:
-    """Raise a TypeError that names the first option of `given` that is not in `known`."""
-    for option in given:
+def check_options(owner: str, names: Iterable[str], known: tuple[str, ...]) -> None:
+    """Raise a TypeError for the first of `names` that is not in `known`; `owner` names what has the options."""
+    for option in names:
         if option not in known:
             near = nearest(option, known)
             raise TypeError(

@@ -1,15 +1,15 @@
-"""Iterative deep aggregation, after section 3.1 of "Deep Layer Aggregation", and the decoder that is made of it.
+"""Iterative deep aggregation, after section 3.1 of "Deep Layer Aggregation", and the decoder built from it.
 
     I(x_1) = x_1;   I(x_1, ..., x_n) = I(N(x_1, U(P(x_2))), x_3, ..., x_n)     from the finest map to the coarsest
 
     N(a, b) = relu(bn(conv3x3([a, b])))     the aggregation node
-    P       = relu(bn(conv1x1))             to the width of x_1, where it differs
-    U                                       to the size of x_1
+    P       = relu(bn(conv1x1))             to the channels of x_1, where they differ
+    U                                       upsampling to the size of x_1
 
-    DLAUp: (S_j, ..., S_K) = what I gives on its way over (F_j, S_{j+1}, ..., S_K), for j = K-1, ..., 1, with S_K = F_K
+    DLAUp: (S_j, ..., S_K) = all steps of I over (F_j, S_{j+1}, ..., S_K), for j = K-1, ..., 1, with S_K = F_K
 
 F_1, ..., F_K are a backbone's maps (N, channels[j], H/strides[j], W/strides[j]), finest first; the result is the last
-S_K, of the width and size of F_1. Attribute names are a file format: the authors' checkpoints spell them this way.
+S_K, with the channels and size of F_1. Attribute names must not change: the authors' checkpoints use them.
 """
 
 from __future__ import annotations
@@ -33,21 +33,19 @@ UPSAMPLINGS = ("bilinear", "authors")
 
 
 class IDA(nn.ModuleDict):
-    """I: a fold of maps from the finest to the coarsest, all at the width and size of the finest.
-
-    Maps x_1, ..., x_n -> a list of what each step gives: x_1, N(x_1, x_2), ..., I(x_1, ..., x_n).
+    """I: aggregate maps from the finest to the coarsest, with the channels and size of the finest.
 
     Args:
-        channels: widths of the maps, finest first.
-        strides: their strides. Those of x_2, ..., x_n may be equal.
-        up: "bilinear" interpolates: a constant stays constant up to the border. "authors" convolves, with weights that
-            begin bilinear and zeros beyond the border, as their checkpoints were trained; it needs strides that are
-            multiples of the first one.
+        channels: channels of the maps, finest first.
+        strides: strides of the maps, in pixels. Those of x_2, ..., x_n may be equal.
+        up: "bilinear" interpolates, so that a constant map stays constant up to the border. "authors" is a learned
+            transposed convolution, initialized bilinearly and zero-padded at the border, as in the authors'
+            checkpoints; its strides must be multiples of the first one.
         norm_layer: called with the number of channels.
         act_layer: called without arguments.
 
     Raises:
-        UsageError: strides that do not rise, another `up`; in `forward`, maps of other widths or sizes.
+        UsageError: for strides that fall or another `up`; in `forward`, for maps of other channels or sizes.
     """
 
     def __init__(
@@ -66,11 +64,12 @@ class IDA(nn.ModuleDict):
             same = c_m == c
             self[f"proj_{m}"] = nn.Identity() if same else nn.Sequential(conv1x1(c_m, c), norm_layer(c), act_layer())
             self[f"up_{m}"] = _upsampling(up, c, stride_m, stride)
-        for m in range(1, len(channels)):  # after all the others: the files' order
+        for m in range(1, len(channels)):  # after all others, as the checkpoints order them
             self[f"node_{m}"] = nn.Sequential(conv3x3(2 * c, c), norm_layer(c), act_layer())
         self.apply(init_weights)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the result of each step: x_1, N(x_1, x_2), ..., I(x_1, ..., x_n)."""
         _check_maps(maps, self.channels)
         steps = [maps[0]]
         for m, x in enumerate(maps[1:], start=1):
@@ -80,17 +79,19 @@ class IDA(nn.ModuleDict):
 
 
 class DLAUp(nn.ModuleDict):
-    """The decoder: any list of maps, finest first -> one map of the width and size of the finest.
+    """The decoder: maps, finest first -> one map with the channels and size of the finest.
 
     Coarser maps are `stride / finer stride` times smaller, rounded up or down.
 
     Args:
-        channels: widths of the maps, finest first.
-        strides: pixels of the image from one position of each map to the next; they rise from map to map.
-        up, norm_layer, act_layer: as for `IDA`.
+        channels: channels of the maps, finest first.
+        strides: strides of the maps, in pixels, rising.
+        up: as for `IDA`.
+        norm_layer: as for `IDA`.
+        act_layer: as for `IDA`.
 
     Raises:
-        UsageError: strides that do not rise, another `up`; in `forward`, maps of other widths or sizes.
+        UsageError: for strides that fall or another `up`; in `forward`, for maps of other channels or sizes.
     """
 
     def __init__(
@@ -118,20 +119,24 @@ class DLAUp(nn.ModuleDict):
         norm_layer: NormLayer = nn.BatchNorm2d,
         act_layer: ActLayer = RELU,
     ) -> PixelFeatures:
-        """`backbone` with a decoder on its maps: images x_N3HW -> (N, C, H, W), for every H and W from 1 up.
+        """Return `backbone` with a decoder on its maps: images x_N3HW -> (N, C, H, W), for any H, W >= 1.
 
         Args:
             backbone: a DLA, or any module that returns maps; its parameters are shared, not copied.
-            channels, strides: of its maps, where it should not be asked: see `Backbone.of`.
-            up, norm_layer, act_layer: as for `IDA`.
+            channels: channels of its maps; by default as `Backbone.of` finds them.
+            strides: strides of its maps; by default as `Backbone.of` finds them.
+            up: as for `IDA`.
+            norm_layer: as for `IDA`.
+            act_layer: as for `IDA`.
 
         Raises:
-            UsageError: no maps that a decoder can take.
+            UsageError: if the backbone does not return maps that a decoder can take.
         """
         maps = Backbone.of(backbone, channels, strides)
         return PixelFeatures(maps, DLAUp(maps.channels, maps.strides, up, norm_layer, act_layer), up)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the decoded map, (N, channels[0], h, w), of the maps, finest first."""
         _check_maps(maps, self.channels)
         *finer, coarsest = maps
         deep = [coarsest]
@@ -141,7 +146,7 @@ class DLAUp(nn.ModuleDict):
 
 
 class PixelFeatures(nn.Module):
-    """Images x_N3HW -> `channels` numbers for each pixel, (N, channels, H, W): a backbone, its decoder, up-sampling."""
+    """Images x_N3HW -> features of each pixel, (N, channels, H, W): a backbone, its decoder and upsampling."""
 
     def __init__(self, backbone: Backbone, dla_up: DLAUp, up: str = "bilinear") -> None:
         super().__init__()
@@ -151,14 +156,15 @@ class PixelFeatures(nn.Module):
         self.up = _upsampling(up, self.channels, dla_up.strides[0], 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (N, channels, H, W) of images x_N3HW."""
         return self.up(self.dla_up(self.backbone(x)), x.shape[2:])  # type: ignore[no-any-return]
 
 
 class Bilinear(nn.Module):
     """U by interpolation: (N, C, H, W) and a finer size (h, w) -> (N, C, h, w).
 
-    Both grids begin in the top left corner, as those of strided convolutions do, and stay `coarse / fine` apart at
-    every size; beyond the border x goes on as it ends.
+    Both grids start in the top left corner, like those of strided convolutions, at the scale `coarse / fine` for every
+    size; x is replicated beyond the border.
     """
 
     def __init__(self, coarse: int, fine: int) -> None:
@@ -166,29 +172,32 @@ class Bilinear(nn.Module):
         self.coarse, self.fine = coarse, fine
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Return x at `size`, (h, w)."""
         x = _covering(x, size, self.coarse, self.fine, "replicate")
         whole = [-(-n * self.coarse // self.fine) for n in x.shape[2:]]
         return F.interpolate(x, whole, mode="bilinear", align_corners=False)[:, :, : size[0], : size[1]]
 
     def extra_repr(self) -> str:
+        """Return the two strides, for `repr`."""
         return f"coarse={self.coarse}, fine={self.fine}"
 
 
 class Transposed(nn.ConvTranspose2d):
-    """U of the authors: each channel by itself, (N, C, H, W) and a finer size (h, w) -> (N, C, h, w)."""
+    """U of the authors, a depthwise transposed convolution: (N, C, H, W) and a finer size (h, w) -> (N, C, h, w)."""
 
     def __init__(self, channels: int, factor: int) -> None:
         self.factor = factor
         super().__init__(channels, channels, 2 * factor, factor, factor // 2, groups=channels, bias=False)
 
     def reset_parameters(self) -> None:
-        """Bilinear interpolation, but for the zeros beyond the border."""
+        """Initialize to bilinear interpolation with zeros beyond the border."""
         centre = (2 * self.factor - 1 - self.factor % 2) / (2 * self.factor)
         taps = 1 - (torch.arange(2 * self.factor) / self.factor - centre).abs()
         with torch.no_grad():
             self.weight.copy_(taps[:, None] * taps)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]
+        """Return x at `size`, (h, w)."""
         x = super().forward(_covering(x, size, self.factor, 1, "constant"))
         return x[:, :, : size[0], : size[1]]
 
@@ -199,16 +208,14 @@ def _upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
     if up == "bilinear" or coarse == fine:
         return Bilinear(coarse, fine)
     if coarse % fine:
-        raise UsageError(
-            f"up='authors' leads from stride {coarse} to a divisor of it, not to {fine}. Try: up='bilinear'"
-        )
+        raise UsageError(f"stride {coarse} is not a multiple of {fine}, as up='authors' needs. Try: up='bilinear'")
     return Transposed(channels, coarse // fine)
 
 
 def _covering(x: Tensor, size: Sequence[int], coarse: int, fine: int, mode: str) -> Tensor:
-    """x, with a last row or column more where a backbone rounded down and left the end of a finer map without one."""
+    """Return x, padded by a row or column where the backbone rounded down and x does not cover the finer map."""
     needed = [-(-n * fine // coarse) for n in size]
-    missing = [n - there for n, there in zip(needed, x.shape[2:], strict=True)]
+    missing = [n - side for n, side in zip(needed, x.shape[2:], strict=True)]
     if max(map(abs, missing)) > 1:
         raise UsageError(
             f"a map of {_by(x.shape[2:])} is {coarse / fine:g} times coarser than one of {_by(size)} by their strides. "
@@ -223,8 +230,8 @@ def _by(size: Sequence[int]) -> str:
 
 
 def _check_maps(maps: Sequence[Tensor], channels: Sequence[int]) -> None:
-    found = [tuple(x.shape) for x in maps]
-    if [s[1:2] for s in found if len(s) == 4] != [(c,) for c in channels]:
+    shapes = [tuple(x.shape) for x in maps]
+    if [s[1:2] for s in shapes if len(s) == 4] != [(c,) for c in channels]:
         raise UsageError(
-            f"the maps are {', '.join(map(str, found))}. Expected: (N, C, H, W) with C {', '.join(map(str, channels))}"
+            f"the maps are {', '.join(map(str, shapes))}. Expected: (N, C, H, W) with C {', '.join(map(str, channels))}"
         )

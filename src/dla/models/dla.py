@@ -1,8 +1,8 @@
-"""DLA: a stem, two levels of convolutions, four of trees, and a classifier.
+"""DLA: a stem, two levels of convolutions, four levels of trees, and a classifier.
 
-Shapes: images x_N3HW; the map of level l is (N, channels[l], ceil(H/2^l), ceil(W/2^l)) for every H, W >= 1;
-logits_NK. With `output_stride` 8 or 16 the levels that would be coarser keep that stride and dilate.
-Module names and constructor arguments are timm's: they are a file format.
+Shapes: images x_N3HW; the map of level l is (N, channels[l], ceil(H/2^l), ceil(W/2^l)) for any H, W >= 1; logits_NK.
+With `output_stride` 8 or 16 the coarser levels keep that stride and dilate.
+Module names and constructor arguments are timm's and must not change: checkpoints use them.
 """
 
 import math
@@ -23,9 +23,12 @@ __all__ = ["DLA", "GlobalPool", "check_format", "init_weights", "take_indices"]
 
 
 class GlobalPool(nn.Module):
-    """(N, C, H, W) -> (N, C, 1, 1), or (N, 2C, 1, 1) for 'catavgmax'; '' leaves the map as it is.
+    """Global pooling: (N, C, H, W) -> (N, C, 1, 1), or (N, 2C, 1, 1) for 'catavgmax'; '' does nothing.
 
-    timm's names 'fast' (or 'fastavg'), 'fastmax', 'fastavgmax' and 'fastcatavgmax' are the same poolings.
+    timm's 'fast' (or 'fastavg'), 'fastmax', 'fastavgmax' and 'fastcatavgmax' are the same poolings.
+
+    Raises:
+        UsageError: if there is no such pooling.
     """
 
     def __init__(self, pool_type: str) -> None:
@@ -37,9 +40,11 @@ class GlobalPool(nn.Module):
         self.kind = "avg" if pool_type == "fast" else pool_type.removeprefix("fast")
 
     def feat_mult(self) -> int:
+        """Return the output channels per input channel, 1 or 2 (timm's method)."""
         return 2 if self.kind == "catavgmax" else 1
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled map of x (N, C, H, W)."""
         if self.kind == "":
             return x
         if self.kind == "avg":
@@ -50,32 +55,38 @@ class GlobalPool(nn.Module):
         return 0.5 * (mean + peak) if self.kind == "avgmax" else torch.cat((mean, peak), 1)
 
     def extra_repr(self) -> str:
+        """Return the pooling's name, for `repr`."""
         return f"pool_type={self.pool_type!r}"
 
 
 class DLA(nn.Module):
     """Deep Layer Aggregation (Yu et al., CVPR 2018).
 
-    `torch.export` takes any batch, and any height and width from output_stride + 1 up: below that level 5 is one
-    pixel wide, and the exporter makes a special case of it.
+    `torch.export` supports any batch size, and any height and width above output_stride: at smaller ones level 5 is
+    one pixel wide, which the exporter specializes.
 
     Args:
-        levels: aggregation depths of the six levels (convolutions in levels 0 and 1, tree depth from level 2 on).
-        channels: widths of the six levels.
+        levels: number of convolutions in levels 0 and 1, depth of the tree in levels 2 to 5.
+        channels: channels of the six levels.
         output_stride: 32, or 16 or 8 by dilation.
-        num_classes: K; 0 leaves the classifier out.
+        num_classes: K; 0 omits the classifier.
         in_chans: channels of the input.
         global_pool: 'avg', 'max', 'avgmax', 'catavgmax' or '' (none).
-        cardinality, base_width: groups and width of the 3x3 convolutions of bottleneck blocks.
+        cardinality: groups of the 3x3 convolutions in bottleneck blocks.
+        base_width: width of these convolutions, for 64 channels and one group.
         block: 'basic', 'bottleneck', 'bottleneck_x', 'bottle2neck', or a callable (c_in, c_out, reduction, options)
-            that makes any module from map to map (see `Reduction`, `BlockOptions`). If its forward has an argument
-            `shortcut`, that is what to add; else it brings its own. It keeps the weights that it is made with.
+            that returns a module from map to map (see `Reduction`, `BlockOptions`). If its forward has a parameter
+            `shortcut`, it adds that; otherwise it has a shortcut of its own. It keeps its own initial weights.
         shortcut_root: add the newest input of each aggregation node to its output.
         drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first one.
         norm_layer: called with the number of channels.
         act_layer: called without arguments.
-        device, dtype: where the parameters live and of which type.
+        device: device of the parameters.
+        dtype: type of the parameters.
+
+    Raises:
+        UsageError: for a value that is not allowed.
     """
 
     def __init__(
@@ -140,14 +151,14 @@ class DLA(nn.Module):
         self.global_pool = GlobalPool(global_pool)
         self.head_drop = nn.Dropout(drop_rate)
         self.fc, self.flatten = self._classifier(num_classes)
-        theirs = _inside_other_blocks(self)
-        self.apply(lambda module: None if module in theirs else init_weights(module))
+        custom = _inside_custom_blocks(self)
+        self.apply(lambda module: None if module in custom else init_weights(module))
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
     @property
     def head_hidden_size(self) -> int:
-        """Channels that reach the classifier."""
+        """Number of features that the classifier receives."""
         return self.num_features * self.global_pool.feat_mult()
 
     def _classifier(self, num_classes: int) -> tuple[nn.Module, nn.Module]:
@@ -155,13 +166,13 @@ class DLA(nn.Module):
         return fc, nn.Flatten(1) if self.global_pool.pool_type else nn.Identity()
 
     def get_classifier(self) -> nn.Module:
-        """The classifier: a 1x1 convolution, or Identity without classes."""
+        """Return the classifier: a 1x1 convolution, or Identity without classes."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> Self:
-        """Replace the classifier by a fresh one (PyTorch's default initialisation); None keeps the pooling.
+        """Replace the classifier by a newly initialized one (PyTorch's default). Return the network.
 
-        The new layers have the device, dtype and train/eval mode of the network. Returns the network.
+        `global_pool` None keeps the pooling. The new layers take the network's device, dtype and train/eval mode.
         """
         if global_pool is not None:
             self.global_pool = GlobalPool(global_pool)
@@ -174,32 +185,32 @@ class DLA(nn.Module):
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only what the stem, levels 0 and 1, the blocks and the nodes give, and compute the rest again.
+        """Store only the outputs of the stem, levels 0 and 1, the blocks and the nodes; recompute the rest.
 
-        It wraps `forward` of these parts. What `torch.jit.script` makes of the network is without it.
+        This wraps `forward` of these parts. `torch.jit.script` ignores it.
         """
         self.grad_checkpointing = enable
         set_checkpointing(self.stages(), enable)
 
     def __prepare_scriptable__(self) -> Self:
-        """The network that `torch.jit.script` takes."""
+        """Return the network that `torch.jit.script` compiles."""
         return without_checkpointing(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the parameters' names that sort them from the stem on, for learning rates that rise by layer.
+        """Return patterns that group parameter names by depth, for layer-wise learning rate decay.
 
-        They are for timm's `group_parameters`; `coarse` makes each level one group. What they leave is the classifier.
+        They are for timm's `group_parameters`; with `coarse` each level is one group. The classifier matches none.
         """
         trees_before_nodes = [(r"^level(\d+)\.tree(\d+)", None), (r"^level(\d+)\.root", (2,)), (r"^level(\d+)", (1,))]
         return {"stem": r"^base_layer", "blocks": r"^level(\d+)" if coarse else trees_before_nodes}
 
     def stages(self) -> tuple[nn.Module, ...]:
-        """The stem and the six levels, in the order they run."""
+        """Return the stem and the six levels, in the order they run."""
         return self.base_layer, self.level0, self.level1, self.level2, self.level3, self.level4, self.level5
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """x_N3HW -> level 5's map, (N, channels[5], ceil(H/32), ceil(W/32))."""
-        x = self.base_layer(x)  # one by one, because TorchScript has no loop over attributes
+        """Return level 5's map, (N, channels[5], ceil(H/32), ceil(W/32)), of images x_N3HW."""
+        x = self.base_layer(x)  # unrolled, because TorchScript cannot loop over attributes
         x = self.level0(x)
         x = self.level1(x)
         x = self.level2(x)
@@ -216,17 +227,18 @@ class DLA(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """x_N3HW -> level 5's map and the maps of some levels, in the order of the levels.
+        """Return level 5's map and the maps of some levels, in the order of the levels.
 
         Args:
-            indices: levels 0 to 5, negative ones from the end; one number n: the last n; None: all.
-            norm: changes nothing: no norm comes after the levels.
-            stop_early: compute no level after the last one of `indices`, and give its map in place of level 5's.
+            x: images x_N3HW.
+            indices: levels 0 to 5, negative ones from the end; a number n means the last n; None means all.
+            norm: ignored: no norm follows the levels.
+            stop_early: compute no level after the last of `indices`, and return its map in place of level 5's.
             output_fmt: "NCHW".
-            intermediates_only: give the list alone.
+            intermediates_only: return only the list of maps.
 
         Raises:
-            UsageError: no such level, or another format.
+            UsageError: if there is no such level, or for another format.
         """
         check_format(output_fmt)
         taken = take_indices(indices)
@@ -242,15 +254,15 @@ class DLA(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Leave out the levels after the last one of `indices`, for good. Returns the levels of `indices`.
+        """Remove the levels after the last of `indices`. Return the levels of `indices`.
 
         Args:
             indices: as in `forward_intermediates`.
-            prune_norm: changes nothing: no norm comes after the levels.
-            prune_head: also leave out the classifier and its pooling, which goes anyway if a level does.
+            prune_norm: ignored: no norm follows the levels.
+            prune_head: also remove the classifier and its pooling; they are always removed if a level is.
 
         Raises:
-            UsageError: no such level.
+            UsageError: if there is no such level.
         """
         taken = take_indices(indices)
         last = max(taken)
@@ -262,33 +274,34 @@ class DLA(nn.Module):
         return taken
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Level 5's map -> logits_NK, or with `pre_logits` the pooled features (N, head_hidden_size)."""
+        """Return logits_NK of level 5's map, or with `pre_logits` the pooled features (N, head_hidden_size)."""
         x = self.head_drop(self.global_pool(x))
         return self.flatten(x if pre_logits else self.fc(x))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x_N3HW -> logits_NK."""
+        """Return logits_NK of images x_N3HW."""
         return self.forward_head(self.forward_features(x))
 
 
 def take_indices(indices: int | Sequence[int] | None) -> list[int]:
-    """The levels, from 0 to 5, that `indices` means: all for None, the last n for a number n, -1 for the last one.
+    """Return the levels, 0 to 5, of `indices`: None means all, a number n the last n, -1 in a list the last.
 
     Raises:
-        UsageError: none, or one that is not there.
+        UsageError: if there are none, or no such level.
     """
     if isinstance(indices, int):
         indices = range(-indices, 0)
     taken = list(range(6) if indices is None else indices)
     if not taken or not all(-6 <= i < 6 for i in taken):
         raise UsageError(
-            f"indices are {taken}. Allowed: levels 0 to 5 or -6 to -1, at least one, or how many from 1 to 6"
+            f"indices are {taken}. "
+            "Allowed: at least one level from 0 to 5 or -6 to -1, or a number of levels from 1 to 6"
         )
     return [i % 6 for i in taken]
 
 
 def check_format(output_fmt: str) -> None:
-    """Raise a UsageError for another layout of maps than this network's."""
+    """Raise a UsageError for a layout of maps other than NCHW."""
     if output_fmt != "NCHW":
         raise UsageError(f"output_fmt is {output_fmt!r}. Allowed: 'NCHW'")
 
@@ -296,7 +309,7 @@ def check_format(output_fmt: str) -> None:
 def _check_six(**shape: Sequence[int]) -> None:
     for name, six in shape.items():
         if len(six) != 6 or min(six) < 1:
-            raise UsageError(f"{name} is {tuple(six)}. Allowed: six numbers from 1 up, one a level")
+            raise UsageError(f"{name} is {tuple(six)}. Allowed: six numbers from 1 up, one per level")
 
 
 def _check_rates(**rates: float) -> None:
@@ -314,9 +327,9 @@ def _block_class(block: str | Callable[..., nn.Module]) -> Callable[..., nn.Modu
 
 
 def _reductions(output_stride: int) -> tuple[Reduction, ...]:
-    """How each of levels 2 to 5 gets its resolution from the level before."""
-    halved, kept, kept_again = Reduction(2), Reduction(1, 1, 2), Reduction(1, 2, 4)
-    by_stride = {32: (halved,) * 4, 16: (halved,) * 3 + (kept,), 8: (halved, halved, kept, kept_again)}
+    """Return the reduction of each of levels 2 to 5."""
+    strided, dilated, dilated_again = Reduction(2), Reduction(1, 1, 2), Reduction(1, 2, 4)
+    by_stride = {32: (strided,) * 4, 16: (strided,) * 3 + (dilated,), 8: (strided, strided, dilated, dilated_again)}
     if output_stride not in by_stride:
         raise UsageError(f"output_stride is {output_stride}. Allowed: 8, 16, 32")
     return by_stride[output_stride]
@@ -336,15 +349,15 @@ def _make_block(
     return block(c_in, c_out, reduction, options)
 
 
-def _inside_other_blocks(net: nn.Module) -> set[nn.Module]:
-    """The parts of blocks that are not of `BLOCKS`: how they begin is their own affair."""
+def _inside_custom_blocks(net: nn.Module) -> set[nn.Module]:
+    """Return the modules in blocks that are not of `BLOCKS`: these keep their own initialization."""
     leaves = (tree for tree in net.modules() if isinstance(tree, Tree) and tree.n == 1)
     blocks = (block for tree in leaves for block in (tree.tree1, tree.tree2))
     return {part for block in blocks if not isinstance(block, tuple(BLOCKS.values())) for part in block.modules()}
 
 
 def init_weights(module: nn.Module) -> None:
-    """Normal by fan-out without regard to groups, as the published networks were begun."""
-    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # on meta a file's weights take their place
+    """Initialize a convolution: normal by fan-out ignoring groups, as the published networks were."""
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # meta tensors are replaced by a file's weights
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
         nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))

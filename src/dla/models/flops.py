@@ -1,4 +1,4 @@
-"""Size and work of a network, from the names and shapes of its tensors: no torch, so that listing is instant."""
+"""Parameters and multiply-accumulates of a network, from tensor names and shapes; needs no torch, so it is fast."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _FIRST_BLOCK = re.compile(r"(level[2-5](?:\.tree1)+)\.conv1\.weight")
 
 
 def parameters(shapes: LayerShapes) -> int:
-    """Numbers that training changes: everything but the statistics of batch-norm."""
+    """Return the number of trainable values: all but the statistics of batch-norm."""
     return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_STATISTICS))
 
 
 def macs(shapes: LayerShapes, size: tuple[int, int], output_stride: int = 32) -> int:
-    """Multiplications of all convolutions for one image of `size` (height, width); the classifier after the pooling.
+    """Return the multiply-accumulates of all convolutions and the classifier for an image of `size` (height, width).
 
     `shapes` are those of a `DLA`'s state dict.
     """
@@ -36,7 +36,7 @@ def macs(shapes: LayerShapes, size: tuple[int, int], output_stride: int = 32) ->
 
 
 def _level(name: str, shapes: LayerShapes) -> int:
-    """The level whose resolution a convolution's result has."""
+    """Return the level whose resolution a convolution's output has."""
     level = _LEVEL.match(name)
     number = int(level[1]) if level else 0
     # A bottleneck narrows its input before its second convolution halves the resolution.

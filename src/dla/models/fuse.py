@@ -1,4 +1,4 @@
-"""Batch-norm folded into the convolution before it: the same function of the input with half the layers."""
+"""Fuse batch-norm into the preceding convolution."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["fuse_conv_bn"]
 
 
 def fuse_conv_bn(model: nn.Module) -> fx.GraphModule:
-    """A copy of `model` in evaluation form in which each convolution has taken up the batch-norm that follows it.
+    """Return a copy of `model` in evaluation mode with each batch-norm fused into the preceding convolution.
 
-    In real arithmetic the outputs are equal; in float32 they differ in the last digits. Other norms stay.
+    Outputs are equal except for float32 rounding. Other norms are unchanged.
     """
     graph_module = fx.symbolic_trace(copy.deepcopy(model).eval())
     modules = dict(graph_module.named_modules())

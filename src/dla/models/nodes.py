@@ -1,7 +1,7 @@
-"""Every aggregation node of a network by name, and the network cut off at any of them.
+"""Name the aggregation nodes of a network, and truncate the network at any of them.
 
-A node is named by the largest tree that ends in it: of `level4.tree2.tree2` and `level4.tree2`, which end in the
-same node as `level4` itself, the last one is its name; the others are synonyms.
+A node is named after the largest tree that ends in it: `level4`, `level4.tree2` and `level4.tree2.tree2` end in the
+same node, whose name is `level4`; the other two are synonyms.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from dla.models.tree import Tree
 __all__ = ["NodeInfo", "feature_nodes", "nodes", "trace", "truncate"]
 
 
-_PLACE = re.compile(r"level[0-5](\.tree[12])*(\.root|\.downsample)?")
+_NODE = re.compile(r"level[0-5](\.tree[12])*(\.root|\.downsample)?")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """One aggregation node.
+    """An aggregation node.
 
     name: the largest tree that ends in it.
-    channels: of the map that it gives.
-    stride: pixels of the image from one position of that map to the next.
-    inputs: what it takes, in the order in which it joins them: its two blocks, the newest first
-        ("level4.tree1.tree1.tree2", "level4.tree1.tree1.tree1"); the level's input, pooled ("level4.downsample");
-        earlier nodes of the level by their names, in the order they ran. `truncate` takes each of these names.
+    channels: channels of its map.
+    stride: stride of its map, in pixels.
+    inputs: its inputs in the order of concatenation: its two blocks, newest first ("level4.tree1.tree1.tree2",
+        "level4.tree1.tree1.tree1"); the pooled input of the level ("level4.downsample"); earlier nodes of the level,
+        in the order they run. `truncate` takes each of these names.
     """
 
     name: str
@@ -43,18 +43,18 @@ class NodeInfo:
 
 
 def nodes(model: DLA) -> tuple[NodeInfo, ...]:
-    """Every aggregation node of `model`, in the order they run."""
-    found: list[NodeInfo] = []
+    """Return every aggregation node of `model`, in the order they run."""
+    infos: list[NodeInfo] = []
     for info in model.feature_info:
         level = info["module"]
         tree = model.get_submodule(level)
         if isinstance(tree, Tree):
-            found += _nodes(tree, level, level, info["reduction"])
-    return tuple(found)
+            infos += _nodes(tree, level, level, info["reduction"])
+    return tuple(infos)
 
 
 def _nodes(tree: Tree, path: str, name: str, stride: int, kept: tuple[str, ...] = ()) -> Iterator[NodeInfo]:
-    """The nodes of one tree, by the recursion of `Tree.forward`; `name` is the largest tree that ends where it does."""
+    """Yield the nodes of a tree, recursing as `Tree.forward`; `name` is the largest tree that ends in its last node."""
     if tree.keep_input:
         kept = (*kept, f"{path}.downsample")
     if isinstance(tree.tree1, Tree) and isinstance(tree.tree2, Tree):
@@ -65,18 +65,18 @@ def _nodes(tree: Tree, path: str, name: str, stride: int, kept: tuple[str, ...] 
 
 
 def truncate(model: nn.Module, at: str) -> fx.GraphModule:
-    """The part of a network that leads to one place: x_N3HW -> the map (N, C, H', W') there, nothing else computed.
+    """Return the part of a network that computes the map at a feature node: x_N3HW -> (N, C, H', W').
 
     The result shares the parameters and buffers of `model`.
 
     Args:
-        model: a DLA, or what `fold_batch_norm` made of one.
-        at: "level0" to "level5"; a node, a tree (`level4.tree2`, which is its last node) or a block by its name in
-            the network; a `downsample`; or "pre_logits": what the classifier is given, (N, head_hidden_size), of a
-            network that pools.
+        model: a DLA, or the result of `fuse_conv_bn` for one.
+        at: "level0" to "level5"; an aggregation node, a tree (`level4.tree2` means its last node), a block or a
+            `downsample` by its module name; or "pre_logits", the input of the classifier, (N, head_hidden_size), of
+            a network with pooling.
 
     Raises:
-        UnknownNameError: the network has no such place; a level that was pruned is none.
+        UnknownNameError: if the network has no such node; pruned levels have none.
     """
     whole = model.graph if isinstance(model, fx.GraphModule) else trace(model)
     known = feature_nodes(model, whole)
@@ -90,36 +90,36 @@ def truncate(model: nn.Module, at: str) -> fx.GraphModule:
 
 
 def feature_nodes(model: nn.Module, whole: fx.Graph) -> dict[str, fx.Node]:
-    """The operation that gives what is at each place of a network, by the names that `truncate` takes.
+    """Return the graph node that computes each feature node, by the names that `truncate` takes.
 
-    `whole` is the graph of `model`, from `trace`. What is at "pre_logits" is yet to be flattened.
+    `whole` is the graph of `model`, from `trace`. The output at "pre_logits" is not flattened yet.
     """
-    given = {
+    outputs = {
         name: node
-        for node in whole.nodes  # of several operations of a module the last one makes what it gives
+        for node in whole.nodes  # the last operation of a module computes its output
         for name, _ in node.meta.get("nn_module_stack", {}).values()
     }
     pruned = {name for name, module in model.named_children() if isinstance(module, nn.Identity)}
-    found = {name: node for name, node in given.items() if _PLACE.fullmatch(name) and name not in pruned}
-    if "global_pool" in given:  # without pooling nothing is computed there
-        found[PRE_LOGITS] = given["head_drop"]
-    return found
+    known = {name: node for name, node in outputs.items() if _NODE.fullmatch(name) and name not in pruned}
+    if "global_pool" in outputs:  # without pooling there are no features before the classifier
+        known[PRE_LOGITS] = outputs["head_drop"]
+    return known
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """Every operation of a network in its present mode."""
-    with torch.no_grad():  # keeps gradient checkpointing out of the graph
+    """Return the graph of all operations of a network in its current train/eval mode."""
+    with torch.no_grad():  # keeps activation checkpointing out of the graph
         return _Tracer().trace(model)
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # DropPath asks for the mode when it runs, so that the cut network can be trained
+        # DropPath checks the mode when it runs, so the truncated network can be trained
         return isinstance(m, DropPath) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _leading_to(last: fx.Node) -> list[fx.Node]:
-    """The operations that `last` depends on, and itself, in the order they run."""
+    """Return `last` and the operations it depends on, in the order they run."""
     needed = {last}
     for node in reversed(last.graph.nodes):
         if node in needed:

@@ -1,4 +1,4 @@
-"""Which networks there are, and what is known about their released weights, under timm's names. No torch."""
+"""The table of networks and their released weights, under timm's names. Needs no torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-MODULE = "dla"  # timm sorts its networks into modules; all of these are in that one
+MODULE = "dla"  # timm's module of these networks
 
 _PLACES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source")
 _KEPT_EMPTY = ("pool_size", "first_conv", "classifier")
@@ -41,10 +41,10 @@ Patterns = str | Iterable[str]
 
 @dataclass
 class PretrainedCfg:
-    """timm's record of one set of weights, by its names and with its defaults.
+    """timm's description of a set of weights, with its field names and defaults.
 
-    Where they are (`state_dict` goes before `file`, and that before `hf_hub_id`), how photos are prepared for them,
-    what their classes are, whose they are.
+    It holds where the weights are (`state_dict` takes precedence over `file`, and `file` over `hf_hub_id`), their
+    preprocessing, classes, licence and origin.
     """
 
     url: str | None = None
@@ -83,11 +83,11 @@ class PretrainedCfg:
 
     @property
     def has_weights(self) -> bool:
-        """Whether it names a place where weights are."""
+        """Whether it names a location of weights."""
         return bool(self.url or self.file or self.hf_hub_id)
 
     def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> dict[str, Any]:
-        """The fields by name, without those that are None and, if asked, without the places of the weights."""
+        """Return the fields by name, by default without None; with `remove_source`, without the weights' location."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         dropped = {name for name, value in values.items() if value is None and name not in _KEPT_EMPTY and remove_null}
         return {
@@ -105,15 +105,15 @@ def list_models(
     name_matches_cfg: bool = False,
     include_tags: bool | None = None,
 ) -> list[str]:
-    """The networks' names, sorted with their numbers as numbers.
+    """Return the networks' names, in natural order.
 
     Args:
-        filter: one pattern such as "dla60*" or several; a name has to match one of them.
-        module: "dla", or nothing; no network is in another one.
-        pretrained: those with released weights only.
-        exclude_filters: patterns of names that are left out again.
-        name_matches_cfg: changes nothing: each network has a record under its own name.
-        include_tags: `dla60.in1k` in place of `dla60`; without a value, as `pretrained`.
+        filter: one or several patterns such as "dla60*"; a name has to match one of them.
+        module: "dla" or empty; no network is in another module.
+        pretrained: only networks with released weights.
+        exclude_filters: patterns of names to leave out.
+        name_matches_cfg: ignored: each network has a record under its own name.
+        include_tags: list `dla60.in1k` instead of `dla60`; defaults to `pretrained`.
     """
     tagged = pretrained if include_tags is None else include_tags
     modules = _several(module)
@@ -125,30 +125,30 @@ def list_models(
 
 
 def list_pretrained(filter: Patterns = "", exclude_filters: Patterns = "") -> list[str]:
-    """The names of the released sets of weights (`dla60.in1k`); patterns as in `list_models`."""
+    """Return the names of the released sets of weights (`dla60.in1k`); patterns as in `list_models`."""
     return list_models(filter, pretrained=True, exclude_filters=exclude_filters)
 
 
 def list_modules() -> list[str]:
-    """timm's modules that networks are in: one."""
+    """Return timm's modules of these networks: only "dla"."""
     return [MODULE]
 
 
 def is_model(model_name: str) -> bool:
-    """Whether there is a network of that name, whatever the tag after a dot."""
+    """Return whether there is a network of this name, ignoring a tag after a dot."""
     return model_name.partition(".")[0] in TABLE
 
 
 def is_model_pretrained(model_name: str) -> bool:
-    """Whether a name, with a tag or without, has released weights."""
+    """Return whether this name, with or without a tag, has released weights."""
     return any(model_name in (r.name, _tagged(r)) for r in TABLE.values() if r.tag)
 
 
 def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> PretrainedCfg | None:
-    """The record of `dla60`'s or `dla60.in1k`'s weights; None for a network of another table.
+    """Return the record of the weights of `dla60` or `dla60.in1k`; None for a network that is not in the table.
 
     Raises:
-        UnknownNameError: the network has no weights of that tag, or, without `allow_unregistered`, there is none.
+        UnknownNameError: if the network has no weights of that tag, or is unknown without `allow_unregistered`.
     """
     name, _, tag = model_name.partition(".")
     r = TABLE.get(name)
@@ -162,10 +162,10 @@ def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> Pret
 
 
 def get_pretrained_cfg_value(model_name: str, cfg_key: str) -> Any:
-    """One field of `get_pretrained_cfg`, None if it has no such field.
+    """Return one field of `get_pretrained_cfg`; None if it has no such field.
 
     Raises:
-        UnknownNameError: no such network, or it has no weights of that tag.
+        UnknownNameError: if there is no such network, or it has no weights of that tag.
     """
     return getattr(get_pretrained_cfg(model_name, allow_unregistered=False), cfg_key, None)
 
@@ -179,9 +179,9 @@ def _several(value: Patterns) -> list[str]:
 
 
 def _patterns(value: Patterns, tagged: bool) -> list[str]:
-    """With tags, a pattern without one is for every tag."""
-    given = _several(value)
-    return given + [f"{pattern}.*" for pattern in given if tagged and "." not in pattern]
+    """Return the patterns; if names are `tagged`, a pattern without a tag matches every tag."""
+    patterns = _several(value)
+    return patterns + [f"{pattern}.*" for pattern in patterns if tagged and "." not in pattern]
 
 
 def _matches(name: str, patterns: list[str]) -> bool:
@@ -190,17 +190,17 @@ def _matches(name: str, patterns: list[str]) -> bool:
 
 BlockName = Literal["basic", "bottleneck", "bottleneck_x", "bottle2neck"]
 
-# "fast..." is timm's word for another way to compute the same
+# timm's "fast..." poolings compute the same in another way
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One network.
+    """A network of the table.
 
-    `depths` are the aggregation depths of the six levels: convolutions in levels 0 and 1, the depth n of the
-    tree (2^n blocks, 2^(n-1) aggregation nodes) in levels 2 to 5. `channels` are the widths of their maps.
-    `shortcut` adds the newest input of an aggregation node to its output.
+    `depths` are the numbers of convolutions in levels 0 and 1 and the depths n of the trees (2^n blocks, 2^(n-1)
+    aggregation nodes) in levels 2 to 5. `channels` are those of their maps. `shortcut` adds the newest input of each
+    aggregation node to its output. `macs` are for an image of 224x224 pixels, `top1` and `top5` in percent.
     """
 
     name: str
@@ -220,11 +220,11 @@ class Row:
 
     @property
     def hub_id(self) -> str | None:
-        """The hub repository of the released weights, or None where there are none."""
+        """Hub repository of the released weights; None if there are none."""
         return f"timm/{self.name}.{self.tag}" if self.tag else None
 
     def pretrained_cfg(self) -> dict[str, Any]:
-        """timm's record of the released weights and of the preprocessing they were trained with."""
+        """Return timm's record of the released weights and their preprocessing."""
         return {
             "url": "",
             "hf_hub_id": self.hub_id,
@@ -306,7 +306,7 @@ _ROWS = (
               size=(20_848_072, 4_122_681_344), accuracy=(78.480, 94.204)),
     _released("dla60_res2next", (1, 1, 1, 2, 3, 1), _WIDE, "bottle2neck", cardinality=8, base_width=4,
               size=(17_032_984, 3_458_752_512), accuracy=(78.488, 94.144)),
-    # Ours: dla34 at half its width, for small photos and small machines.
+    # Not from the paper: dla34 with half the channels, for small photos and small machines.
     Row("dla34_half", (1, 1, 1, 2, 2, 1), (8, 16, 32, 64, 128, 256), "basic", params=4_068_736, macs=794_642_432),
 )
 
@@ -315,10 +315,10 @@ TABLE: MappingProxyType[str, Row] = MappingProxyType({r.name: r for r in _ROWS})
 
 
 def row(name: str) -> Row:
-    """The row of the network called `name`.
+    """Return the table's row of the network called `name`.
 
     Raises:
-        UnknownNameError: no network has this name; the message carries the nearest names.
+        UnknownNameError: if there is no such network; the message lists the nearest names.
     """
     try:
         return TABLE[name]
@@ -326,11 +326,11 @@ def row(name: str) -> Row:
         raise UnknownNameError("network", name, TABLE, see="dla models") from None
 
 
-PRE_LOGITS = "pre_logits"  # the feature node in front of the classifier
+PRE_LOGITS = "pre_logits"  # the feature node before the classifier
 
 
 def check_feature_node(at: str, known: Collection[str]) -> None:
-    """Raise an UnknownNameError for a feature node that is not among the known ones."""
+    """Raise an UnknownNameError unless `at` is one of the known feature nodes."""
     if at not in known:
         largest = ", ".join(name for name in known if "." not in name)
         raise UnknownNameError("node of this network", at, known, f"{largest}, and what dla info MODEL --nodes lists")

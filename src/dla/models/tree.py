@@ -2,10 +2,10 @@
 
     T_n(x)  = N(R_{n-1}, ..., R_1, L_1, L_2)
     R_{n-1} = T_{n-1}(x);   R_m = T_m(R_{m+1})     the sub-trees, deepest first
-    L_1     = B(R_1);       L_2 = B(L_1)           two last blocks (R_1 is x when n = 1)
+    L_1     = B(R_1);       L_2 = B(L_1)           the last two blocks (R_1 is x when n = 1)
 
 x is (N, c_in, H, W); every R, L and T is (N, c_out, ceil(H/stride), ceil(W/stride)).
-Attribute names are a file format: published checkpoints spell them this way.
+Attribute names must not change: published checkpoints use them.
 """
 
 from __future__ import annotations
@@ -29,20 +29,18 @@ MakeBlock = Callable[[int, int, Reduction], nn.Module]
 
 
 class Node(nn.Module):
-    """N: concatenate, mix with one convolution, normalise, optionally add the newest input, activate.
-
-    Takes a list of maps (N, c_i, H, W), the newest first, whose channels sum to c_in; gives (N, c_out, H, W).
+    """N, the aggregation node: concatenate, convolve, normalize, optionally add the newest input, activate.
 
     Args:
-        c_in: channels of all inputs together, however they are spread.
-        c_out: channels of the result; with `shortcut` the newest input must have as many.
-        kernel_size: side of the convolution, odd; 1 in the classifiers, 3 in decoders.
+        c_in: total channels of the inputs.
+        c_out: channels of the result; with `shortcut` also of the newest input.
+        kernel_size: size of the convolution, odd; 1 in the classifiers, 3 in decoders.
         shortcut: add the newest input before the activation.
         norm_layer: called with c_out.
         act_layer: called without arguments.
 
     Raises:
-        UsageError: an even `kernel_size`.
+        UsageError: if `kernel_size` is even.
     """
 
     def __init__(
@@ -65,25 +63,26 @@ class Node(nn.Module):
         self.summed = False
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
+        """Return the map (N, c_out, H, W) of maps (N, c_i, H, W), newest first, whose channels sum to c_in."""
         y = self._sum(inputs) if self.summed and self.training else self.conv(torch.cat(inputs, 1))
         y = self.bn(y)
         return self.act(y + inputs[0] if self.shortcut else y)  # type: ignore[no-any-return]
 
     def _sum(self, inputs: list[Tensor]) -> Tensor:
-        """conv(cat(inputs)), as the sum over the inputs with the slice of the weight that each of them meets."""
-        slices, around = torch.split(self.conv.weight, [x.shape[1] for x in inputs], 1), self.conv.kernel_size[0] // 2
-        y = F.conv2d(inputs[0], slices[0], padding=around)
+        """Return conv(cat(inputs)), computed as the sum of each input convolved with its slice of the weight."""
+        slices, padding = torch.split(self.conv.weight, [x.shape[1] for x in inputs], 1), self.conv.kernel_size[0] // 2
+        y = F.conv2d(inputs[0], slices[0], padding=padding)
         for x, weight in zip(inputs[1:], slices[1:], strict=True):
-            y += F.conv2d(x, weight, padding=around)
+            y += F.conv2d(x, weight, padding=padding)
         return y
 
 
 def sum_nodes(model: nn.Module, enable: bool = True) -> None:
-    """Let each node of `model` sum over slices of its weight in training, in place of concatenating its inputs.
+    """Make each node of `model` sum over slices of its weight in training, instead of concatenating its inputs.
 
-    The concatenation is then not kept for the backward pass: a tenth to a sixth of what a network keeps
-    (`benchmarks/node.py`). Weights and names are the same, results differ in the last digits. Evaluation, which keeps
-    nothing, always concatenates.
+    The concatenation is then not stored for the backward pass, which saves a tenth to a sixth of the activation memory
+    (`benchmarks/node.py`). Weights and names are unchanged; results differ by rounding. Evaluation stores no
+    activations and always concatenates.
     """
     for module in model.modules():
         if isinstance(module, Node):
@@ -91,11 +90,10 @@ def sum_nodes(model: nn.Module, enable: bool = True) -> None:
 
 
 class CeilMaxPool(nn.Module):
-    """The maximum of 2x2 neighbours, on the grid of the strided convolutions beside it.
+    """2x2 max pooling on the grid of the strided convolutions.
 
-    The last row and column of an odd size count with the neighbours they have, so that the result is
-    ceil(H/2) x ceil(W/2), like the convolution's, at every size. Where a stage dilates instead of striding, each
-    position takes the neighbours that the strided pooling would have taken from there.
+    At odd sizes the windows at the border are partial, so that the result is ceil(H/2) x ceil(W/2), like the
+    convolutions'. With dilation in place of stride, each position pools the neighbours that strided pooling would.
     """
 
     def __init__(self, reduction: Reduction) -> None:
@@ -103,25 +101,37 @@ class CeilMaxPool(nn.Module):
         self.stride, self.dilation = reduction.stride, reduction.dilation_in
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled map of x (N, C, H, W)."""
         s, d = self.stride, self.dilation
         if s == 1:
             return F.max_pool2d(F.pad(x, (0, d, 0, d), value=float("-inf")), 2, 1, dilation=d)
-        if not is_scripting():  # noqa: SIM102 - TorchScript leaves out what is inside
+        if not is_scripting():  # noqa: SIM102 - TorchScript skips the inner branch
             if exports_any_size(x):
                 return F.max_pool2d(to_even_sides(x, float("-inf")), 2, s)
         return F.max_pool2d(x, 2, s, ceil_mode=True)
 
 
 class Tree(nn.Module):
-    """T_n. `kept`: results waiting for N, in the order made; c_kept channels in all.
+    """T_n, a tree of blocks and aggregation nodes.
 
-    `keep_input` hands the pooled input to the last node, which joins one stage to the next.
+    `keep_input` passes the pooled input to the last node, which connects one stage to the next. A first block whose
+    forward has a parameter `shortcut` gets its pooled and projected input there. All other blocks add their own input,
+    or their own shortcut.
 
-    A block whose forward has an argument `shortcut` is given what to add: the first one its pooled and projected
-    input, the others nothing, which means their own input. A block without it adds what it likes.
+    Args:
+        n: depth of the tree.
+        make_block: called with (c_in, c_out, reduction) for each block.
+        c_in: channels of the input.
+        c_out: channels of the result.
+        reduction: of the resolution, in the first block.
+        norm_layer: called with the number of channels.
+        act_layer: called without arguments.
+        keep_input: pass the pooled input to the last node.
+        shortcut: of the nodes, as in `Node`.
+        c_kept: total channels of the earlier maps that the last node aggregates too.
     """
 
-    __constants__ = ("gives_shortcut", "is_leaf", "keep_input")  # TorchScript compiles no branch that they exclude
+    __constants__ = ("gives_shortcut", "is_leaf", "keep_input")  # TorchScript skips the branches that they exclude
 
     def __init__(
         self,
@@ -155,12 +165,13 @@ class Tree(nn.Module):
             first, second = make_block(c_in, c_out, reduction), make_block(c_out, c_out, reduction.after())
             self.gives_shortcut = "shortcut" in signature(first.forward).parameters
             projects = self.gives_shortcut and c_in != c_out
-            # project comes first: the order of the published files
+            # project comes first, as the published checkpoints order it
             self.project = conv_bn(c_in, c_out, norm_layer) if projects else nn.Identity()
             self.tree1, self.tree2 = first, second
             self.root = Node(2 * c_out + c_kept, c_out, shortcut=shortcut, norm_layer=norm_layer, act_layer=act_layer)
 
     def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        """Return T_n(x); `kept` are the earlier maps for the last node, in the order they were computed."""
         kept = [] if kept is None else kept
         pooled = self.downsample(x) if self.keep_input or self.gives_shortcut else x
         if self.keep_input:
@@ -168,7 +179,7 @@ class Tree(nn.Module):
         if self.is_leaf:
             l1 = self.tree1(x, self.project(pooled)) if self.gives_shortcut else self.tree1(x)  # L_1 = B(R_1)
             l2 = self.tree2(l1)  # L_2 = B(L_1)
-            y = self.root([l2, l1] + kept)  # T_n = N(...), in the files' order
+            y = self.root([l2, l1] + kept)  # T_n = N(...), inputs as the checkpoints order them
         else:
             r = self.tree1(x)  # R_m = T_m(R_{m+1})
             y = self.tree2(r, kept + [r])  # R_{m-1}, ..., then L and N

@@ -1,1 +1,1 @@
-"""Files, the cache and locks: everything written to disk goes through here."""
+"""Atomic file writing, the cache, file locks and option files."""

@@ -1,7 +1,7 @@
-"""Files that save time and can be made again, and int8 models: our cache folder, by content.
+"""The cache folder: files that can be rebuilt, and int8 models, addressed by what they were made from.
 
-A file is called KIND/KEY, for what it was made from, and begins with the SHA-256 of the rest: a damaged one is seen,
-and what is made again takes its place. Where the folder cannot be written, nothing is kept and nothing fails.
+A file is named KIND/KEY and begins with the SHA-256 of the rest, so that a damaged one is noticed and rebuilt. If the
+folder is not writable, nothing is cached and nothing fails.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dla.storage.files import is_leftover, write_files
 __all__ = ["INT8", "PHOTOS", "CacheEntry", "cache_folder", "clear", "entries", "key_of", "read", "write"]
 
 
-PHOTOS = "photos"  # what training has decoded: dla.data.photo_cache keeps it there, by content too
-INT8 = "int8"  # networks in int8: made from photos of the user's, so that no clearing takes them
+PHOTOS = "photos"  # decoded training photos, written by dla.data.photo_cache
+INT8 = "int8"  # int8 models; `clear` leaves them, because they were made from the user's photos
 _OURS = re.compile(r"[0-9a-f]{32}")
 _DECODED = re.compile(r"[0-9a-f]{40}\.rgb")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -28,7 +28,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One file of the cache: its kind, its path, its size in bytes."""
+    """A file in the cache: its kind, path and size in bytes."""
 
     kind: str
     path: Path
@@ -36,7 +36,7 @@ class CacheEntry:
 
 
 def cache_folder() -> Path:
-    """`DLA_CACHE`, else `dla` in the user's cache folder."""
+    """Return the cache folder: `DLA_CACHE`, or `dla` in the user's cache folder."""
     if chosen := os.environ.get("DLA_CACHE"):
         return Path(os.path.expanduser(chosen))
     from platformdirs import user_cache_path
@@ -45,7 +45,7 @@ def cache_folder() -> Path:
 
 
 def key_of(*parts: str) -> str:
-    """One word for what something is made from: other parts, or others' order, give another."""
+    """Return the key of something made from these parts: other parts, or another order, give another key."""
     whole = hashlib.sha256()
     for part in parts:
         whole.update(f"{len(part.encode())}:".encode() + part.encode())
@@ -53,7 +53,7 @@ def key_of(*parts: str) -> str:
 
 
 def read(kind: str, key: str) -> bytes | None:
-    """What was remembered, whole, or None."""
+    """Return the cached bytes, or None if they are missing or damaged."""
     with suppress(OSError), open(cache_folder() / kind / key, "rb") as file:
         digest, data = file.read(_DIGEST_BYTES), file.read()
         if hashlib.sha256(data).digest() == digest:
@@ -62,7 +62,7 @@ def read(kind: str, key: str) -> bytes | None:
 
 
 def write(kind: str, key: str, data: bytes) -> bool:
-    """Keep `data` for `read` in place of what was there, if the disk lets us; whether it did."""
+    """Cache `data`, replacing an earlier entry. Return whether the disk could be written."""
     with suppress(OSError):
         place = cache_folder() / kind
         place.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write(kind: str, key: str, data: bytes) -> bool:
 
 
 def entries() -> Iterator[CacheEntry]:
-    """Every file that `write` wrote, and every photo that training keeps, half written ones too; nobody else's."""
+    """Yield every file of `write` and every decoded photo, partly written ones included, and no foreign file."""
     ours = [path for path in cache_folder().glob("*/*") if _is_ours(path, _OURS)]
     photos = [path for path in (cache_folder() / PHOTOS).glob("*/*") if _is_ours(path, _DECODED)]
     for path in sorted(ours + photos):
@@ -85,7 +85,7 @@ def _is_ours(path: Path, names: re.Pattern[str]) -> bool:
 
 
 def clear() -> list[CacheEntry]:
-    """Remove them but for `INT8`, and give what was removed."""
+    """Remove all entries except int8 models. Return the removed entries."""
     removed = [entry for entry in entries() if entry.kind != INT8]
     for entry in removed:
         entry.path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Write files and folders whole, and read JSON.
+"""Write files and folders atomically, and read JSON.
 
-A file is written aside, under a name of its own (`.part-1f2e3d4c-NAME`) in the same folder, flushed to the disk and
-renamed; then the rename is flushed too. So readers see the old content or the new, two writers do not meet, a full disk
-changes nothing, and a process that is killed leaves at most a file that `is_leftover` knows.
+A file is written under a temporary name (`.part-1f2e3d4c-NAME`) in the same folder, flushed to disk and renamed; then
+the rename is flushed. Readers see the old content or the new, concurrent writers do not collide, a full disk changes
+nothing, and a killed process leaves at most a file that `is_leftover` recognizes.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ _NO_FSYNC_OF_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
 
 
 def write_files(files: Mapping[Path, bytes], *, fsync: bool = True) -> None:
-    """Write files of one folder, in this order: each one whole, and none where not all can be written.
+    """Write files of one folder, in this order: each atomically, and none if one of them cannot be written.
 
     Args:
-        fsync: flush them to the disk. Without it a power cut may leave a file torn: only for files that carry a
-            checksum and can be made again, where waiting for the disk would cost more than making them.
+        files: content by path.
+        fsync: flush them to disk. Without it a power cut may leave a torn file, so turn it off only for files that
+            carry a checksum and are cheaper to rebuild than to flush.
 
     Raises:
-        OSError: of the disk; nothing has changed.
+        OSError: from the disk; nothing has changed.
     """
     asides = {path: _aside(path) for path in files}
     try:
@@ -73,10 +74,10 @@ def write_files(files: Mapping[Path, bytes], *, fsync: bool = True) -> None:
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write it whole, or leave what was there; into a pipe or a device directly.
+    """Write a file atomically; write into a pipe or a device directly.
 
     Raises:
-        OSError: of the disk, with the path in the user's words.
+        OSError: from the disk, with the path as the caller gave it; the old file is unchanged.
     """
     place = Path(path).resolve()
     with errors_name(path):
@@ -88,10 +89,10 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def open_aside(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file to write into that takes the place of `path`, whole, when the `with` block ends without an error.
+    """Open a temporary file that replaces `path` when the `with` block ends without an error.
 
     Raises:
-        OSError: of the disk, with this path; what was there is unchanged.
+        OSError: from the disk, with this path; the old file is unchanged.
     """
     place = Path(path)
     aside = _aside(place)
@@ -108,13 +109,13 @@ def open_aside(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_folder_aside(folder: Path, last: str = "") -> Iterator[Path]:
-    """Make a folder to write files into; it takes the place of `folder` when the `with` block ends without an error.
+    """Create a temporary folder that replaces `folder` when the `with` block ends without an error.
 
-    `folder` is not there, or empty. One that is there stays, as it may be a link, a place where a disk is mounted, or
-    where the user stands: the files move into it, the one called `last` at the end.
+    `folder` must be missing or empty. An existing one may be a link, a mount point or the working directory, so it is
+    not replaced: the files move into it, the one called `last` at the end.
 
     Raises:
-        OSError: of the disk; there is no `folder` then that was not there before.
+        OSError: from the disk; no `folder` is created then.
     """
     aside = _aside(folder)
     try:
@@ -136,17 +137,17 @@ def open_folder_aside(folder: Path, last: str = "") -> Iterator[Path]:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is one being written, or was when its process was killed."""
+    """Return whether this is the temporary name of a file or folder being written, or left by a killed process."""
     return name.startswith(_ASIDE)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and all in it; one that is half removed has no longer its name."""
+    """Remove a folder and its contents. It is renamed first, so a partly removed one never has its name."""
     shutil.rmtree(folder.rename(_aside(folder)))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder that nobody else writes into now."""
+    """Remove what killed processes left in a folder. No other process may be writing into it."""
     for path in list(folder.iterdir()) if folder.is_dir() else ():
         if is_leftover(path.name):
             with suppress(OSError):
@@ -154,7 +155,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def fsync_dir(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that what was renamed in it stays so when the power goes."""
+    """Flush a folder's entries to disk, so that renames in it survive a power cut."""
     if os.name != "posix":  # Windows cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -169,7 +170,7 @@ def fsync_dir(folder: Path) -> None:
 
 @contextmanager
 def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Have errors of the disk name `path` where they name no file, as when it is full, or one that is written aside."""
+    """Make disk errors name `path` if they name no file (a full disk) or a temporary one."""
     try:
         yield
     except OSError as error:
@@ -179,7 +180,7 @@ def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _aside(path: Path) -> Path:
-    """A path beside this one that nobody has."""
+    """Return an unused temporary path in the same folder."""
     begin = f"{_ASIDE}{os.urandom(4).hex()}-"
     return path.with_name(begin + os.fsdecode(os.fsencode(path.name)[: _LONGEST_NAME - len(begin)]))
 
@@ -189,21 +190,21 @@ def _flush(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-MOST_JSON_BYTES = 2**28  # a config of a million classes has half of it
+MOST_JSON_BYTES = 2**28  # twice a config of a million classes
 
 
 def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
-    """Read the object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        UnavailableError: there is no such file, or it cannot be read.
-        DamagedError: it is no JSON object, or larger than `most_bytes`.
+        UnavailableError: if the file does not exist or cannot be read.
+        DamagedError: if it is not a JSON object, or larger than `most_bytes`.
     """
     return parse_object(read_bytes(path, most_bytes), str(path))
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
-    """Read a file that is not expected to be large; raises as `read_json`."""
+    """Return the bytes of a file of at most `most_bytes`; raises as `read_json`."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -218,29 +219,29 @@ def read_bytes(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
-    """The object in the bytes of a JSON file; `where` names the file in messages.
+    """Return the object in the bytes of a JSON file; `where` names the file in messages.
 
     Raises:
-        DamagedError: it is no JSON object.
+        DamagedError: if it is not a JSON object.
     """
-    found = parse_json(data, where)
-    if not isinstance(found, dict):
-        raise DamagedError(f"{where} is no JSON object.")
-    return found
+    value = parse_json(data, where)
+    if not isinstance(value, dict):
+        raise DamagedError(f"{where} is not a JSON object.")
+    return value
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """What the bytes of a JSON file say.
+    """Return the value in the bytes of a JSON file; `where` names the file in messages.
 
-    Of a key that stands twice the last value holds, and NaN and Infinity are numbers, as Python's own reader has it.
+    As in Python's `json`, the last of repeated keys wins, and NaN and Infinity are numbers.
 
     Raises:
-        DamagedError: it is no JSON.
+        DamagedError: if it is not JSON.
     """
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{where} is not readable as JSON: {error}.") from error
+        raise DamagedError(f"{where} is not valid JSON: {error}.") from error
 
 
 Kind = type | tuple[type, ...]
@@ -250,9 +251,9 @@ _KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text", boo
 
 @dataclass(frozen=True, slots=True)
 class JsonObject:
-    """An object of a JSON file, whose fields are checked as they are taken.
+    """An object in a JSON file, whose fields are checked as they are read.
 
-    `where` names the file in messages, `inside` the object in it: "" or such as "model_args.".
+    `where` names the file in messages, `inside` the object in it: "" for the root, or a prefix such as "model_args.".
     """
 
     fields: Mapping[str, Any]
@@ -267,10 +268,10 @@ class JsonObject:
         holds: Callable[[Any], bool] = lambda value: True,
         default: Any = _REQUIRED,
     ) -> Any:
-        """The value of a field, of this kind and for which `holds`; else `default`, where there is one and no value.
+        """Return the value of a field: of type `kind`, with `holds(value)` true; or `default` if it is missing.
 
         Raises:
-            DamagedError: another value: "NAME is VALUE. Allowed: ALLOWED."
+            DamagedError: "NAME is VALUE. Allowed: ALLOWED." for another value, or a missing one without `default`.
         """
         value = self.fields.get(name)
         if value is None and default is not _REQUIRED:
@@ -283,20 +284,20 @@ class JsonObject:
         return value
 
     def object(self, name: str) -> JsonObject:
-        """The object in a field; an empty one where there is none."""
+        """Return the object in a field; an empty one if the field is missing."""
         return JsonObject(self.get(name, dict, "an object", default={}), self.where, f"{self.inside}{name}.")
 
     def error(self, sentence: str) -> DamagedError:
-        """What to raise about the file."""
+        """Return the error to raise about the file."""
         return DamagedError(f"{self.where}: {sentence}")
 
 
 def json_kind(value: object) -> str:
-    """What kind of a JSON value it is, for messages."""
+    """Return the kind of a JSON value, for messages."""
     return "missing" if value is None else _KINDS.get(type(value), "a number")
 
 
 def json_shown(value: object) -> str:
-    """A JSON value for messages, cut where it is long."""
+    """Return a JSON value as text for messages, truncated to 40 characters."""
     text = "missing" if value is None else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

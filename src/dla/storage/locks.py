@@ -1,4 +1,4 @@
-"""Locks on files that end with the process that took them, however it ends."""
+"""File locks that the operating system releases when the process ends."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _locked: WeakSet[IO[Any]] = WeakSet()
 
 
 def lock_file(file: IO[Any]) -> bool:
-    """Keep other processes from an open file until it is closed or this process ends; False: another one has it.
+    """Lock an open file until it is closed or this process ends. Return False if another process holds the lock.
 
-    Children do not have it locked when this process is gone. Where the file system has no locks it is True.
+    Forked children do not inherit the lock. Return True without a lock on Windows and on file systems without locks.
     """
     if sys.platform == "win32":
-        return True  # it has no fcntl: nothing keeps two runs apart there
+        return True  # without fcntl, two runs are not kept apart
     import fcntl
 
     try:
@@ -32,15 +32,15 @@ def lock_file(file: IO[Any]) -> bool:
     return True
 
 
-def _let_go() -> None:
-    """In a forked child: a lock lasts as long as anyone has the file open, so the child has another one open."""
+def _release() -> None:
+    """Point a forked child's locked files at the null device: a lock lasts while any process has its file open."""
     for file in _locked:
         if not file.closed:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nothing, file.fileno(), inheritable=False)
-            os.close(nothing)
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, file.fileno(), inheritable=False)
+            os.close(null)
     _locked.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_release)

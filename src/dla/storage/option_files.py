@@ -1,4 +1,4 @@
-"""Files of options: YAML, checked against the types of a dataclass. What is wrong is said in one sentence."""
+"""YAML files of options, checked against the types of a dataclass. Each error is one sentence."""
 
 from __future__ import annotations
 
@@ -24,65 +24,65 @@ _MESSAGE = re.compile(r'Parser key "(?P<key>[^"]+)".*(?:Got|Given) value: ?(?P<v
 
 
 def read_options(path: Path, what: str, example: str) -> dict[str, Any]:
-    """The fields of a YAML file as they stand there; `what` and `example` are for messages.
+    """Return the fields of a YAML file, unchecked; `what` names the kind of file in messages, `example` a field.
 
     Raises:
-        UsageError: the file is no YAML of fields and values.
+        UsageError: if the file is not a YAML mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path} is no {what}: it holds no fields such as `{example}`")
+        raise UsageError(f"{path} is not a {what}: it has no fields such as `{example}`")
     return values
 
 
 def as_dataclass(schema: type[T], values: Mapping[str, Any]) -> T:
-    """The dataclass with these values, groups of fields as mappings; what is not there has its default.
+    """Return the dataclass `schema` with these values, nested dataclasses as mappings; the rest has its defaults.
 
     Raises:
-        UsageError: a value of another type than its field's.
+        UsageError: if a value has another type than its field.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(schema, None)
     try:
-        found = parser.instantiate(parser.parse_object(dict(values))).as_dict()
+        kwargs = parser.instantiate(parser.parse_object(dict(values))).as_dict()
     except ArgumentError as error:
         raise UsageError(value_error(str(error), dotted_types(schema))) from error
     for name, hint in dotted_types(schema).items():
-        value: Any = found
+        value: Any = kwargs
         for part in name.split("."):
             value = value[part] if isinstance(value, dict) else getattr(value, part)
         check_null(name, value, hint)
-    return schema(**found)
+    return schema(**kwargs)
 
 
 def check_null(name: str, value: object, hint: Any) -> None:
-    """Raise a UsageError where a field has no value and needs one, which jsonargparse lets pass."""
+    """Raise a UsageError for None in a field that does not allow it, which jsonargparse accepts."""
     if value is None and NoneType not in get_args(hint):
         raise UsageError(f"{name} is null. Allowed: {_allowed(hint)}")
 
 
 def dotted_types(schema: type, prefix: str = "") -> dict[str, Any]:
-    """The type of every field by its dotted name, those of groups among them."""
-    found: dict[str, Any] = {}
+    """Return the type of every field by its dotted name, the fields of nested dataclasses included."""
+    dotted: dict[str, Any] = {}
     types = get_type_hints(schema)
     for f in fields(schema):
         if is_dataclass(types[f.name]):
-            found |= dotted_types(types[f.name], f"{prefix}{f.name}.")
+            dotted |= dotted_types(types[f.name], f"{prefix}{f.name}.")
         else:
-            found[f"{prefix}{f.name}"] = types[f.name]
-    return found
+            dotted[f"{prefix}{f.name}"] = types[f.name]
+    return dotted
 
 
 def value_error(message: str, types: Mapping[str, Any]) -> str:
-    """jsonargparse's message about a value as "epochs is many. Allowed: a whole number".
+    """Rewrite jsonargparse's message about a value as "epochs is many. Allowed: a whole number".
 
-    Its exceptions carry a text only. Of that just the field and the value are taken; what is allowed is known by the
-    field's type. A message in other words stays as it is.
+    Its exceptions carry only text. The field and the value are parsed from it, and the field's type gives the allowed
+    values. A message of another form is returned unchanged.
     """
     message = " ".join(message.split())
     match = _MESSAGE.fullmatch(message)

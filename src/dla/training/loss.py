@@ -52,35 +52,52 @@ class Criterion:
     distill: DistillConfig
     weights_K: Tensor | None = None
 
-    def __call__(self, logits_NK: Tensor, labels: Labels) -> Tensor:
-        """Return the mean loss over the photos."""
-        loss = self._cross_entropy(logits_NK, labels)
+    def __call__(self, logits_NK: Tensor, labels: Labels, mean_weight: float | None = None) -> Tensor:
+        """Return the mean over the photos, each weighted by its class.
+
+        `mean_weight` is the mean of `photo_weights` over the whole batch, where this is a part of one: then the mean of
+        the parts' losses is the loss of the batch.
+        """
+        loss = self._of_labels(logits_NK, labels, mean_weight)
         if labels.teacher_NK is None:
             return loss
         weight, t = self.distill.weight, self.distill.temperature
         divergence = F.kl_div((logits_NK / t).log_softmax(1), labels.teacher_NK, reduction="batchmean")
         return (1 - weight) * loss + weight * t * t * divergence
 
-    def _cross_entropy(self, logits_NK: Tensor, labels: Labels) -> Tensor:
-        """Return the cross-entropy with the labels; the two classes of a mixed photo are weighted by their shares."""
-        smoothing, weights_K = self.loss.label_smoothing, self.weights_K
-        own_N, other_N, share_N = labels.targets_N, labels.others_N, labels.shares_N
-        if other_N is None or share_N is None:
-            return F.cross_entropy(logits_NK, own_N, weights_K, label_smoothing=smoothing)
-        of_own_N, of_other_N = (
-            F.cross_entropy(logits_NK, t, weights_K, label_smoothing=smoothing, reduction="none")
-            for t in (own_N, other_N)
-        )
-        total = of_own_N.lerp(of_other_N, share_N).sum()
-        if weights_K is None:
-            return total / len(own_N)
-        return total / weights_K[own_N].lerp(weights_K[other_N], share_N).sum()
+    def photo_weights(self, labels: Labels) -> Tensor | None:
+        """Return each photo's weight (N,), that of its class; a mixed photo's is mixed like its label."""
+        if self.weights_K is None:
+            return None
+        own_N = self.weights_K[labels.targets_N]
+        if labels.others_N is None or labels.shares_N is None:
+            return own_N
+        return own_N.lerp(self.weights_K[labels.others_N], labels.shares_N)
+
+    def _of_labels(self, logits_NK: Tensor, labels: Labels, mean_weight: float | None) -> Tensor:
+        """A photo's whole loss is weighted by its own class, label smoothing included: PyTorch's `weight` would weight
+        the smoothed part of each class by that class, so that rare classes are answered everywhere.
+        """
+        weights_N = self.photo_weights(labels)
+        if weights_N is None and labels.others_N is None:
+            return F.cross_entropy(logits_NK, labels.targets_N, label_smoothing=self.loss.label_smoothing)
+        loss_N = self._weighted(logits_NK, labels.targets_N)
+        if labels.others_N is not None and labels.shares_N is not None:  # the cross-entropy with the mixed label
+            loss_N = loss_N.lerp(self._weighted(logits_NK, labels.others_N), labels.shares_N)
+        if weights_N is None:
+            return loss_N.sum() / len(loss_N)
+        return loss_N.sum() / weights_N.sum() if mean_weight is None else loss_N.mean() / mean_weight
+
+    def _weighted(self, logits_NK: Tensor, targets_N: Tensor) -> Tensor:
+        loss_N = F.cross_entropy(logits_NK, targets_N, label_smoothing=self.loss.label_smoothing, reduction="none")
+        return loss_N if self.weights_K is None else self.weights_K[targets_N] * loss_N
 
 
 def balanced_weights(targets_N: Tensor, classes: int) -> Tensor:
-    """Return class weights (K,) that balance the classes: photos / (classes * photos of the class)."""
+    """Return weights (K,) by which all classes with photos count the same; a class without photos has weight 0."""
     counts_K = torch.bincount(targets_N, minlength=classes)
-    return len(targets_N) / (classes * counts_K.clamp(min=1)).float()
+    weights_K = len(targets_N) / (counts_K.count_nonzero() * counts_K.clamp(min=1)).float()
+    return weights_K * (counts_K > 0)
 
 
 class Teacher(Protocol):

@@ -228,13 +228,13 @@ class Trainer:
         self.optimizer.zero_grad()
         parts = self.recipe.optimizer.accumulate
         size = len(x_N3HW) // parts
-        loss, correct = 0.0, 0
+        loss, correct, weight = 0.0, 0, self._mean_weight(labels)
         for start in range(0, len(x_N3HW), size):
             part = labels.part(start, start + size)
             with self._gradient_sync(start + size == len(x_N3HW)):
                 with self.precision.autocast():
                     logits_NK = self.forward(x_N3HW[start : start + size])
-                part_loss = self.criterion(logits_NK.float(), part) / parts
+                part_loss = self.criterion(logits_NK.float(), part, weight) / parts
                 self.precision.backward(part_loss)
             loss += part_loss.item()
             correct += int((logits_NK.argmax(1) == part.targets_N).sum())
@@ -247,6 +247,11 @@ class Trainer:
             self.average.update_parameters(self.network)
         loss, accuracy = self.ranks.mean(loss, correct / len(x_N3HW))
         return loss, accuracy if labels.others_N is None else math.nan
+
+    def _mean_weight(self, labels: Labels) -> float | None:
+        """The mean weight of a photo over the batch of all ranks, if classes are weighted."""
+        weights_N = self.criterion.photo_weights(labels)
+        return None if weights_N is None else self.ranks.mean(weights_N.mean().item())[0]
 
     def _gradient_sync(self, enabled: bool) -> AbstractContextManager[None]:
         """Return the context in which the ranks sum their gradients in the backward pass, if `enabled`."""

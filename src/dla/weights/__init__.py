@@ -1,1 +1,1 @@
-"""Where weights come from and how they become a network."""
+"""Resolve model names, download, read, check and load weights, and write model folders."""

@@ -1,4 +1,4 @@
-"""One model's weights in another format: a model folder, timm's bare file, or the file that the authors' code loads."""
+"""Convert a model's weights to a model folder, a bare file for timm, or a file for the authors' code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _AUTHORS = "https://github.com/ucbdrive/dla"
 
 @dataclass(frozen=True, slots=True)
 class ConvertResult:
-    """What was written: the file, or the folder, whose weights have this size and SHA-256, and what to know of it."""
+    """What `convert` wrote: a file or folder, the size and SHA-256 of its weights, and notes for the user."""
 
     path: Path
     format: ConvertFormat
@@ -50,43 +50,44 @@ def convert(
     force: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ConvertResult:
-    """Write a model's weights, float32, whole or not at all.
+    """Write a model's weights as float32, atomically.
 
     Args:
-        source: as in `dla.load`.
+        source: the model, as in `dla.load`.
         out: a folder, or a file that ends with .safetensors or .pth.
-        architecture: the network in a bare file, where several could have written it.
-        to: "folder", a model folder; "timm", the bare state dict; "authors", a .pth file for the strict loading of
-            the authors' code and what is built on it. Without it, "timm" where `out` has such an ending, else
-            "folder".
-        force: replace what is at `out`; of a model folder, its config and weights.
+        architecture: the network in a bare file whose tensors fit several networks.
+        to: "folder" for a model folder; "timm" for the bare state dict; "authors" for a .pth file that the authors'
+            code loads strictly. Defaults to "timm" if `out` has a file's extension, else to "folder".
+        force: overwrite `out`; in a model folder, its config and weights.
+        cache_dir: the hub's cache, by default huggingface_hub's own.
 
     Raises:
-        UsageError: something is at `out` already, its ending is another, or the authors' code has no such network.
-        UnavailableError, DamagedError: the weights cannot be had, or are not what they should be.
-        DlaError: `out` cannot be written.
+        UsageError: if `out` exists, its extension is wrong, or the authors' code has no such network.
+        UnavailableError: if the weights are unavailable.
+        DamagedError: if the weights are damaged.
+        DlaError: if `out` cannot be written.
     """
     path = Path(os.path.expanduser(out))
     to = to or _format_of(path)
     _check_out(path, to, force)
-    opened = load_model(source, architecture=architecture, cache_dir=cache_dir)
-    notes = opened.report.notes
+    loaded = load_model(source, architecture=architecture, cache_dir=cache_dir)
+    notes = loaded.report.notes
     if to == "folder":
-        write_folder(path, opened.model.state_dict(), opened.config)
+        write_folder(path, loaded.model.state_dict(), loaded.config)
         weights = path / WEIGHTS
     else:
-        data = _authors_file(opened) if to == "authors" else _bare_file(opened.model, path.suffix)
+        data = _authors_file(loaded) if to == "authors" else _bare_file(loaded.model, path.suffix)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_files({path: data})
         except OSError as error:
             raise DlaError(f"{path} cannot be written: {error.strerror or error}.") from error
         weights = path
-        if opened.config.label_names is not None:
-            notes += (f"{path} holds weights only; class names, preprocessing and licence need --to folder.",)
+        if loaded.config.label_names is not None:
+            notes += (f"{path} holds only the weights. Class names, preprocessing and licence need --to folder.",)
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ConvertResult(path, to, opened.config.architecture, weights.stat().st_size, digest, notes)
+    return ConvertResult(path, to, loaded.config.architecture, weights.stat().st_size, digest, notes)
 
 
 def _format_of(path: Path) -> ConvertFormat:
@@ -106,7 +107,7 @@ def _check_out(path: Path, to: ConvertFormat, force: bool) -> None:
         raise UsageError(f"{path} is a folder; --to {to} writes a file")
     above = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
     if os.path.lexists(above) and not above.is_dir():
-        raise UsageError(f"{above} is a file, so that nothing can be written to {path}")
+        raise UsageError(f"{above} is a file, so nothing can be written to {path}")
     empty = path.is_dir() and not any(path.iterdir())
     if os.path.lexists(path) and not force and not empty:
         raise UsageError(f"{path} exists already. Try: another name, or --force to replace it")
@@ -121,8 +122,8 @@ def _bare_file(model: DLA, ending: str) -> bytes:
     return buffer.getvalue()
 
 
-def _authors_file(opened: LoadedModel) -> bytes:
-    model, name = opened.model, opened.config.architecture
+def _authors_file(loaded: LoadedModel) -> bytes:
+    model, name = loaded.model, loaded.config.architecture
     if TABLE[name].origin != _AUTHORS:
         known = ", ".join(r.name for r in TABLE.values() if r.origin == _AUTHORS)
         raise UsageError(f"the authors' code has no {name}. Allowed: {known}")
@@ -130,9 +131,9 @@ def _authors_file(opened: LoadedModel) -> bytes:
     if (model.in_chans, stride, pool) != (3, 32, "avg") or not model.num_classes:
         raise UsageError(
             "the authors' code has 3 channels, output stride 32, average pooling and a classifier, but "
-            f"{opened.origin} has {model.in_chans}, {stride}, {pool!r} and {model.num_classes} classes"
+            f"{loaded.origin} has {model.in_chans}, {stride}, {pool!r} and {model.num_classes} classes"
         )
     buffer = io.BytesIO()
-    # the older format: code of that age runs on a PyTorch that reads no other
+    # the legacy format: the authors' code runs on a PyTorch that reads no other
     torch.save(OrderedDict(authors_state(model)), buffer, _use_new_zipfile_serialization=False)
     return buffer.getvalue()

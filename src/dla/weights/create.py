@@ -1,4 +1,4 @@
-"""`create_model`: build a network by name, with or without its weights."""
+"""Build a network by name, with or without its weights."""
 
 from __future__ import annotations
 
@@ -47,31 +47,34 @@ def create_model(
     no_jit: bool | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """A network by its name, with fresh weights, released ones, or those of a file.
+    """Build a network by name, with random, released or other weights.
 
     Args:
-        model_name: a network of `list_models()`, with a tag or without (`dla60.in1k`); or `hf-hub:owner/name`,
-            `local-dir:PATH`, `shipped:NAME`, or a path to a model folder or file: then what is there says which
-            network it is, of how many classes and of which input.
-        pretrained: load its weights: from the cache, else from the hub. Another `num_classes` replaces the
-            classifier, another `in_chans` adapts the first convolution.
-        pretrained_cfg: which weights of a network they are: a tag, or a record in place of the released one's (a
-            `PretrainedCfg`, or a dict of its fields).
-        pretrained_cfg_overlay: fields that go before that record's: `dict(file=PATH)` or `dict(hf_hub_id="owner/name")`
-            for other weights, `dict(mean=...)` and so on for another preprocessing. A file of other weights says itself
-            how many classes it has, unless `num_classes` is among the fields.
-        checkpoint_path: a .safetensors or .pth file with the weights of exactly the network that is made.
-        cache_dir: where files from the hub are kept, in place of its usual cache.
-        scriptable, exportable, no_jit: change nothing: timm's switches for layers that these networks do not have.
-        kwargs: `DLA`'s other arguments (num_classes, in_chans, output_stride, global_pool, ...); None means the
-            default. `features_only=True` gives a `FeatureNet` in place of the network, and takes its arguments
-            (out_indices, feature_cls, ...); weights then load without their classifier.
+        model_name: a network of `list_models()`, with or without a tag (`dla60.in1k`); or `hf-hub:owner/name`,
+            `local-dir:PATH`, `shipped:NAME`, or a path to a model folder or file, which then determine the network,
+            its classes and its input.
+        pretrained: load its weights, from the cache or the hub. Another `num_classes` replaces the classifier, another
+            `in_chans` adapts the first convolution.
+        pretrained_cfg: the weights: a tag, or a record that replaces the released one (a `PretrainedCfg`, or a dict of
+            its fields).
+        pretrained_cfg_overlay: fields that override that record's, such as `dict(file=PATH)` or
+            `dict(hf_hub_id="owner/name")` for other weights, `dict(mean=...)` for other preprocessing. A file of other
+            weights determines the number of classes, unless `num_classes` is among the fields.
+        checkpoint_path: a .safetensors or .pth file with weights for exactly this network.
+        cache_dir: the hub's cache, by default huggingface_hub's own.
+        scriptable: ignored, as are the next two: timm's switches for layers that these networks do not have.
+        exportable: ignored.
+        no_jit: ignored.
+        kwargs: other arguments of `DLA` (num_classes, in_chans, output_stride, global_pool, ...); None means the
+            default. `features_only=True` returns a `FeatureNet` instead and accepts its arguments (out_indices,
+            feature_cls, ...); weights are then loaded without the classifier.
 
     Raises:
-        UnknownNameError: no such network, or no weights of that tag.
-        UsageError: another kind of name that leads nowhere, or arguments that contradict each other.
-        TypeError: no such option.
-        UnavailableError: the weights cannot be had, or (DamagedError) are not what they should be.
+        UnknownNameError: if there is no such network, or no weights of that tag.
+        UsageError: if the name resolves to no model, or arguments contradict each other.
+        TypeError: if there is no such option.
+        UnavailableError: if the weights are unavailable.
+        DamagedError: if the weights are damaged.
     """
     options = {name: value for name, value in kwargs.items() if value is not None}
     wrap: Callable[[DLA], nn.Module] | None = None
@@ -80,7 +83,7 @@ def create_model(
         options["num_classes"] = 0
     check_options(model_name, options, MODEL_OPTIONS)
     check_options("pretrained_cfg_overlay", pretrained_cfg_overlay or (), _CFG_FIELDS)
-    pretrained = pretrained and not checkpoint_path  # of what a file replaces nothing is fetched
+    pretrained = pretrained and not checkpoint_path  # do not fetch weights that the file replaces
     if is_model(model_name) and not re.search(r"[/\\:]", model_name):
         model = _of_table(model_name, pretrained, pretrained_cfg, pretrained_cfg_overlay, cache_dir, options)
     elif pretrained_cfg:
@@ -93,13 +96,12 @@ def create_model(
     return net
 
 
-# Weights are built on networks, so they are not imported at the top.
 def _of_source(
     source: str, pretrained: bool, overlay: Mapping[str, Any] | None, cache_dir: StrPath | None, options: dict[str, Any]
 ) -> DLA:
-    other = [name for name in _PLACES if overlay and overlay.get(name)]
-    if other:
-        raise UsageError(f"{source} names the weights, and {other[0]} of pretrained_cfg_overlay names others")
+    others = [name for name in _PLACES if overlay and overlay.get(name)]
+    if others:
+        raise UsageError(f"{source} names the weights, but {others[0]} of pretrained_cfg_overlay names other ones")
     if pretrained:
         return load_model(source, cache_dir=cache_dir, overlay=overlay, **options).model
     return create_untrained(source, cache_dir=cache_dir, overlay=overlay, **options)
@@ -129,47 +131,47 @@ def _of_table(
     if pretrained and not cfg.state_dict:
         source = _place(model_name, cfg)
         model = load_model(source, architecture=name, cache_dir=cache_dir, overlay=fields, **options).model
-        found = {key: model.pretrained_cfg[key] for key in ("num_classes", "input_size")}
+        stored = {key: model.pretrained_cfg[key] for key in ("num_classes", "input_size")}
     else:
-        found = {}
+        stored = {}
         model = build(name, **{"num_classes": cfg.num_classes, "in_chans": cfg.input_size[0], **options})
         if pretrained and cfg.state_dict:
             load_state(model, cfg.state_dict, new_head=model.num_classes != cfg.num_classes)
-    model.pretrained_cfg = model.default_cfg = cfg.to_dict() | found
+    model.pretrained_cfg = model.default_cfg = cfg.to_dict() | stored
     return model
 
 
 def _fields(cfg: Mapping[str, Any] | object) -> dict[str, Any]:
-    """What a record of weights says, whether it is a dict, a PretrainedCfg of ours or timm's, or a plain object."""
+    """Return the fields of a record of weights: a dict, our or timm's PretrainedCfg, or a plain object."""
     if isinstance(cfg, Mapping):
         return dict(cfg)
     return dict(cfg.to_dict()) if hasattr(cfg, "to_dict") else dict(vars(cfg))
 
 
 def _place(model_name: str, cfg: PretrainedCfg) -> str:
-    """The source of `load_model` that a record names."""
+    """Return the source for `load_model` that a record names."""
     if cfg.file:
-        return os.path.abspath(os.path.expanduser(cfg.file))  # never taken for a network's name
+        return os.path.abspath(os.path.expanduser(cfg.file))  # absolute, so never taken for a network's name
     if cfg.hf_hub_id and not cfg.hf_hub_filename:
         return f"hf-hub:{cfg.hf_hub_id}"
     raise UsageError(
         f"{model_name} has no weights to load: its pretrained_cfg names neither file, state_dict nor hf_hub_id "
-        "(url and hf_hub_filename are not followed). Try: pretrained_cfg_overlay=dict(file=PATH)"
+        "(url and hf_hub_filename are not supported). Try: pretrained_cfg_overlay=dict(file=PATH)"
     )
 
 
 def _load_checkpoint(model: DLA, net: nn.Module, path: StrPath) -> None:
-    """Load a file into `net`, which is `model` or shares its levels; the file has its names or the whole network's."""
+    """Load a file with the names of `net`, or of the whole `model`, which `net` is or shares its levels with."""
     state, where = plain_names(read_state(path)), os.fspath(path)
     whole = net is not model and not state.keys() <= net.state_dict().keys()
     load_state(model if whole else net, state, new_head=whole, where=where)
 
 
 def model_entrypoint(model_name: str, module_filter: str | None = None) -> Callable[..., nn.Module]:
-    """A function that makes the network called `model_name` (whatever its tag): `create_model` without the name.
+    """Return `create_model` with the network `model_name` set; its tag is ignored.
 
     Raises:
-        UnknownNameError: no such network, or none in that one of timm's modules; all are in "dla".
+        UnknownNameError: if there is no such network, or none in this module of timm's; all are in "dla".
     """
     if module_filter not in (None, "", MODULE):
         raise UnknownNameError("module of networks", str(module_filter), [MODULE])

@@ -1,7 +1,7 @@
-"""Files of the hub: the cache first, the network only on a miss, every file verified before it is used.
+"""Fetch model files from the Hugging Face hub: from the cache, or on a miss from the network; all are verified.
 
-huggingface_hub does the work and reads HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN when it is
-imported, which happens at the first use of this module's functions.
+huggingface_hub reads HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN when it is imported, which
+happens at the first call of a function of this module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,17 +25,18 @@ from dla.weights.model_folder import CONFIG, WEIGHT_NAMES
 __all__ = ["HubFiles", "cache_folder", "fetch", "fetch_config", "locate"]
 
 
-WEIGHTS = WEIGHT_NAMES[:2]  # the first that is there
+WEIGHTS = WEIGHT_NAMES[:2]  # the first one that exists
 
-# Nothing about this machine: instead of huggingface_hub's list of installed packages.
+# Sent instead of huggingface_hub's list of installed packages.
 _HEADERS = {"user-agent": "dla"}
+_PLAIN = re.compile(r"[\w-]{1,128}")  # a digest, or a tag such as a bucket's
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
 class HubFiles:
-    """A repository at one commit: its config and its weights, as they were announced; `sha256` is of the weights."""
+    """The verified config and weights of a repository at a commit; `sha256` is that of the weights."""
 
     repo: str
     commit: str
@@ -64,28 +65,28 @@ def fetch(
     repair: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> HubFiles:
-    """Config and weights of a hub repository (owner/name), both of the same commit.
+    """Return config and weights of a hub repository (owner/name), both of the same commit.
 
-    With `repair` a file that is damaged in the cache is fetched again. `progress` is told of the bytes that arrive.
+    With `repair`, damaged files in the cache are fetched again. `progress` receives the downloaded bytes.
 
     Raises:
-        UnavailableError: not in the cache and not to be had; the message says where it was looked for.
-        DamagedError: a file is not what the hub announced.
-        UsageError: not the name of a repository.
+        UnavailableError: if a file is neither in the cache nor on the hub, or the hub cannot be reached.
+        DamagedError: if a file does not have the digest that the hub announced.
+        UsageError: if `repo` is not a repository name.
     """
     wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir), repair, _name(repo, revision), progress)
     with _explained(wanted):
         config, fresh = wanted.read(CONFIG)
-        found = _with_weights(wanted, config)
-        if found is None and not fresh:  # what is cached was incomplete; the branch may have moved on since
-            found = _with_weights(wanted, wanted.fetched(CONFIG))
-    if found is None:
+        result = _with_weights(wanted, config)
+        if result is None and not fresh:  # the cached commit has no weights; the branch may have moved since
+            result = _with_weights(wanted, wanted.fetched(CONFIG))
+    if result is None:
         raise UnavailableError(f"{wanted.place} has no weights: neither {' nor '.join(WEIGHTS)}.")
-    return found
+    return result
 
 
 def fetch_config(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None) -> bytes:
-    """The config of a hub repository alone; raises as `fetch`."""
+    """Return only the config of a hub repository; raises as `fetch`."""
     wanted = _Wanted(repo, revision or "main", cache_folder(cache_dir), name=_name(repo, revision))
     with _explained(wanted):
         return wanted.read(CONFIG)[0].data
@@ -98,15 +99,15 @@ def _explained(wanted: _Wanted) -> Iterator[None]:
     try:
         yield
     except _AbsentError:
-        raise UnavailableError(f"{wanted.place} has no {CONFIG}, so it is no model that can be loaded.") from None
+        raise UnavailableError(f"{wanted.place} has no {CONFIG}, so it is not a model that can be loaded.") from None
     except HFValidationError as error:
-        raise UsageError(f'"{wanted.repo}" cannot be the name of a repository. Allowed: owner/name') from error
+        raise UsageError(f'"{wanted.repo}" is not a repository name. Allowed: owner/name') from error
 
 
 def locate(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """The cached file of weights, with its config beside it; None where `fetch` would have to ask the hub.
+    """Return the path of the cached weights, next to their config; None if `fetch` would have to ask the hub.
 
-    Nothing is read or verified. huggingface_hub could answer too, but takes longer to import than all of `dla models`.
+    Nothing is read or verified. huggingface_hub is not used, because its import takes longer than all of `dla models`.
     """
     home = cache_folder(cache_dir) / f"models--{repo.replace('/', '--')}"
     wanted = revision or "main"
@@ -120,12 +121,12 @@ def locate(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLi
             if not (home / ".no_exist" / commit / name).exists():
                 return None  # the hub may have it
     except OSError:
-        pass  # a cache that may not be read
+        pass  # an unreadable cache
     return None
 
 
 def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
-    """The repository as it was at the config's commit: a branch may move between two requests, a commit does not."""
+    """Return config and weights of the config's commit, because a branch may move between two requests."""
     pinned = replace(wanted, revision=config.path.parent.name)
     for name in WEIGHTS:
         try:
@@ -137,14 +138,14 @@ def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where files of the hub are kept: `cache_dir`, else what huggingface_hub's variables say."""
+    """Return the hub's cache folder: `cache_dir`, or what huggingface_hub's environment variables set."""
     from huggingface_hub import constants
 
     return Path(os.path.expanduser(cache_dir or constants.HF_HUB_CACHE))
 
 
 def _name(repo: str, revision: str | None) -> str:
-    """What `dla pull` takes."""
+    """Return the model name for `dla pull`."""
     return f"hf-hub:{repo}@{revision}" if revision else f"hf-hub:{repo}"
 
 
@@ -165,7 +166,7 @@ class _Wanted:
         return f"{self.repo}{revision} on the hub ({constants.ENDPOINT})"
 
     def read(self, filename: str) -> tuple[_File, bool]:
-        """The file, and whether it had to be fetched."""
+        """Return the file, and whether it was fetched."""
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(self.repo, filename, cache_dir=self.cache, revision=self.revision)
@@ -177,44 +178,46 @@ class _Wanted:
                     raise
                 return self.fetched(filename, again=True), True
         if cached is not None and _COMMIT.fullmatch(self.revision):
-            raise _AbsentError  # a commit never gets another file; a branch may
+            raise _AbsentError  # a commit never changes; a branch may
         return self.fetched(filename), True
 
     def fetched(self, filename: str, *, again: bool = False) -> _File:
-        """The file from the hub, thrown away again if it is not what the hub announced.
+        """Fetch a file from the hub; delete it if it does not have the announced digest.
 
-        `again`: in place of what the cache has, which stays until the new one is whole.
+        `again` replaces the cached file, which is kept until the download is complete.
         """
         path = self.download(filename, again)
         try:
             return self.verified(path)
         except DamagedError as error:
-            _blob(path).unlink(missing_ok=True)
+            if (blob := _blob(path)).parent == path.parents[2] / "blobs":  # nothing outside the repository's own
+                blob.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise DamagedError(
-                f"{filename} of {self.place} arrived other than announced and was thrown away. Try: once more."
+                f"{filename} of {self.place} does not have the announced digest and was deleted. Try again."
             ) from error
 
     def download(self, filename: str, again: bool) -> Path:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub import hf_hub_download, hf_hub_url
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         def explained(error: Exception) -> Exception:
+            if isinstance(error, DamagedError):
+                return error
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 return _AbsentError()
             return UnavailableError(self.explain(error, filename, again))
 
-        with _quietly():
+        with _quietly(), _checked_metadata(self.place) as metadata:
             try:
-                # hf_hub_download retries a hub that is unreachable or busy for half a minute; one question first tells
-                # that at once.
-                get_hf_file_metadata(hf_hub_url(self.repo, filename, revision=self.revision), headers=_HEADERS)
+                # hf_hub_download retries an unreachable or busy hub for half a minute; this request fails at once.
+                metadata(hf_hub_url(self.repo, filename, revision=self.revision), headers=_HEADERS)
             except Exception as error:
                 refused = isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError)
-                if refused or _unreachable(error):
+                if refused or isinstance(error, DamagedError) or _unreachable(error):
                     raise explained(error) from error
             try:
-                got = hf_hub_download(
+                path = hf_hub_download(
                     self.repo,
                     filename,
                     revision=self.revision,
@@ -223,51 +226,53 @@ class _Wanted:
                     tqdm_class=_bar(self.repo, self.progress),
                     force_download=again,
                 )
-            except Exception as error:  # of huggingface_hub, of the HTTP client it uses, of the disk
+            except Exception as error:  # from huggingface_hub, its HTTP client or the disk
                 raise explained(error) from error
-        return Path(got)
+        return Path(path)
 
     def verified(self, path: Path) -> _File:
-        """A cached file, compared with the digest that the hub announced and the cache is named after."""
+        """Return a cached file after comparing it with the digest in its name, which the hub announced."""
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UnavailableError(f"{path} cannot be read: {error.strerror}.") from error
         announced, sha256 = _blob(path).name, hashlib.sha256(data).hexdigest()
         if re.fullmatch(r"[0-9a-f]{64}", announced):
-            found = sha256
+            actual = sha256
         elif re.fullmatch(r"[0-9a-f]{40}", announced):
-            found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # git's name for a small file
+            actual = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # git's blob id, of a small file
         else:
-            found = announced  # a cache without symlinks, or a hub that announces something else
-        if found != announced:
+            actual = announced  # a cache without symlinks, or a hub that announces something else
+        if actual != announced:
             raise DamagedError(
-                f"{path.name} of {self.repo} is damaged in the cache ({len(data)} bytes, digest {found[:8]}, "
-                f"announced {announced[:8]}). Try: dla pull {self.name}, or remove {_blob(path)}: it is fetched again."
+                f"{path.name} of {self.repo} is damaged in the cache ({len(data)} bytes, digest {actual[:8]}, "
+                f"announced {announced[:8]}). Try: dla pull {self.name}, or delete {_blob(path)} to fetch it again."
             )
         return _File(path, data, sha256)
 
     def explain(self, error: Exception, filename: str, damaged: bool) -> str:
-        """One or two sentences for a failed download; `damaged` is what the cache has."""
+        """Return the message for a failed download; `damaged`: the cached file is damaged, not missing."""
         from huggingface_hub import errors
 
         if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
             error = error.__cause__
-        by_hand = f"By hand: put {CONFIG} and {WEIGHTS[0]} of {self.repo} into a folder and give its path as the model."
+        by_hand = f"or put {CONFIG} and {WEIGHTS[0]} of {self.repo} into a folder and pass its path as the model."
         missing = f"{filename} of {self.repo} is {'damaged' if damaged else 'not'} in the cache ({self.cache})"
         if isinstance(error, errors.OfflineModeIsEnabled):
-            return f"{missing} and HF_HUB_OFFLINE forbids to ask the hub. {by_hand}"
+            return f"{missing} and HF_HUB_OFFLINE is set. Unset it, {by_hand}"
         if _unreachable(error):
-            return f"{missing} and the hub ({self.endpoint}) cannot be reached: {_first_line(error)}. {by_hand}"
+            return (
+                f"{missing} and the hub ({self.endpoint}) cannot be reached: "
+                f"{_first_line(error)}. Check the connection, {by_hand}"
+            )
         if isinstance(error, errors.HfHubHTTPError):
             return f"{missing} and {self.refusal(error)}"
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            return (
-                f"no space left for {filename} of {self.repo} in the cache ({self.cache}). Free some, or set HF_HOME."
-            )
+            place = f"{filename} of {self.repo} in the cache ({self.cache})"
+            return f"no space is left for {place}. Free some, or set HF_HOME."
         if isinstance(error, OSError) and error.errno:
-            return f"the cache ({self.cache}) cannot be written: {error.strerror}. Set HF_HOME to a folder that can."
-        return f"{missing} and the hub ({self.endpoint}) broke off: {_first_line(error)}. Try: once more. {by_hand}"
+            return f"the cache ({self.cache}) cannot be written: {error.strerror}. Set HF_HOME to a writable folder."
+        return f"{missing} and the hub ({self.endpoint}) broke off: {_first_line(error)}. Try again, {by_hand}"
 
     @property
     def endpoint(self) -> str:
@@ -276,23 +281,23 @@ class _Wanted:
         return constants.ENDPOINT
 
     def refusal(self, error: Any) -> str:
-        """What the hub's HTTP status means, for the user."""
+        """Return what the hub's HTTP status means for the user."""
         from huggingface_hub import errors
 
         status, hub = error.response.status_code, f"the hub ({self.endpoint})"
         if isinstance(error, errors.GatedRepoError) or status == 403:
-            return f"{hub} wants permission for it ({status}). Ask for access on its page, then set HF_TOKEN."
+            return f"{hub} requires permission for it ({status}). Request access on its page, then set HF_TOKEN."
         if isinstance(error, errors.RevisionNotFoundError):
-            return f'{hub} has no revision "{self.revision}" of it. Try: without @{self.revision}'
+            return f'{hub} has no revision "{self.revision}" of it. Try it without @{self.revision}'
         if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
             return f"{hub} has no such repository, or it is private ({status}). Check the name, or set HF_TOKEN."
         if status == 429:
-            return f"{hub} has had too many requests from here (429). Wait some minutes, or set HF_TOKEN."
-        return f"{hub} answers {status}. Try: later"
+            return f"{hub} received too many requests (429). Wait some minutes, or set HF_TOKEN."
+        return f"{hub} answers with status {status}. Try again later"
 
 
 def _bar(repo: str, progress: Progress) -> Any:
-    """In place of huggingface_hub's progress bar: draws nothing, and tells `progress` of each file's bytes."""
+    """Return a class that replaces huggingface_hub's progress bar and reports the bytes to `progress`."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
@@ -304,16 +309,16 @@ def _bar(repo: str, progress: Progress) -> Any:
             progress.advance(int(n or 0))
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """The same bytes as they come through the network; where there is this, there is no second bar for them."""
+            """Ignore transferred bytes, which `update` reports too. Without this method they get a second bar."""
 
     return Bar
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """No question about the program that calls (huggingface_hub asks the hub how to name it), no list of packages.
+    """Disable huggingface_hub's telemetry and the request by which it identifies the calling program.
 
-    Warnings about little disk space and about each retry are left out too: what comes of it, the error says.
+    Warnings about low disk space and retries are suppressed too; the final error covers them.
     """
     from huggingface_hub import constants
 
@@ -330,13 +335,41 @@ def _quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _checked_metadata(place: str) -> Iterator[Callable[..., Any]]:
+    """While it lasts, huggingface_hub takes only plain words for a file's ETag and commit: both become paths.
+
+    Raises:
+        DamagedError: by every call that would take another one. Nothing is written then.
+    """
+    from huggingface_hub import file_download
+
+    original = file_download.get_hf_file_metadata
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        for what, value in (("ETag", found.etag), ("commit", found.commit_hash)):
+            if value is not None and not _PLAIN.fullmatch(value):
+                raise DamagedError(
+                    f"{place} announces a file with the {what} {value[:40]!r}, which is no digest. Nothing was "
+                    "written. Set HF_ENDPOINT to a hub that you trust."
+                )
+        return found
+
+    file_download.get_hf_file_metadata = checked
+    try:
+        yield checked
+    finally:
+        file_download.get_hf_file_metadata = original
+
+
 def _blob(path: Path) -> Path:
-    """The file that a cache entry links to. One step only: the blob may itself be a link to a shared store."""
+    """Return the file that a cache entry links to, resolving one link: the blob may be a link to a shared store."""
     return Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else path
 
 
 def _unreachable(error: Exception) -> bool:
-    # The HTTP client is huggingface_hub's choice (it has changed), so its errors are known by name.
+    # huggingface_hub has changed its HTTP client before, so errors are compared by name.
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     return isinstance(error, OfflineModeIsEnabled) or type(error).__name__ in (

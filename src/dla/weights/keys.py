@@ -1,4 +1,4 @@
-"""Whose weights these are: tensors compared with a network's, by name and shape."""
+"""Identify weights: compare tensors with a network's by name and shape."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes_of(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a state dict by name."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def check_match(model: nn.Module, wanted: Shapes, given: Shapes, where: str) -> None:
-    """Raise a readable difference unless names and shapes are the same.
+    """Check that tensors have the names and shapes of the network.
 
     Raises:
-        DamagedError: what is missing, unknown or of another shape, and what it is instead if that can be told.
+        DamagedError: which tensors are missing, unknown or of another shape, and the network that they fit, if any.
     """
     missing = [name for name in wanted if name not in given]
     unknown = sorted(name for name in given if name not in wanted)
@@ -79,9 +80,9 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def candidate_networks(shapes: Shapes) -> list[str]:
-    """The networks of the table that these tensors are exactly, whatever the classes and the input's channels.
+    """Return the networks of the table that these tensors fit exactly, for any number of classes and input channels.
 
-    The authors' dead projections and missing batch-norm counters are no difference.
+    The authors' unused projections and missing batch-norm counters are ignored.
     """
     first = shapes.get(FIRST_CONV, ())
     if len(first) != 4:
@@ -89,18 +90,18 @@ def candidate_networks(shapes: Shapes) -> list[str]:
     fits = []
     for name, row in TABLE.items():
         if first[0] != row.channels[0] or shapes.get("level5.root.bn.weight") != (row.channels[5],):
-            continue  # cheap, and leaves few to compare
-        body, dead = _skeleton(name)
+            continue  # a cheap check that leaves few to compare
+        body, unused = _skeleton(name)
         body = body | {FIRST_CONV: (first[0], first[1], *body[FIRST_CONV][2:])}
-        given = {n: shape for n, shape in shapes.items() if not n.endswith(COUNTER) and not n.startswith(HEAD)}
-        if {n: shape for n, shape in given.items() if dead.get(n) != shape} == body:
+        tensors = {n: shape for n, shape in shapes.items() if not n.endswith(COUNTER) and not n.startswith(HEAD)}
+        if {n: shape for n, shape in tensors.items() if unused.get(n) != shape} == body:
             fits.append(name)
     return fits
 
 
 @cache
 def _skeleton(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Names and shapes of a network without its classifier, and of the authors' dead projections in it."""
+    """Return the shapes of a network without its classifier, and of the authors' unused projections in it, by name."""
     with torch.device("meta"):
         model = build(architecture, num_classes=0)
     body = {name: shape for name, shape in shapes_of(model.state_dict()).items() if not name.endswith(COUNTER)}
@@ -108,11 +109,11 @@ def _skeleton(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, 
 
 
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averaged weights first, as timm does
-PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and of compiled networks
+PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and compiled networks
 
 
 def unwrap(loaded: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], str]:
-    """The state dict inside a training checkpoint, and the key it was under ('' when it was not wrapped)."""
+    """Return the state dict in a training checkpoint and its key there ('' if it is not wrapped)."""
     for key in CONTAINERS:
         if isinstance(loaded.get(key), Mapping):
             return loaded[key], key
@@ -120,10 +121,10 @@ def unwrap(loaded: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], str]:
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without the prefixes that wrappers put before every name, however often.
+    """Return the state dict without the prefixes that wrappers add to names, repeated ones included.
 
     Raises:
-        DamagedError: two names become one.
+        DamagedError: if two names become the same.
     """
     plain: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -131,18 +132,18 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         while short.startswith(PREFIXES):
             short = short.split(".", 1)[1]
         if short in plain:
-            raise DamagedError(f'"{short}" is there twice, with and without a prefix ({", ".join(PREFIXES)}).')
+            raise DamagedError(f'"{short}" occurs twice, with and without a prefix ({", ".join(PREFIXES)}).')
         plain[short] = tensor
     return plain
 
 
 def unused_projections(model: nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors that the authors' files have and no output depends on.
+    """Return the shapes of the tensors in the authors' files that no output depends on, by name.
 
-    There every tree that changes the number of channels owns a projection, but only the innermost one, whose
-    first block adds it, uses its own.
+    In the authors' code every tree that changes the number of channels has a projection, but only the innermost
+    tree's is used, by its first block.
     """
-    dead: dict[str, torch.Size] = {}
+    unused: dict[str, torch.Size] = {}
     for path, tree in model.named_modules():
         if isinstance(tree, Tree) and tree.n > 1:
             innermost: nn.Module = tree
@@ -150,34 +151,34 @@ def unused_projections(model: nn.Module) -> dict[str, torch.Size]:
                 innermost = innermost.tree1
             project = innermost.project
             assert isinstance(project, nn.Module)
-            dead.update({f"{path}.project.{name}": tensor.shape for name, tensor in project.state_dict().items()})
-    return dead
+            unused.update({f"{path}.project.{name}": tensor.shape for name, tensor in project.state_dict().items()})
+    return unused
 
 
 def authors_state(model: nn.Module) -> dict[str, Tensor]:
-    """The network's state dict as the authors' code names and orders it, for its strict loading.
+    """Return the network's state dict with the names and order of the authors' code, for strict loading.
 
-    There the projection comes last in each tree, and the projections that no output depends on are present too: they
-    get the values that a network begins with, the same ones each time.
+    There the projection comes last in each tree, and the unused projections are present too; these get reproducible
+    initial values.
     """
-    dead = unused_projections(model)
+    unused = unused_projections(model)
     random = torch.Generator().manual_seed(0)
-    state = model.state_dict() | {name: _initial_value(name, shape, random) for name, shape in dead.items()}
-    return {name: state[name] for path, child in model.named_children() for name in _authors_order(child, path, dead)}
+    state = model.state_dict() | {name: _initial_value(name, shape, random) for name, shape in unused.items()}
+    return {name: state[name] for path, child in model.named_children() for name in _authors_order(child, path, unused)}
 
 
-def _authors_order(module: nn.Module, path: str, dead: Mapping[str, torch.Size]) -> Iterator[str]:
+def _authors_order(module: nn.Module, path: str, unused: Mapping[str, torch.Size]) -> Iterator[str]:
     if not isinstance(module, Tree):
         yield from (f"{path}.{name}" for name in module.state_dict())
         return
     for name, child in sorted(module.named_children(), key=lambda named: named[0] == "project"):
-        yield from _authors_order(child, f"{path}.{name}", dead)
+        yield from _authors_order(child, f"{path}.{name}", unused)
     if module.n > 1:
-        yield from (name for name in dead if name.startswith(f"{path}.project."))
+        yield from (name for name in unused if name.startswith(f"{path}.project."))
 
 
 def _initial_value(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
-    """What a tensor of a projection (a 1x1 convolution and its batch-norm) is before any training."""
+    """Return the initial value of a tensor of a projection (a 1x1 convolution and its batch-norm)."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.long)
     if len(shape) == 4:

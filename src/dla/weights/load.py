@@ -1,7 +1,7 @@
-"""Weights into networks, strictly: every tensor has its place and its shape, or nothing is loaded.
+"""Load weights into networks, strictly: all tensors match by name and shape, or nothing is loaded.
 
-Two exceptions, both said in the report: the authors' projections that nothing depends on, and a classifier that is
-replaced on request.
+There are two exceptions, both reported: the authors' unused projections are dropped, and the classifier is replaced on
+request.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from dla.weights.state_files import WeightFile, parse_weights
 __all__ = ["LoadReport", "LoadedModel", "adapt_first_conv", "create_untrained", "load_model", "load_state"]
 
 
-# What a source without a word on preprocessing was prepared like.
+# The fields of the table's preprocessing, for sources that specify none.
 _PREPROCESSING = (
     "input_size", "pool_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "fixed_input_size",
     "first_conv", "classifier",
 )  # fmt: skip
-# What stays true of a model whose classifier was replaced.
+# The fields of a config that hold after the classifier was replaced.
 _OF_THE_BODY = ("task", "preprocessing", "license")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What happened on loading: dropped projections, a fresh classifier, and sentences that say so to the user."""
+    """What loading changed: dropped projections, a new classifier, and notes about it for the user."""
 
     dropped: tuple[str, ...] = ()
     new_head: bool = False
@@ -61,8 +61,8 @@ class LoadReport:
 class LoadedModel:
     """A network with its weights.
 
-    `config` describes the network as it is now, `origin` what was loaded (owner/name@commit, shipped:name, or a
-    path), `weights_path` the weight file, `digest` its SHA-256, `source` what the model's name meant.
+    `config` describes the network as built, `origin` what was loaded (owner/name@commit, shipped:name, or a path),
+    `weights_path` is the weight file, `digest` its SHA-256, `source` what the model's name resolved to.
     """
 
     model: DLA
@@ -86,23 +86,24 @@ def load_model(
     progress: Progress = NO_PROGRESS,
     **options: Any,
 ) -> LoadedModel:
-    """The network that `source` names (see `resolve_source`), with its weights, in training mode as `build` makes it.
-
-    Files that are open already are not read again.
+    """Build the network that `source` names, with its weights, in training mode.
 
     Args:
-        num_classes: another number than the source's replaces the classifier; 0 leaves it out.
-        in_chans: another number than the source's adapts the first convolution.
-        architecture: what a bare file holds (else found out by its names and shapes); what any other source must be.
-        new_head: replace the classifier even where the number of classes is the same.
-        cache_dir: the hub's cache, else huggingface_hub's own.
-        overlay: fields of `pretrained_cfg` that go before the source's own, `num_classes` and `input_size` included.
-        progress: told of the bytes that the hub sends.
-        options: other options of the network, before those of the source's config.
+        source: a name (see `resolve_source`), or files that are open already, which are not read again.
+        num_classes: if not the source's, replaces the classifier; 0 removes it.
+        in_chans: if not the source's, adapts the first convolution.
+        architecture: the network in a bare file (by default identified by tensor names and shapes), or the network
+            that any other source is required to be.
+        new_head: replace the classifier even if the number of classes is the same.
+        cache_dir: the hub's cache, by default huggingface_hub's own.
+        overlay: fields that override the source's `pretrained_cfg`, `num_classes` and `input_size` included.
+        progress: receives the downloaded bytes.
+        options: other options of the network, which override the source's config.
 
     Raises:
-        UsageError: no such source, or a bare file that several networks or none could have written.
-        UnavailableError, DamagedError: the weights cannot be had, or are not what they should be.
+        UsageError: if there is no such source, or a bare file fits several networks or none.
+        UnavailableError: if the weights are unavailable.
+        DamagedError: if the weights are damaged.
     """
     files = open_files(source, cache_dir, progress)
     config, origin = files.config, files.origin
@@ -123,20 +124,22 @@ def create_untrained(
     overlay: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DLA:
-    """The network that `source` describes, with fresh weights: its own are not loaded, and not fetched.
+    """Build the network that `source` describes with random weights; its own are neither loaded nor fetched.
 
-    Arguments and errors are `load_model`'s.
+    Arguments and errors are those of `load_model`.
     """
     files = open_files(source, cache_dir)
-    found = files.source
-    if found.kind == "hub":
-        where = f"{CONFIG} of {found.where}"
-        config = parse_config(hub.fetch_config(found.where, found.revision, cache_dir=cache_dir), where)
+    resolved = files.source
+    if resolved.kind == "hub":
+        where = f"{CONFIG} of {resolved.where}"
+        config = parse_config(hub.fetch_config(resolved.where, resolved.revision, cache_dir=cache_dir), where)
     else:
-        config = files.config or _config_of(parse_weights(files.weights, files.weights_name).state, found.where, None)
+        config = files.config or _config_of(
+            parse_weights(files.weights, files.weights_name).state, resolved.where, None
+        )
     config = _overlaid(config, overlay)
-    own = {**config.model_args, "num_classes": config.num_classes, "in_chans": config.in_chans}
-    model = build(config.architecture, **own | options)
+    stored = {**config.model_args, "num_classes": config.num_classes, "in_chans": config.in_chans}
+    model = build(config.architecture, **stored | options)
     model.pretrained_cfg = model.default_cfg = _cfg_attribute(config)
     return model
 
@@ -149,13 +152,13 @@ def _overlaid(config: ModelConfig, overlay: Mapping[str, Any] | None) -> ModelCo
 
 
 def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None) -> ModelConfig:
-    """The config that a bare file lacks, from its tensors."""
+    """Return a config for a bare file, inferred from its tensors."""
     shapes = shapes_of(plain_names(state))
     if architecture is None:
         fits = candidate_networks(shapes)
         if len(fits) != 1:
-            found = f"fits several networks ({', '.join(fits)})" if fits else "fits no network of the table exactly"
-            raise UsageError(f"{where} {found}. Try: name the architecture, such as dla60.")
+            match = f"fits several networks ({', '.join(fits)})" if fits else "fits no network of the table exactly"
+            raise UsageError(f"{where} {match}. Try: name the architecture, such as dla60.")
         architecture = fits[0]
     cfg = row(architecture).pretrained_cfg()
     in_chans = shapes.get(FIRST_CONV, (0, 3))[1]
@@ -173,26 +176,26 @@ def _assemble(
     new_head: bool,
     options: Mapping[str, Any],
 ) -> tuple[DLA, ModelConfig, LoadReport]:
-    """Build the source's own network, load it strictly, then change what was asked to be changed."""
-    given = {key: value for key, value in options.items() if value is not None}
-    placed = {key: given.pop(key) for key in ("device", "dtype") if key in given}
+    """Build the source's own network, load it strictly, then apply the requested changes."""
+    kwargs = {key: value for key, value in options.items() if value is not None}
+    placement = {key: kwargs.pop(key) for key in ("device", "dtype") if key in kwargs}
     classes = config.num_classes if num_classes is None else num_classes
     replace = new_head or classes != config.num_classes
-    pool = given.pop("global_pool", None) if replace else None
+    pool = kwargs.pop("global_pool", None) if replace else None
     state, notes = plain_names(weights.state), list(weights.notes)
     chans = in_chans or config.in_chans
     if chans != config.in_chans:
         notes.append(_adapt(state, config.in_chans, chans, origin))
 
-    built = {**config.model_args, **given, "in_chans": chans}
-    with torch.device("meta"):  # the file's tensors take the parameters' places, so none is drawn at random
+    built = {**config.model_args, **kwargs, "in_chans": chans}
+    with torch.device("meta"):  # the file's tensors replace the parameters, so these need no initialization
         model = build(config.architecture, num_classes=config.num_classes, **built)
     report = load_state(model, state, where=origin)
     notes += report.notes
     if replace:
         model.reset_classifier(classes, pool)
         notes.append(_head_note(origin, config.num_classes, classes))
-    model.to(**placed)
+    model.to(**placement)
 
     model.pretrained_cfg = model.default_cfg = _cfg_attribute(config)
     config = _as_built(config, built, model, replace)
@@ -209,14 +212,12 @@ def _adapt(state: dict[str, Tensor], stored: int, wanted: int, where: str) -> st
 
 def _head_note(where: str, stored: int, classes: int) -> str:
     if classes == 0:
-        return f"the classifier of {where} ({stored} classes) is left out, as asked for."
-    return (
-        f"the classifier of {where} ({stored} classes) was replaced by a new one ({classes}), which has to be trained."
-    )
+        return f"the classifier of {where} ({stored} classes) was removed, as requested."
+    return f"the classifier of {where} ({stored} classes) was replaced by a new one ({classes}), which needs training."
 
 
 def _as_built(config: ModelConfig, built: Mapping[str, Any], model: DLA, replaced: bool) -> ModelConfig:
-    """The source's config with what was changed. Drop rates are for training, not what a model is."""
+    """Return the source's config as changed by the options. Drop rates are for training and not stored."""
     args = {key: built[key] for key in ("in_chans", "output_stride") if key in built}
     args["global_pool"] = model.global_pool.pool_type
     cfg: dict[str, Any] = dict(config.pretrained_cfg)
@@ -237,22 +238,22 @@ def _as_built(config: ModelConfig, built: Mapping[str, Any], model: DLA, replace
 
 
 def _cfg_attribute(config: ModelConfig) -> dict[str, Any]:
-    """timm's `model.pretrained_cfg`: what the source says of its weights, over the row's preprocessing."""
+    """Return timm's `model.pretrained_cfg`: the source's fields over the table's preprocessing."""
     cfg = row(config.architecture).pretrained_cfg()
-    said = {key: tuple(value) if isinstance(value, list) else value for key, value in config.pretrained_cfg.items()}
+    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in config.pretrained_cfg.items()}
     root = {
         "architecture": config.architecture,
         "num_classes": config.num_classes,
         "label_names": config.label_names,
         "label_descriptions": config.label_descriptions,
     }
-    return {key: cfg[key] for key in _PREPROCESSING} | said | {k: v for k, v in root.items() if v is not None}
+    return {key: cfg[key] for key in _PREPROCESSING} | stored | {k: v for k, v in root.items() if v is not None}
 
 
 def adapt_first_conv(weight: Tensor, in_chans: int) -> Tensor:
-    """The first convolution's weight (C_out, C, kH, kW) for another number of input channels, by timm's rule.
+    """Return the first convolution's weight (C_out, C, kH, kW) for `in_chans` input channels, by timm's rule.
 
-    One channel sees the sum of all; more see copies in turn, scaled so that the sum stays about the same.
+    One channel gets the sum over all channels; more get repeated copies, scaled to about the same sum.
     """
     stored = weight.shape[1]
     if in_chans == stored:
@@ -265,51 +266,51 @@ def adapt_first_conv(weight: Tensor, in_chans: int) -> Tensor:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool = False, where: str = "") -> LoadReport:
-    """Load a state dict, all of it or nothing; `where` names its file in messages.
+    """Load a complete state dict, or nothing; `where` names its file in messages.
 
-    Prefixes of wrappers are taken off, missing batch-norm counters start at 0, other float types become the
-    network's. With `new_head` the classifier (`fc`) keeps what it has.
+    Prefixes of wrappers are removed, missing batch-norm counters start at 0, and float types are converted to the
+    network's. With `new_head` the classifier (`fc`) is not loaded.
 
     Raises:
-        DamagedError: tensors are missing, unknown, of another shape, or not finite; the network is as it was.
+        DamagedError: if tensors are missing, unknown, of another shape or not finite; the network is unchanged.
     """
     where = where or "the state dict"
     wanted = model.state_dict()
-    given = plain_names(state)
-    dead = unused_projections(model)
-    dropped = {name for name in given if name not in wanted and dead.get(name) == given[name].shape}
-    given = {name: tensor for name, tensor in given.items() if name not in dropped}
+    tensors = plain_names(state)
+    unused = unused_projections(model)
+    dropped = {name for name in tensors if name not in wanted and unused.get(name) == tensors[name].shape}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     if new_head:
-        given = {name: tensor for name, tensor in given.items() if not name.startswith(HEAD)}
-        given |= {name: tensor for name, tensor in wanted.items() if name.startswith(HEAD)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
+        tensors |= {name: tensor for name, tensor in wanted.items() if name.startswith(HEAD)}
     for name, tensor in wanted.items():
-        if name.endswith(COUNTER) and name not in given:
-            given[name] = torch.zeros((), dtype=tensor.dtype)
-    check_match(model, shapes_of(wanted), shapes_of(given), where)
-    ready = {name: _ready(name, given[name], tensor, where) for name, tensor in wanted.items()}
-    model.load_state_dict(ready, strict=True, assign=any(tensor.is_meta for tensor in wanted.values()))
+        if name.endswith(COUNTER) and name not in tensors:
+            tensors[name] = torch.zeros((), dtype=tensor.dtype)
+    check_match(model, shapes_of(wanted), shapes_of(tensors), where)
+    converted = {name: _converted(name, tensors[name], tensor, where) for name, tensor in wanted.items()}
+    model.load_state_dict(converted, strict=True, assign=any(tensor.is_meta for tensor in wanted.values()))
     return LoadReport(tuple(sorted(dropped)), new_head, _notes(where, dropped, new_head))
 
 
 def _notes(where: str, dropped: Collection[str], new_head: bool) -> tuple[str, ...]:
     layers = sorted({name.rsplit(".", 2)[0] for name in dropped})
-    notes = [f"{where} has projections that no output depends on; they were dropped: {', '.join(layers)}."] * bool(
+    notes = [f"{where} has projections that no output depends on; these were dropped: {', '.join(layers)}."] * bool(
         layers
     )
-    notes += [f"the classifier of {where} was left out; the network keeps its own."] * new_head
+    notes += [f"the classifier of {where} was not loaded; the network keeps its own."] * new_head
     return tuple(notes)
 
 
-def _ready(name: str, tensor: Tensor, wanted: Tensor, where: str) -> Tensor:
-    """A copy in the network's own type, of a tensor that is what it should be."""
+def _converted(name: str, tensor: Tensor, wanted: Tensor, where: str) -> Tensor:
+    """Return a checked copy of a tensor in the network's type and on its device."""
     plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_complex())
     if not plain or tensor.is_floating_point() != wanted.is_floating_point() or tensor.element_size() == 1:
         stored = f"{tensor.dtype}".removeprefix("torch.")
         raise DamagedError(
-            f"{name} of {where} is stored as {stored} ({tensor.layout}, {tensor.device}), which is no weight."
+            f"{name} of {where} is stored as {stored} ({tensor.layout}, {tensor.device}), which is not a weight."
         )
     device = tensor.device if wanted.is_meta else wanted.device
-    ready = tensor.to(device=device, dtype=wanted.dtype, copy=True)
-    if not ready.isfinite().all():
+    converted = tensor.to(device=device, dtype=wanted.dtype, copy=True)
+    if not converted.isfinite().all():
         raise DamagedError(f"{name} of {where} holds values that are infinite or not numbers. Try: another copy of it.")
-    return ready
+    return converted

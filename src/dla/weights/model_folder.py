@@ -1,7 +1,7 @@
-"""The model folder: `config.json` says what the network is, `model.safetensors` holds its weights.
+"""The model folder: `config.json` describes the network, `model.safetensors` holds its weights.
 
-timm's keys stand at the root of `config.json`, everything of ours under one root key `dla`. No value of a
-config is ever used as a path.
+timm's keys are at the root of `config.json`, ours under the root key `dla`. No value of a config is ever used as a
+path.
 """
 
 from __future__ import annotations
@@ -47,13 +47,12 @@ __all__ = [
 
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-# What weights are called in folders, in timm's order of preference; the hub has one of the first two.
+# Names of weight files in folders, in timm's order of preference; the hub has one of the first two.
 WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 FORMAT = 1
-MOST_CLASSES, MOST_CHANNELS = 1_000_000, 65_536  # far beyond any use; keeps a forged config from asking for terabytes
+MOST_CLASSES, MOST_CHANNELS = 1_000_000, 65_536  # limits that keep a forged config from allocating terabytes
 
-# What a config may set: the constructor's options with plain values that the table's row does not settle; of what kind,
-# what is allowed in words, and as a test.
+# The options of `DLA` that a config may set: type, allowed values for messages, and their check.
 _MODEL_ARGS: dict[str, tuple[Kind, str, Callable[[Any], bool]]] = {
     "in_chans": (int, f"1 to {MOST_CHANNELS}", lambda count: 1 <= count <= MOST_CHANNELS),
     "output_stride": (int, "8, 16, 32", lambda stride: stride in (8, 16, 32)),
@@ -65,11 +64,11 @@ _MODEL_ARGS: dict[str, tuple[Kind, str, Callable[[Any], bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What `config.json` says.
+    """The content of `config.json`.
 
-    `label_names` are the class ids in the order of the network's outputs, `label_descriptions` their readable
-    names. `model_args` are the network's options, `pretrained_cfg` timm's record of the preprocessing, `dla` ours
-    (the file's format version is not in it: it belongs to the file).
+    `label_names` are the class ids in the order of the network's outputs, `label_descriptions` their readable names.
+    `model_args` are the network's options, `pretrained_cfg` is timm's record of the preprocessing, `dla` holds our own
+    fields, without the file's format version.
     """
 
     architecture: str
@@ -82,25 +81,25 @@ class ModelConfig:
 
     @property
     def in_chans(self) -> int:
-        """Channels of the input: what `model_args` says, else `pretrained_cfg`, else 3."""
+        """Channels of the input, from `model_args`, else `pretrained_cfg`, else 3."""
         size = self.pretrained_cfg.get("input_size") or (3,)
         return int(self.model_args.get("in_chans", size[0]))
 
     @property
     def exif(self) -> Any:
-        """What photos' EXIF orientation is to them: "apply", where nothing else is said."""
+        """How the EXIF orientation of photos is treated: "apply" by default."""
         return (self.dla.get("preprocessing") or {}).get("exif", "apply")
 
     @property
     def temperature(self) -> float:
-        """What the network's scores are divided by for its probabilities; 1, where nothing else is said."""
+        """What logits are divided by before the softmax; 1 by default."""
         return float(self.dla.get("temperature") or 1)
 
     def to_json(self) -> str:
-        """The text of `config.json`: equal configs give equal text.
+        """Return the text of `config.json`; equal configs give equal text.
 
         Raises:
-            UsageError: a value that JSON has no word for.
+            UsageError: if a value cannot be written as JSON.
         """
         root: dict[str, Any] = {"architecture": self.architecture, "num_classes": self.num_classes}
         if self.label_names is not None:
@@ -120,19 +119,19 @@ class ModelConfig:
 
     @classmethod
     def from_mapping(cls, mapping: object, where: str) -> ModelConfig:
-        """The config of a parsed `config.json`, every field checked; `where` names the file in messages.
+        """Return the config of a parsed `config.json`, with every field checked; `where` names the file in messages.
 
         Raises:
-            DamagedError: a field is missing, of another type than it should be, or contradicts another.
+            DamagedError: if a field is missing, of the wrong type, or contradicts another.
         """
         if not isinstance(mapping, dict):
             raise DamagedError(f"{where}: this is {json_kind(mapping)}, not an object with the field architecture.")
         root = JsonObject(mapping, where)
         cfg = root.object("pretrained_cfg")
         architecture = _architecture(root)
-        says_it = cfg if "num_classes" in cfg.fields.keys() - root.fields.keys() else root
+        holder = cfg if "num_classes" in cfg.fields.keys() - root.fields.keys() else root
         allowed = f"0 to {MOST_CLASSES}"
-        count: int = says_it.get("num_classes", int, allowed, lambda count: 0 <= count <= MOST_CLASSES)
+        count: int = holder.get("num_classes", int, allowed, lambda count: 0 <= count <= MOST_CLASSES)
         return cls(
             architecture,
             count,
@@ -149,7 +148,7 @@ def _architecture(root: JsonObject) -> str:
     if name not in TABLE:
         near = nearest(name, TABLE)
         hint = f"Nearest: {', '.join(near)}." if near else "All: dla models"
-        raise root.error(f'architecture is "{name}", which is no DLA network. {hint}')
+        raise root.error(f'architecture is "{name}", which is not a DLA network. {hint}')
     return name
 
 
@@ -160,12 +159,12 @@ def _label_names(root: JsonObject, cfg: JsonObject, num_classes: int) -> tuple[s
     if isinstance(names, dict):  # timm also writes {"0": name, ...}
         names = [names.get(str(i)) for i in range(num_classes)] if len(names) == num_classes else list(names)
     if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
-        raise root.error("label_names holds something else than one text for each class.")
+        raise root.error("label_names must hold one text per class.")
     if len(names) != num_classes:
         raise root.error(f"label_names has {len(names)} entries for num_classes {num_classes}.")
     if len(set(names)) != len(names):
         twice = next(n for i, n in enumerate(names) if n in names[:i])
-        raise root.error(f'label_names has "{twice}" twice; each class needs its own name.')
+        raise root.error(f'label_names has "{twice}" twice; names must be unique.')
     return tuple(names)
 
 
@@ -175,7 +174,7 @@ def _label_descriptions(root: JsonObject, cfg: JsonObject) -> dict[str, str] | N
     if texts is None:
         return None if root.fields.get(key) is None else {}
     if not all(isinstance(text, str) for text in texts.values()):
-        raise root.error(f"{key} holds something else than texts.")
+        raise root.error(f"{key} must hold only texts.")
     return dict(texts)
 
 
@@ -186,7 +185,7 @@ def _model_args(root: JsonObject, num_classes: int) -> dict[str, Any]:
         raise root.error(f"model_args.num_classes is {again} but num_classes is {num_classes}.")
     names = [name for name in args.fields if name != "num_classes"]
     if unknown := [name for name in names if name not in _MODEL_ARGS]:
-        raise root.error(f"model_args.{unknown[0]} is no option of a network. Allowed: {', '.join(_MODEL_ARGS)}.")
+        raise root.error(f"model_args.{unknown[0]} is not an option of the network. Allowed: {', '.join(_MODEL_ARGS)}.")
     return {name: args.get(name, *_MODEL_ARGS[name]) for name in names}
 
 
@@ -203,60 +202,61 @@ def _is_size(size: list[Any]) -> bool:
 def _ours(dla: JsonObject) -> dict[str, Any]:
     version = dla.fields.get("format", FORMAT)
     if version != FORMAT or isinstance(version, bool):
-        raise dla.error(f"dla.format is {json_shown(version)}, this version of dla reads {FORMAT}. Try a newer dla.")
+        raise dla.error(
+            f"dla.format is {json_shown(version)}, this version of dla reads {FORMAT}. Install a newer dla."
+        )
     dla.object("preprocessing")
     dla.get("temperature", (int, float), "a number from 0.01 to 100", lambda t: 0.01 <= t <= 100, default=None)
     return {name: value for name, value in dla.fields.items() if name != "format"}
 
 
 def parse_config(data: bytes, where: str) -> ModelConfig:
-    """The config in the bytes of a `config.json`.
+    """Return the config in the bytes of a `config.json`; `where` names the file in messages.
 
     Raises:
-        DamagedError: no JSON, or not the JSON of a network.
+        DamagedError: if it is not JSON, or not the config of a network.
     """
     mapping = parse_json(data, where)
     try:
-        json.dumps(mapping, ensure_ascii=False).encode()  # a lone surrogate is a text that nothing can print
+        json.dumps(mapping, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded or printed
     except UnicodeEncodeError as error:
-        raise DamagedError(f"{where} is not readable as JSON: {error}.") from error
+        raise DamagedError(f"{where} is not valid JSON: {error}.") from error
     return ModelConfig.from_mapping(mapping, where)
 
 
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
-    """The config of a model folder.
+    """Return the config of a model folder.
 
     Raises:
-        UnavailableError: no such folder, or it has no `config.json`.
-        DamagedError: the config is broken.
+        UnavailableError: if there is no such folder, or it has no `config.json`.
+        DamagedError: if the config is damaged.
     """
     folder = Path(folder)
     return parse_config(read_config_bytes(folder), str(folder / CONFIG))
 
 
 def read_config_bytes(folder: Path) -> bytes:
-    """The bytes of a model folder's config; raises as `read_config`."""
+    """Return the bytes of a model folder's config; raises as `read_config`."""
     path = folder / CONFIG
     try:
         return read_bytes(path)
     except UnavailableError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-            hint = f"A model folder holds {CONFIG} and {WEIGHTS}; a bare file is named itself."
+            hint = f"A model folder holds {CONFIG} and {WEIGHTS}; for a bare file, pass its own path."
             raise UnavailableError(f"{error} {hint}") from error
         raise
 
 
 def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Write a model folder, or write an existing one anew. Equal weights and configs give equal files.
+    """Write a model folder, or overwrite an existing one. Equal weights and configs give equal files.
 
-    Both files are written aside and flushed to the disk before they take their places: no reader ever sees half of
-    one, and a disk that is full changes nothing.
+    Each file is written atomically, and a full disk changes nothing.
 
     Raises:
-        UsageError: the folder holds something else than a model, or the config is not one that can be read again.
-        DlaError: the disk is full or cannot be written.
+        UsageError: if the folder holds anything but a model, or the config is invalid.
+        DlaError: if the disk is full or not writable.
     """
-    import safetensors.torch  # here, because whoever only reads a config needs no torch
+    import safetensors.torch  # here, because reading a config needs no torch
 
     folder = Path(folder)
     text = config.to_json().encode()
@@ -269,7 +269,7 @@ def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tenso
     try:
         _refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        # The config goes first: whatever is left by a crash is still known as a model folder and can be written anew.
+        # The config goes first: what a crash leaves is still recognized as a model folder and can be overwritten.
         weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
         write_files({folder / CONFIG: text, folder / WEIGHTS: weights})
     except OSError as error:
@@ -280,11 +280,12 @@ def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tenso
 
 
 def write_temperature(folder: str | os.PathLike[str], temperature: float) -> None:
-    """Have a model folder say this temperature. The rest of its config stays as it is, whoever wrote it.
+    """Set the temperature in a model folder's config and leave all other fields unchanged, unknown ones too.
 
     Raises:
-        UnavailableError, DamagedError: it is no model folder.
-        DlaError: it cannot be written.
+        UnavailableError: if it is not a model folder.
+        DamagedError: if the config is damaged.
+        DlaError: if it cannot be written.
     """
     path = Path(folder) / CONFIG
     data = read_config_bytes(Path(folder))
@@ -302,22 +303,22 @@ def _refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UsageError(f"{folder} is a file. A model is written to a folder of its own.")
+        raise UsageError(f"{folder} is a file. A model needs a folder of its own.")
     if all(is_leftover(path.name) for path in folder.iterdir()):
         return
     try:
         read_config(folder)
     except UnavailableError as error:
         raise UsageError(
-            f"{folder} is not empty and not a model folder, so it is left alone. Try: a new or empty folder."
+            f"{folder} is not empty and not a model folder, so it was not changed. Try: a new or empty folder."
         ) from error
 
 
 def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights in float16; batch-norm statistics stay float32 and counters integers.
+    """Return the weights in float16; batch-norm statistics stay float32 and counters integers.
 
     Raises:
-        UsageError: a weight is too large for float16.
+        UsageError: if a weight is too large for float16.
     """
     half = {}
     for name, tensor in state.items():

@@ -1,4 +1,4 @@
-"""Weights into the cache, or a check of those that are there."""
+"""Fetch weights into the hub's cache, or verify cached ones."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CacheDir = str | os.PathLike[str] | None
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """One set of weights: what it is called, and its file in the cache, or why there is none that is whole.
+    """A set of weights: its name and its file in the cache, or the error.
 
-    `fetched` is False where it was there already. `sha256` is the file's.
+    `fetched` is False if the file was cached already. `sha256` is that of the file.
     """
 
     name: str
@@ -37,26 +37,26 @@ class PullResult:
 
 
 def pull(names: Iterable[str], *, cache_dir: CacheDir = None, progress: Progress = NO_PROGRESS) -> Iterator[PullResult]:
-    """Fetch weights into the hub's cache, one record a name; the network is asked only for what is not there whole.
+    """Fetch weights into the hub's cache, unless they are there undamaged. Yield one result per name.
 
     Args:
         names: networks of the table, `hf-hub:owner/name[@revision]`, or "all" for every released network.
-        cache_dir: in place of huggingface_hub's own cache.
-        progress: told of the bytes of each file.
+        cache_dir: the hub's cache, by default huggingface_hub's own.
+        progress: receives the downloaded bytes.
 
     Raises:
-        UsageError: a name of something else. Nothing was fetched then.
+        UsageError: if a name is not on the hub; nothing is fetched then.
     """
     return (_pulled(name, source, cache_dir, progress) for name, source in _on_hub(names))
 
 
 def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator[PullResult]:
-    """Check weights in the cache: the digest that the hub announced, and a strict load into their network.
+    """Check cached weights against the hub's digest, and load them strictly. Yield one result per name.
 
-    Without names, all those of the table's networks that are in the cache. The network is never asked.
+    Without names, check all cached weights of the table's networks. This works offline.
 
     Raises:
-        UsageError: as `pull`.
+        UsageError: if a name is not on the hub.
     """
     chosen = _on_hub(names)
     if chosen:
@@ -68,13 +68,13 @@ def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator
 
 def _on_hub(names: Iterable[str]) -> list[tuple[str, ModelSource]]:
     released = [r.name for r in TABLE.values() if r.tag]
-    found = []
-    for name in dict.fromkeys(one for given in names for one in (released if given == ALL else [given])):
+    sources = []
+    for name in dict.fromkeys(one for word in names for one in (released if word == ALL else [word])):
         source = resolve_source(name)
         if source.kind != "hub":
-            raise UsageError(f"{name} is here already, it does not come from the hub. Try: dla info {name}")
-        found.append((name, source))
-    return found
+            raise UsageError(f"{name} is a local model, which cannot be pulled from the hub. Try: dla info {name}")
+        sources.append((name, source))
+    return sources
 
 
 def _pulled(name: str, source: ModelSource, cache_dir: CacheDir, progress: Progress) -> PullResult:
@@ -88,22 +88,22 @@ def _pulled(name: str, source: ModelSource, cache_dir: CacheDir, progress: Progr
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
-    """Tells one file from another that takes its place."""
+    """Return what distinguishes a file from one that replaces it."""
     if path is None:
         return None
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _verified(name: str, source: ModelSource, cache_dir: CacheDir) -> PullResult:
-    from dla.weights.load import load_model  # takes torch, which fetching does not need
+    from dla.weights.load import load_model  # imports torch, which fetching does not need
 
     path = hub.locate(source.where, source.revision, cache_dir=cache_dir)
     try:
         if path is None:
             where = hub.cache_folder(cache_dir)
             raise UnavailableError(f"{source.where} is not in the cache ({where}). Try: dla pull {name}")
-        opened = load_model(ModelFiles(name, source, cache_dir))
+        loaded = load_model(ModelFiles(name, source, cache_dir))
     except DlaError as error:
         return PullResult(name, path, error=error)
-    return PullResult(name, path, path.stat().st_size, opened.digest)
+    return PullResult(name, path, path.stat().st_size, loaded.digest)

@@ -1,6 +1,6 @@
-"""What a user may name as a model, what that means, and the files that it leads to. No torch, so listing is instant.
+"""Resolve the name of a model to its files. Needs no torch, so listing is fast.
 
-`ModelFiles` are found once, read once and hashed once, and are passed around in place of the model's name.
+`ModelFiles` are found, read and hashed once, and passed on in place of the model's name.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _REVISION = re.compile(r"\w[\w./-]*", re.ASCII)
 class ModelSource:
     """Where a model is: in the repository `where` of the hub at `revision`, or at the path `where`.
 
-    `architecture` is what the source's name promises, if it promises any; `name` what to call it, if not `where`.
+    `architecture` is the network that the name implies, if any; `name` is for messages, if not `where`.
     """
 
     kind: Literal["hub", "folder", "file"]
@@ -67,17 +67,19 @@ class ModelSource:
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether the name ends like a file of weights."""
+    """Return whether the name has the extension of a weight file."""
     return name.lower().endswith(SAFE + PICKLED)
 
 
 def resolve_source(text: str) -> ModelSource:
-    """The source that `text` names: `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to
-    a folder or to a weight file, or `shipped:NAME`. A network's name comes before a path of the same name.
+    """Return the source that `text` names.
+
+    It may be `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to a folder or weight
+    file, or `shipped:NAME`. A network takes precedence over a path of the same name.
 
     Raises:
-        UsageError: none of these, or a network without released weights.
-        UnavailableError: a path named with `local-dir:` is no folder.
+        UsageError: if it is none of these, or a network without released weights.
+        UnavailableError: if a weight file, or the folder of `local-dir:`, does not exist.
     """
     scheme = _SCHEME.fullmatch(text)
     if scheme:
@@ -86,14 +88,14 @@ def resolve_source(text: str) -> ModelSource:
     if name in TABLE and "/" not in tag and not is_weight_file(text):  # dla60.in1k, but dla60.pth is a file
         return _released(name, tag)
     path = Path(os.path.expanduser(text))
-    if text and os.path.isdir(path):  # unlike Path's, these find no path where a name is too long for one
+    if text and os.path.isdir(path):  # unlike Path's, os.path's tests accept names that are too long
         return ModelSource("folder", str(path))
     if text and os.path.exists(path):
         return ModelSource("file", str(path))
     if is_weight_file(text):
         raise UnavailableError(f"{text} does not exist.")
     if re.search(r"[/\\:]", text):
-        raise UsageError(f'"{text}" is no path that exists. On the hub: hf-hub:{text}; a folder: local-dir:{text}')
+        raise UsageError(f'"{text}" does not exist. On the hub: hf-hub:{text}; a folder: local-dir:{text}')
     row(name)
     raise AssertionError(text)
 
@@ -103,7 +105,7 @@ def _of_scheme(scheme: str, rest: str) -> ModelSource:
         repo, at, revision = rest.partition("@")
         if not _REPO.fullmatch(repo) or ".." in rest or (at and not _REVISION.fullmatch(revision)):
             raise UsageError(
-                f'"hf-hub:{rest}" names no repository. Allowed: hf-hub:owner/name or hf-hub:owner/name@revision'
+                f'"hf-hub:{rest}" is not a repository. Allowed: hf-hub:owner/name or hf-hub:owner/name@revision'
             )
         return ModelSource("hub", repo, revision or None)
     if scheme == "shipped":
@@ -112,24 +114,24 @@ def _of_scheme(scheme: str, rest: str) -> ModelSource:
         raise UsageError('"local-dir:" names no folder. Allowed: local-dir:PATH, such as local-dir:.')
     path = Path(os.path.expanduser(rest))
     if not os.path.isdir(path):
-        raise UnavailableError(f"{path} is no folder. A model folder holds {CONFIG} and {WEIGHTS}.")
+        raise UnavailableError(f"{path} is not a folder. A model folder holds {CONFIG} and {WEIGHTS}.")
     return ModelSource("folder", str(path))
 
 
 def _released(name: str, tag: str) -> ModelSource:
     r = row(name)
     if r.tag is None:
-        raise UsageError(f"{name} has no released weights. Try: the path of a folder or file with some.")
+        raise UsageError(f"{name} has no released weights. Try: the path of a folder or file with weights.")
     if tag and tag != r.tag:
         raise UnknownNameError("released set of weights", f"{name}.{tag}", [f"{name}.{r.tag}"])
     return ModelSource("hub", f"timm/{name}.{r.tag}", architecture=name)
 
 
 def shipped(name: str) -> Path:
-    """The folder of a network that comes inside the package.
+    """Return the folder of a built-in network.
 
     Raises:
-        UnknownNameError: none has this name.
+        UnknownNameError: if there is no built-in network of this name.
     """
     if name not in shipped_names():
         raise UnknownNameError("shipped network", name, shipped_names())
@@ -137,7 +139,7 @@ def shipped(name: str) -> Path:
 
 
 def shipped_names() -> list[str]:
-    """The networks that come inside the package."""
+    """Return the names of the built-in networks."""
     return sorted(path.parent.name for path in _shipped_root().glob(f"*/{CONFIG}"))
 
 
@@ -146,15 +148,15 @@ def _shipped_root() -> Path:
 
 
 class ModelFiles:
-    """The files of one model. Each is read when it is first asked for, and never again.
+    """The files of a model, each read at its first use and then cached.
 
     Args:
-        name: the model as the user called it.
-        source: what that means.
-        cache_dir: the hub's cache, else huggingface_hub's own.
-        progress: told of the bytes that the hub sends.
+        name: the model as the user named it.
+        source: what the name resolved to.
+        cache_dir: the hub's cache, by default huggingface_hub's own.
+        progress: receives the downloaded bytes.
 
-    All its attributes but these raise UnavailableError or DamagedError where a file cannot be had or is damaged.
+    The other attributes raise an UnavailableError or DamagedError if a file is unavailable or damaged.
     """
 
     def __init__(
@@ -164,26 +166,26 @@ class ModelFiles:
 
     @property
     def folder(self) -> Path | None:
-        """The model folder, if it is one on this disk."""
+        """The model folder; None for a bare file or a model of the hub."""
         return Path(self.source.where) if self.source.kind == "folder" else None
 
     @property
     def origin(self) -> str:
-        """What is read: owner/name@commit, shipped:name, or a path."""
+        """Where the model is from: owner/name@commit, shipped:name, or a path."""
         if self.source.kind == "hub":
             return f"{self._fetched.repo}@{self._fetched.commit}"
         return self.source.name or self.source.where
 
     @cached_property
     def config_bytes(self) -> bytes | None:
-        """`config.json`; None of a bare file, which has none."""
+        """The bytes of `config.json`; None for a bare file."""
         if self.source.kind == "hub":
             return self._fetched.config
         return None if self.folder is None else read_config_bytes(self.folder)
 
     @cached_property
     def config(self) -> ModelConfig | None:
-        """What `config.json` says; None of a bare file."""
+        """The parsed `config.json`; None for a bare file."""
         if self.config_bytes is None:
             return None
         where = f"{CONFIG} of {self.origin}" if self.folder is None else str(self.folder / CONFIG)
@@ -191,48 +193,48 @@ class ModelFiles:
 
     @property
     def weights_path(self) -> Path:
-        """The file of weights."""
+        """The path of the weight file."""
         return self._fetched.weights_path if self.source.kind == "hub" else self._chosen[0]
 
     @property
     def weights_name(self) -> str:
-        """What to call that file, its extension included."""
+        """The name of the weight file for messages, with its extension."""
         return self.weights_path.name if self.source.kind == "hub" else str(self.weights_path)
 
     @property
     def weights_title(self) -> str:
-        """The same with where it is from, for messages."""
+        """The name of the weight file and its origin, for messages."""
         return f"{self.weights_name} of {self.origin}" if self.source.kind == "hub" else self.weights_name
 
     @cached_property
     def weights(self) -> bytes:
-        """The bytes of the file of weights."""
+        """The bytes of the weight file."""
         return self._fetched.weights if self.source.kind == "hub" else read_weight_bytes(self.weights_path)
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the file of weights."""
+        """The SHA-256 of the weight file."""
         return self._fetched.sha256 if self.source.kind == "hub" else hashlib.sha256(self.weights).hexdigest()
 
     @property
     def choice_notes(self) -> tuple[str, ...]:
-        """A sentence where the folder has several files of weights."""
+        """A note if the folder has several weight files."""
         return () if self.source.kind == "hub" else self._chosen[1]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for the user about the files."""
+        """Notes for the user about the files."""
         return self.choice_notes + name_note(self.weights_name, self.sha256)
 
     def check_architecture(self, config: ModelConfig, asked: str | None = None) -> None:
-        """Raise a DamagedError for another architecture than was asked for, or than the source's name promises."""
+        """Raise a DamagedError unless the architecture is the one `asked` for, or implied by the source's name."""
         asked = asked or self.source.architecture
         if asked and config.architecture != asked:
             raise DamagedError(f"{self.origin} is a {config.architecture} by its {CONFIG}, but {asked} was asked for.")
 
     @cached_property
     def _fetched(self) -> HubFiles:
-        from dla.weights import hub  # here, because most models are on this disk
+        from dla.weights import hub  # here, because most models are local
 
         where, revision = self.source.where, self.source.revision
         return hub.fetch(where, revision, cache_dir=self.cache_dir, progress=self.progress)
@@ -243,10 +245,11 @@ class ModelFiles:
 
 
 def open_files(model: str | ModelFiles, cache_dir: CacheDir = None, progress: Progress = NO_PROGRESS) -> ModelFiles:
-    """The files of the model that a user named; files that are open already as they are.
+    """Return the files of the model that a user named; return `ModelFiles` unchanged.
 
     Raises:
-        UsageError, UnavailableError: as `resolve_source`.
+        UsageError: as `resolve_source`.
+        UnavailableError: as `resolve_source`.
     """
     if isinstance(model, ModelFiles):
         return model
@@ -254,7 +257,7 @@ def open_files(model: str | ModelFiles, cache_dir: CacheDir = None, progress: Pr
 
 
 def _weights_in(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """The file of weights in a folder, and a note where there are several."""
+    """Return the weight file in a folder, and a note if there are several."""
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
             return folder / name, ()
@@ -267,13 +270,13 @@ def _weights_in(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def read_weight_bytes(path: Path) -> bytes:
-    """The bytes of a weight file.
+    """Return the bytes of a weight file.
 
     Raises:
-        UsageError: its extension is another's.
-        UnavailableError: no such file, or it cannot be read.
+        UsageError: if it does not have the extension of a weight file.
+        UnavailableError: if it does not exist or cannot be read.
     """
-    check_extension(str(path), str(path))  # before a film is read into memory
+    check_extension(str(path), str(path))  # before a large other file is read into memory
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -283,24 +286,24 @@ def read_weight_bytes(path: Path) -> bytes:
 
 
 def check_extension(name: str, where: str) -> None:
-    """Raise a UsageError for a file whose name does not end like one of weights."""
+    """Raise a UsageError unless the name has the extension of a weight file."""
     if not is_weight_file(name):
-        raise UsageError(f"{where} is no weight file. Allowed: {', '.join(SAFE + PICKLED)}")
+        raise UsageError(f"{where} is not a weight file. Allowed: {', '.join(SAFE + PICKLED)}")
 
 
 def name_note(name: str, digest: str) -> tuple[str, ...]:
-    """A sentence where a file's name promises another SHA-256."""
+    """Return a note if the file's name contains the beginning of another SHA-256."""
     named = _NAMED_DIGEST.search(name)
     if named is None or digest.startswith(named[1]):
         return ()
-    found = digest[: len(named[1])]
-    return (f"{name} promises a SHA-256 that begins with {named[1]}; it begins with {found}: not the published file.",)
+    actual = digest[: len(named[1])]
+    return (f"{name} is not the published file: its SHA-256 begins with {actual}, not with {named[1]}.",)
 
 
 def read_header(file: BinaryIO) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The tensors of a whole .safetensors file, not read: type (such as "F32") and shape by name.
+    """Return type (such as "F32") and shape of each tensor in a .safetensors file, by name, without reading the data.
 
-    The package's own reader would load numpy or torch first.
+    The safetensors package's own reader imports numpy or torch.
     """
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}

@@ -1,4 +1,4 @@
-"""Weight files as tensors: safetensors, and PyTorch's own format without running anything that is in it."""
+"""Read weight files: safetensors, and PyTorch's format without executing code in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["WeightFile", "parse_weights", "read_state"]
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """What was in a file: its tensors, the SHA-256 of its bytes, and what there is to say about it."""
+    """The content of a file: its tensors, the SHA-256 of its bytes, and notes for the user."""
 
     state: dict[str, Tensor]
     digest: str
@@ -36,23 +36,25 @@ class WeightFile:
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth, .pt, .bin or .pth.tar file, by their names in the file.
+    """Return the tensors of a .safetensors, .pth, .pt, .bin or .pth.tar file, by their names in the file.
 
     Raises:
-        UnavailableError: no such file, or it holds more than tensors (nothing of it was executed).
-        DamagedError: empty, truncated, altered, or no weights at all.
-        UsageError: another file name extension.
+        UnavailableError: if the file does not exist, or holds more than tensors (nothing in it is executed).
+        DamagedError: if it is empty, truncated, altered, or holds no weights.
+        UsageError: for another extension.
     """
     return parse_weights(read_weight_bytes(Path(path)), os.fspath(path)).state
 
 
 def parse_weights(data: bytes, name: str, where: str = "", digest: str = "") -> WeightFile:
-    """The tensors in the bytes of a weight file called `name`, whose extension tells the format.
+    """Return the tensors in the bytes of a weight file called `name`, whose extension determines the format.
 
-    `where` is what messages call the file, else its name; `digest` their SHA-256, where it is known.
+    `where` names the file in messages, by default `name`; `digest` is the SHA-256 of the bytes, if known.
 
     Raises:
-        UnavailableError, DamagedError, UsageError: as `read_state`.
+        UnavailableError: as `read_state`.
+        DamagedError: as `read_state`.
+        UsageError: as `read_state`.
     """
     where = where or name
     check_extension(name, where)
@@ -82,47 +84,47 @@ def _parse_pickled(data: bytes, where: str) -> Mapping[Any, Any]:
         raise DamagedError(f"{where} is a safetensors file, not PyTorch's. Try: name it .safetensors.")
     _refuse_zip_bomb(data, where)
     try:
-        # timm's checkpoints carry the command line's Namespace, which is plain data.
+        # timm's checkpoints contain an argparse.Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; the outcome says it better
+            warnings.simplefilter("ignore")  # warnings about pickle protocols, which the errors below cover
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a forged or cut file makes the parser raise
+    except Exception as error:  # a forged or truncated file makes the parser raise anything
         if refused := _refused(error, data):
             raise UnavailableError(
                 f"{where} holds more than tensors ({refused}); it was not loaded and nothing in it was executed. "
-                "Try: convert it to .safetensors where you trust it."
+                "Try: convert it to .safetensors on a machine where you trust it."
             ) from error
-        raise DamagedError(f"{where} {_instead(data) or 'is truncated, damaged or no PyTorch file'}.") from error
+        raise DamagedError(f"{where} {_instead(data) or 'is truncated, damaged or not a PyTorch file'}.") from error
     if not isinstance(loaded, Mapping):
         raise DamagedError(f"{where} holds a {type(loaded).__name__}, not tensors by name.")
     return loaded
 
 
 def _refused(error: Exception, data: bytes) -> str:
-    """What PyTorch's restricted reader would not construct; '' where the error is of another kind."""
+    """Return the type that PyTorch's restricted reader refused to construct; '' for another error."""
     refused = re.search(r"GLOBAL ((?:\w+\.)*(\w+)) ", str(error))
-    # In a file that is cut within an allowed name the reader sees its beginning, without the last byte.
-    cut = refused and data.rpartition(b"\n")[2][:-1] == refused[2].encode()
-    return refused[1] if refused and not cut else ""
+    # In a file truncated within an allowed name, the reader sees the name without its last byte.
+    truncated = refused and data.rpartition(b"\n")[2][:-1] == refused[2].encode()
+    return refused[1] if refused and not truncated else ""
 
 
 def _refuse_zip_bomb(data: bytes, where: str) -> None:
-    """PyTorch never compresses its archives, and a forged one could unfold to any size."""
+    """Refuse compressed archives: PyTorch writes none, and a forged one could decompress to any size."""
     try:
         entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return  # the older format, or not a whole file: PyTorch's reader says so
+        return  # the legacy format or a truncated file, which PyTorch's reader handles
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise DamagedError(f"{where} is a compressed archive, which PyTorch does not write. Try: unpack it first.")
 
 
 def _instead(data: bytes) -> str:
-    """What a file without weights is, as the end of a sentence; '' when nobody can say."""
+    """Return what a file without weights is, as the end of a sentence; '' if unknown."""
     head = data[:512].lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the weights themselves. Try: git lfs pull"
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return "is a web page, not weights. Try: download it again and look at what the address answers"
+        return "is a web page, not weights. Try: download it again and check the address"
     return "is a text file, not weights" if re.fullmatch(rb"[\t\n\r\x20-\x7e]*", head) else ""
 
 
