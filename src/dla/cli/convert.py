@@ -18,8 +18,8 @@ Convert weights to another format, in float32.
 
   folder    a model folder, which dla and timm (local-dir:OUT) load
   timm      only the weights, as .safetensors or .pth by the suffix of OUT
-  authors   a .pth that loads strictly in the authors' code and in projects built
-            on it (CenterNet, SMOKE, FairMOT, CLRerNet)
+  authors   a .pth that loads strictly in the authors' code and in projects that
+            use it (CenterNet, SMOKE, FairMOT, CLRerNet)
 
 Exit code 2: wrong usage, OUT exists, or the format does not support the network; 3: IN is missing or damaged."""
 

@@ -25,7 +25,7 @@ HEAD = ("network", "params", "GMACs", "top-1", "classes", "MB", "weights", "lice
 ALIGN = "<>>>>><<"
 
 FOOT = f"""\
-top-1: accuracy in per cent on ImageNet-1k, as published; for a built-in network, on its own validation photos.
+top-1: published accuracy on ImageNet-1k in per cent; of a built-in network, on its own photos.
 MB: size of the weight file; ~ is an estimate of 4 bytes per parameter.
 Details: dla info NAME. Download weights: dla pull NAME. Default of dla predict: {DEFAULT_MODEL}."""
 

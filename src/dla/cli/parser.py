@@ -71,7 +71,7 @@ class Parser(ArgumentParser):
         self.config, self.find_file = config, find_file or self._option_file
         self.types: dict[str, Any] = {}
         self.ranges: dict[str, Field[Any]] = {}
-        self.flag("-h", "--help", action="help", help="show this help and exit")
+        self.flag("-h", "--help", action="help", help="print this help and exit")
         if config is not None:
             self.flag("-q", "--quiet", action="store_true", help="print only results")
             self.flag(config, action="config", metavar="FILE", help="a YAML file with any of these options")
