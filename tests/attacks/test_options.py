@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,7 @@ from dla.cli import main
 
 LEVELS = "abcdefghi"
 BOMB = "augment:\n - &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f" - &{this} [{','.join(f'*{before}' for _ in range(10))}]\n"
-    for before, this in zip(LEVELS, LEVELS[1:], strict=False)
+    f" - &{this} [{','.join(f'*{before}' for _ in range(10))}]\n" for before, this in pairwise(LEVELS)
 )
 FILES = {
     "a date": "epochs: 2001-99-99",

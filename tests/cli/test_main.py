@@ -123,7 +123,7 @@ def test_help_fits_the_terminal_and_is_in_our_words(
         ("max_megapixels: many", "max_megapixels is many. Allowed: a number"),
         ("format: xml", "format is xml. Allowed: table, json, jsonl, csv\n"),
         ("topl: 3", 'called "topl". Nearest: topk. All: dla predict --help'),
-        ("topk: [", "my.yaml is not valid YAML: "),
+        ("topk: [", "my.yaml is not valid YAML at line 1: "),
         ("- topk", "my.yaml is not a file of options: it has no fields such as `model: dla60`"),
         ("", "my.yaml is not a file of options"),
         ("topk: 0", "--topk is 0. Allowed: 1 to 100,000"),

@@ -162,7 +162,7 @@ def test_a_run_without_its_files(name: str, run: Path, data: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("lr: [", "is not YAML"), ("", "is not a recipe"), ("- lr", "is not a recipe")]
+    ("text", "what"), [("lr: [", "is not valid YAML"), ("", "is not a recipe"), ("- lr", "is not a recipe")]
 )
 def test_a_damaged_config(text: str, what: str, run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "config.yaml").write_text(text)

@@ -87,5 +87,5 @@ def test_a_photo_is_read_once_for_all_its_views() -> None:
     assert (found.views[1] == alone).all()
     many = PhotoReader(sizes, ReadOptions())
     assert many(("number", 5)).error.code == "not_an_image"  # type: ignore[union-attr]
-    with pytest.raises(dla.UsageError, match="an image was given as int"):
+    with pytest.raises(dla.UsageError, match="an image cannot be given as int"):
         many.read("number", 5)
