@@ -209,7 +209,7 @@ def test_a_temperature_is_fitted_saved_and_used(desk: Path, tmp_path: Path, caps
     assert again.top1 == found.top1
 
     assert main(["info", str(model)]) == 0
-    assert f"temperature    {t:g}: the scores are divided by it" in capsys.readouterr().out
+    assert f"temperature    {t:g}: divides the scores" in capsys.readouterr().out
     assert dla.info(str(model)).to_dict()["temperature"] == pytest.approx(t)
     assert dla.info(str(desk / "one")).temperature is None
 
@@ -220,8 +220,8 @@ def test_a_temperature_is_fitted_saved_and_used(desk: Path, tmp_path: Path, caps
         ([], "shipped:tiny200 is not a model folder of yours"),
         (["--model", "one/model.safetensors"], "is a file without a config"),
         (["--model", "one", "--model", "other"], "one model at a time, but 2 are given"),
-        (["--model", "one", "--tta", "flips"], "without tta and preset"),
-        (["--model", "one", "--preset", "imagenet"], "without tta and preset"),
+        (["--model", "one", "--tta", "flips"], "Leave out tta and preset"),
+        (["--model", "one", "--preset", "imagenet"], "Leave out tta and preset"),
     ],
 )
 def test_a_temperature_that_cannot_be_saved_is_refused(
@@ -320,7 +320,7 @@ def test_a_report_tells_all_models(desk: Path, tmp_path: Path) -> None:
     text = (tmp_path / "r.html").read_text()
     assert ">Comparison<" in text
     for name in models:
-        assert f"{name}: how good is it?" in text
+        assert f"Results of {name}" in text
     assert text.count("Most confident errors") == 2
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import io
 import os
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dla.errors import ImageError
+from dla.errors import ImageError, UsageError
 from dla.images.decode import read_photo
-from dla.images.find import PHOTO_SUFFIXES, PhotoFinder
+from dla.images.find import PHOTO_SUFFIXES, PhotoFinder, read_path_list
 
 
 @pytest.fixture
@@ -124,3 +125,31 @@ def test_patterns_mean_what_pathlib_means(tmp_path: Path, parts: list[str]) -> N
         and match.suffix in PHOTO_SUFFIXES
     }  # fmt: skip
     assert set(PhotoFinder([str(tmp_path / pattern)])) == theirs
+
+
+@pytest.mark.parametrize(
+    ("data", "paths"),
+    [
+        (b"a.jpg\nb c.jpg\r\n\n", ["a.jpg", "b c.jpg"]),
+        (b"\xef\xbb\xbfa.jpg\nb.jpg", ["a.jpg", "b.jpg"]),
+        (b"a.jpg\0b\nc.jpg\0", ["a.jpg", "b\nc.jpg"]),
+        (b"a.jpg\0", ["a.jpg"]),
+        (b"", []),
+    ],
+)
+def test_a_list_of_paths(data: bytes, paths: list[str]) -> None:
+    assert list(PhotoFinder(["-"], read_path_list(io.BytesIO(data)))) == paths
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("a.jpg\nb.jpg\n".encode("utf-16"), "UTF-16"),
+        ("photo.jpg\n".encode("utf-16-le"), "UTF-16"),
+        (b"\xff\xd8\xff\xe0" + bytes(50), "is a photo, not a list of paths"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a photo, not a list of paths"),
+    ],
+)
+def test_what_is_no_list_of_paths_is_one_sentence(data: bytes, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        list(read_path_list(io.BytesIO(data)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import MODEL_HELP, Parser
 from dla.errors import UsageError
-from dla.images.find import PhotoFinder
+from dla.images.find import PhotoFinder, read_path_list
 from dla.options import BatchOptions, EngineOptions, ReadOptions
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 
@@ -71,7 +71,7 @@ def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder,
     check_megapixels(args)
     if not args.images:
         raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {command} photo.jpg")
-    finder = PhotoFinder(args.images, (os.fsdecode(line) for line in sys.stdin.buffer))
+    finder = PhotoFinder(args.images, read_path_list(sys.stdin.buffer))
     photos = iter(finder)
     first = next(photos, None)
     if first is None:

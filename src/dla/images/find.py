@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import glob
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["PHOTO_SUFFIXES", "PhotoFinder"]
+from dla.errors import UsageError
+from dla.images.formats import HEADER_BYTES, format_of
+
+__all__ = ["PHOTO_SUFFIXES", "PhotoFinder", "read_path_list"]
 
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
@@ -124,3 +130,20 @@ def _matches(folder: str, parts: Sequence[str]) -> Iterator[str]:
                 yield from () if entry.is_symlink() else _matches(path, parts)
             elif rest and fnmatch.fnmatchcase(entry.name, first):
                 yield from _matches(path, rest)
+
+
+def read_path_list(file: BinaryIO) -> Iterator[str]:
+    """Yield the paths of a list, one per line or, as `find -print0` writes it, one per zero byte.
+
+    Raises:
+        UsageError: it is no such list, but a photo or text in UTF-16.
+    """
+    first = file.readline()
+    if format_of(first[:HEADER_BYTES]) is not None or first == b"\x89PNG\r\n":
+        raise UsageError("standard input is a photo, not a list of paths. Save it to a file and give its name")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or first[1:8:2] == bytes(4):
+        raise UsageError("standard input is text in UTF-16. Give the list of paths in UTF-8, one per line")
+    first = first.removeprefix(codecs.BOM_UTF8)
+    by_zero = b"\0" in first
+    for part in (first + file.read()).split(b"\0") if by_zero else itertools.chain([first], file):
+        yield os.fsdecode(part)
