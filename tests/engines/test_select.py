@@ -100,7 +100,7 @@ def test_info_tells(model: str, measured: list[str], capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()[-4:]
     assert lines[0].split() == ["engine", "cold", "start", "one", "photo", "many", "photos"]
     assert lines[2].startswith("onnx")
-    assert "40.0 photos/s   used for " in lines[2]
+    assert "40.0 photos/s  used for " in lines[2]
     assert lines[2].endswith("many")
     assert "20.0 photos/s" in lines[1]
     choice = dla.info(model, engines=True).engines
@@ -113,7 +113,7 @@ def test_what_is_not_here_cannot_be_timed(capsys: pytest.CaptureFixture[str], tm
                                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert main(["info", "dla60", "--engines"]) == 3
-    assert "those of dla60 are not. Try: dla pull dla60" in capsys.readouterr().err
+    assert "the weights of dla60, which are not downloaded. Try: dla pull dla60" in capsys.readouterr().err
     assert main(["info", "dla34_half", "--engines"]) == 2
 
 
