@@ -70,6 +70,6 @@ def test_onnx_is_needed_for_preprocessing_alone(
     monkeypatch.setitem(sys.modules, "onnx", None)
     words = ["export", "shipped:tiny200", "-o", "out", "--to", "openvino"]
     assert main(words) == 3
-    assert "pip install onnx, or leave it out with --no-preprocessing" in capsys.readouterr().err
+    assert "pip install onnx, or use --no-preprocessing" in capsys.readouterr().err
     assert not Path("out").exists()
     assert main([*words, "--no-preprocessing"]) == 0

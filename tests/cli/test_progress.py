@@ -144,15 +144,15 @@ def test_export_tells_of_every_picture(preprocessing: bool, tmp_path: Path, monk
     monkeypatch.setattr("dla.exporting.verify.SAMPLE_IMAGES", 12)
     progress = Recorder()
     made = dla.export("shipped:tiny200", tmp_path / "out", "onnx", preprocessing=preprocessing, progress=progress)
-    assert progress.pieces[0] == Piece("comparing", 12, "pictures", 12)
+    assert progress.pieces[0] == Piece("comparing", 12, "images", 12)
     assert all(piece.done == piece.total for piece in progress.pieces)
-    assert sum(piece.done for piece in progress.pieces) == made.report.pictures
+    assert sum(piece.done for piece in progress.pieces) == made.report.images
 
 
 def test_a_benchmark_tells_of_every_round_of_what_ran_and_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fake:
-        def __init__(self, arm: Any, cache: str | None = None) -> None:
-            self.arm = arm
+        def __init__(self, case: Any, cache: str | None = None) -> None:
+            self.case = case
 
         def __enter__(self) -> Fake:
             return self
@@ -161,18 +161,18 @@ def test_a_benchmark_tells_of_every_round_of_what_ran_and_what_was_left_out(monk
             pass
 
         def wait(self) -> None:
-            if self.arm.engine == "onnx":
+            if self.case.engine == "onnx":
                 raise dla.UnavailableError("not here")
 
-        def turn(self) -> bench_module.Round:
+        def run_round(self) -> bench_module.Round:
             return bench_module.Round((0.01,) * 4, 10**8)
 
     monkeypatch.setattr(bench_module, "Worker", Fake)
-    for name in ("PAUSE_S", "LOOK_S"):
+    for name in ("PAUSE_S", "LOAD_S"):
         monkeypatch.setattr(bench_module, name, 0.001)
     progress = Recorder()
     report = dla.bench(["shipped:tiny200"], batches=(1, 2), rounds=3, progress=progress)
-    assert {left.engine for left in report.left_out} == {"onnx"}
+    assert {left.engine for left in report.skipped} == {"onnx"}
     assert progress.pieces == [Piece("measuring", 2 * 4 * 3, "rounds", 2 * 4 * 3)]
 
 
@@ -183,4 +183,4 @@ def test_where_a_run_stands_is_noted() -> None:
     figures.on_step(StepEvent(3, 12, 6, 40, 0.4128, math.nan, 0.1, 8))
     figures.on_validation_batch()
     place = "epoch 3/12  step 5/40  loss 0.413"
-    assert progress.notes == [f"{place}  right 50%", place.replace("5/40", "6/40"), "validating"]
+    assert progress.notes == [f"{place}  top-1 50%", place.replace("5/40", "6/40"), "validating"]

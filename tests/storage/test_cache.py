@@ -108,7 +108,7 @@ def test_clear_leaves_what_is_not_ours(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["cache"]) == 0
     out = capsys.readouterr().out
     assert "3 files, 0.0 MB" in out
-    assert "int8   1 files  0.0 MB  networks in int8, made from photos of yours" in out
+    assert "int8   1 files  0.0 MB  int8 models made from your photos" in out
     assert main(["cache", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kinds"] == {"int8": {"files": 1, "bytes": 43}, "steps": {"files": 2, "bytes": 36}}
