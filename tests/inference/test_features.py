@@ -70,7 +70,7 @@ def test_the_same_photo_in_every_form_gives_the_same_features(classifier: dla.Cl
 
 
 def test_unknown_places_are_said_before_anything_is_read(classifier: dla.Classifier) -> None:
-    for bad in ("pool", "level4.tree9"):
+    for bad in ("logits", "level4.tree9"):
         with pytest.raises(dla.UnknownNameError, match=f'"{bad}".*Nearest'):
             classifier.features(iter([CHELSEA]), bad)
     with pytest.raises(dla.UsageError, match="batch_size is 0"):
