@@ -83,7 +83,7 @@ def test_a_stop_saves_first_and_the_same_command_goes_on(
     with training(photos, run, "--epochs", "1000") as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
-        found = next(line for line in lines if line.startswith("goes on"))
+        found = next(line for line in lines if line.startswith("continues at"))
         assert found == f"continues at epoch {at['epoch'] + 1}, step {at['step']}\n"
 
 
