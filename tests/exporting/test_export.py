@@ -307,7 +307,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     write_folder(
         tmp_path / "m", build("dla46x_c", num_classes=2).state_dict(), ModelConfig("dla46x_c", 2, pretrained_cfg=jumps)
     )
-    with pytest.raises(UsageError, match=r"interpolation nearest cannot be reproduced exactly inside a file.*Try --no-preprocessing"):
+    with pytest.raises(
+        UsageError, match=r"interpolation nearest cannot be reproduced exactly inside a file.*Try --no-preprocessing"
+    ):
         dla.export(str(tmp_path / "m"), tmp_path / "new", "onnx")
     assert sorted(os.listdir(tmp_path)) == ["m", "out"]
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
