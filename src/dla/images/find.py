@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dla.errors import UsageError
-from dla.images.formats import HEADER_BYTES, format_of
 
 __all__ = ["PHOTO_SUFFIXES", "PhotoFinder", "read_path_list"]
 
@@ -138,6 +137,8 @@ def read_path_list(file: BinaryIO) -> Iterator[str]:
     Raises:
         UsageError: it is no such list, but a photo or text in UTF-16.
     """
+    from dla.images.formats import HEADER_BYTES, format_of  # here, because the help of a command needs no Pillow
+
     first = file.readline()
     if format_of(first[:HEADER_BYTES]) is not None or first == b"\x89PNG\r\n":
         raise UsageError("standard input is a photo, not a list of paths. Save it to a file and give its name")
