@@ -13,6 +13,8 @@ from huggingface_hub import constants
 
 from dla.cli import main
 
+pytestmark = pytest.mark.slow
+
 CONFIG = b'{"architecture": "dla34", "num_classes": 10}'
 
 

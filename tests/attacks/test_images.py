@@ -22,7 +22,7 @@ from dla.images.decode import ERROR_CODES, Photo, read_photo
 from dla.options import ReadOptions
 
 # Pillow warns of what it skips in damaged metadata.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 LENIENT = ReadOptions(allow_truncated=True)
 HUGE = 60_000

@@ -9,6 +9,8 @@ import pytest
 
 from dla.cli import main
 
+pytestmark = pytest.mark.slow
+
 LEVELS = "abcdefghi"
 BOMB = "augment:\n - &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f" - &{this} [{','.join(f'*{before}' for _ in range(10))}]\n" for before, this in pairwise(LEVELS)

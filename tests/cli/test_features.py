@@ -20,6 +20,8 @@ from dla.cli import main
 from dla.inference import feature_files as report
 from support.photos import CHELSEA, COFFEE, ROCKET, crops, jpeg
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ["-q", "--threads", "1"]
 
 

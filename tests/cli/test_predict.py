@@ -18,6 +18,8 @@ import dla
 from dla.cli import main
 from support.photos import CHELSEA, COFFEE, ROCKET, crops, jpeg, troubled_folder
 
+pytestmark = pytest.mark.slow
+
 QUIET = ["-q", "--format", "jsonl"]
 
 

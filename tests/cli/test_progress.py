@@ -26,6 +26,8 @@ from support.photos import crops, jpeg
 from support.progress import Piece, Recorder
 from support.small_models import write_small
 
+pytestmark = pytest.mark.slow
+
 
 def line(total: int | None, unit: str, done: int, seconds: float) -> str:
     """The bar's own line after so much work in so much time."""

@@ -16,6 +16,8 @@ import dla
 from dla.training.checkpoints import Checkpoints
 from support.progress import Recorder
 
+pytestmark = pytest.mark.slow
+
 FACTS = {"epoch": 1, "rates": [0.1, 1e-300, 1 / 3], "nothing": None, "10": {"2": "ä"}}
 
 

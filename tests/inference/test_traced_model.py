@@ -27,6 +27,8 @@ from dla.weights.model_folder import ModelConfig, write_folder
 from dla.weights.spec import ModelFiles, open_files, resolve_source
 from support.photos import COFFEE
 
+pytestmark = pytest.mark.slow
+
 CFG = {"input_size": [3, 64, 64]}
 
 

@@ -23,6 +23,8 @@ from support.oracle import randomise, relative
 from support.recorded import recorded_shapes
 from support.tiny import CHANNELS, tiny
 
+pytestmark = pytest.mark.slow
+
 NARROW, WIDE = (32, 64, 128, 256, 512), (32, 128, 256, 512, 1024)
 STRIDES = (2, 4, 8, 16, 32)
 UPS = ("bilinear", "authors")

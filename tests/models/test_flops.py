@@ -11,6 +11,8 @@ from dla.models.build import build
 from dla.models.registry import TABLE
 from support.tiny import tiny
 
+pytestmark = pytest.mark.slow
+
 BLOCKS = ("basic", "bottleneck", "bottle2neck")
 
 

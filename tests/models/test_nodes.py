@@ -16,6 +16,8 @@ from dla.models.tree import Node
 from support.oracle import randomise, relative, timm
 from support.tiny import CHANNELS, tiny
 
+pytestmark = pytest.mark.slow
+
 X_N3HW = torch.randn(2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
 
 

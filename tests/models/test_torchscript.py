@@ -18,7 +18,10 @@ from dla.models.nodes import truncate
 from dla.models.tree import sum_nodes
 from support.oracle import randomise
 
-pytestmark = pytest.mark.filterwarnings(r"ignore:`torch.jit.(script|save|load)` is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(r"ignore:`torch.jit.(script|save|load)` is deprecated:DeprecationWarning"),
+]
 
 X_N3HW = torch.randn(2, 3, 41, 52, generator=torch.Generator().manual_seed(5))
 BLOCKS: list[tuple[str, dict[str, Any]]] = [

@@ -26,6 +26,8 @@ import dla
 from support.oracle import timm
 from support.photos import CHELSEA
 
+pytestmark = pytest.mark.slow
+
 NAME = "dla46x_c"
 
 FUNCTIONS = [

@@ -18,6 +18,8 @@ from dla.models.dla import GLOBAL_POOLS
 from support.oracle import assert_begun_as_published, differences, randomise, relative, timm
 from support.tiny import CHANNELS, LEVELS, tiny
 
+pytestmark = pytest.mark.slow
+
 X_N3HW = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(3))
 
 

@@ -24,6 +24,8 @@ from dla.weights.load import LoadReport, adapt_first_conv, load_model, load_stat
 from dla.weights.model_folder import ModelConfig, half_precision, read_config, write_folder
 from support.oracle import randomise, timm
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["dla46_c", "dla46x_c", "dla60x_c", "dla34"]
 
 
