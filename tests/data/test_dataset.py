@@ -240,3 +240,12 @@ def test_test_is_validated_on_only_where_there_is_no_other(tmp_path: Path) -> No
     splits = open_splits(tmp_path)
     assert len(splits.val) == 4
     assert any("test is not used, dev is" in note for note in splits.notes)
+
+
+def test_links_to_themselves_cost_nothing_but_themselves(tmp_path: Path) -> None:
+    fill(tmp_path, {"rose": 3, "daisy": 2})
+    for link in (tmp_path / "loop", tmp_path / "rose" / "loop", tmp_path / "rose" / "loop.jpg"):
+        link.symlink_to(link)
+    split = open_split(tmp_path)
+    assert split.class_ids == ("daisy", "rose")
+    assert split.class_counts().tolist() == [2, 4]  # the photo's own record tells what is wrong with loop.jpg

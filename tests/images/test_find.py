@@ -77,6 +77,7 @@ def test_a_folder_that_cannot_be_listed_becomes_an_input(tree: Path, monkeypatch
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert str(tree / "a") in list(PhotoFinder([str(tree)]))
+    assert str(tree / "a") in list(PhotoFinder([str(tree / "**" / "*.PNG")]))
 
 
 def test_pipes_in_a_folder_are_no_photos_and_broken_links_are_named(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def main() -> None:
                     ours.lerp_(theirs, 1 - keep)
         if now - told > 15:
             told = now
-            tell(step=step, views=views, side=side, lr=round(rate, 5), kl=float(kl), squares=float(squares))
+            tell(step=step, views=views, side=side, lr=round(rate, 5), kl=kl.item(), squares=squares.item())
         if now - saved > 45:
             saved = now
             save(average, args.output / "student.safetensors")

@@ -14,6 +14,7 @@ import numpy as np
 
 from dla.data.sources import REMEDY, TABLES, DataOptions, LabelledPhotos, read_folder, read_table
 from dla.errors import UnavailableError, UsageError, nearest
+from dla.images.find import is_kind, list_entries
 
 __all__ = [
     "VAL_NAMES",
@@ -139,19 +140,18 @@ def _is_divided(data: Path, paths: dict[str, Path]) -> bool:
 
 def _refuse_splits_in_classes(data: Path) -> None:
     """Refuse daisy/train daisy/val rose/train ...: read as classes, the photos to validate on would be trained on."""
-    inner = [_folders_in(data / name) for name in sorted(_folders_in(data))]
-    if inner and all(names and {split_word(name) for name in names} - {None} for names in inner):
-        words = {split_word(name) for names in inner for name in names}
-        if "train" in words and None not in words:
-            raise UsageError(
-                f"{data} has the splits inside the classes ({min(_folders_in(data))}/{min(inner[0])}). Move them up: "
-                "train/CLASS and val/CLASS"
-            )
+    classes = {name: _folders_in(data / name) for name in sorted(_folders_in(data))}
+    words = {split_word(name) for names in classes.values() for name in names}
+    if all(classes.values()) and "train" in words and None not in words:
+        class_id, names = next(iter(classes.items()))
+        raise UsageError(
+            f"{data} has the splits inside the classes ({class_id}/{min(names)}). Move them up: "
+            "train/CLASS and val/CLASS"
+        )
 
 
 def _folders_in(folder: Path) -> set[str]:
-    with os.scandir(folder) as entries:
-        return {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+    return {e.name for e in list_entries(str(folder)) or () if is_kind(e.is_dir) and not e.name.startswith(".")}
 
 
 def _read_one(path: Path, options: DataOptions) -> LabelledPhotos:

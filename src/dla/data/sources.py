@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dla.errors import DamagedError, UnavailableError, UsageError
-from dla.images.find import PHOTO_SUFFIXES, PhotoFinder
+from dla.images.find import PHOTO_SUFFIXES, PhotoFinder, is_kind
 
 __all__ = ["REMEDY", "TABLES", "DataOptions", "LabelledPhotos", "read_folder", "read_table"]
 
@@ -46,8 +46,8 @@ def read_folder(folder: Path) -> LabelledPhotos:
         UsageError: the folder has no folders, so no classes, or the name of one is not UTF-8 text.
     """
     source, entries = LabelledPhotos(), [e for e in os.scandir(folder) if not e.name.startswith(".")]
-    stray = sum(1 for e in entries if not e.is_dir() and Path(e.name).suffix.lower() in PHOTO_SUFFIXES)
-    classes = sorted(e.name for e in entries if e.is_dir())
+    stray = sum(1 for e in entries if not is_kind(e.is_dir) and Path(e.name).suffix.lower() in PHOTO_SUFFIXES)
+    classes = sorted(e.name for e in entries if is_kind(e.is_dir))
     if not classes:
         what = f"{stray:,} photos are directly in it" if stray else "it has no photos"
         raise UsageError(f"{folder} has no class folders ({what}). To name the classes, {REMEDY}")

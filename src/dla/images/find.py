@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from dla.errors import UsageError
 
-__all__ = ["PHOTO_SUFFIXES", "PhotoFinder", "read_path_list"]
+__all__ = ["PHOTO_SUFFIXES", "PhotoFinder", "is_kind", "list_entries", "read_path_list"]
 
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
@@ -57,10 +57,10 @@ class PhotoFinder:
             self.unmatched.append(item)
 
     def _walk(self, folder: str) -> Iterator[str]:
-        for entry in (entries := _entries(folder)) or ():
-            if not _is_kind(entry.is_dir):
+        for entry in (entries := list_entries(folder)) or ():
+            if not is_kind(entry.is_dir):
                 # reading a pipe would block for ever; a broken link is returned, to be reported by its name
-                if entry.is_symlink() or _is_kind(entry.is_file):
+                if entry.is_symlink() or is_kind(entry.is_file):
                     yield from self._photos([entry.path])
             elif not entry.is_symlink() and not entry.name.startswith("."):
                 yield from self._walk(entry.path)
@@ -71,7 +71,10 @@ class PhotoFinder:
         path = Path(pattern)
         fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
         base = os.path.join(*path.parts[:fixed]) if fixed else ""
-        yield from self._photos(sorted(set(_matches(base, path.parts[fixed:])), key=lambda match: Path(match).parts))
+        for match in sorted(set(_matches(base, path.parts[fixed:])), key=lambda match: Path(match).parts):
+            yield from (
+                [match] if os.path.isdir(match) else self._photos([match])
+            )  # an unlistable folder is its own error
 
     def _photos(self, paths: Iterable[str]) -> Iterator[str]:
         for path in paths:
@@ -84,7 +87,7 @@ class PhotoFinder:
                 yield path
 
 
-def _is_kind(predicate: Callable[[], bool]) -> bool:
+def is_kind(predicate: Callable[[], bool]) -> bool:
     """Call `predicate`; False for a link to itself or into a forbidden folder, where it raises an OSError."""
     try:
         return predicate()
@@ -92,7 +95,7 @@ def _is_kind(predicate: Callable[[], bool]) -> bool:
         return False
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]] | None:
+def list_entries(folder: str) -> list[os.DirEntry[str]] | None:
     """Return the entries of a folder sorted by name, or None if it cannot be listed."""
     try:
         with os.scandir(folder or ".") as entries:
@@ -116,12 +119,12 @@ def _matches(folder: str, parts: Sequence[str]) -> Iterator[str]:
         return
     if first == "**" and rest:
         yield from _matches(folder, rest)
-    entries = _entries(folder)
+    entries = list_entries(folder)
     if entries is None and os.path.isdir(folder):
         yield folder
     for entry in entries or ():
         path = os.path.join(folder, entry.name)
-        if not _is_kind(entry.is_dir):
+        if not is_kind(entry.is_dir):
             if not rest and first != "**" and fnmatch.fnmatchcase(entry.name, first):
                 yield path
         elif not entry.name.startswith("."):
@@ -140,7 +143,7 @@ def read_path_list(file: BinaryIO) -> Iterator[str]:
     from dla.images.formats import HEADER_BYTES, format_of  # here, because the help of a command needs no Pillow
 
     first = file.readline()
-    if format_of(first[:HEADER_BYTES]) is not None or first == b"\x89PNG\r\n":
+    if format_of(first[:HEADER_BYTES]) is not None or first == b"\x89PNG\r\n":  # the first line of a PNG file
         raise UsageError("standard input is a photo, not a list of paths. Save it to a file and give its name")
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or first[1:8:2] == bytes(4):
         raise UsageError("standard input is text in UTF-16. Give the list of paths in UTF-8, one per line")

@@ -47,11 +47,11 @@ def parse_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError(f"{path} has more than {_MAX_BYTES // 1000:,} kB, so it is not a file of options")
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, yaml.SafeLoader)
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
         if _size(root, {}) > _MAX_VALUES:
             raise UsageError(f"{path} has more than {_MAX_VALUES:,} values, so it is not a file of options")
-        return yaml.safe_load(text)
+        return None if root is None else loader.construct_document(root)
     except UsageError:
         raise
     except yaml.MarkedYAMLError as error:
