@@ -16,9 +16,7 @@ from torch import Tensor, nn
 import dla
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from support.oracle import differences, randomise, timm
-
-__all__ = ["captured", "differences", "flops", "model_folder", "pair", "timm"]
+from support.oracle import randomise, timm
 
 
 @lru_cache(maxsize=1)

@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     from dla.models.dla import DLA
     from dla.weights.load import LoadedModel
 
-__all__ = [
-    "INFO_SCHEMA",
-    "MODELS_SCHEMA",
-    "ModelInfo",
-    "ModelRow",
-    "StoredWeights",
-    "info",
-    "info_of",
-    "models",
-    "stored_of_row",
-]
-
-
 MODELS_SCHEMA = "dla.models/1"
 INFO_SCHEMA = "dla.info/1"
 

@@ -18,18 +18,6 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = [
-    "CheckError",
-    "DamagedError",
-    "DlaError",
-    "ImageError",
-    "InputError",
-    "OnlyTorchError",
-    "UnavailableError",
-    "UnknownNameError",
-    "UsageError",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class InputError:

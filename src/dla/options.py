@@ -11,28 +11,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dla.errors import UsageError
 
-__all__ = [
-    "BatchOptions",
-    "BenchOptions",
-    "ConvertFormat",
-    "EngineOptions",
-    "EvalOptions",
-    "ExportOptions",
-    "PhotoCache",
-    "Precision",
-    "PrecisionChoice",
-    "PredictOptions",
-    "Preset",
-    "ReadOptions",
-    "ResultFormat",
-    "RuntimeOptions",
-    "TargetName",
-    "TestTime",
-    "check_range",
-    "cores",
-]
-
-
 Precision = Literal["fp32", "bf16", "int8"]  # of the multiplications; outputs are float32
 PrecisionChoice = Literal["fp32", "bf16", "int8", "auto"]
 ResultFormat = Literal["table", "json", "jsonl", "csv"]

@@ -6,9 +6,6 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["text_table"]
-
-
 GAP = "  "
 NARROWEST = 20  # the last column is wrapped to at least this many cells
 

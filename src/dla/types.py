@@ -10,9 +10,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["DEFAULT_MODEL", "NO_PROGRESS", "Array", "ClassName", "Progress"]
-
-
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 DEFAULT_MODEL = "shipped:tiny200"  # used where no model is named
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SHAPES", "AuthorsDLA"]
-
 MakeBlock = Callable[[int, int, int], nn.Module]
 
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from support.authors import AuthorsDLA
 
-__all__ = ["HEADS", "DLAv0", "Levels", "PoseDLA"]
-
 WIDTHS = (16, 32, 64, 128, 256, 512)
 HEADS = {"hm": 80, "wh": 2, "reg": 2}
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-__all__ = ["differing", "ended_in"]
-
 
 def ended_in(folder: Path) -> dict[str, object]:
     """Everything that must not depend on a kill."""

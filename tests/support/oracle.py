@@ -20,9 +20,6 @@ except (ImportError, RuntimeError):
     for _name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-import timm
-
-__all__ = ["assert_begun_as_published", "differences", "randomise", "relative", "timm", "timm_part"]
 
 LEVELS = tuple(f"level{i}" for i in range(6))
 

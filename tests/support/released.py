@@ -10,8 +10,6 @@ import torch
 
 from support.oracle import timm
 
-__all__ = ["put_in_cache", "released"]
-
 
 @cache
 def released(name: str) -> dict[str, bytes]:

@@ -11,8 +11,6 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-__all__ = ["WARM", "WarmCommand"]
-
 WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(["torch", "torch._dynamo"])  # the second is what an optimizer imports
 

@@ -11,9 +11,6 @@ from typing import Any
 from dla.errors import UnavailableError, UsageError
 from dla.types import Array
 
-__all__ = ["TIMM", "BackgroundLoad", "check_timm", "run_timm"]
-
-
 TIMM = "timm"
 _BLOCKS = {"basic": "DlaBasic", "bottleneck": "DlaBottleneck", "bottleneck_x": "DlaBottleneck",
            "bottle2neck": "DlaBottle2neck"}  # fmt: skip

@@ -34,9 +34,6 @@ from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 from dla.version import __version__
 from dla.weights.model_folder import ModelConfig, write_folder
 
-__all__ = ["AGAINST", "ALL", "LEAST_ROUNDS", "Bench", "BenchmarkPlan", "add_random_int8", "bench", "write_random_model"]
-
-
 ALL = "all"
 AGAINST = (TIMM,)
 LEAST_ROUNDS = 3

@@ -11,9 +11,6 @@ from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Style, Text, tex
 from dla.engines.select import TITLES
 from dla.html_report.charts import round_numbers, shortened
 
-__all__ = ["bench_chart"]
-
-
 INK, FAINT = "#1b1f24", "#59636e"
 COLOURS = {"any": "#59636e", "openvino": "#0969da", "onnx": "#0b8a6f", "torch": "#d9480f", "timm": "#8250df"}
 CHART_TITLES = {**TITLES, "timm": "timm"}

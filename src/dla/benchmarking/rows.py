@@ -13,18 +13,6 @@ from dla.benchmarking.worker import PEAK_SIDE, BenchmarkCase, Round
 from dla.catalog import ModelInfo
 from dla.text_table import text_table
 
-__all__ = [
-    "BENCH_SCHEMA",
-    "BenchReport",
-    "BenchRow",
-    "BenchSkipped",
-    "bench_table",
-    "peak_flops",
-    "rows_of",
-    "skipped_lines",
-]
-
-
 BENCH_SCHEMA = "dla.bench/1"
 
 

@@ -25,9 +25,6 @@ from dla.engines.cpu import peak_memory
 from dla.errors import CheckError, DlaError, UnavailableError, UsageError
 from dla.options import EngineOptions, Precision
 
-__all__ = ["PEAK", "BenchmarkCase", "Round", "Worker", "main"]
-
-
 PEAK = "peak"  # in place of an engine: the machine's peak, by matrix multiplication
 PEAK_SIDE = 2048  # of the square matrices
 CALLS, ROUND_S = 4, 0.5  # the least calls and seconds of a round

@@ -17,8 +17,6 @@ from typing import NoReturn
 from dla.errors import DlaError, UnknownNameError
 from dla.version import __version__
 
-__all__ = ["main"]
-
 COMMANDS = {
     "predict": "classify photos",
     "features": "extract features of photos as arrays",

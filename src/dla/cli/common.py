@@ -23,22 +23,6 @@ if TYPE_CHECKING:
     from dla.cli.progress import ProgressBar
     from dla.inference.classifier import Classifier, Features, Prediction
 
-__all__ = [
-    "Counter",
-    "add_input_flags",
-    "add_run_flags",
-    "add_verbose_flag",
-    "check_file",
-    "check_megapixels",
-    "count_photos",
-    "find_photos",
-    "input_options",
-    "load_classifier",
-    "log",
-    "show_progress",
-    "wants_bar",
-]
-
 
 def add_input_flags(parser: Parser) -> None:
     """Add the flags for input photos and the network."""

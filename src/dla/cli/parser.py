@@ -19,9 +19,6 @@ from dla.errors import UnknownNameError, UsageError
 from dla.options import check_range
 from dla.types import DEFAULT_MODEL
 
-__all__ = ["MODEL_HELP", "WIDTH", "Parser", "default_model", "table_width"]
-
-
 MODEL_HELP = "a network's name (see dla models), a model folder, or a .safetensors or .pth file"
 WIDTH = 100  # of help and tables, in a terminal at least as wide
 

@@ -9,8 +9,6 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-__all__ = ["ProgressBar", "clock"]
-
 
 class ProgressBar:
     """One bar, reused for consecutive tasks; it is hidden when a task is done."""

@@ -25,18 +25,6 @@ from dla.data.sources import DataOptions, LabelledPhotos
 from dla.options import cores
 from dla.types import NO_PROGRESS, Progress
 
-__all__ = [
-    "DATA_CHECK_SCHEMA",
-    "ENDINGS",
-    "DataFinding",
-    "DataReport",
-    "PhotoPool",
-    "check_data",
-    "data_lines",
-    "find_faults",
-]
-
-
 DATA_CHECK_SCHEMA = "dla.data-check/1"
 
 Severity = Literal["error", "warning"]

@@ -16,21 +16,6 @@ from dla.data.sources import REMEDY, TABLES, DataOptions, LabelledPhotos, read_f
 from dla.errors import UnavailableError, UsageError, nearest
 from dla.images.find import is_kind, list_entries
 
-__all__ = [
-    "VAL_NAMES",
-    "Split",
-    "Splits",
-    "Unreadable",
-    "divide",
-    "find_sources",
-    "open_split",
-    "open_splits",
-    "relative_names",
-    "scanned_folders",
-    "val_name",
-]
-
-
 # The usual words for a split, in any case; what is called "test" is validated on only where there is no other.
 VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "test")
 SPLIT_NAMES = ("train", *VAL_NAMES)

@@ -13,9 +13,6 @@ import numpy as np
 
 from dla.types import Array
 
-__all__ = ["are_alike", "identical", "near_groups", "pairs_within"]
-
-
 # Of 500 photos re-encoded in nine ways (benchmarks/data_check.py: JPEG, WebP, GIF, 0.5 to 2 times the size), at least
 # 99.0 % are within both limits, whatever the way. Of the 6e9 pairs of Tiny ImageNet's 110,000 photos, apart from
 # identical ones, two are within both, and these show the same picture.

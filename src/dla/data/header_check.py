@@ -14,8 +14,6 @@ from dla.images.decode import read_header, read_photo
 from dla.options import RuntimeOptions
 from dla.types import NO_PROGRESS, Progress
 
-__all__ = ["check_headers", "without_unreadable"]
-
 
 def check_headers(
     split: Split, workers: int = RuntimeOptions.workers, progress: Progress = NO_PROGRESS

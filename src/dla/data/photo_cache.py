@@ -21,9 +21,6 @@ from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_files
 from dla.types import NO_PROGRESS, Progress
 
-__all__ = ["Budget", "PhotoStore", "half_of_memory"]
-
-
 _WAY_ON = (
     "Its header could be read, or the file has changed since. Replace it with an intact photo, and the same command "
     "continues; or remove it and start a new run with another --output. dla data check finds all such photos"

@@ -8,9 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["run_ahead"]
-
-
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -17,9 +17,6 @@ from dla.data.prefetch import run_ahead
 from dla.errors import DlaError, ImageError, InputError, UnavailableError
 from dla.images.decode import Header, read_header, read_photo
 
-__all__ = ["THUMBNAIL_SIDE", "PhotoStats", "scan_photos"]
-
-
 THUMBNAIL_SIDE = 16  # pixels; near duplicates are verified on thumbnails
 _CHUNK = 64
 _STOPPING = (signal.SIGINT, signal.SIGTERM)

@@ -14,9 +14,6 @@ from typing import Any
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.images.find import PHOTO_SUFFIXES, PhotoFinder, is_kind
 
-__all__ = ["REMEDY", "TABLES", "DataOptions", "LabelledPhotos", "read_folder", "read_table"]
-
-
 REMEDY = "sort the photos into one folder per class, or list them in a CSV with the columns path and label"
 TABLES = (".parquet", ".csv", ".tsv")
 

@@ -14,9 +14,6 @@ from dla.data.sources import DataOptions, LabelledPhotos
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.storage.files import JsonObject
 
-__all__ = ["DATA_SCHEMA", "restore_splits", "splits_to_dict"]
-
-
 DATA_SCHEMA = "dla.data/1"
 
 

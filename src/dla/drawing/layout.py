@@ -13,9 +13,6 @@ from typing import Literal
 
 from dla.drawing.shapes import Circle, Line, Page, Point, Rect, Shape, Style, Text, text_width
 
-__all__ = ["Drawing", "LegendEntry", "Level", "NetworkPart", "Wire", "lay_out"]
-
-
 PartKind = Literal["conv", "block", "node", "pool", "map"]
 WireKind = Literal["path", "takes", "pooled", "up"]
 

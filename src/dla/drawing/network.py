@@ -26,9 +26,6 @@ from dla.weights.keys import shapes_of
 from dla.weights.load import create_untrained
 from dla.weights.spec import open_files
 
-__all__ = ["describe", "draw"]
-
-
 # The name of a node, the names of its inputs, newest first, and a description of its output.
 Taking = tuple[str, tuple[str, ...], str]
 

@@ -20,23 +20,6 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from dla.errors import UsageError
 
-__all__ = [
-    "Circle",
-    "Line",
-    "Page",
-    "Point",
-    "Rect",
-    "Shape",
-    "Style",
-    "Text",
-    "inline_svg",
-    "text_width",
-    "to_png",
-    "to_svg",
-    "writer_of",
-]
-
-
 # The system's own sans-serif font.
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 PNG_SCALE = 2

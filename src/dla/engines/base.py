@@ -13,8 +13,6 @@ from dla.types import Array
 if TYPE_CHECKING:
     from dla.engines.graph import Network
 
-__all__ = ["Engine", "NetworkEngine"]
-
 
 class Engine(Protocol):
     """A network ready for inference. It normalizes the pixels itself, so that every engine takes the same input."""

@@ -12,18 +12,6 @@ from pathlib import Path
 from dla.errors import UsageError
 from dla.options import cores
 
-__all__ = [
-    "HALF_PRECISION",
-    "bf16_error",
-    "has_bf16",
-    "has_gpu",
-    "has_half_precision",
-    "instructions",
-    "machine",
-    "peak_memory",
-]
-
-
 # The instruction sets that multiply numbers of each type: on x86 either of the first two, on ARM the third. Without
 # one, the CPU converts the numbers, which is slower than fp32. The names are those of /proc/cpuinfo.
 HALF_PRECISION = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}

@@ -12,9 +12,6 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-__all__ = ["MOST_GRAPHS", "CudaGraphs"]
-
-
 MOST_GRAPHS = 4  # each holds GPU memory; further shapes run kernel by kernel
 
 Compute = Callable[[Tensor], Tensor]

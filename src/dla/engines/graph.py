@@ -17,8 +17,6 @@ from dla.storage.cache import key_of
 from dla.types import Array
 from dla.version import __version__
 
-__all__ = ["Layer", "Network", "Op", "OpGraph", "fold_constants"]
-
 
 @dataclass(frozen=True, slots=True)
 class Op:

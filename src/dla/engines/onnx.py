@@ -21,9 +21,6 @@ from dla.options import Precision, cores
 from dla.storage import cache
 from dla.types import Array
 
-__all__ = ["PREPARED", "OnnxEngine", "to_onnx"]
-
-
 PREPARED = "prepared"
 KIND = "onnx"  # in the cache: networks as optimized by ONNX Runtime
 

@@ -10,9 +10,6 @@ import numpy as np
 from dla.types import Array
 from dla.version import __version__
 
-__all__ = ["OnnxBuilder", "Value"]
-
-
 OPSET, IR_VERSION = 18, 9  # old enough for the runtimes of recent years
 
 

@@ -16,9 +16,6 @@ from dla.engines.onnx_builder import OnnxBuilder, Value
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
 
-__all__ = ["add_preprocessing"]
-
-
 Pair = tuple[Value, Value]
 
 

@@ -23,9 +23,6 @@ from dla.images.preprocessing import Preprocessing
 from dla.options import Precision, cores
 from dla.types import Array
 
-__all__ = ["OpenvinoEngine", "add_preprocessing_to", "core", "import_openvino", "to_openvino", "without_telemetry"]
-
-
 _TELEMETRY = ("openvino_telemetry", "openvino.tools.ovc")
 _IMPORT_LOCK = threading.Lock()
 

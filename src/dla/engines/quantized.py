@@ -27,9 +27,6 @@ from dla.errors import DamagedError, UnavailableError
 from dla.storage.files import JsonObject, parse_object
 from dla.types import NO_PROGRESS, Array, Progress
 
-__all__ = ["MAX_DROP", "Gate", "QuantizedModel", "parse_quantized", "quantize", "quantize_with_accuracy_control"]
-
-
 FORMAT = 1
 MAX_DROP = 0.005  # of top-1, as a share of the photos
 # Instruction sets that add 8-bit products, the best first: CPUs with the same best one give the same results.

@@ -19,17 +19,6 @@ from dla.errors import UnavailableError, UnknownNameError
 from dla.storage import cache
 from dla.types import Array
 
-__all__ = [
-    "ENGINES",
-    "TITLES",
-    "EngineBenchmark",
-    "EngineTiming",
-    "check_engine",
-    "installed",
-    "pip_line",
-    "select_fastest",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class EngineTiming:

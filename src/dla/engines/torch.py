@@ -26,9 +26,6 @@ from dla.models.normalize import Normalize
 from dla.options import Precision
 from dla.types import Array
 
-__all__ = ["TorchEngine", "pick_device", "worth_compiling"]
-
-
 COMPILED_FROM = 10_000  # photos
 
 

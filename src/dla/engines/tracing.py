@@ -15,9 +15,6 @@ from dla.models.blocks import DropPath
 from dla.models.nodes import feature_nodes, trace
 from dla.models.registry import PRE_LOGITS
 
-__all__ = ["trace_ops"]
-
-
 _NO_OPS = (nn.Identity, nn.Dropout, DropPath)  # in evaluation mode
 
 

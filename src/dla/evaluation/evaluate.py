@@ -26,9 +26,6 @@ from dla.training.distributed import Ranks, process_group
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import CONFIG, write_temperature
 
-__all__ = ["validate"]
-
-
 ModelOrName = str | Classifier
 DIGITS = 4  # of a temperature
 

@@ -12,8 +12,6 @@ from dla.html_report.sections import evaluation_sections, headline, shown_names,
 from dla.images.decode import read_photo
 from dla.metrics.intervals import Interval
 
-__all__ = ["write_report"]
-
 
 def write_report(path: str | os.PathLike[str], result: Validation | Validations) -> None:
     """Write the report of one or several validations to `path`.

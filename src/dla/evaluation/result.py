@@ -9,9 +9,6 @@ from dla.data.dataset import Split, Unreadable
 from dla.metrics.classification import Comparison, Evaluation
 from dla.options import Preset, TestTime
 
-__all__ = ["SCHEMA", "Calibrated", "Validation", "Validations"]
-
-
 SCHEMA = "dla.validate/1"
 
 

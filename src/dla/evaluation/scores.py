@@ -18,13 +18,6 @@ from dla.options import Preset, ReadOptions, TestTime
 from dla.training.distributed import Ranks
 from dla.types import Array, Progress
 
-__all__ = [
-    "ReadConfig",
-    "log_probabilities",
-    "tta_views",
-]
-
-
 SMALLER, LARGER = 0.75, 1.25
 STRIDE = 32  # sides that are not a multiple of it lose accuracy (docs/results.md)
 TINY = np.finfo(np.float32).tiny

@@ -12,9 +12,6 @@ from dla.metrics.classification import Comparison, Evaluation
 from dla.metrics.intervals import Interval
 from dla.text_table import text_table
 
-__all__ = ["several_as_text", "single_as_text"]
-
-
 FEW, WORST = 12, 5
 
 

@@ -38,8 +38,6 @@ from dla.weights.spec import ModelFiles, open_files
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel as QuantizedModel
 
-__all__ = ["Exported", "export"]
-
 
 @dataclass(frozen=True, slots=True)
 class Exported:

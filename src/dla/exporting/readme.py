@@ -9,8 +9,6 @@ from dla.images.preprocessing import Preprocessing
 from dla.options import TargetName
 from dla.version import __version__
 
-__all__ = ["readme", "usage_script"]
-
 
 def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: ExportReport) -> str:
     """Return the text of README.md."""

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel as QuantizedModel
     from dla.models.dla import DLA
 
-__all__ = ["TARGETS", "ExportSource", "RunFile", "Target", "to_program"]
-
-
 # uint8 (N, H, W, 3) -> the preprocessed pixels, uint8 (N, H, W, 3), and the probabilities (N, K)
 RunFile = Callable[[Array], tuple[Array, Array]]
 

@@ -23,22 +23,6 @@ from dla.inference.pipeline import InputPipeline, PreparedInput
 from dla.options import ReadOptions
 from dla.types import NO_PROGRESS, Array, Progress
 
-__all__ = [
-    "AGREEMENT",
-    "BATCHES",
-    "DIFFERENCE",
-    "EXPORT_SCHEMA",
-    "LEVEL",
-    "SAMPLE_IMAGES",
-    "Disagreement",
-    "ExportReport",
-    "FileComparison",
-    "SampleImage",
-    "SampleImages",
-    "compare",
-]
-
-
 EXPORT_SCHEMA = "dla.export/1"
 
 

@@ -13,19 +13,6 @@ from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Style, Text
 from dla.metrics.calibration import Calibration
 from dla.metrics.intervals import Interval
 
-__all__ = [
-    "COLOURS",
-    "STYLES",
-    "Series",
-    "interval_chart",
-    "line_chart",
-    "percent",
-    "reliability_diagram",
-    "round_numbers",
-    "shortened",
-]
-
-
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 34
 

@@ -25,27 +25,6 @@ from dla.storage.files import write_file
 from dla.types import Array
 from dla.version import __version__
 
-__all__ = [
-    "Chart",
-    "Charts",
-    "Code",
-    "Facts",
-    "Figure",
-    "Figures",
-    "ImageGrid",
-    "Matrix",
-    "PageImage",
-    "Section",
-    "Share",
-    "Table",
-    "check_can_write",
-    "embedded",
-    "heat_map",
-    "mosaic_png",
-    "thumbnail",
-    "write_page",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Figure:

@@ -32,9 +32,6 @@ from dla.metrics.classification import Evaluation
 from dla.metrics.intervals import Interval
 from dla.types import Array
 
-__all__ = ["evaluation_sections", "headline", "shown_names", "surest_errors"]
-
-
 FEW = 20  # classes of which a full table is readable
 WORST = 20
 PICTURES = 24

@@ -29,9 +29,6 @@ from dla.images.rgb import image_from_array, to_rgb
 from dla.images.segments import MAX_SEGMENTS, TooManySegmentsError
 from dla.options import ReadOptions
 
-__all__ = ["ERROR_CODES", "Header", "Photo", "read_header", "read_photo", "to_photo"]
-
-
 ERROR_CODES = {
     "not_found": "there is no file with that name",
     "is_a_directory": "the path is a folder",

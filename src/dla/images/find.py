@@ -15,9 +15,6 @@ from typing import BinaryIO
 
 from dla.errors import UsageError
 
-__all__ = ["PHOTO_SUFFIXES", "PhotoFinder", "is_kind", "list_entries", "read_path_list"]
-
-
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
 

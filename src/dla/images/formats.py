@@ -23,19 +23,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from dla.images.segments import without_metadata
 
-__all__ = [
-    "FORMATS",
-    "HEADER_BYTES",
-    "GreyScale",
-    "ImageFormat",
-    "UnsupportedError",
-    "format_of",
-    "grey_scale",
-    "turned_by_loading",
-    "webp_size",
-]
-
-
 HEADER_BYTES = 32
 _COMPRESSION, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 259, 262, 258, 339  # tags of TIFF
 _UNSIGNED, _SIGNED = 1, 2  # values of the tag SampleFormat

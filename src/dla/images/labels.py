@@ -8,8 +8,6 @@ from importlib.resources import files
 
 from dla.types import ClassName
 
-__all__ = ["imagenet_classes"]
-
 
 @cache
 def imagenet_classes() -> tuple[ClassName, ...]:

@@ -16,9 +16,6 @@ from PIL import Image
 from dla.errors import DamagedError, UsageError
 from dla.types import IMAGENET_MEAN, IMAGENET_STD, Array
 
-__all__ = ["Preprocessing", "crop_resize"]
-
-
 Box = tuple[float, float, float, float]
 CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]

@@ -12,9 +12,6 @@ from PIL import Image
 from dla.images.preprocessing import Interpolation, crop_resize
 from dla.types import Array
 
-__all__ = ["crop_generator", "order_generator", "random_crop", "random_resized_crop", "reflect_pad"]
-
-
 CropBox = tuple[float, float, float, float]
 
 

@@ -11,8 +11,6 @@ from dla.errors import UsageError
 from dla.images.formats import grey_scale
 from dla.types import Array
 
-__all__ = ["image_from_array", "to_rgb"]
-
 STRIP_PIXELS = 2**20
 
 

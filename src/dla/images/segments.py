@@ -13,8 +13,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-__all__ = ["MAX_SEGMENTS", "TooManySegmentsError", "without_metadata"]
-
 MAX_SEGMENTS = 1_000_000  # a photo has fewer than a thousand
 _Piece = tuple[int, int]  # start and end in the file, in bytes
 

@@ -26,9 +26,6 @@ from dla.types import Array
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["RandomCrop", "Transform", "create_transform", "resolve_data_config", "resolve_model_data_config"]
-
-
 Range = tuple[float, float]
 
 _log = logging.getLogger(__name__)

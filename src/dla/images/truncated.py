@@ -19,9 +19,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from dla.images.formats import ImageFormat, turned_by_loading, webp_size
 
-__all__ = ["PartialImage", "is_truncated", "salvage"]
-
-
 _END_OF_JPEG = b"\xff\xd9"
 _LAST_JPEG_MARKER = re.compile(rb".*(\xff[\xc0-\xcf\xda-\xfe])", re.DOTALL)
 _BIG_TIFF = 43  # the version of TIFF with offsets of 64 bits

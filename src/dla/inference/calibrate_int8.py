@@ -28,9 +28,6 @@ from dla.options import BatchOptions, ReadOptions
 from dla.types import NO_PROGRESS, Array, Progress
 from dla.weights.spec import ModelFiles
 
-__all__ = ["AGREEMENT", "GATE_PHOTOS", "CalibrationResult", "make_quantized", "try_quantized"]
-
-
 CALIBRATION, LEAST_CALIBRATION = 300, 50  # photos that the ranges of the feature maps are calibrated on
 ACCURACY_CONTROL = 1000  # labelled photos for accuracy control, which finds the layers that int8 hurts
 GATE_PHOTOS = 500  # at least

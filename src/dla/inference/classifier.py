@@ -24,20 +24,6 @@ from dla.storage.files import errors_name
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, ClassName, Progress
 from dla.weights.model_folder import ModelConfig
 
-__all__ = [
-    "PREDICT_SCHEMA",
-    "ClassScore",
-    "Classifier",
-    "Features",
-    "Prediction",
-    "check_classifies",
-    "class_names",
-    "draw_prediction",
-    "load",
-    "thumbnail_for_chart",
-]
-
-
 PREDICT_SCHEMA = "dla.predict/1"
 
 

@@ -21,9 +21,6 @@ from dla.errors import UnavailableError, UsageError
 from dla.inference.classifier import Features
 from dla.storage.files import open_aside
 
-__all__ = ["FEATURES_SCHEMA", "FeatureWriter", "check_output", "open_features"]
-
-
 FEATURES_SCHEMA = "dla.features/1"
 
 

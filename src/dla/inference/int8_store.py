@@ -17,9 +17,6 @@ from dla.storage.files import write_files
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel
 
-__all__ = ["FILE", "find_quantized", "not_quantized_error", "store_quantized"]
-
-
 FILE = "int8.zip"  # in the model folder
 
 

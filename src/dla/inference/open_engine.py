@@ -18,8 +18,6 @@ from dla.weights.spec import ModelFiles, open_files
 if TYPE_CHECKING:
     from dla.engines.quantized import QuantizedModel
 
-__all__ = ["EngineChoice", "open_engine", "time_engines"]
-
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:

@@ -18,9 +18,6 @@ from dla.images.preprocessing import Preprocessing
 from dla.options import ReadOptions
 from dla.types import Array
 
-__all__ = ["InputPipeline", "PhotoInput", "PhotoReader", "PreparedInput", "in_batches"]
-
-
 # a path, encoded bytes, an open file, a PIL image, an array or a tensor: dla.images.decode.to_photo says which
 PhotoInput = Any
 T = TypeVar("T")

@@ -21,19 +21,6 @@ from dla.inference.pipeline import in_batches
 from dla.options import ResultFormat
 from dla.storage.files import JsonObject, errors_name, read_json, write_files
 
-__all__ = [
-    "RESUMABLE",
-    "FinishedResults",
-    "PredictionWriter",
-    "ResultRecord",
-    "csv_columns",
-    "engine_of",
-    "open_results",
-    "read_csv",
-    "read_jsonl",
-]
-
-
 RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # the records of an interrupted run can be read back
 
 

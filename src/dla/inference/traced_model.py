@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from dla.models.dla import DLA
     from dla.weights.load import LoadedModel
 
-__all__ = ["OPS", "TracedModel", "for_photos", "open_in_torch", "open_traced", "shipped_ops"]
-
-
 OPS = "ops.json"  # in the folder of a built-in network
 KIND, FORMAT = "ops", "1"
 _PLAIN = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL")  # types that NumPy has too

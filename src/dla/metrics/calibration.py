@@ -14,9 +14,6 @@ import numpy as np
 from dla.errors import UsageError
 from dla.types import Array
 
-__all__ = ["TEMPERATURES", "Bin", "Calibration", "apply_temperature", "fit_temperature", "reliability"]
-
-
 BINS = 15
 TEMPERATURES = 0.05, 20.0
 CHUNK = 512  # rows in double precision at once

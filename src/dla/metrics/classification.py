@@ -18,8 +18,6 @@ from dla.metrics.calibration import CHUNK, Calibration, reliability
 from dla.metrics.intervals import Interval, paired_bootstrap_ci, proportion_ci
 from dla.types import Array
 
-__all__ = ["ClassMetrics", "Comparison", "Evaluation", "SampleResults", "compare", "evaluate", "sample_results"]
-
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:

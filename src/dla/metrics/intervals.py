@@ -12,9 +12,6 @@ import numpy as np
 
 from dla.types import Array
 
-__all__ = ["CONFIDENCE", "Interval", "paired_bootstrap_ci", "proportion_ci"]
-
-
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 

@@ -17,9 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from dla.models.tree import Tree
 
-__all__ = ["set_checkpointing", "without_checkpointing"]
-
-
 Net = TypeVar("Net", bound=nn.Module)
 
 

@@ -21,8 +21,6 @@ from dla.models.backbone import TRIED_HW, evaluating
 from dla.models.blocks import RELU, ActLayer, NormLayer
 from dla.models.tree import Node
 
-__all__ = ["HDA", "graft"]
-
 
 class HDA(nn.Module):
     """A stage of existing blocks with aggregation nodes between them.

@@ -18,9 +18,6 @@ from dla.errors import UsageError
 from dla.models.dla import DLA
 from dla.models.feature_net import FeatureNet
 
-__all__ = ["TRIED_HW", "Backbone", "check_levels", "evaluating"]
-
-
 TRIED_HW = (128, 192)  # H != W, so that maps (N, H, W, C) are not taken for (N, C, H, W)
 _ALLOWED = (
     "Allowed: a list, tuple or dict of maps (N, C, H, W), finest first, or an output with feature_maps; "

@@ -22,9 +22,6 @@ from torch.jit import is_scripting  # type: ignore[attr-defined]
 from dla.errors import UsageError
 from dla.models.export_shapes import exports_any_size, to_even_sides
 
-__all__ = ["BLOCKS", "RELU", "Basic", "BlockOptions", "Bottle2neck", "Bottleneck", "DropPath", "Reduction", "conv_bn"]
-
-
 NormLayer = Callable[[int], nn.Module]
 ActLayer = Callable[[], nn.Module]
 

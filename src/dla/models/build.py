@@ -10,9 +10,6 @@ from dla.errors import nearest
 from dla.models.dla import DLA
 from dla.models.registry import PretrainedCfg, row
 
-__all__ = ["MODEL_OPTIONS", "build", "check_options"]
-
-
 _FROM_ROW = ("levels", "channels", "block", "cardinality", "base_width", "shortcut_root")
 MODEL_OPTIONS = tuple(name for name in inspect.signature(DLA).parameters if name not in _FROM_ROW)
 

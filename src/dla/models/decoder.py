@@ -26,9 +26,6 @@ from dla.models.backbone import Backbone, check_levels
 from dla.models.blocks import RELU, ActLayer, NormLayer, conv1x1, conv3x3
 from dla.models.dla import init_weights
 
-__all__ = ["IDA", "DLAUp", "PixelFeatures"]
-
-
 UPSAMPLINGS = ("bilinear", "authors")
 
 

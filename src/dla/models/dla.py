@@ -19,8 +19,6 @@ from dla.models.blocks import BLOCKS, RELU, ActLayer, BlockOptions, Bottle2neck,
 from dla.models.registry import GLOBAL_POOLS
 from dla.models.tree import Tree
 
-__all__ = ["DLA", "GlobalPool", "check_format", "init_weights", "take_indices"]
-
 
 class GlobalPool(nn.Module):
     """Global pooling: (N, C, H, W) -> (N, C, 1, 1), or (N, 2C, 1, 1) for 'catavgmax'; '' does nothing.

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["exports_any_size", "to_even_sides"]
-
 
 def exports_any_size(x: Tensor) -> bool:
     """Return whether x is being exported with dynamic H and W, where padding works but ceil_mode does not."""

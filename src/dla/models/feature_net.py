@@ -13,9 +13,6 @@ from dla.models.activation_checkpointing import set_checkpointing, without_check
 from dla.models.dla import DLA, check_format, take_indices
 from dla.models.tree import Tree
 
-__all__ = ["FEATURE_OPTIONS", "FeatureInfo", "FeatureNet", "features_of"]
-
-
 FEATURE_OPTIONS = ("out_indices", "feature_cls", "out_map", "output_fmt", "feature_concat", "flatten_sequential")
 
 # The prefix of the levels in the state dict of each of timm's wrappers.

@@ -6,9 +6,6 @@ import math
 import re
 from collections.abc import Mapping
 
-__all__ = ["macs", "parameters"]
-
-
 LayerShapes = Mapping[str, tuple[int, ...]]
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

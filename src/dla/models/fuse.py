@@ -7,8 +7,6 @@ import copy
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["fuse_conv_bn"]
-
 
 def fuse_conv_bn(model: nn.Module) -> fx.GraphModule:
     """Return a copy of `model` in evaluation mode with each batch-norm fused into the preceding convolution.

@@ -18,9 +18,6 @@ from dla.models.dla import DLA
 from dla.models.registry import PRE_LOGITS, check_feature_node
 from dla.models.tree import Tree
 
-__all__ = ["NodeInfo", "feature_nodes", "nodes", "trace", "truncate"]
-
-
 _NODE = re.compile(r"level[0-5](\.tree[12])*(\.root|\.downsample)?")
 
 

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from dla.types import Array
 
-__all__ = ["Normalize"]
-
 
 class Normalize(nn.Module):
     """Normalize uint8 pixels per channel: pixels * scale + shift, both float32 (3,).

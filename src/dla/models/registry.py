@@ -12,25 +12,6 @@ from typing import Any, Literal
 from dla.errors import UnknownNameError
 from dla.types import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = [
-    "GLOBAL_POOLS",
-    "PRE_LOGITS",
-    "TABLE",
-    "BlockName",
-    "PretrainedCfg",
-    "Row",
-    "check_feature_node",
-    "get_pretrained_cfg",
-    "get_pretrained_cfg_value",
-    "is_model",
-    "is_model_pretrained",
-    "list_models",
-    "list_modules",
-    "list_pretrained",
-    "row",
-]
-
-
 MODULE = "dla"  # timm's module of these networks
 
 _PLACES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source")

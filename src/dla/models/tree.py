@@ -22,9 +22,6 @@ from dla.errors import UsageError
 from dla.models.blocks import RELU, ActLayer, NormLayer, Reduction, conv_bn
 from dla.models.export_shapes import exports_any_size, to_even_sides
 
-__all__ = ["Node", "Tree", "sum_nodes"]
-
-
 MakeBlock = Callable[[int, int, Reduction], nn.Module]
 
 

@@ -16,9 +16,6 @@ from pathlib import Path
 
 from dla.storage.files import is_leftover, write_files
 
-__all__ = ["INT8", "PHOTOS", "CacheEntry", "cache_folder", "clear", "entries", "key_of", "read", "write"]
-
-
 PHOTOS = "photos"  # decoded training photos, written by dla.data.photo_cache
 INT8 = "int8"  # int8 models; `clear` leaves them, because they were made from the user's photos
 _OURS = re.compile(r"[0-9a-f]{32}")

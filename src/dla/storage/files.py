@@ -19,27 +19,6 @@ from typing import IO, Any
 
 from dla.errors import DamagedError, UnavailableError
 
-__all__ = [
-    "JsonObject",
-    "Kind",
-    "errors_name",
-    "fsync_dir",
-    "is_leftover",
-    "json_kind",
-    "json_shown",
-    "open_aside",
-    "open_folder_aside",
-    "parse_json",
-    "parse_object",
-    "read_bytes",
-    "read_json",
-    "remove_folder",
-    "remove_leftovers",
-    "write_file",
-    "write_files",
-]
-
-
 _ASIDE = ".part-"
 _LONGEST_NAME = 255  # bytes, on every usual file system
 _NO_FSYNC_OF_FOLDERS = (errno.EINVAL, errno.ENOTSUP)

@@ -7,9 +7,6 @@ import sys
 from typing import IO, Any
 from weakref import WeakSet
 
-__all__ = ["lock_file"]
-
-
 _locked: WeakSet[IO[Any]] = WeakSet()
 
 

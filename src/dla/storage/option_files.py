@@ -13,9 +13,6 @@ import yaml
 
 from dla.errors import UsageError
 
-__all__ = ["as_dataclass", "check_null", "dotted_types", "parse_yaml", "read_options", "value_error"]
-
-
 T = TypeVar("T")
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping",

@@ -17,9 +17,6 @@ from dla.training.recipe import AugmentConfig
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["BatchAugment", "Mix"]
-
-
 GREY = 0.5
 
 

@@ -20,8 +20,6 @@ from dla.training.distributed import Ranks
 from dla.training.recipe import Recipe
 from dla.types import Array
 
-__all__ = ["Batch", "ImageReader", "TrainBatches"]
-
 
 class ImageReader(Protocol):
     """RGB images by their row in a split; reading is thread-safe."""

@@ -27,9 +27,6 @@ from dla.errors import DamagedError, DlaError, UnavailableError
 from dla.storage.files import open_folder_aside, read_json, remove_folder, remove_leftovers
 from dla.types import Progress
 
-__all__ = ["Checkpoints"]
-
-
 SCHEMA = "dla.checkpoint/1"
 TENSORS, FACTS = "state.safetensors", "state.json"
 KEPT = 2

@@ -33,9 +33,6 @@ from torch.distributed.rendezvous import rendezvous
 from dla.errors import DlaError, UsageError
 from dla.types import Array
 
-__all__ = ["Ranks", "StopSignal", "process_group"]
-
-
 Rows = TypeVar("Rows", bound="Sequence[Any] | Array")
 T = TypeVar("T")
 

@@ -24,9 +24,6 @@ from dla.training.run import open_photos
 from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
 from dla.types import NO_PROGRESS, Progress
 
-__all__ = ["RateSweep", "RunEstimate", "draw_rates", "estimate_run", "find_learning_rate"]
-
-
 STEPS, VAL_BATCHES = 3, 2
 RATE_FACTOR = 1e-3  # on the learning rate: only the time of the steps matters, and they must not diverge
 

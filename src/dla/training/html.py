@@ -31,8 +31,6 @@ from dla.storage.files import read_json
 from dla.training.run_folder import read_epochs
 from dla.types import Array
 
-__all__ = ["write_report"]
-
 
 def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str]) -> Path:
     """Write `run`/report.html and return its path.

@@ -22,8 +22,6 @@ from dla.training.recipe import DistillConfig, LossConfig
 from dla.types import Array
 from dla.weights.load import load_model
 
-__all__ = ["Criterion", "Labels", "NetworkTeacher", "ScoresTeacher", "Teacher", "balanced_weights", "open_teacher"]
-
 
 @dataclass(frozen=True)
 class Labels:

@@ -11,9 +11,6 @@ import torch
 from dla.errors import DlaError
 from dla.training.recipe import Recipe
 
-__all__ = ["enough_memory", "give_memory_back"]
-
-
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 SMALLEST_MAP = 16 * 2**20
 

@@ -15,9 +15,6 @@ from dla.weights.create import create_model
 from dla.weights.load import load_model
 from dla.weights.model_folder import ModelConfig
 
-__all__ = ["InitialModel", "build_initial", "freeze", "train_mode"]
-
-
 STAGES = ("stem", "level0", "level1", "level2", "level3", "level4", "level5")
 
 

@@ -17,18 +17,6 @@ from dla.errors import UsageError
 from dla.models.dla import DLA
 from dla.training.recipe import EmaConfig, Recipe
 
-__all__ = [
-    "Autocast",
-    "build_optimizer",
-    "layer_ranks",
-    "learning_rate",
-    "load_optimizer_state",
-    "make_ema",
-    "optimizer_state",
-    "parameter_groups",
-    "set_rate",
-]
-
 
 def build_optimizer(network: DLA, recipe: Recipe) -> torch.optim.Optimizer:
     """Build SGD or AdamW over the trainable parameters, fused where the device supports it."""

@@ -10,21 +10,6 @@ from typing import Literal
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
 
-__all__ = [
-    "AugmentConfig",
-    "ComputeConfig",
-    "DistillConfig",
-    "EarlyStopConfig",
-    "EmaConfig",
-    "InputConfig",
-    "LossConfig",
-    "OptimizerConfig",
-    "Recipe",
-    "RegularizationConfig",
-    "ScheduleConfig",
-]
-
-
 Stage = Literal["none", "stem", "level0", "level1", "level2", "level3", "level4", "level5"]
 
 

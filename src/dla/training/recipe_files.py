@@ -14,8 +14,6 @@ from dla.errors import UnavailableError, UnknownNameError, UsageError
 from dla.storage.option_files import as_dataclass, dotted_types, read_options
 from dla.training.recipe import Recipe
 
-__all__ = ["default_output", "differing", "find_recipe", "read_recipe", "recipe_from", "shipped_recipes", "to_yaml"]
-
 _RECIPES = files("dla.training").joinpath("recipes")
 
 

@@ -33,8 +33,6 @@ from dla.types import NO_PROGRESS, Progress
 from dla.weights.load import load_model
 from dla.weights.model_folder import half_precision, write_folder
 
-__all__ = ["open_photos", "resolve_recipe", "train"]
-
 
 def train(
     data: str | Path | None = None,

@@ -37,9 +37,6 @@ from dla.training.events import EpochEvent
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import differing, to_yaml
 
-__all__ = ["RunFolder", "environment", "environment_difference", "read_epochs", "repeatable", "run_lock"]
-
-
 SCHEMA = "dla.run/1"
 _WRITTEN = ("data.json", "run.json", "metrics.jsonl", "mosaic.png", "report.html", "best")
 MOST_DATA_BYTES = 2**32  # a data.json names every photo

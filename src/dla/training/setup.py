@@ -22,9 +22,6 @@ from dla.training.recipe import Recipe
 from dla.training.trainer import Trainer, ValidationSet
 from dla.types import NO_PROGRESS, Progress
 
-__all__ = ["Runtime", "Setup", "check_apart", "set_up", "with_data"]
-
-
 STRIDE = 32  # of the coarsest map
 
 

@@ -41,8 +41,6 @@ from dla.types import Array
 from dla.weights.load import load_state
 from dla.weights.model_folder import half_precision
 
-__all__ = ["Trainer", "ValidationSet"]
-
 
 @dataclass(frozen=True)
 class ValidationSet:

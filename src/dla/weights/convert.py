@@ -22,9 +22,6 @@ from dla.weights.keys import authors_state
 from dla.weights.load import LoadedModel, load_model
 from dla.weights.model_folder import WEIGHTS, write_folder
 
-__all__ = ["ConvertResult", "convert"]
-
-
 _ENDINGS: dict[ConvertFormat, tuple[str, ...]] = {"timm": (".safetensors", ".pth"), "authors": (".pth",)}
 _AUTHORS = "https://github.com/ucbdrive/dla"
 

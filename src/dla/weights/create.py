@@ -20,9 +20,6 @@ from dla.weights.keys import plain_names
 from dla.weights.load import create_untrained, load_model, load_state
 from dla.weights.state_files import read_state
 
-__all__ = ["create_model", "model_entrypoint"]
-
-
 _PLACES = ("file", "state_dict", "hf_hub_id", "hf_hub_filename", "url")
 _CFG_FIELDS = tuple(field.name for field in dataclasses.fields(PretrainedCfg))
 

@@ -22,9 +22,6 @@ from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import CONFIG, WEIGHT_NAMES
 
-__all__ = ["HubFiles", "cache_folder", "fetch", "fetch_config", "locate"]
-
-
 WEIGHTS = WEIGHT_NAMES[:2]  # the first one that exists
 
 # Sent instead of huggingface_hub's list of installed packages.

@@ -15,22 +15,6 @@ from dla.models.build import build
 from dla.models.registry import TABLE
 from dla.models.tree import Tree
 
-__all__ = [
-    "CONTAINERS",
-    "COUNTER",
-    "FIRST_CONV",
-    "HEAD",
-    "Shapes",
-    "authors_state",
-    "candidate_networks",
-    "check_match",
-    "plain_names",
-    "shapes_of",
-    "unused_projections",
-    "unwrap",
-]
-
-
 FIRST_CONV, HEAD = "base_layer.0.weight", "fc."
 COUNTER = "num_batches_tracked"
 

@@ -36,9 +36,6 @@ from dla.weights.model_folder import CONFIG, ModelConfig, parse_config
 from dla.weights.spec import ModelFiles, ModelSource, open_files
 from dla.weights.state_files import WeightFile, parse_weights
 
-__all__ = ["LoadReport", "LoadedModel", "adapt_first_conv", "create_untrained", "load_model", "load_state"]
-
-
 # The fields of the table's preprocessing, for sources that specify none.
 _PREPROCESSING = (
     "input_size", "pool_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "fixed_input_size",

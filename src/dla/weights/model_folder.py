@@ -31,21 +31,6 @@ from dla.storage.files import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "CONFIG",
-    "FORMAT",
-    "WEIGHTS",
-    "WEIGHT_NAMES",
-    "ModelConfig",
-    "half_precision",
-    "parse_config",
-    "read_config",
-    "read_config_bytes",
-    "write_folder",
-    "write_temperature",
-]
-
-
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Names of weight files in folders, in timm's order of preference; the hub has one of the first two.
 WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")

@@ -13,9 +13,6 @@ from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
 from dla.weights.spec import ModelFiles, ModelSource, resolve_source
 
-__all__ = ["PullResult", "pull", "verify"]
-
-
 ALL = "all"
 
 CacheDir = str | os.PathLike[str] | None

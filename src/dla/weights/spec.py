@@ -23,24 +23,6 @@ from dla.weights.model_folder import CONFIG, WEIGHT_NAMES, WEIGHTS, ModelConfig,
 if TYPE_CHECKING:
     from dla.weights.hub import HubFiles
 
-__all__ = [
-    "PICKLED",
-    "SAFE",
-    "CacheDir",
-    "ModelFiles",
-    "ModelSource",
-    "check_extension",
-    "is_weight_file",
-    "name_note",
-    "open_files",
-    "read_header",
-    "read_weight_bytes",
-    "resolve_source",
-    "shipped",
-    "shipped_names",
-]
-
-
 SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin", ".pth.tar")
 
 CacheDir = str | os.PathLike[str] | None

@@ -23,8 +23,6 @@ from dla.errors import DamagedError, UnavailableError
 from dla.weights.keys import unwrap
 from dla.weights.spec import SAFE, check_extension, name_note, read_weight_bytes
 
-__all__ = ["WeightFile", "parse_weights", "read_state"]
-
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
