@@ -167,7 +167,7 @@ def test_help_begins_with_the_short_flags() -> None:
 
 
 def test_a_line_says_what_an_epoch_came_to() -> None:
-    epoch = EpochEvent(3, 111, 0.6123, 0.01, 0.833, 0.99, 0.5, 7.6, 212.4, 0.01)
+    epoch = EpochEvent(3, 111, 0.6123, 0.01, {"top1": 0.833, "top5": 0.99, "val_loss": 0.5}, 7.6, 212.4, 0.01)
     assert summary(epoch, True) == "epoch 3  loss 0.612  val 83.3% / 99.0%  212 photos/s  8 s  best"
     assert (clock(59.6), clock(3723)) == ("1:00", "1:02:03")
 

@@ -106,7 +106,7 @@ class RunFigures(TrainerCallback):
 
     def on_step(self, step: StepEvent) -> None:
         """Show the step's loss and accuracy."""
-        accuracy = "" if math.isnan(step.top1) else f"  top-1 {step.top1:.0%}"
+        accuracy = "" if math.isnan(step.accuracy) else f"  accuracy {step.accuracy:.0%}"
         self.progress.note(
             f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  loss {step.loss:.3f}{accuracy}"
         )
@@ -123,8 +123,9 @@ class RunFigures(TrainerCallback):
 def summary(epoch: EpochEvent, is_best: bool) -> str:
     """Return an epoch's figures in one line."""
     best = "  best" if is_best else ""
+    figures = " / ".join(f"{value:.1%}" for name, value in epoch.figures.items() if name != "val_loss")
     return (
-        f"epoch {epoch.epoch}  loss {epoch.loss:.3f}  val {epoch.top1:.1%} / {epoch.top5:.1%}  "
+        f"epoch {epoch.epoch}  loss {epoch.loss:.3f}  val {figures}  "
         f"{epoch.photos_per_second:.0f} photos/s  {epoch.seconds:.0f} s{best}"
     )
 
@@ -134,7 +135,10 @@ def _print_estimate(recipe: Recipe, options: dict[str, Any]) -> None:
     from dla.training.estimate import estimate_run
 
     estimate = estimate_run(recipe, **options)
-    steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in estimate.step_seconds.items())
+    steps = ", ".join(
+        f"{t:.2f} s at {height if height == width else f'{height}x{width}'} px"
+        for (height, width), t in estimate.step_seconds.items()
+    )
     total_steps = estimate.steps_per_epoch * estimate.epochs
     rows = [
         ("data", f"{estimate.train:,} train, {estimate.val:,} val, {estimate.classes} classes"),

@@ -18,6 +18,7 @@ from dla.data.dataset import Split
 from dla.errors import ImageError, UsageError
 from dla.images.decode import read_photo
 from dla.options import PhotoCache, RuntimeOptions
+from dla.storage import cache
 from dla.storage.files import write_files
 from dla.types import NO_PROGRESS, Progress
 
@@ -36,6 +37,11 @@ class Budget:
 
     def __init__(self, size: int) -> None:
         self._left, self._lock = size, threading.Lock()
+
+    @classmethod
+    def of_processes(cls, count: int) -> Budget:
+        """Return an equal part of half of the memory, for one of `count` processes."""
+        return cls(half_of_memory() // count)
 
     def take(self, size: int) -> bool:
         """Take `size` bytes if that many are left, and return whether they were."""
@@ -141,6 +147,12 @@ class PhotoStore:
             settings = f"{self.short_side} {PIL.__version__}\n".encode()
             self._keys[row] = hashlib.blake2b(settings + data, digest_size=20).hexdigest()
         return self._keys[row]
+
+
+def open_store(split: Split, kind: PhotoCache, budget: Budget, progress: Progress) -> PhotoStore:
+    """Open the photos of a split with a cache of this kind; on disk, in the user's cache folder."""
+    place = cache.cache_folder() / cache.PHOTOS if kind == "disk" else None
+    return PhotoStore(split, kind, place, budget=budget, progress=progress)
 
 
 def half_of_memory() -> int:

@@ -60,7 +60,7 @@ class IDA(nn.ModuleDict):
         for m, (c_m, stride_m) in enumerate(zip(wider, coarser, strict=True), start=1):
             same = c_m == c
             self[f"proj_{m}"] = nn.Identity() if same else nn.Sequential(conv1x1(c_m, c), norm_layer(c), act_layer())
-            self[f"up_{m}"] = _upsampling(up, c, stride_m, stride)
+            self[f"up_{m}"] = upsampling(up, c, stride_m, stride)
         for m in range(1, len(channels)):  # after all others, as the checkpoints order them
             self[f"node_{m}"] = nn.Sequential(conv3x3(2 * c, c), norm_layer(c), act_layer())
         self.apply(init_weights)
@@ -150,7 +150,7 @@ class PixelFeatures(nn.Module):
         self.channels = dla_up.channels[0]
         self.backbone = backbone
         self.dla_up = dla_up
-        self.up = _upsampling(up, self.channels, dla_up.strides[0], 1)
+        self.up = upsampling(up, self.channels, dla_up.strides[0], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features (N, channels, H, W) of images x_N3HW."""
@@ -199,7 +199,12 @@ class Transposed(nn.ConvTranspose2d):
         return x[:, :, : size[0], : size[1]]
 
 
-def _upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
+def upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
+    """Return U from stride `coarse` to stride `fine`: "bilinear", or "authors", a transposed convolution.
+
+    Raises:
+        UsageError: another `up`, or strides that it does not support.
+    """
     if up not in UPSAMPLINGS:
         raise UsageError(f"up is {up!r}. Allowed: {', '.join(map(repr, UPSAMPLINGS))}")
     if up == "bilinear" or coarse == fine:

@@ -10,6 +10,7 @@ from typing import Literal
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
 
+TaskName = Literal["classify", "segment", "edges"]
 Stage = Literal["none", "stem", "level0", "level1", "level2", "level3", "level4", "level5"]
 
 
@@ -296,6 +297,7 @@ class Recipe:
     """All settings of a training run.
 
     Args:
+        task: classify: one class per photo; segment: one class per pixel; edges: boundaries.
         model: network to train: a name, a model folder, or a weight file, as `dla predict --model` takes it.
         pretrained: start from its weights, with a new classifier if the classes differ.
         epochs: number of passes over the training photos.
@@ -320,6 +322,7 @@ class Recipe:
         license: licence of the weights for the model folder; empty: that of the pretrained weights.
     """
 
+    task: TaskName = "classify"
     model: str = "dla34"
     pretrained: bool = False
     epochs: int = 20

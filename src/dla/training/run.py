@@ -12,25 +12,21 @@ from typing import Any
 
 import torch
 
-from dla.data.dataset import Splits, open_splits
-from dla.data.header_check import without_unreadable
-from dla.data.split_file import restore_splits, splits_to_dict
+from dla.data.dataset import Splits
 from dla.errors import UsageError
 from dla.html_report.page import check_can_write, mosaic_png
-from dla.metrics.classification import evaluate
 from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_file
 from dla.training.checkpoints import Checkpoints
 from dla.training.distributed import Ranks, StopSignal, process_group
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
-from dla.training.html import write_report
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import default_output, recipe_from
 from dla.training.run_folder import RunFolder, environment, environment_difference, repeatable, run_lock
-from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
+from dla.training.setup import TASKS, Setup, check_apart, set_up, with_data
+from dla.training.task import Runtime, Task
 from dla.types import NO_PROGRESS, Progress
-from dla.weights.load import load_model
 from dla.weights.model_folder import half_precision, write_folder
 
 
@@ -113,16 +109,6 @@ def resolve_recipe(recipe: str | Recipe | None, settings: Mapping[str, Any] | No
     return recipe
 
 
-def open_photos(recipe: Recipe, runtime: Runtime) -> Splits:
-    """Open the recipe's photos, without those that cannot be read.
-
-    Raises:
-        CheckError: too many cannot be read.
-    """
-    splits = open_splits(recipe.photos, recipe.data, recipe.seed)
-    return without_unreadable(splits, recipe.data.max_unreadable, runtime.workers, runtime.progress)
-
-
 @dataclass(frozen=True)
 class _Run:
     """A run and its folder, shared by all ranks."""
@@ -130,6 +116,10 @@ class _Run:
     recipe: Recipe
     folder: RunFolder
     runtime: Runtime
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.recipe.task]
 
     @property
     def ranks(self) -> Ranks:
@@ -142,11 +132,11 @@ class _Run:
 
     def photos(self) -> Splits:
         """Return the photos of the run: those in data.json, or at the first start all that can be read."""
-        log, photos, options = self.runtime.progress.log, self.recipe.photos, self.recipe.data
+        log = self.runtime.progress.log
         splits = self._open_splits() if self.ranks.is_main else None
-        shared = self.ranks.broadcast_object(lambda: splits and splits_to_dict(splits, photos))
+        shared = self.ranks.broadcast_object(lambda: splits and self.task.saved(splits, self.recipe))
         if splits is None:
-            return restore_splits(shared or {}, photos, options)
+            return self.task.restore(shared or {}, self.recipe)
         for note in splits.notes:
             log(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
@@ -157,8 +147,8 @@ class _Run:
     def _open_splits(self) -> Splits:
         saved = self.folder.data()
         if saved is None:
-            return open_photos(self.recipe, self.runtime)
-        return restore_splits(saved, self.recipe.photos, self.recipe.data)
+            return self.task.open_photos(self.recipe, self.runtime)
+        return self.task.restore(saved, self.recipe)
 
     def start(self, setup: Setup, splits: Splits, before: Mapping[str, Any]) -> Checkpoints:
         """Claim the folder, and restore the newest checkpoint if there is one."""
@@ -179,30 +169,26 @@ class _Run:
     def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
         """Write the run's files. It is called only once everything could be opened, so that a typo leaves no folder."""
         now = environment(self.runtime.device, self.ranks)
-        self.folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
+        self.folder.claim(self.recipe, self.task.saved(splits, self.recipe))
         if changed := environment_difference(before, now):
             self.runtime.progress.log(changed)
         self.folder.update(**now, data=_summary(splits))
 
     def finish(self, splits: Splits, setup: Setup) -> None:
         """Validate the stored best weights, and write the report."""
-        best = self.ranks.broadcast_object(lambda: load_model(str(self.folder.best)))
-        logits_NK = setup.validation.logits(best.model, setup.trainer)
+        figures = self.task.report(self.folder.path, splits, setup.validation, self.ranks)
         if not self.ranks.is_main:
             return
-        names = best.config.label_descriptions or {}
-        write_report(self.folder.path, splits.val, logits_NK, [names[c] for c in splits.val.class_ids])
-        evaluation = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
-        figures = {"top1_interval": evaluation.top1_interval.to_list()}
         self.folder.update(best=self.folder.facts()["best"] | figures, finished=True)
         self.runtime.progress.log(self.outcome())
 
     def outcome(self) -> str:
-        """Return a line with the best epoch's accuracy and the paths of report and model."""
+        """Return a line with the best epoch's figure and the paths of report and model."""
         best = self.folder.facts()["best"]
-        low, high = best["top1_interval"]
+        figure = self.task.figure
+        low, high = best[f"{figure}_interval"]
         return (
-            f"best {best['top1']:.1%} (95 % interval {low:.1%} to {high:.1%}), epoch {best['epoch']}.  "
+            f"best {best[figure]:.1%} (95 % interval {low:.1%} to {high:.1%}), epoch {best['epoch']}.  "
             f"Report: {self.folder.report}   Model: {self.folder.best}"
         )
 
@@ -266,7 +252,7 @@ class _RunCallback(TrainerCallback):
     def write_best(self, epoch: EpochEvent) -> None:
         """Write the model folder `best`."""
         recipe = self.run.recipe
-        results = {"top1": epoch.top1, "top5": epoch.top5}
+        results = {name: value for name, value in epoch.figures.items() if name != "val_loss"}
         dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")
         dla = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
         weights = half_precision(self.trainer.stored().state_dict())

@@ -19,7 +19,6 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,7 @@ class RunFolder:
         """
         try:
             with self.metrics.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(asdict(epoch)) + "\n")
+                log.write(json.dumps(epoch.to_dict()) + "\n")
                 log.flush()
                 os.fsync(log.fileno())  # it must be on disk before the checkpoint that ends the epoch
         except OSError as error:
