@@ -18,7 +18,7 @@ from dla.data.header_check import without_unreadable
 from dla.data.photo_cache import Budget, open_store
 from dla.data.split_file import restore_splits, splits_to_dict
 from dla.images.preprocessing import Preprocessing
-from dla.images.random_crop import order_generator, random_resized_crop, reflect_pad
+from dla.images.random_crop import order_generator, random_resized_crop, reflect_pad, repeated_order
 from dla.inference.pipeline import InputPipeline, PreparedInput
 from dla.metrics.classification import evaluate, sample_results
 from dla.models.fuse import fuse_conv_bn
@@ -50,15 +50,15 @@ class ClassifySamples:
     preprocessing: Preprocessing
 
     def __len__(self) -> int:
-        return len(self.targets_N)
+        return self.recipe.repeat * len(self.targets_N)
 
     def order(self, epoch: int) -> Array:
         """Return the rows of an epoch, all once, or by the recipe's sampling."""
         generator, count = order_generator(self.recipe.seed, epoch), len(self)
         if self.recipe.loss.sampling == "natural":
-            return generator.permutation(count)
+            return repeated_order(generator, len(self.targets_N), self.recipe.repeat)
         share_N = 1.0 / np.bincount(self.targets_N)[self.targets_N]
-        return generator.choice(count, count, p=share_N / share_N.sum())
+        return generator.choice(len(self.targets_N), count, p=share_N / share_N.sum())
 
     def size_at(self, epoch: int, step: int) -> tuple[int, int]:
         """Return the size of the crops, which are square."""

@@ -80,6 +80,12 @@ class AugmentConfig:
         mixup: alpha of mixup (Zhang et al. 2018), which mixes pairs of photos with weights from Beta(alpha, alpha).
         cutmix: alpha of CutMix (Yun et al. 2019). With mixup also on, each batch picks one of the two at random.
         mix_probability: probability that a batch is mixed by mixup or CutMix.
+        crop: (height, width) of the training crops of segmentation and boundaries in pixels, or by first epoch, as
+            `input.sizes` has it: {0: [180, 240], 20: [360, 480]}.
+        zoom: range of the magnification of photo and mask, drawn log-uniformly.
+        rotate: largest angle of a random rotation in degrees, or quarter: a random number of quarter turns.
+        favour: share of the crops that must hold a rare class, one with less than a quarter of its equal share of the
+            pixels.
     """
 
     scale: tuple[float, float] = (0.35, 1.0)
@@ -97,6 +103,10 @@ class AugmentConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_probability: float = 1.0
+    crop: tuple[int, int] | dict[int, tuple[int, int]] = (180, 240)
+    zoom: tuple[float, float] = (1.0, 1.0)
+    rotate: float | Literal["quarter"] = 0.0
+    favour: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
@@ -112,6 +122,23 @@ class AugmentConfig:
         from_to("augment.rand_operations", self.rand_operations, 0, 10)
         for name in ("margin", "mixup", "cutmix"):
             at_least(f"augment.{name}", getattr(self, name), 0)
+        if min(self.crops, default=1) != 0 or not all(len(hw) == 2 and min(hw) > 0 for hw in self.crops.values()):
+            raise UsageError(f"augment.crop is {self.crop}: a height and a width, such as [180, 240]")
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise UsageError(f"augment.zoom is {list(self.zoom)}: two rising numbers above 0, such as [0.5, 2]")
+        if self.rotate != "quarter":
+            from_to("augment.rotate", self.rotate, 0, 180)
+        from_to("augment.favour", self.favour, 0, 1)
+
+    @property
+    def crops(self) -> dict[int, tuple[int, int]]:
+        """The (height, width) of the crops by first epoch."""
+        return self.crop if isinstance(self.crop, dict) else {0: self.crop}
+
+    def crop_at(self, epoch: int) -> tuple[int, int]:
+        """Return the (height, width) of the crops in this epoch in pixels."""
+        height, width = self.crops[max(first for first in self.crops if first <= epoch)]
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -184,20 +211,35 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Cross-entropy loss and class balancing.
+    """The loss, and class balancing.
 
     Args:
         label_smoothing: probability mass spread evenly over all classes.
-        class_weights: balanced: weight each class inversely to its number of photos.
+        class_weights: balanced: weight each class inversely to its number of photos. For segmentation, sqrt: inversely
+            to the square root of its share of the pixels; median: to its share (Eigen and Fergus 2015); or a weight
+            for each class. For boundaries, balanced: weight both sides of each photo equally (HED, Xie and Tu 2015);
+            or two weights, such as [1, 10] as in the paper's code.
         sampling: balanced: draw all classes equally often.
+        lovasz: weight of the Lovasz-softmax loss beside the cross-entropy (Berman et al. 2018).
+        ohem: share of the pixels of each photo, those with the highest loss, that count; 1: all.
+        auxiliary: weight of the loss of an auxiliary classifier of the backbone at stride 8, in training only.
     """
 
     label_smoothing: float = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced", "sqrt", "median"] | list[float] = "none"
     sampling: Literal["natural", "balanced"] = "natural"
+    lovasz: float = 0.0
+    ohem: float = 1.0
+    auxiliary: float = 0.0
 
     def __post_init__(self) -> None:
         from_to("loss.label_smoothing", self.label_smoothing, 0, 1)
+        at_least("loss.lovasz", self.lovasz, 0)
+        at_least("loss.auxiliary", self.auxiliary, 0)
+        if not 0 < self.ohem <= 1:
+            raise UsageError(f"loss.ohem is {self.ohem}. Allowed: above 0, up to 1")
+        if isinstance(self.class_weights, list) and not (self.class_weights and min(self.class_weights) >= 0):
+            raise UsageError(f"loss.class_weights is {self.class_weights}. Allowed: numbers from 0 up, one per class")
 
 
 @dataclass(frozen=True)
@@ -300,7 +342,9 @@ class Recipe:
         task: classify: one class per photo; segment: one class per pixel; edges: boundaries.
         model: network to train: a name, a model folder, or a weight file, as `dla predict --model` takes it.
         pretrained: start from its weights, with a new classifier if the classes differ.
+        down_ratio: stride of the finest map that segmentation and boundaries decode: 2, 4 or 8 pixels.
         epochs: number of passes over the training photos.
+        repeat: how often each photo is seen in an epoch, for small sets; each epoch ends with a validation.
         batch_size: photos per step, over all processes.
         lr: peak learning rate.
         seed: random seed; the same seed gives the same weights.
@@ -325,7 +369,9 @@ class Recipe:
     task: TaskName = "classify"
     model: str = "dla34"
     pretrained: bool = False
+    down_ratio: int = 2
     epochs: int = 20
+    repeat: int = 1
     batch_size: int = 64
     lr: float = 0.1
     seed: int = 0
@@ -348,6 +394,9 @@ class Recipe:
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
+        at_least("repeat", self.repeat, 1)
+        if self.down_ratio not in (2, 4, 8):
+            raise UsageError(f"down_ratio is {self.down_ratio}. Allowed: 2, 4, 8")
         from_to("seed", self.seed, 0, 2**63 - 1)
         if not 0 < self.lr < math.inf:
             raise UsageError(f"lr is {self.lr}. Allowed: a number above 0")
