@@ -32,6 +32,11 @@ class PixelCounts:
     ignored: int = 0
 
     @classmethod
+    def of_photo(cls, confusion_KK: Array, ignored: int) -> PixelCounts:
+        """Return the counts of one photo from its confusion matrix."""
+        return cls(confusion_KK, _correct_true_predicted(confusion_KK)[None], ignored)
+
+    @classmethod
     def merge(cls, parts: Iterable[PixelCounts]) -> PixelCounts:
         """Return the counts of all parts together, with the photos in the order of the parts.
 
@@ -151,7 +156,7 @@ def count_pixels(
             raise UsageError(f"the {name} has the id {unknown}. Allowed: 0 to {num_classes - 1}")
     confusion_KK = np.bincount(truth_P * num_classes + predicted_P, minlength=num_classes**2)
     confusion_KK = confusion_KK.reshape(num_classes, num_classes)
-    return PixelCounts(confusion_KK, _correct_true_predicted(confusion_KK)[None], truth_HW.size - truth_P.size)
+    return PixelCounts.of_photo(confusion_KK, truth_HW.size - truth_P.size)
 
 
 def evaluate_pixels(counts: PixelCounts, class_ids: Sequence[str], *, seed: int = 0) -> SegmentationEvaluation:

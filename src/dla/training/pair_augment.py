@@ -102,9 +102,7 @@ def crop_mask(mask_HW: Array, place: Place, size: tuple[int, int]) -> Array:
     return crop_HW[:, ::-1] if place.flip else crop_HW
 
 
-def _reflected(
-    photo: Image.Image, box: tuple[float, float, float, float]
-) -> tuple[Image.Image, tuple[int, int]]:
+def _reflected(photo: Image.Image, box: tuple[float, float, float, float]) -> tuple[Image.Image, tuple[int, int]]:
     """Return the photo, padded by its reflection where the box leaves it, and the place of the result's corner."""
     left, top = max(0, math.ceil(-box[0])), max(0, math.ceil(-box[1]))
     right, bottom = max(0, math.ceil(box[2] - photo.width)), max(0, math.ceil(box[3] - photo.height))

@@ -17,11 +17,13 @@ from dla.training.distributed import Ranks
 from dla.training.memory import give_memory_back
 from dla.training.model import InitialModel
 from dla.training.recipe import Recipe
+from dla.training.edges_task import EdgesTask
+from dla.training.segment_task import SegmentTask
 from dla.training.task import Runtime, Task, Validator
 from dla.training.trainer import Trainer
 
 STRIDE = 32  # of the coarsest map
-TASKS: Mapping[str, Task] = {"classify": ClassifyTask()}
+TASKS: Mapping[str, Task] = {"classify": ClassifyTask(), "segment": SegmentTask(), "edges": EdgesTask()}
 
 
 @dataclass(frozen=True)

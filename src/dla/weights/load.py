@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dla.errors import DamagedError, UsageError
 from dla.models.build import build
+from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.models.registry import row
 from dla.types import NO_PROGRESS, Progress
@@ -112,6 +113,44 @@ def load_model(
     weights = dataclasses.replace(weights, notes=files.choice_notes + weights.notes)
     model, config, report = _assemble(config, weights, origin, num_classes, in_chans, new_head, options)
     return LoadedModel(model, config, origin, report, files.weights_path, files.sha256, files.source)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDense:
+    """A dense network with its weights; the fields are those of `LoadedModel`."""
+
+    model: Dense
+    config: ModelConfig
+    origin: str
+    report: LoadReport
+    weights_path: Path
+    digest: str
+    source: ModelSource
+
+
+def load_dense(
+    source: str | ModelFiles,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress = NO_PROGRESS,
+    **options: Any,
+) -> LoadedDense:
+    """Build the dense network that `source` names, with its weights, in training mode.
+
+    Arguments and errors are those of `load_model`.
+    """
+    files = open_files(source, cache_dir, progress)
+    weights = parse_weights(files.weights, files.weights_name, files.weights_title, files.sha256)
+    config = files.config
+    if config is None or config.dla.get("task") not in ("segment", "edges"):
+        raise UsageError(f"{files.origin} is no segmentation or boundary network")
+    ours = config.dla
+    with torch.device("meta"):
+        backbone = build(config.architecture, num_classes=0, **{**config.model_args, **options})
+        model = Dense.over(backbone, config.num_classes, ours["down_ratio"], ours.get("up", "bilinear"))
+    report = load_state(model, plain_names(weights.state), where=files.origin)
+    model.pretrained_cfg = _cfg_attribute(config)
+    return LoadedDense(model, config, files.origin, report, files.weights_path, files.sha256, files.source)
 
 
 def create_untrained(

@@ -1,0 +1,108 @@
+"""Training of segmentation networks: one class per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from dla.data.dataset import Splits
+from dla.data.pairs import PairSplit, open_pairs
+from dla.data.photo_cache import Budget, open_store
+from dla.errors import UsageError
+from dla.metrics.segmentation import PixelCounts, count_pixels, evaluate_pixels
+from dla.models.normalize import Normalize
+from dla.training.augment import BatchAugment
+from dla.training.distributed import Ranks
+from dla.training.model import InitialModel, build_dense
+from dla.training.pair_augment import IGNORED
+from dla.training.pair_samples import PairSamples, WholePhotos
+from dla.training.pixel_loss import PixelObjective, class_weights
+from dla.training.recipe import Recipe
+from dla.training.task import Measured, Parts, Runtime
+from dla.types import Array
+from dla.weights.load import load_dense
+
+RARE = 0.25  # of an equal share of the pixels
+
+
+class SegmentValidation(WholePhotos):
+    """The validation photos of a segmentation network."""
+
+    def measure(self, network: nn.Module, pause: Callable[[], None] = lambda: None) -> Measured:
+        """Measure the mean IoU, by which epochs are compared."""
+        found = evaluate_pixels(self.counts(network, pause), self.split.class_ids)
+        return Measured({"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, (found.miou,))
+
+    def counts(self, network: nn.Module, pause: Callable[[], None] = lambda: None) -> PixelCounts:
+        """Count the right and wrong pixels of all photos."""
+        classes = len(self.split.class_ids)
+
+        def count(logits_KHW: Tensor, row: int) -> Array:
+            answer_HW = logits_KHW.argmax(0).cpu().numpy()
+            found = count_pixels(self.split.mask(row), answer_HW, classes, IGNORED)
+            return np.append(found.confusion_KK, found.ignored)
+
+        return PixelCounts.merge(
+            PixelCounts.of_photo(row[:-1].reshape(classes, classes), int(row[-1]))
+            for row in self.counted(network, count, pause)
+        )
+
+
+class SegmentTask:
+    """One class per pixel."""
+
+    figure = "miou"
+
+    def open_photos(self, recipe: Recipe, runtime: Runtime) -> Splits:
+        train, val = open_pairs(Path(recipe.photos), "segment")
+        return Splits(train, val, "train and val as they are")
+
+    def saved(self, splits: Splits, recipe: Recipe) -> dict[str, Any]:
+        return {"schema": "dla.data/1"}
+
+    def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> Splits:
+        return self.open_photos(recipe, None)
+
+    def initial(self, recipe: Recipe, splits: Any) -> InitialModel:
+        """Return the network with a decoder and a classifier for these classes."""
+        return build_dense(recipe, splits.train)
+
+    def parts(self, recipe: Recipe, splits: Any, initial: InitialModel, runtime: Runtime) -> Parts:
+        """Return the samples, the objective and the validation of a run."""
+        train, val = splits.train, splits.val
+        budget = Budget.of_processes(runtime.ranks.local_world)
+        shares_K = pixel_shares(train)
+        weights_K = class_weights(recipe.loss, shares_K).to(runtime.device)
+        rare = frozenset(np.flatnonzero((shares_K > 0) & (shares_K < RARE / len(shares_K))).tolist())
+        normalize = Normalize(*initial.preprocessing.scale_shift()).to(runtime.device)
+        train_store, val_store = (open_store(s, runtime.cache, budget, runtime.progress) for s in (train, val))
+        return Parts(
+            PairSamples(train_store, train.mask, recipe, rare),
+            PixelObjective(recipe.loss, BatchAugment(recipe.augment), lambda targets, known: weights_K[targets]),
+            SegmentValidation(val, val_store, normalize, runtime.workers, runtime.device, runtime.ranks),
+        )
+
+    def report(self, run: Path, splits: Any, validation: Any, ranks: Ranks) -> dict[str, Any]:
+        """Measure the run's `best` and write report.html; return the interval of the mean IoU."""
+        best = ranks.broadcast_object(lambda: load_dense(str(run / "best")))
+        found = evaluate_pixels(validation.counts(best.model), splits.val.class_ids)
+        return {"miou_interval": found.miou_interval.to_list()}
+
+
+def pixel_shares(split: PairSplit) -> Array:
+    """Return the share of the pixels that each class has, (K,), of those that are not ignored.
+
+    Raises:
+        UsageError: all pixels are ignored.
+    """
+    counts_K = np.zeros(len(split.class_ids), np.int64)
+    for row in range(len(split)):
+        counts_K += np.bincount(split.mask(row).ravel(), minlength=256)[: len(counts_K)]
+    if not counts_K.sum():
+        raise UsageError("all pixels of the training masks are ignored. Give masks with labelled pixels")
+    return counts_K / counts_K.sum()
