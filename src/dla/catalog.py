@@ -172,7 +172,7 @@ def _not_here(r: Row, nodes: bool) -> ModelInfo:
     return _info(name, model, config, r, stored_of_row(r), nodes)
 
 
-def info_of(loaded: LoadedModel, *, nodes: bool = False) -> ModelInfo:
+def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
     """Describe a model that is already loaded; `nodes` as in `info`."""
     source, r = loaded.source, _row_of(loaded.source)
     path = os.path.abspath(loaded.weights_path)
@@ -194,7 +194,7 @@ def _info(
     r: Row | None,
     weights: StoredWeights,
     nodes: bool,
-    loaded: LoadedModel | None = None,
+    loaded: LoadedModel[Any] | None = None,
 ) -> ModelInfo:
     """Build the description; `r` is the table's row of the released weights, or None."""
     from dla.inference.classifier import class_names

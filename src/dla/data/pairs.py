@@ -27,7 +27,14 @@ class PairSplit:
 
     def take(self, rows):
         rows = list(rows)
-        return PairSplit([self.photos[i] for i in rows], [self.masks[i] for i in rows], self.class_ids, [self.names[i] for i in rows], self.colors, self.ignore_index)
+        return PairSplit(
+            [self.photos[i] for i in rows],
+            [self.masks[i] for i in rows],
+            self.class_ids,
+            [self.names[i] for i in rows],
+            self.colors,
+            self.ignore_index,
+        )
 
     def mask(self, row: int) -> Array:
         ids = np.array(Image.open(self.masks[row][0]))

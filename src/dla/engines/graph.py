@@ -31,6 +31,7 @@ class Op:
         "global_avg_pool", "global_max_pool"    (N, C, H, W) -> (N, C, 1, 1)
         "slice"     along the channels: start, stop
         "scale"     factor
+        "upsample"  bilinear, by the whole number `factor`, cut to the size of the second input
     inputs: numbers of operations.
     """
 

@@ -154,7 +154,18 @@ def _scale(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) ->
     return builder.add("Mul", [*inputs, builder.constant(np.array(op.attributes["factor"], np.float32))])
 
 
+def _upsample(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    x, like = inputs
+    factor = op.attributes["factor"]
+    scales = builder.constant(np.array([1, 1, factor, factor], np.float32))
+    larger = builder.add("Resize", [x, "", scales], mode="linear", coordinate_transformation_mode="half_pixel")
+    size = builder.add("Shape", [like], start=2)
+    numbers = [builder.constant(np.array([0, 0])), size, builder.constant(np.array([2, 3]))]
+    return builder.add("Slice", [larger, *numbers])
+
+
 _OPERATIONS: dict[str, Callable[[OnnxBuilder, Op, Network, list[str]], str]] = {
+    "upsample": _upsample,
     "conv": _conv,
     "relu": lambda builder, op, network, inputs: builder.add("Relu", inputs),
     "add": lambda builder, op, network, inputs: builder.add("Add", inputs),

@@ -233,8 +233,17 @@ def _avg_pool_dilated(opset: Any, s: Mapping[str, Any], x: Any) -> Any:
     return opset.group_convolution(x, opset.constant(weight), [1, 1], around, around, around)
 
 
+def _upsample(opset: Any, s: Mapping[str, Any], x: Any, like: Any) -> Any:
+    """Interpolate between the centres of pixels, repeating those at the border, and cut to the size of `like`."""
+    axes, factor = np.array([2, 3]), np.full(2, s["factor"], np.float32)
+    y = opset.interpolate(x, factor, "linear_onnx", "scales", axes=axes)
+    size = opset.gather(opset.shape_of(like), axes, np.array(0))
+    return opset.slice(y, np.array([0, 0]), size, np.array([1, 1]), axes)
+
+
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
+    "upsample": _upsample,
     "relu": lambda opset, s, x: opset.relu(x),
     "add": lambda opset, s, a, b: opset.add(a, b),
     "concat": lambda opset, s, *xs: opset.concat(xs, 1),

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,8 +26,9 @@ from dla.errors import UsageError
 from dla.models.backbone import Backbone, check_levels
 from dla.models.blocks import RELU, ActLayer, NormLayer, conv1x1, conv3x3
 from dla.models.dla import init_weights
+from dla.models.registry import UPSAMPLINGS
 
-UPSAMPLINGS = ("bilinear", "authors")
+torch.fx.wrap("check_maps")  # shapes are not known while a network is traced
 
 
 class IDA(nn.ModuleDict):
@@ -67,7 +69,7 @@ class IDA(nn.ModuleDict):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the result of each step: x_1, N(x_1, x_2), ..., I(x_1, ..., x_n)."""
-        _check_maps(maps, self.channels)
+        check_maps(maps, self.channels)
         steps = [maps[0]]
         for m, x in enumerate(maps[1:], start=1):
             x = self[f"up_{m}"](self[f"proj_{m}"](x), maps[0].shape[2:])
@@ -134,7 +136,7 @@ class DLAUp(nn.ModuleDict):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the decoded map, (N, channels[0], h, w), of the maps, finest first."""
-        _check_maps(maps, self.channels)
+        check_maps(maps, self.channels)
         *finer, coarsest = maps
         deep = [coarsest]
         for x, ida in zip(reversed(finer), self.values(), strict=True):
@@ -231,7 +233,8 @@ def _by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def _check_maps(maps: Sequence[Tensor], channels: Sequence[int]) -> None:
+def check_maps(maps: Sequence[Tensor], channels: Sequence[int]) -> None:
+    """Raise a UsageError unless these are maps (N, C, H, W) of these channels. Tracing does not look into it."""
     shapes = [tuple(x.shape) for x in maps]
     if [s[1:2] for s in shapes if len(s) == 4] != [(c,) for c in channels]:
         raise UsageError(

@@ -14,8 +14,8 @@ from dla.models.backbone import Backbone
 from dla.models.decoder import DLAUp, upsampling
 from dla.models.dla import DLA
 from dla.models.feature_net import FeatureNet
+from dla.models.registry import DOWN_RATIOS
 
-DOWN_RATIOS = (2, 4, 8)
 AUXILIARY_STRIDE = 8  # of the map that the auxiliary classifier sees
 
 
@@ -68,6 +68,8 @@ class Dense(nn.Module):
             base, channels = FeatureNet(backbone, range(first, len(strides))), backbone.channels[first:]
             strides = strides[first:]
             cfg = backbone.pretrained_cfg
+            if cfg.get("num_classes") is not None:
+                cfg = {**cfg, "num_classes": num_classes}
         else:
             base = whole = Backbone.of(backbone)
             first = next((i for i, stride in enumerate(whole.strides) if stride >= down_ratio), -1)

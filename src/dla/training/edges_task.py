@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dla.data.dataset import Splits
-from dla.data.pairs import PairSplit, open_pairs
+from dla.data.pairs import open_pairs
 from dla.data.photo_cache import Budget, open_store
 from dla.metrics.boundaries import BoundaryCounts, BoundaryOptions, count_boundaries, evaluate_boundaries
 from dla.models.normalize import Normalize

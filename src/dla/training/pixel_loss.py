@@ -91,7 +91,7 @@ class PixelObjective:
         answers_NHW = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
         known_NHW = labels.weights_NHW > 0
         right = (answers_NHW == labels.targets_NHW) & known_NHW
-        return (right.sum() / known_NHW.sum().clamp(min=1)).item()
+        return float(right.sum() / known_NHW.sum().clamp(min=1))
 
 
 def class_weights(config: LossConfig, shares_K: Array) -> Tensor:

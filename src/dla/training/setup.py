@@ -14,10 +14,10 @@ from dla.errors import UnavailableError, UsageError
 from dla.training.batches import TrainBatches
 from dla.training.classify_task import ClassifyTask
 from dla.training.distributed import Ranks
+from dla.training.edges_task import EdgesTask
 from dla.training.memory import give_memory_back
 from dla.training.model import InitialModel
 from dla.training.recipe import Recipe
-from dla.training.edges_task import EdgesTask
 from dla.training.segment_task import SegmentTask
 from dla.training.task import Runtime, Task, Validator
 from dla.training.trainer import Trainer

@@ -8,6 +8,7 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from typing import get_args
 
 import safetensors.torch
@@ -119,7 +120,7 @@ def _bare_file(model: DLA, ending: str) -> bytes:
     return buffer.getvalue()
 
 
-def _authors_file(loaded: LoadedModel) -> bytes:
+def _authors_file(loaded: LoadedModel[Any]) -> bytes:
     model, name = loaded.model, loaded.config.architecture
     if TABLE[name].origin != _AUTHORS:
         known = ", ".join(r.name for r in TABLE.values() if r.origin == _AUTHORS)

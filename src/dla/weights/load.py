@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from dla.weights.keys import (
     shapes_of,
     unused_projections,
 )
-from dla.weights.model_folder import CONFIG, ModelConfig, parse_config
+from dla.weights.model_folder import CONFIG, ModelConfig, check_task, parse_config
 from dla.weights.spec import ModelFiles, ModelSource, open_files
 from dla.weights.state_files import WeightFile, parse_weights
 
@@ -55,15 +55,18 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class LoadedModel(Generic[N]):
     """A network with its weights.
 
     `config` describes the network as built, `origin` what was loaded (owner/name@commit, shipped:name, or a path),
     `weights_path` is the weight file, `digest` its SHA-256, `source` what the model's name resolved to.
     """
 
-    model: DLA
+    model: N
     config: ModelConfig
     origin: str
     report: LoadReport
@@ -83,8 +86,8 @@ def load_model(
     overlay: Mapping[str, Any] | None = None,
     progress: Progress = NO_PROGRESS,
     **options: Any,
-) -> LoadedModel:
-    """Build the network that `source` names, with its weights, in training mode.
+) -> LoadedModel[DLA]:
+    """Build the classifier that `source` names, with its weights, in training mode.
 
     Args:
         source: a name (see `resolve_source`), or files that are open already, which are not read again.
@@ -99,7 +102,8 @@ def load_model(
         options: other options of the network, which override the source's config.
 
     Raises:
-        UsageError: if there is no such source, or a bare file fits several networks or none.
+        UsageError: if there is no such source, a bare file fits several networks or none, or the network is of
+            another task.
         UnavailableError: if the weights are unavailable.
         DamagedError: if the weights are damaged.
     """
@@ -108,6 +112,7 @@ def load_model(
     weights = parse_weights(files.weights, files.weights_name, files.weights_title, files.sha256)
     if config is None:
         config = _config_of(weights.state, origin, architecture)
+    check_task(config, origin, "classify")
     files.check_architecture(config, architecture)
     config = _overlaid(config, overlay)
     weights = dataclasses.replace(weights, notes=files.choice_notes + weights.notes)
@@ -115,42 +120,31 @@ def load_model(
     return LoadedModel(model, config, origin, report, files.weights_path, files.sha256, files.source)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedDense:
-    """A dense network with its weights; the fields are those of `LoadedModel`."""
+def load_dense(source: str | ModelFiles, *, cache_dir: str | os.PathLike[str] | None = None) -> LoadedModel[Dense]:
+    """Build the segmentation or boundary network that `source` names, with its weights, in training mode.
 
-    model: Dense
-    config: ModelConfig
-    origin: str
-    report: LoadReport
-    weights_path: Path
-    digest: str
-    source: ModelSource
-
-
-def load_dense(
-    source: str | ModelFiles,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    progress: Progress = NO_PROGRESS,
-    **options: Any,
-) -> LoadedDense:
-    """Build the dense network that `source` names, with its weights, in training mode.
-
-    Arguments and errors are those of `load_model`.
+    Raises:
+        UsageError: it is of another task.
+        UnavailableError, DamagedError: as by `load_model`.
     """
-    files = open_files(source, cache_dir, progress)
+    files = open_files(source, cache_dir)
     weights = parse_weights(files.weights, files.weights_name, files.weights_title, files.sha256)
-    config = files.config
-    if config is None or config.dla.get("task") not in ("segment", "edges"):
-        raise UsageError(f"{files.origin} is no segmentation or boundary network")
-    ours = config.dla
+    config = files.config or _config_of(weights.state, files.origin, None)
+    check_task(config, files.origin, "segment", "edges")
     with torch.device("meta"):
-        backbone = build(config.architecture, num_classes=0, **{**config.model_args, **options})
-        model = Dense.over(backbone, config.num_classes, ours["down_ratio"], ours.get("up", "bilinear"))
-    report = load_state(model, plain_names(weights.state), where=files.origin)
+        backbone = build(config.architecture, num_classes=0, **config.model_args)
+        ratio, up = config.dla.get("down_ratio", 2), config.dla.get("up", "bilinear")
+        model = Dense.over(backbone, config.num_classes, ratio, up)
+    report = load_state(model, weights.state, where=files.origin)
     model.pretrained_cfg = _cfg_attribute(config)
-    return LoadedDense(model, config, files.origin, report, files.weights_path, files.sha256, files.source)
+    return LoadedModel(model, config, files.origin, report, files.weights_path, files.sha256, files.source)
+
+
+def load_any(source: str | ModelFiles) -> LoadedModel[DLA] | LoadedModel[Dense]:
+    """Build the network that `source` names, of whatever task. Errors are those of `load_model`."""
+    files = open_files(source)
+    dense = files.config is not None and files.config.task != "classify"
+    return load_dense(files) if dense else load_model(files)
 
 
 def create_untrained(

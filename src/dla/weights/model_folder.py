@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla.errors import DamagedError, DlaError, UnavailableError, UsageError, nearest
-from dla.models.registry import GLOBAL_POOLS, TABLE
+from dla.models.registry import DOWN_RATIOS, GLOBAL_POOLS, TABLE, UPSAMPLINGS
 from dla.storage.files import (
     JsonObject,
     Kind,
@@ -35,6 +35,12 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Names of weight files in folders, in timm's order of preference; the hub has one of the first two.
 WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 FORMAT = 1
+# What a network of each task is called, and its command.
+COMMANDS = {
+    "classify": ("classification", "dla predict"),
+    "segment": ("segmentation", "dla segment"),
+    "edges": ("boundary", "dla edges"),
+}
 MOST_CLASSES, MOST_CHANNELS = 1_000_000, 65_536  # limits that keep a forged config from allocating terabytes
 
 # The options of `DLA` that a config may set: type, allowed values for messages, and their check.
@@ -74,6 +80,11 @@ class ModelConfig:
     def exif(self) -> Any:
         """How the EXIF orientation of photos is treated: "apply" by default."""
         return (self.dla.get("preprocessing") or {}).get("exif", "apply")
+
+    @property
+    def task(self) -> str:
+        """What the network answers: "classify" (by default), "segment" or "edges"."""
+        return str(self.dla.get("task") or "classify")
 
     @property
     def temperature(self) -> float:
@@ -191,8 +202,30 @@ def _ours(dla: JsonObject) -> dict[str, Any]:
             f"dla.format is {json_shown(version)}, this version of dla reads {FORMAT}. Install a newer dla."
         )
     dla.object("preprocessing")
+    dla.get("task", str, ", ".join(COMMANDS), lambda task: task in COMMANDS, default=None)
+    dla.get("down_ratio", int, ", ".join(map(str, DOWN_RATIOS)), lambda ratio: ratio in DOWN_RATIOS, default=None)
+    dla.get("up", str, ", ".join(UPSAMPLINGS), lambda up: up in UPSAMPLINGS, default=None)
+    dla.get("palette", list, "a colour [red, green, blue] for each class", _are_colors, default=None)
     dla.get("temperature", (int, float), "a number from 0.01 to 100", lambda t: 0.01 <= t <= 100, default=None)
     return {name: value for name, value in dla.fields.items() if name != "format"}
+
+
+def _are_colors(colors: list[Any]) -> bool:
+    return all(
+        isinstance(color, list) and len(color) == 3 and all(type(n) is int and 0 <= n <= 255 for n in color)
+        for color in colors
+    )
+
+
+def check_task(config: ModelConfig, origin: str, *tasks: str) -> None:
+    """Check that a network is for one of these tasks.
+
+    Raises:
+        UsageError: it is for another; the message names the command that takes it.
+    """
+    if config.task not in tasks:
+        what, command = COMMANDS[config.task]
+        raise UsageError(f"{origin} is a {what} network. Use: {command}")
 
 
 def parse_config(data: bytes, where: str) -> ModelConfig:
