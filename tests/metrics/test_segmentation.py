@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix  # isort: skip
 
 seeds = st.integers(0, 10_000)
 VOID = 255
-NAMES = tuple("sky road tree car pole sign".split())
+NAMES = ("sky", "road", "tree", "car", "pole", "sign")
 K = len(NAMES)
 
 Pair = tuple[np.ndarray, np.ndarray]

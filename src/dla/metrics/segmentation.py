@@ -226,7 +226,7 @@ def _iou(sums_3K: Array) -> Array:
     """Return the IoU of each class, (..., K), from sums (..., 3, K); NaN for a class without any pixel."""
     correct, true, predicted = np.moveaxis(sums_3K, -2, 0)
     union = true + predicted - correct
-    return np.divide(correct, union, out=np.full(union.shape, np.nan), where=union > 0)
+    return np.divide(correct, union, out=np.full(union.shape, np.nan), where=union > 0)  # type: ignore[no-any-return]
 
 
 def _miou(sums_3K: Array) -> Array:
@@ -235,13 +235,13 @@ def _miou(sums_3K: Array) -> Array:
     known = ~np.isnan(iou)
     count = known.sum(-1)
     total = np.where(known, iou, 0).sum(-1)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)  # type: ignore[no-any-return]
 
 
 def _accuracy(sums_3K: Array) -> Array:
     """Return the share of correct pixels, (...), from sums (..., 3, K); NaN if there are no pixels."""
     correct, true = (sums_3K[..., row, :].sum(-1) for row in (0, 1))
-    return np.divide(correct, true, out=np.full(np.shape(true), np.nan), where=true > 0)
+    return np.divide(correct, true, out=np.full(np.shape(true), np.nan), where=true > 0)  # type: ignore[no-any-return]
 
 
 def _difference(metric: Any, pairs_23K: Array) -> Array:
