@@ -96,7 +96,8 @@ class _Walk:
     def _upsample(self, node: fx.Node, module: Any) -> int:
         """Add an upsampling of the first argument to the size `like.shape[2:]`."""
         x, size = tuple[Any, ...](node.args)
-        like = size.args[0].args[0] if isinstance(size, fx.Node) and size.target is operator.getitem else None
+        shape: Any = size.args[0] if isinstance(size, fx.Node) and size.target is operator.getitem else None
+        like = shape.args[0] if isinstance(shape, fx.Node) else None
         if module.coarse % module.fine or not isinstance(x, fx.Node) or not isinstance(like, fx.Node):
             raise _unknown(node)
         if module.coarse == module.fine:

@@ -90,7 +90,9 @@ def for_photos(loaded: LoadedModel[N]) -> tuple[N, TracedModel]:
         raise UsageError(f"{loaded.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
     folder = Path(loaded.source.where) if loaded.source.kind == "folder" else None
-    return loaded.model.eval(), TracedModel(config, preprocessing, loaded.origin, loaded.digest, loaded.report.notes, folder)
+    return loaded.model.eval(), TracedModel(
+        config, preprocessing, loaded.origin, loaded.digest, loaded.report.notes, folder
+    )
 
 
 def shipped_ops(source: str) -> str:

@@ -65,7 +65,7 @@ class SegmentTask:
         return {"schema": "dla.data/1"}
 
     def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> Splits:
-        return self.open_photos(recipe, None)
+        return self.open_photos(recipe, None)  # type: ignore
 
     def initial(self, recipe: Recipe, splits: Any) -> InitialModel:
         """Return the network with a decoder and a classifier for these classes."""
@@ -104,4 +104,5 @@ def pixel_shares(split: PairSplit) -> Array:
         counts_K += np.bincount(split.mask(row).ravel(), minlength=256)[: len(counts_K)]
     if not counts_K.sum():
         raise UsageError("all pixels of the training masks are ignored. Give masks with labelled pixels")
-    return counts_K / counts_K.sum()
+    shares_K: Array = counts_K / counts_K.sum()
+    return shares_K

@@ -84,9 +84,8 @@ def create_model(
     """
     options = {name: value for name, value in kwargs.items() if value is not None}
     if options.get("task", "classify") != "classify":
-        return _dense(
-            model_name, pretrained, options, pretrained_cfg, pretrained_cfg_overlay, checkpoint_path, cache_dir
-        )
+        given = {"pretrained_cfg": pretrained_cfg, "pretrained_cfg_overlay": pretrained_cfg_overlay}
+        return _dense(model_name, pretrained, options, checkpoint_path, given | {"cache_dir": cache_dir})
     options.pop("task", None)
     wrap: Callable[[DLA], nn.Module] | None = None
     if options.pop("features_only", False):
