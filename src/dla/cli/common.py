@@ -78,7 +78,7 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     from dla.inference.classifier import load
 
     with show_progress(args.quiet) as progress:
-        classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
+        classifier = load(model, task="classify", device=args.device, engine=args.engine, precision=args.precision,
                           threads=args.threads, photos=photos, progress=progress)  # fmt: skip
     classifier.engine.own_process()
     for note in classifier.notes:

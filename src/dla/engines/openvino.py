@@ -24,6 +24,7 @@ from dla.options import Precision, cores
 from dla.types import Array
 
 _TELEMETRY = ("openvino_telemetry", "openvino.tools.ovc")
+MOST_COMPILED = 16  # sizes and nodes; photos of any size may come
 _IMPORT_LOCK = threading.Lock()
 
 
@@ -106,7 +107,10 @@ class OpenvinoEngine(NetworkEngine):
             if (at, size) not in self.compiled:
                 model = self.quantized.clone() if self.quantized and at is None else to_openvino(self.network, size, at)
                 self.compiled[at, size] = _Compiled(model, size, self._config())
-        return self.compiled[at, size].run(pixels_NHW3)
+                if len(self.compiled) > MOST_COMPILED:
+                    del self.compiled[next(iter(self.compiled))]
+            compiled = self.compiled[at, size]
+        return compiled.run(pixels_NHW3)
 
     def _config(self) -> dict[str, Any]:
         return {

@@ -113,7 +113,7 @@ def _name(model: ModelOrName) -> str:
 
 
 def _load(model: ModelOrName, device: str) -> Classifier:
-    classifier = model if isinstance(model, Classifier) else load(model, device=device)
+    classifier = model if isinstance(model, Classifier) else load(model, device=device, task="classify")
     check_classifies(classifier.config, classifier.origin)
     return classifier
 

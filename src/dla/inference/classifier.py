@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,7 +22,11 @@ from dla.models.registry import PRE_LOGITS
 from dla.options import BatchOptions, EngineOptions, PrecisionChoice, PredictOptions, ReadOptions
 from dla.storage.files import errors_name
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, ClassName, Progress
-from dla.weights.model_folder import ModelConfig
+from dla.weights.model_folder import ModelConfig, check_task
+
+if TYPE_CHECKING:
+    from dla.inference.edge_detector import EdgeDetector
+    from dla.inference.segmenter import Segmenter
 
 PREDICT_SCHEMA = "dla.predict/1"
 
@@ -228,9 +232,18 @@ def _picture_name(name: str) -> str:
     return f"{os.fsdecode(stem)}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.png"
 
 
-def load(
+@overload
+def load(source: str = ..., *, task: Literal["segment"], **options: Any) -> Segmenter: ...
+@overload
+def load(source: str = ..., *, task: Literal["edges"], **options: Any) -> EdgeDetector: ...
+@overload
+def load(source: str = ..., *, task: Literal["classify"], **options: Any) -> Classifier: ...
+@overload
+def load(source: str = ..., *, task: None = ..., **options: Any) -> Any: ...
+def load(  # type: ignore[misc]  # the overloads leave the options to this signature
     source: str = DEFAULT_MODEL,
     *,
+    task: str | None = None,
     device: str = EngineOptions.device,
     cache_dir: str | None = EngineOptions.cache_dir,
     engine: str = EngineOptions.engine,
@@ -238,12 +251,13 @@ def load(
     threads: int | None = EngineOptions.threads,
     photos: int | None = EngineOptions.photos,
     progress: Progress = NO_PROGRESS,
-) -> Classifier:
-    """Load a network with everything it needs to classify photos.
+) -> Classifier | Segmenter | EdgeDetector:
+    """Load a network with everything it needs for photos: by its task a `Classifier`, `Segmenter` or `EdgeDetector`.
 
     Args:
         source: `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to a model folder
             or to a .safetensors or .pth file, or `shipped:NAME`; by default the built-in network.
+        task: the task that it must be for: "classify", "segment" or "edges"; None: any.
         device: "auto", "cpu", "cuda", "mps", ...; devices other than the CPU need the engine "torch".
         cache_dir: the folder for files from the hub, in place of its default cache.
         engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the engine that was
@@ -258,15 +272,27 @@ def load(
 
     Raises:
         UnknownNameError: no network, file or engine has this name.
-        UsageError: the network does not take 3 channels, or the options do not fit together or this machine.
+        UsageError: the network is for another task or does not take 3 channels, or the options do not fit together or
+            this machine.
         UnavailableError: the weights are not available (the message says where they were looked for), the engine is
             not installed, or there is no int8 model.
         DamagedError: the weights are damaged or do not fit the network.
     """
     options = EngineOptions(device, cache_dir, engine, precision, threads, photos)
     opened, model = open_engine(source, options, progress)
-    names = class_names(model.config)
-    return Classifier(opened, model.preprocessing, names, model.config, model.origin, model.digest, model.notes)
+    config, origin = model.config, model.origin
+    if task is not None:
+        check_task(config, origin, task)
+    kind: type[Classifier | Segmenter | EdgeDetector] = Classifier
+    if config.task == "segment":
+        from dla.inference.segmenter import Segmenter
+
+        kind = Segmenter
+    elif config.task == "edges":
+        from dla.inference.edge_detector import EdgeDetector  # needs SciPy
+
+        kind = EdgeDetector
+    return kind(opened, model.preprocessing, class_names(config), config, origin, model.digest, model.notes)
 
 
 def check_classifies(config: ModelConfig, origin: str) -> None:

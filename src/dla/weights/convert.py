@@ -8,8 +8,7 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from typing import get_args
+from typing import Any, get_args
 
 import safetensors.torch
 import torch

@@ -1,0 +1,129 @@
+"""Segment photos: a class for each pixel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+
+from dla.errors import InputError
+from dla.inference.dense_maps import DenseOptions
+from dla.inference.dense_model import DenseModel
+from dla.inference.pipeline import PhotoInput, PreparedInput
+from dla.types import Array
+
+SEGMENT_SCHEMA = "dla.segment/1"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassArea:
+    """A class that a photo has: its share of the pixels (0 to 1), and its bounding box (left, top, right, bottom)."""
+
+    index: int
+    class_id: str
+    label: str
+    pixels: int
+    share: float
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """The segmentation of one input, or the error.
+
+    `mask` (H, W) holds class indices, uint8 or uint16, at the size of the upright photo, which is `photo`. `classes`
+    are those that it has, by descending share. `probabilities` (K, H, W) float16 are there on request.
+    """
+
+    path: str
+    mask: Array | None = None
+    classes: tuple[ClassArea, ...] = ()
+    photo: Image.Image | None = None
+    probabilities: Array | None = None
+    error: InputError | None = None
+    truncated: bool = False
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each class that the photo has, 0 to 1."""
+        return {c.class_id: c.share for c in self.classes}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as in JSON (docs/formats.md)."""
+        record: dict[str, Any] = {"schema": SEGMENT_SCHEMA, "path": self.path}
+        if self.error is not None or self.mask is None:
+            return record | {"error": asdict(self.error) if self.error else None}
+        if self.truncated:
+            record["truncated"] = True
+        height, width = self.mask.shape
+        return record | {"width": width, "height": height, "classes": [asdict(c) for c in self.classes]}
+
+
+@dataclass(frozen=True)
+class Segmenter(DenseModel):
+    """A segmentation network, ready for photos. Returned by `dla.load`."""
+
+    @overload
+    def __call__(self, images: str | os.PathLike[str] | bytes, **options: Any) -> Segmentation: ...
+    @overload
+    def __call__(self, images: Iterable[PhotoInput], **options: Any) -> Iterator[Segmentation]: ...
+    def __call__(
+        self,
+        images: PhotoInput | Iterable[PhotoInput],
+        *,
+        size: str | int = DenseOptions.size,
+        tile: int = DenseOptions.tile,
+        probabilities: bool = False,
+        **options: Any,
+    ) -> Segmentation | Iterator[Segmentation]:
+        """Return the segmentation of one photo, or of each of several.
+
+        Args:
+            images: one input or several, as for `Classifier.predict`.
+            size: "trained", "native", or the short side in pixels (see `DenseOptions`).
+            tile: side of the largest tile in pixels; larger photos are computed in tiles, in bounded memory.
+            probabilities: also return the probability of each class at each pixel.
+            options: `workers`, `strict`, `allow_truncated` and `max_pixels`, as for `Classifier.predict`.
+
+        Raises:
+            UsageError: a number is out of range, or an input is not an image.
+            ImageError: with `strict`, an input cannot be read.
+        """
+
+        def record(p: PreparedInput, bands: Iterator[Array] | None) -> Segmentation:
+            if bands is None:
+                return Segmentation(p.name, error=p.error)
+            ids, shares = [], []
+            for band_KhW in bands:
+                ids.append(band_KhW.argmax(0).astype(np.uint8 if len(self.classes) <= 256 else np.uint16))
+                if probabilities:
+                    shares.append(_softmax(band_KhW).astype(np.float16))
+            mask_HW = np.concatenate(ids)
+            areas = class_areas(mask_HW, self)
+            whole = np.concatenate(shares, 1) if probabilities else None
+            return Segmentation(p.name, mask_HW, areas, p.kept, whole, truncated=p.truncated)
+
+        return self._records(images, DenseOptions(size, tile), options, record)
+
+
+def class_areas(mask_HW: Array, model: DenseModel) -> tuple[ClassArea, ...]:
+    """Return the classes of a mask by descending share, equal ones by their index."""
+    counts_K = np.bincount(mask_HW.ravel(), minlength=len(model.classes))
+    areas = []
+    for k in np.argsort(-counts_K, kind="stable"):
+        if not counts_K[k]:
+            break
+        rows, columns = (np.flatnonzero((mask_HW == k).any(axis)) for axis in (1, 0))
+        box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        name, pixels = model.classes[k], int(counts_K[k])
+        areas.append(ClassArea(int(k), name.class_id, name.label, pixels, pixels / mask_HW.size, box))
+    return tuple(areas)
+
+
+def _softmax(logits_KHW: Array) -> Array:
+    shifted = np.exp(logits_KHW - logits_KHW.max(0))
+    return shifted / shifted.sum(0)  # type: ignore[no-any-return]
