@@ -309,6 +309,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool 
     tensors = plain_names(state)
     unused = unused_projections(model)
     dropped = {name for name in tensors if name not in wanted and unused.get(name) == tensors[name].shape}
+    if isinstance(model, Dense):  # the authors' files keep the classifier of the backbone
+        dropped |= {name for name in tensors if name.startswith(f"base.{HEAD}") and name not in wanted}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     if new_head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
