@@ -6,7 +6,6 @@ import os
 
 from dla.cli.common import check_file
 from dla.cli.parser import MODEL_HELP, Parser, default_model
-from dla.errors import UsageError
 
 DESCRIPTION = """\
 Draw a network's aggregation trees: levels, blocks and aggregation nodes with their inputs, channels and
@@ -26,7 +25,7 @@ def run(argv: list[str]) -> int:
     parser.flag("-o", "--output", metavar="FILE", help="output file, .svg or .png")
     args = parser.read(argv)
     if args.output is None:
-        raise UsageError("--output is missing. Give a file that ends in .svg or .png")
+        raise parser.missing("--output", "Give a file that ends in .svg or .png")
 
     from dla.drawing.shapes import writer_of
 

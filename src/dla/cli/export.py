@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, get_args
 
 from dla.cli.common import show_progress
 from dla.cli.parser import MODEL_HELP, Parser
-from dla.errors import UsageError
 from dla.options import ExportOptions, TargetName
 from dla.text_table import text_table
 
@@ -56,11 +55,12 @@ def build_parser() -> Parser:
 
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    args = build_parser().read(argv)
+    parser = build_parser()
+    args = parser.read(argv)
     if args.output is None:
-        raise UsageError("--output is missing. Give a new or empty folder")
+        raise parser.missing("--output", "Give a new or empty folder")
     if args.to is None:
-        raise UsageError(f"--to is missing. Allowed: {', '.join(get_args(TargetName))}")
+        raise parser.missing("--to", f"Allowed: {', '.join(get_args(TargetName))}")
 
     from dla.exporting.export import export
 

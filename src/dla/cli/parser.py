@@ -65,6 +65,7 @@ class Parser(ArgumentParser):
             usage=f"dla {command} {usage}",
             add_help=False,
         )
+        self.example = example
         self.config, self.find_file = config, find_file or self._option_file
         self.types: dict[str, Any] = {}
         self.ranges: dict[str, Field[Any]] = {}
@@ -146,10 +147,16 @@ class Parser(ArgumentParser):
             flags = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
             raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=see)
         if missing := re.search(r"arguments are required: (.*)", message):
-            raise UsageError(f"{missing[1].upper()} is missing. See: {see}")
+            raise self.missing(missing[1].upper().replace(", ", " and "))
         from dla.storage.option_files import value_error
 
         raise UsageError(value_error(message, {name: _given(hint) for name, hint in self.types.items()}))
+
+    def missing(self, what: str, hint: str = "") -> UsageError:
+        """Return the error about missing arguments, with the command's first example."""
+        verb = "are" if " and " in what else "is"
+        example = self.example.partition("\n")[0].partition(" #")[0].strip()
+        return UsageError(f"{what} {verb} missing{f'. {hint}' * bool(hint)}, as in: {example}")
 
     def _option_names(self) -> list[str]:
         """Return the names of the options that an option file can set."""
