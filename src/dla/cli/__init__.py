@@ -32,6 +32,7 @@ COMMANDS = {
     "train": "train or fine-tune a network on your photos",
     "bench": "benchmark networks and engines on this machine",
     "validate": "measure a classifier's accuracy, or compare several",
+    "completion": "print a script that completes commands and options in a shell",
 }
 
 HELP = f"""\
@@ -40,7 +41,7 @@ usage: dla COMMAND ...
 Deep Layer Aggregation: classify photos, train your own networks.
 
 commands:
-{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
+{chr(10).join(f"  {name:<12}{what}" for name, what in COMMANDS.items())}
 
   dla COMMAND --help   show the options of a command, with examples
   dla --version        {__version__}

@@ -37,7 +37,7 @@ BUSY_CORES = 0.5  # a background load above this disturbs a measurement
 def build_parser() -> Parser:
     """Build the parser of the command."""
     parser = Parser("bench", DESCRIPTION, EXAMPLE, "[MODEL...] [options]")
-    parser.flag("models", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
+    parser.flag("models", metavar="MODEL", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
     parser.options(BenchOptions, engine="E", precision=None)
     batches = ",".join(map(str, BenchOptions.batches))
     parser.flag("--batch", default=batches, metavar="N,...", help=f"batch sizes (default: {batches})")

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 def add_input_flags(parser: Parser) -> None:
     """Add the flags for input photos and the network."""
-    parser.flag("images", nargs="*", help="photos, folders, quoted patterns, or - to read paths from standard input")
+    parser.flag("images", metavar="IMAGE", nargs="*", help="photos, folders, quoted patterns, or - to read paths from standard input")
     add_verbose_flag(parser)
-    parser.flag("--model", default=DEFAULT_MODEL, metavar="M", help=MODEL_HELP)
+    parser.flag("--model", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
 
 
 def add_verbose_flag(parser: Parser) -> None:

@@ -18,8 +18,8 @@ RESULTS = {
 DESCRIPTION = """\
 Convert weights to another format, in float32.
 
-  folder    a model folder, which dla and timm (local-dir:OUT) load. The options about classes and
-            photos say what a bare weight file does not: how its network was trained
+  folder    a model folder, which dla and timm (local-dir:OUT) load; the options from --labels
+            to --exif say what a bare weight file cannot
   timm      only the weights, as .safetensors or .pth by the suffix of OUT
   authors   a .pth that loads strictly in the authors' code and in projects that
             use it (CenterNet, SMOKE, FairMOT, CLRerNet)
@@ -46,9 +46,9 @@ def build_parser() -> Parser:
     parser.flag("--labels", metavar="FILE", help="text file with one class per line, in the order of the network's "
                 "outputs: its name, and after a tab its readable label if it has another")  # fmt: skip
     parser.options(PreprocessingOptions, input_size="N", crop_pct="X", crop_mode=None, interpolation=None)
-    for name in ("mean", "std"):
-        parser.flag(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=f"{name} of each colour, of pixels "
-                    "from 0 to 1, by which they are normalized")  # fmt: skip
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        parser.flag(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=f"{what} of red, green and blue, for "
+                    "pixels from 0 to 1")  # fmt: skip
     parser.options(PreprocessingOptions, exif=None)
     parser.flag("--force", action="store_true", help="replace OUT if it exists")
     return parser

@@ -18,11 +18,17 @@ EXAMPLE = """\
   dla draw runs/mine/best -o tree.png"""
 
 
+def build_parser() -> Parser:
+    """Build the parser of the command."""
+    parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
+    parser.flag("model", metavar="MODEL", nargs="?", default=default_model(), help=MODEL_HELP)
+    parser.flag("-o", "--output", metavar="FILE", help="output file, .svg or .png")
+    return parser
+
+
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
-    parser.flag("model", nargs="?", default=default_model(), help=MODEL_HELP)
-    parser.flag("-o", "--output", metavar="FILE", help="output file, .svg or .png")
+    parser = build_parser()
     args = parser.read(argv)
     if args.output is None:
         raise parser.missing("--output", "Give a file that ends in .svg or .png")
