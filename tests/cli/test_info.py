@@ -136,6 +136,7 @@ def test_what_is_cached_is_read(cache: Path, capsys: pytest.CaptureFixture[str])
     assert "truncated or damaged" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore::dla.errors.GuessedWarning")
 def test_a_model_of_ones_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

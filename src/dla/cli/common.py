@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 def add_input_flags(parser: Parser) -> None:
     """Add the flags for input photos and the network."""
-    parser.flag("images", metavar="IMAGE", nargs="*", help="photos, folders, quoted patterns, or - to read paths from standard input")
+    parser.flag(
+        "images",
+        metavar="IMAGE",
+        nargs="*",
+        help="photos, folders, quoted patterns, or - to read paths from standard input",
+    )
     add_verbose_flag(parser)
     parser.flag("--model", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
 
@@ -53,7 +58,7 @@ def add_run_flags(parser: Parser) -> None:
 def add_record_flags(parser: Parser) -> None:
     """Add the flags about an existing output file, failed inputs and the summary, which `RunCounter` reads."""
     parser.flag("--force", action="store_true", help="replace --output if it exists")
-    parser.flag("--max-failed", type=str, default="0", metavar="N|P%", help="exit with 0 if at most so many inputs "
+    parser.flag("--max-failed", type=str | int, default="0", metavar="N|P%", help="exit with 0 if at most so many inputs "
                 "failed, a number or a percentage such as 1%% (default: 0)")  # fmt: skip
     parser.flag("--summary", metavar="FILE", help="also write counts, times and the exit code of this run as JSON; "
                 "replaces FILE")  # fmt: skip
@@ -146,7 +151,7 @@ class RunCounter:
         self.before = self.done = self.exit_code = 0
         self.errors = Counter[str]()
         self.started, self.began = time.time(), time.monotonic()
-        self.limit = _MAX_FAILED.fullmatch(args.max_failed.strip())
+        self.limit = _MAX_FAILED.fullmatch(str(args.max_failed).strip())
         if self.limit is None or float(self.limit["percent"] or 0) > 100:
             raise UsageError(f"--max-failed is {args.max_failed}. Allowed: a number of inputs, such as 5, or a percentage "
                              "of them, such as 1%")  # fmt: skip

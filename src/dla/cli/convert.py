@@ -18,8 +18,8 @@ RESULTS = {
 DESCRIPTION = """\
 Convert weights to another format, in float32.
 
-  folder    a model folder, which dla and timm (local-dir:OUT) load; the options from --labels
-            to --exif say what a bare weight file cannot
+  folder    a model folder, which dla and timm (local-dir:OUT) load; --labels to
+            --exif say what a bare weight file cannot
   timm      only the weights, as .safetensors or .pth by the suffix of OUT
   authors   a .pth that loads strictly in the authors' code and in projects that
             use it (CenterNet, SMOKE, FairMOT, CLRerNet)

@@ -49,7 +49,9 @@ def build_check_parser() -> Parser:
     """Build the parser of `dla data check`."""
     parser = Parser("data check", DESCRIPTION, EXAMPLE, "DATA [options]")
     parser.flag(
-        "data", metavar="DATA", help="a folder with one subfolder per class, or with train/ and val/; or a .csv, .tsv or .parquet file"
+        "data",
+        metavar="DATA",
+        help="a folder with one subfolder per class, or with train/ and val/; or a .csv, .tsv or .parquet file",
     )
     parser.output_format()
     parser.options(DataOptions, image_column="C", label_column="C", split_column="C")

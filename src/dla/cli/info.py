@@ -123,7 +123,9 @@ def _changed(recipe: Mapping[str, Any]) -> str:
     from dla.training.recipe import Recipe
     from dla.training.recipe_files import differing, to_yaml
 
-    changed = {name: value for name, value, _ in differing(recipe, yaml.safe_load(to_yaml(Recipe()))) if value is not None}
+    changed = {
+        name: value for name, value, _ in differing(recipe, yaml.safe_load(to_yaml(Recipe()))) if value is not None
+    }
     return _settings({name: value for name, value in changed.items() if name not in ("dataset", "license")})
 
 

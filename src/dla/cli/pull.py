@@ -31,7 +31,9 @@ EXAMPLE = """\
 def build_parser() -> Parser:
     """Build the parser of the command."""
     parser = Parser("pull", DESCRIPTION, EXAMPLE, "MODEL... | --verify [MODEL...]")
-    parser.flag("names", metavar="MODEL", nargs="*", help="networks (see dla models), hf-hub:owner/name[@revision], or all")
+    parser.flag(
+        "names", metavar="MODEL", nargs="*", help="networks (see dla models), hf-hub:owner/name[@revision], or all"
+    )
     parser.flag("--verify", action="store_true", help="check cached weights (default: of every released network)")
     return parser
 
