@@ -177,7 +177,8 @@ def test_a_summary_that_cannot_be_written_is_said_before_the_work(capsys: pytest
     ],
 )
 def test_a_stopped_run_says_what_it_has_written(
-    words: list[str], sent: int, code: int, kept: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], sent: int, code: int, kept: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     original = getattr(dla.Classifier, words[0])
 

@@ -154,7 +154,7 @@ def test_timms_data_config_is_a_preprocessing(net: dla.DLA, tmp_path: Path) -> N
         ({"labels": "abc"}, "labels must be a list of texts"),
         ({"labels": ["a", "a", "b"]}, '"a" twice'),
         ({"labels": None}, "labels is None, but the network has 3 classes"),
-        ({"preprocessing": {"input_sise": 96}}, 'no field of a preprocessing is called "input_sise". Nearest: input_size'),
+        ({"preprocessing": {"input_sise": 96}}, 'field of a preprocessing is called "input_sise". Nearest: input_size'),
         ({"preprocessing": {"input_size": 0}}, "size is"),
         ({"preprocessing": {"interpolation": "cubic"}}, "interpolation is 'cubic'. Allowed: bilinear, bicubic"),
         ({"model": nn.Linear(2, 2)}, "model is a Linear. Allowed: a network of dla.create_model"),

@@ -58,8 +58,8 @@ def add_run_flags(parser: Parser) -> None:
 def add_record_flags(parser: Parser) -> None:
     """Add the flags about an existing output file, failed inputs and the summary, which `RunCounter` reads."""
     parser.flag("--force", action="store_true", help="replace --output if it exists")
-    parser.flag("--max-failed", type=str | int, default="0", metavar="N|P%", help="exit with 0 if at most so many inputs "
-                "failed, a number or a percentage such as 1%% (default: 0)")  # fmt: skip
+    parser.flag("--max-failed", type=str | int, default="0", metavar="N|P%", help="exit with 0 if at most so many "
+                "inputs failed, a number or a percentage such as 1%% (default: 0)")  # fmt: skip
     parser.flag("--summary", metavar="FILE", help="also write counts, times and the exit code of this run as JSON; "
                 "replaces FILE")  # fmt: skip
 
@@ -102,8 +102,8 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     for note in classifier.notes:
         log(args, f"dla: {note}")
     if model == DEFAULT_MODEL:
-        log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {len(classifier.classes)} classes; your "
-                  "photos may be of none of them. --model dla60 knows 1,000; dla train DIR makes your own.")  # fmt: skip
+        log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {len(classifier.classes)} classes; "
+                  "your photos may be of none of them. --model dla60 knows 1,000; dla train DIR makes your own.")  # fmt: skip
     if args.verbose:
         p = classifier.preprocessing
         log(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
@@ -153,8 +153,8 @@ class RunCounter:
         self.started, self.began = time.time(), time.monotonic()
         self.limit = _MAX_FAILED.fullmatch(str(args.max_failed).strip())
         if self.limit is None or float(self.limit["percent"] or 0) > 100:
-            raise UsageError(f"--max-failed is {args.max_failed}. Allowed: a number of inputs, such as 5, or a percentage "
-                             "of them, such as 1%")  # fmt: skip
+            raise UsageError(f"--max-failed is {args.max_failed}. Allowed: a number of inputs, such as 5, or a "
+                             "percentage of them, such as 1%")  # fmt: skip
         if args.summary is not None:
             check_file("--summary", args.summary)
             if args.output is not None and os.path.realpath(args.output) == os.path.realpath(args.summary):

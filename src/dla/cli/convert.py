@@ -47,8 +47,8 @@ def build_parser() -> Parser:
                 "outputs: its name, and after a tab its readable label if it has another")  # fmt: skip
     parser.options(PreprocessingOptions, input_size="N", crop_pct="X", crop_mode=None, interpolation=None)
     for name, what in (("mean", "mean"), ("std", "standard deviation")):
-        parser.flag(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=f"{what} of red, green and blue, for "
-                    "pixels from 0 to 1")  # fmt: skip
+        parser.flag(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=f"{what} of red, green and blue, "
+                    "for pixels from 0 to 1")  # fmt: skip
     parser.options(PreprocessingOptions, exif=None)
     parser.flag("--force", action="store_true", help="replace OUT if it exists")
     return parser

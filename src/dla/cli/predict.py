@@ -11,11 +11,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast, get_args
 
 from dla.cli.common import (
+    MANY,
     RunCounter,
     add_input_flags,
     add_record_flags,
     add_run_flags,
-    MANY,
     count_photos,
     find_photos,
     input_options,
@@ -106,8 +106,9 @@ def run(argv: list[str]) -> int:
                     counter.add(prediction, progress)
                     unsure.update(c.probability < UNSURE for c in prediction.classes[:1])
         if unsure[True] > unsure[False]:
+            count = f"{len(classifier.classes):,}"
             log(args, f"dla: the best class of most photos is below {100 * UNSURE:.0f} %: they may be of none of the "
-                      f"{len(classifier.classes):,} classes of {args.model}. To train a network on yours: dla train DIR")  # fmt: skip
+                      f"{count} classes of {args.model}. To train a network on yours: dla train DIR")  # fmt: skip
     return counter.exit_code
 
 

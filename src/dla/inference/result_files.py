@@ -170,7 +170,7 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _no_record(file: BinaryIO, line: int) -> UsageError:
     return UsageError(
-        f"{file.name}, line {line}: this is not a record of dla predict. Give another --output, or --force to replace it"
+        f"{file.name}, line {line}: this is not a record of dla predict. Give another file, or --force to replace it"
     )
 
 
