@@ -102,8 +102,9 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     for note in classifier.notes:
         log(args, f"dla: {note}")
     if model == DEFAULT_MODEL:
-        log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {len(classifier.classes)} classes; "
-                  "your photos may be of none of them. --model dla60 knows 1,000; dla train DIR makes your own.")  # fmt: skip
+        known = f"{len(classifier.classes)} classes"
+        log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {known}; your photos may be of none "
+                  "of them. --model dla60 knows 1,000; dla train makes your own.")  # fmt: skip
     if args.verbose:
         p = classifier.preprocessing
         log(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
