@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from dla.cli import COMMANDS
@@ -79,16 +79,15 @@ def _add(commands: Any, name: str, what: str, build: Callable[[], Parser]) -> No
     commands.add_parser(name, help=what, parents=[parser], add_help=False)
 
 
-def _completer(metavar: str | tuple[str, ...] | None) -> dict[str, str] | None:
-    """Return what completes a value with this placeholder."""
+def _completer(metavar: str | tuple[str, ...] | None) -> Mapping[str, Any] | None:
+    """Return what completes a value with this placeholder, by shell."""
     import shtab
 
     if metavar in _names():
         return dict.fromkeys(_FUNCTION, _function(str(metavar)))
-    known: dict[Any, dict[str, str]] = {
-        "FILE": shtab.FILE, "IMAGE": shtab.FILE, "OUT": shtab.FILE, "DATA": shtab.FILE, "DIR": shtab.DIRECTORY,
-    }  # fmt: skip
-    return known.get(metavar)
+    if metavar == "DIR":
+        return shtab.DIRECTORY
+    return shtab.FILE if metavar in ("FILE", "IMAGE", "OUT", "DATA") else None
 
 
 def _function(metavar: str) -> str:
