@@ -56,7 +56,7 @@ def build_check_parser() -> Parser:
     parser.output_format()
     parser.options(DataOptions, image_column="C", label_column="C", split_column="C")
     parser.flag("--workers", type=int, metavar="N", help="processes that decode photos (default: one per core)")
-    parser.flag("-q", "--quiet", action="store_true", help="show no progress")
+    parser.flag("-q", "--quiet", action="store_true", help="print only results")
     return parser
 
 
