@@ -231,7 +231,7 @@ def _info(
     )
 
 
-def _notes(loaded: LoadedModel) -> tuple[str, ...]:
+def _notes(loaded: LoadedModel[Any]) -> tuple[str, ...]:
     guessed = guesses(loaded.source, loaded.config)
     return loaded.report.notes + ((guessed,) if guessed else ())
 

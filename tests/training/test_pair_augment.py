@@ -1,4 +1,4 @@
-"""Photo and mask are moved by the same map: a photo that holds coordinates says where each pixel of the mask is from."""
+"""Photo and mask are moved by the same map: a photo of coordinates says where each pixel of the mask is from."""
 
 from __future__ import annotations
 
