@@ -56,7 +56,7 @@ def test_the_matching_is_the_nearest_of_the_largest(seed: int, share: float, mos
 @settings(max_examples=20)
 def test_so_it_is_in_small_parts(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixel_matching, "_PAIRS_AT_ONCE", 64)
+        patch.setattr(pixel_matching, "_LOOKED_UP_AT_ONCE", 64)
         patch.setattr(pixel_matching, "_LARGE", 10)
         check(*random_maps(seed, 0.3), 2.9)
 

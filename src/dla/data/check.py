@@ -120,10 +120,10 @@ class PhotoPool:
 def find_faults(pool: PhotoPool, stats: Sequence[PhotoStats], seconds: float) -> DataReport:
     """Build the report, with errors first, from the statistics of each photo in the order of `pool.photos`."""
     findings = [
-        *_unreadable(pool, stats),
+        *unreadable_findings(pool, stats),
         *_of_classes(pool),
-        *_duplicates(pool, stats),
-        *_of_files(pool, stats),
+        *duplicate_findings(pool, stats),
+        *file_findings(pool, stats),
         *(DataFinding("not_used", "warning", note) for source in pool.sources.values() for note in source.notes),
     ]
     headers = [one.header for one in stats if one.header is not None]
@@ -146,7 +146,8 @@ def _counts(source: LabelledPhotos) -> dict[str, int]:
     return {class_id: counts[class_id] for class_id in sorted(source.class_ids)}
 
 
-def _unreadable(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+def unreadable_findings(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    """Yield the photos that cannot be read."""
     for photo, one in zip(pool.about, stats, strict=True):
         if one.error is not None:
             yield DataFinding("unreadable", "error", f"{one.error.code}: {one.error.message}", (photo,))
@@ -188,7 +189,8 @@ def _of_classes(pool: PhotoPool) -> Iterator[DataFinding]:
         yield DataFinding("imbalance", "warning", message, class_ids=(least, most))
 
 
-def _duplicates(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+def duplicate_findings(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    """Yield the pictures that are there several times."""
     exact = identical([one.digest for one in stats])
     for rows in exact:
         yield from _same_picture(pool, rows, exact=True)
@@ -214,7 +216,8 @@ def _same_picture(pool: PhotoPool, rows: Sequence[int], exact: bool) -> Iterator
         yield DataFinding("duplicate", "warning", f"{how}, {len(photos)} times in one class", photos, exact=exact)
 
 
-def _of_files(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+def file_findings(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    """Yield wrong endings, odd modes, tiny photos, and names that differ only in case."""
     for file, photo, one in zip(pool.photos, pool.about, stats, strict=True):
         header = one.header
         if header is None:
