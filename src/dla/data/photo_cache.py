@@ -6,15 +6,15 @@ import hashlib
 import os
 import threading
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import PIL
 from PIL import Image
 
-from dla.data.dataset import Split
 from dla.errors import ImageError, UsageError
 from dla.images.decode import read_photo
 from dla.options import PhotoCache, RuntimeOptions
@@ -51,6 +51,22 @@ class Budget:
         return taken
 
 
+class Photos(Protocol):
+    """Photos (paths or encoded bytes) and their names in messages."""
+
+    @property
+    def photos(self) -> Sequence[str | bytes]:
+        """The photos."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Their names."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
 class PhotoStore:
     """The photos of a split: `store[row]` is an upright RGB image. It is thread-safe.
 
@@ -73,7 +89,7 @@ class PhotoStore:
 
     def __init__(
         self,
-        split: Split,
+        split: Photos,
         cache: PhotoCache = RuntimeOptions.photo_cache,
         folder: str | Path | None = None,
         *,
@@ -149,7 +165,7 @@ class PhotoStore:
         return self._keys[row]
 
 
-def open_store(split: Split, kind: PhotoCache, budget: Budget, progress: Progress) -> PhotoStore:
+def open_store(split: Photos, kind: PhotoCache, budget: Budget, progress: Progress) -> PhotoStore:
     """Open the photos of a split with a cache of this kind; on disk, in the user's cache folder."""
     place = cache.cache_folder() / cache.PHOTOS if kind == "disk" else None
     return PhotoStore(split, kind, place, budget=budget, progress=progress)

@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dla.data.dataset import Splits
-from dla.data.pairs import open_pairs
+from dla.data.pair_split import IGNORED, RunPairs
 from dla.data.photo_cache import Budget, open_store
 from dla.metrics.boundaries import BoundaryCounts, BoundaryOptions, count_boundaries, evaluate_boundaries
 from dla.models.normalize import Normalize
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
 from dla.training.model import InitialModel, build_dense
-from dla.training.pair_augment import IGNORED
 from dla.training.pair_samples import PairSamples, WholePhotos
 from dla.training.pixel_loss import PixelObjective, balanced_sides
 from dla.training.recipe import LossConfig, Recipe
@@ -60,21 +58,23 @@ class EdgesTask:
 
     figure = "ods"
 
-    def open_photos(self, recipe: Recipe, runtime: Runtime) -> Splits:
-        train, val = open_pairs(Path(recipe.photos), "edges")
-        return Splits(train, val, "train and val as they are")
+    def open_photos(self, recipe: Recipe, runtime: Runtime) -> RunPairs:
+        """Open the recipe's pairs, without those that have a fault."""
+        return RunPairs.open(recipe.photos, "edges", recipe.data, recipe.seed, runtime.workers, runtime.progress)
 
-    def saved(self, splits: Splits, recipe: Recipe) -> dict[str, Any]:
-        return {"schema": "dla.data/1"}
+    def saved(self, splits: RunPairs, recipe: Recipe) -> dict[str, Any]:
+        """Return the content of data.json."""
+        return splits.to_dict(recipe.photos)
 
-    def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> Splits:
-        return self.open_photos(recipe, None)
+    def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> RunPairs:
+        """Return the pairs that `saved` describes."""
+        return RunPairs.restore(saved, recipe.photos)
 
-    def initial(self, recipe: Recipe, splits: Any) -> InitialModel:
+    def initial(self, recipe: Recipe, splits: RunPairs) -> InitialModel:
         """Return the network with a decoder and one output."""
         return build_dense(recipe, splits.train)
 
-    def parts(self, recipe: Recipe, splits: Any, initial: InitialModel, runtime: Runtime) -> Parts:
+    def parts(self, recipe: Recipe, splits: RunPairs, initial: InitialModel, runtime: Runtime) -> Parts:
         """Return the samples, the objective and the validation of a run."""
         train, val = splits.train, splits.val
         budget = Budget.of_processes(runtime.ranks.local_world)
@@ -86,7 +86,7 @@ class EdgesTask:
             EdgesValidation(val, val_store, normalize, runtime.workers, runtime.device, runtime.ranks),
         )
 
-    def report(self, run: Path, splits: Any, validation: Any, ranks: Ranks) -> dict[str, Any]:
+    def report(self, run: Path, splits: RunPairs, validation: EdgesValidation, ranks: Ranks) -> dict[str, Any]:
         """Measure the run's `best` on all photos and write report.html; return its figures and threshold."""
         best = ranks.broadcast_object(lambda: load_dense(str(run / "best")))
         options = BoundaryOptions(thresholds=33)

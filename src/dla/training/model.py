@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from dla.data.pairs import PairSplit
+from dla.data.pair_split import PairSplit
 from dla.images.labels import imagenet_classes
 from dla.images.preprocessing import Preprocessing
 from dla.models.dense import Dense
@@ -123,7 +123,7 @@ def build_dense(recipe: Recipe, split: PairSplit) -> InitialModel:
         network.set_grad_checkpointing()
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
     own = _model_config(config, recipe, class_ids, preprocessing)
-    dense = {"task": recipe.task, "down_ratio": recipe.down_ratio, "palette": split.colors}
+    dense = {"task": recipe.task, "down_ratio": recipe.down_ratio, "palette": split.classes and split.classes.colors}
     own = replace(own, dla={**own.dla, **dense})
     return InitialModel(network, preprocessing, own, (*notes, f"decoder to stride {recipe.down_ratio}"))
 

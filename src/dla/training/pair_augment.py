@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from dla.data.pair_split import IGNORED
 from dla.training.recipe import AugmentConfig
 from dla.types import Array
 
-IGNORED = 255
 TRIES = 10  # to find a crop with a rare class
 
 

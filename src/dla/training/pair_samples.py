@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dla.data.pairs import PairSplit
+from dla.data.pair_split import PairSplit
 from dla.data.photo_cache import PhotoStore
 from dla.images.random_crop import order_generator, repeated_order
 from dla.inference.pipeline import InputPipeline, PreparedInput

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dla.data.pair_split import IGNORED
 from dla.training.augment import BatchAugment
-from dla.training.pair_augment import IGNORED
 from dla.training.recipe import LossConfig
 from dla.training.task import Batch
 from dla.types import Array

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from dla.data.dataset import Splits
 from dla.errors import UsageError
 from dla.html_report.page import check_can_write, mosaic_png
 from dla.options import PhotoCache, RuntimeOptions
@@ -130,7 +129,7 @@ class _Run:
         self.folder.check(self.recipe)
         return self.folder.facts()
 
-    def photos(self) -> Splits:
+    def photos(self) -> Any:
         """Return the photos of the run: those in data.json, or at the first start all that can be read."""
         log = self.runtime.progress.log
         splits = self._open_splits() if self.ranks.is_main else None
@@ -144,13 +143,13 @@ class _Run:
         log(f"data    {counts}{left}")
         return splits
 
-    def _open_splits(self) -> Splits:
+    def _open_splits(self) -> Any:
         saved = self.folder.data()
         if saved is None:
             return self.task.open_photos(self.recipe, self.runtime)
         return self.task.restore(saved, self.recipe)
 
-    def start(self, setup: Setup, splits: Splits, before: Mapping[str, Any]) -> Checkpoints:
+    def start(self, setup: Setup, splits: Any, before: Mapping[str, Any]) -> Checkpoints:
         """Claim the folder, and restore the newest checkpoint if there is one."""
         trainer, checkpoints = setup.trainer, Checkpoints(self.folder.checkpoints)
         if self.ranks.is_main:
@@ -166,7 +165,7 @@ class _Run:
                 write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW)))
         return checkpoints
 
-    def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
+    def _claim(self, splits: Any, before: Mapping[str, Any]) -> None:
         """Write the run's files. It is called only once everything could be opened, so that a typo leaves no folder."""
         now = environment(self.runtime.device, self.ranks)
         self.folder.claim(self.recipe, self.task.saved(splits, self.recipe))
@@ -174,7 +173,7 @@ class _Run:
             self.runtime.progress.log(changed)
         self.folder.update(**now, data=_summary(splits))
 
-    def finish(self, splits: Splits, setup: Setup) -> None:
+    def finish(self, splits: Any, setup: Setup) -> None:
         """Validate the stored best weights, and write the report."""
         figures = self.task.report(self.folder.path, splits, setup.validation, self.ranks)
         if not self.ranks.is_main:
@@ -272,7 +271,7 @@ def _shareable(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def _summary(splits: Splits) -> dict[str, Any]:
+def _summary(splits: Any) -> dict[str, Any]:
     return {
         "train": len(splits.train),
         "val": len(splits.val),

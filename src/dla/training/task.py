@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dla.data.dataset import Splits
 from dla.engines.torch import pick_device
 from dla.options import PhotoCache, RuntimeOptions
 from dla.training.distributed import Ranks
@@ -142,7 +141,7 @@ class Task(Protocol):
 
     figure: str
 
-    def open_photos(self, recipe: Recipe, runtime: Runtime) -> Splits:
+    def open_photos(self, recipe: Recipe, runtime: Runtime) -> Any:
         """Open the recipe's photos, without those that cannot be read.
 
         Raises:
@@ -154,7 +153,7 @@ class Task(Protocol):
         """Return the content of data.json."""
         ...
 
-    def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> Splits:
+    def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> Any:
         """Return the splits that `saved` describes.
 
         Raises:
