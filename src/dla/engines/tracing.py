@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from dla.engines.graph import Op, OpGraph
 from dla.models.blocks import DropPath
-from dla.models.decoder import Bilinear, check_maps
+from dla.models.decoder import Bilinear, Transposed, check_maps
 from dla.models.nodes import feature_nodes, trace
 from dla.models.registry import PRE_LOGITS
 
@@ -55,7 +55,7 @@ class _Walk:
             self.numbers[node] = 0
         elif node.op == "output":
             self.output = self._inputs(node)[0]
-        elif node.op == "call_module" and isinstance(self.modules[str(node.target)], Bilinear):
+        elif node.op == "call_module" and isinstance(self.modules[str(node.target)], Bilinear | Transposed):
             self.numbers[node] = self._upsample(node, self.modules[str(node.target)])
         elif node.op == "call_module":
             self.numbers[node] = self._module(node, self.modules[str(node.target)])
@@ -98,7 +98,12 @@ class _Walk:
         x, size = tuple[Any, ...](node.args)
         shape: Any = size.args[0] if isinstance(size, fx.Node) and size.target is operator.getitem else None
         like = shape.args[0] if isinstance(shape, fx.Node) else None
-        if module.coarse % module.fine or not isinstance(x, fx.Node) or not isinstance(like, fx.Node):
+        if (
+            isinstance(module, Transposed)
+            or module.coarse % module.fine
+            or not isinstance(x, fx.Node)
+            or not isinstance(like, fx.Node)
+        ):
             raise _unknown(node)
         if module.coarse == module.fine:
             return self.numbers[x]

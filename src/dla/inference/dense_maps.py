@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from dla.errors import UsageError
-from dla.images.preprocessing import Interpolation, crop_resize
+from dla.images.preprocessing import crop_resize
+from dla.options import Interpolation
 from dla.types import Array
 
 GRID = 32  # tiles begin at multiples of the coarsest stride, so that all maps lie as in the whole photo
