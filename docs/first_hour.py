@@ -1,9 +1,8 @@
-"""Take the pictures of docs/first-hour.md by its commands: some minutes; needs Chromium.
+"""Make the pictures of docs/first-hour.md by its commands; takes some minutes and needs Chromium.
 
-python docs/first_hour.py FLOWERS [RUN]
+python docs/first_hour.py FLOWERS
 
-FLOWERS is TensorFlow's flower_photos, or its train/ folder: a folder per class. RUN, if given, is a finished run of the
-same photos, so that only the pictures are taken.
+FLOWERS has a folder of photos per class: TensorFlow's flower_photos (CC BY 2.0).
 """
 
 import os
@@ -12,28 +11,29 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 PICTURES = Path(__file__).parent / "pictures"
 CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
-EACH = 60  # photos of a class; the page says so
-NEW = "daisy"  # the class of the photo that is kept out of the training
+EACH = 60  # photos of a class, as the page says
+RUN = Path("runs", "finetune-small-flowers")
+WIDTH, HEIGHT = 900, 4000  # of the browser's window, in pixels
 
 
-def gather(source: Path, desk: Path) -> Path:
-    """Put EACH photos of each class into desk/flowers and the next daisy beside it; return that daisy."""
+def gather(source: Path, desk: Path) -> None:
+    """Put EACH photos of each class into desk/flowers, and the next daisy beside it as new.jpg."""
     for name in CLASSES:
         photos = sorted((source / name).glob("*.jpg"))
         folder = desk / "flowers" / name
         folder.mkdir(parents=True)
         for photo in photos[:EACH]:
             shutil.copy(photo, folder)
-        if name == NEW:
+        if name == CLASSES[0]:
             shutil.copy(photos[EACH], desk / "new.jpg")
-            print("new.jpg is", photos[EACH].name)
-    return desk / "new.jpg"
+            print("new.jpg:", photos[EACH].name)
 
 
 def dla(desk: Path, *words: str) -> None:
@@ -41,41 +41,48 @@ def dla(desk: Path, *words: str) -> None:
     subprocess.run([sys.executable, "-m", "dla", *words], cwd=desk, check=True)
 
 
-def screenshot(page: Path, picture: Path, width: int, heights: tuple[int, int]) -> None:
-    """Save the rows of a page between two heights, in the pixels of a light screen that is `width` wide."""
-    top, bottom = heights
-    with tempfile.TemporaryDirectory() as aside:
-        shot = Path(aside) / "shot.png"
-        subprocess.run(
-            ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={aside}",
-             f"--window-size={width},{bottom}", f"--screenshot={shot}", page.resolve().as_uri()],
-            check=True, capture_output=True, env=os.environ | {"HOME": aside},
-        )  # fmt: skip
-        image = Image.open(shot).convert("RGB").crop((0, top, width, bottom))
-        image.quantize(128, dither=Image.Dither.NONE).save(picture, optimize=True)
-
-
-def picture_of(desk: Path, name: str, *words: str) -> None:
+def answer(desk: Path, name: str, *words: str) -> None:
+    """Save the picture of what `dla predict` answers to new.jpg."""
     dla(desk, "predict", "new.jpg", "--pictures", name, *words)
     (file,) = (desk / name).glob("*.png")
-    Image.open(file).convert("RGB").quantize(256).save(PICTURES / f"first-hour-{name}.png", optimize=True)
+    _save(Image.open(file).resize((320, 436)), f"first-hour-{name}")
 
 
-def main(source: Path, run: Path | None) -> None:
+def sections(report: Path, name: str, titles: Collection[str], *, heading: bool) -> None:
+    """Save some sections of a report, with or without its heading, as a browser shows them on a light screen."""
+    page = re.sub(r"<section>\s*<h2>(.*?)</h2>.*?</section>", lambda m: m[0] if m[1] in titles else "",
+                  report.read_text(), flags=re.DOTALL)  # fmt: skip
+    if not heading:
+        page = page.replace("</style>", "h1, h1 ~ p, footer { display: none }</style>", 1)
+    with tempfile.TemporaryDirectory() as aside:
+        part, shot = Path(aside, "part.html"), Path(aside, "shot.png")
+        part.write_text(page)
+        subprocess.run(
+            ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={aside}",
+             f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}", part.as_uri()],
+            check=True, capture_output=True, env=os.environ | {"HOME": aside},
+        )  # fmt: skip
+        image = Image.open(shot).convert("RGB")
+    box = ImageChops.difference(image, Image.new("RGB", image.size, image.getpixel((0, HEIGHT - 1)))).getbbox()
+    assert box is not None
+    _save(image.crop((0, max(0, box[1] - 16), WIDTH, box[3] + 16)), name)
+
+
+def _save(image: Image.Image, name: str) -> None:
+    image.convert("RGB").quantize(256).save(PICTURES / f"{name}.png", optimize=True)
+
+
+def main(source: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         desk = Path(folder)
         gather(source, desk)
-        if run is None:
-            run = Path("runs/finetune-small-flowers")
-            dla(desk, "train", "flowers/")
-        run = desk / run
-        picture_of(desk, "builtin")
-        picture_of(desk, "own", "--model", str(run / "best"))
-        shutil.copy(run / "report.html", PICTURES.parent.parent / "build" / "report.html") if False else None
-        screenshot(run / "report.html", PICTURES / "first-hour-report.png", 1000, (0, 1200))
-        shown = sorted(set(re.findall(r"[\w/]+\.jpg", (run / "report.html").read_text())))
-        print("photos named in the report:", *shown, sep="\n  ")
+        answer(desk, "builtin")
+        dla(desk, "train", "flowers/")
+        answer(desk, "own", "--model", str(RUN / "best"))
+        report = desk / RUN / "report.html"
+        sections(report, "first-hour-report", ["Results"], heading=True)
+        sections(report, "first-hour-errors", ["Confusions", "Most confident errors"], heading=False)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]))
