@@ -125,7 +125,8 @@ def _busy() -> float | None:
     times = psutil.cpu_times(percpu=True)
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(times))
     fields = (times[core]._asdict().items() for core in allowed)
-    return sum(value for of_core in fields for name, value in of_core if name not in _NOT_WORK)
+    busy: float = sum(value for of_core in fields for name, value in of_core if name not in _NOT_WORK)
+    return busy
 
 
 def _own() -> float:
