@@ -87,3 +87,8 @@ class GuessedWarning(UserWarning):
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Return at most `count` known names most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.55)
+
+
+def pip_line(extra: str) -> str:
+    """Return the command that installs the packages of an extra, in a checkout of this repository."""
+    return f"pip install '.[{extra}]'"

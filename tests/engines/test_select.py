@@ -121,7 +121,7 @@ def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys
     real = select.find_spec
     monkeypatch.setattr(select, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
     assert main(["predict", str(COFFEE), "--engine", "onnx"]) == 3
-    assert capsys.readouterr().err == "dla: the engine onnx is not installed: pip install onnxruntime onnx\n"
+    assert capsys.readouterr().err == "dla: the engine onnx is not installed: pip install '.[engines]'\n"
     assert select.installed() == ("openvino", "torch")
 
 

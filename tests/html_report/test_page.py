@@ -250,7 +250,7 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
         "import sys; sys.modules['jinja2'] = None\nfrom dla.html_report.page import check_can_write\ncheck_can_write()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "UnavailableError: a report needs jinja2: pip install 'dla[train]'" in done.stderr
+    assert "UnavailableError: a report needs jinja2: pip install '.[train]'" in done.stderr
 
 
 def test_a_link_stays_and_a_pipe_is_written_into(tmp_path: Path) -> None:

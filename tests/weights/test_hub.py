@@ -194,7 +194,8 @@ BY_HAND = f"or put config.json and model.safetensors of {REPO} into a folder and
 MISSING = f"config.json of {REPO} is not in the cache (CACHE) and "
 
 
-NO_REPOSITORY = "the hub (HUB) has no such repository, or it is private (%s). Check the name, or set HF_TOKEN."
+NO_REPOSITORY = ("the hub (HUB) has no such repository, or it is private (%s for "
+                 f"HUB/{REPO}/resolve/v9/config.json). Check the name, or set HF_TOKEN.")  # fmt: skip
 NO_PERMISSION = "the hub (HUB) requires permission for it (403). Request access on its page, then set HF_TOKEN."
 REFUSALS = {
     (401, "RepoNotFound"): NO_REPOSITORY % 401,

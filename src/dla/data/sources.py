@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.errors import DamagedError, UnavailableError, UsageError, pip_line
 from dla.images.find import PHOTO_SUFFIXES, PhotoFinder, is_kind
 
 REMEDY = "sort the photos into one folder per class, or list them in a CSV with the columns path and label"
@@ -123,7 +123,7 @@ def _parquet_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UnavailableError("parquet files need pyarrow: pip install 'dla[train]'") from None
+        raise UnavailableError(f"parquet files need pyarrow: {pip_line('train')}") from None
     try:
         schema = pq.read_schema(path)
         columns = [

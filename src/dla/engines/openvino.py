@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from dla.engines.base import NetworkEngine
 from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.graph import Layer, Network, Op, fold_constants
-from dla.errors import UnavailableError, UsageError
+from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.options import Precision, cores
 from dla.types import Array
@@ -256,13 +255,7 @@ def add_preprocessing_to(body: Any, preprocessing: Preprocessing, name: str) -> 
 
     Raises:
         UsageError: the preprocessing cannot be expressed in OpenVINO.
-        UnavailableError: the package onnx is not installed, which the preprocessing is built with.
     """
-    if find_spec("onnx") is None:
-        raise UnavailableError(
-            "the preprocessing inside an OpenVINO file is built with onnx, which is not installed: pip install onnx, "
-            "or use --no-preprocessing"
-        )
     from onnx import TensorProto, helper
 
     from dla.engines.onnx_builder import OnnxBuilder

@@ -23,7 +23,7 @@ import numpy as np
 from dla.engines.cpu import instructions
 from dla.engines.graph import Network
 from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
-from dla.errors import DamagedError, UnavailableError
+from dla.errors import DamagedError, UnavailableError, pip_line
 from dla.storage.files import JsonObject, parse_object
 from dla.types import NO_PROGRESS, Array, Progress
 
@@ -247,7 +247,7 @@ def _nncf() -> Iterator[Any]:
         with without_telemetry():
             import nncf
     except ImportError:
-        raise UnavailableError("int8 models are made by NNCF: pip install 'dla[export]'") from None
+        raise UnavailableError(f"int8 models are made by NNCF: {pip_line('export')}") from None
     nncf.set_log_level(40)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield nncf

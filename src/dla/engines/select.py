@@ -15,7 +15,7 @@ import numpy as np
 from dla.engines.base import Engine
 from dla.engines.cpu import machine
 from dla.engines.graph import Network
-from dla.errors import UnavailableError, UnknownNameError
+from dla.errors import UnavailableError, UnknownNameError, pip_line
 from dla.storage import cache
 from dla.types import Array
 
@@ -58,12 +58,12 @@ def check_engine(name: str) -> None:
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ("auto", *ENGINES), see=f"auto, {', '.join(ENGINES)}")
     if name not in installed():
-        raise UnavailableError(f"the engine {name} is not installed: {pip_line(name)}")
+        raise UnavailableError(f"the engine {name} is not installed: {engine_pip_line(name)}")
 
 
-def pip_line(name: str) -> str:
+def engine_pip_line(name: str) -> str:
     """Return the command that installs an engine."""
-    return f"pip install {' '.join(ENGINES[name])}"
+    return pip_line("engines") if name == "onnx" else f"pip install {name}"
 
 
 def select_fastest(timings: Sequence[EngineTiming], photos: int | None) -> EngineTiming:

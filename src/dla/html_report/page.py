@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from dla.drawing.shapes import Page, inline_svg
-from dla.errors import UnavailableError
+from dla.errors import UnavailableError, pip_line
 from dla.storage.files import write_file
 from dla.types import Array
 from dla.version import __version__
@@ -166,7 +166,7 @@ def _environment() -> Any:
     try:
         from jinja2 import DictLoader, Environment, StrictUndefined
     except ImportError:
-        raise UnavailableError("a report needs jinja2: pip install 'dla[train]'") from None
+        raise UnavailableError(f"a report needs jinja2: {pip_line('train')}") from None
     template = files("dla.html_report").joinpath("page.html").read_text(encoding="utf-8")
     return Environment(loader=DictLoader({"page.html": template}), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True)  # fmt: skip

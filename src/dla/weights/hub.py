@@ -195,7 +195,7 @@ class _Wanted:
             ) from error
 
     def download(self, filename: str, again: bool) -> Path:
-        from huggingface_hub import hf_hub_download, hf_hub_url
+        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         def explained(error: Exception) -> Exception:
@@ -208,7 +208,7 @@ class _Wanted:
         with _quietly(), _checked_metadata(self.place) as metadata:
             try:
                 # hf_hub_download retries an unreachable or busy hub for half a minute; this request fails at once.
-                metadata(hf_hub_url(self.repo, filename, revision=self.revision), headers=_HEADERS)
+                metadata(self.url(filename), headers=_HEADERS)
             except Exception as error:
                 refused = isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError)
                 if refused or isinstance(error, DamagedError) or _unreachable(error):
@@ -263,7 +263,12 @@ class _Wanted:
                 f"{_first_line(error)}. Check the connection, {by_hand}"
             )
         if isinstance(error, errors.HfHubHTTPError):
-            return f"{missing} and {self.refusal(error)}"
+            return f"{missing} and {self.refusal(error, filename)}"
+        if isinstance(error, errors.FileMetadataError):
+            return (
+                f"{missing} and {self.url(filename)} is answered without the header ETag or X-Repo-Commit, so not by a "
+                f"hub or a mirror of one (docs/ship.md). Check HF_ENDPOINT, {by_hand}"
+            )
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
             place = f"{filename} of {self.repo} in the cache ({self.cache})"
             return f"no space is left for {place}. Free some, or set HF_HOME."
@@ -277,8 +282,14 @@ class _Wanted:
 
         return constants.ENDPOINT
 
-    def refusal(self, error: Any) -> str:
-        """Return what the hub's HTTP status means for the user."""
+    def url(self, filename: str) -> str:
+        """Return the address of a file on the hub."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repo, filename, revision=self.revision)
+
+    def refusal(self, error: Any, filename: str) -> str:
+        """Return what the hub's HTTP status for a file means for the user."""
         from huggingface_hub import errors
 
         status, hub = error.response.status_code, f"the hub ({self.endpoint})"
@@ -287,7 +298,8 @@ class _Wanted:
         if isinstance(error, errors.RevisionNotFoundError):
             return f'{hub} has no revision "{self.revision}" of it. Try it without @{self.revision}'
         if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
-            return f"{hub} has no such repository, or it is private ({status}). Check the name, or set HF_TOKEN."
+            where = f"({status} for {self.url(filename)})"
+            return f"{hub} has no such repository, or it is private {where}. Check the name, or set HF_TOKEN."
         if status == 429:
             return f"{hub} received too many requests (429). Wait some minutes, or set HF_TOKEN."
         return f"{hub} answers with status {status}. Try again later"
