@@ -25,6 +25,7 @@ from dla.training.checkpoints import Checkpoints
 from dla.training.distributed import Ranks, StopSignal, process_group
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.html import write_report
+from dla.training.loss import label_texts
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import DEFAULT_RECIPE, default_output, recipe_from
@@ -193,8 +194,9 @@ class _Run:
         if self.ranks.is_main:
             self.folder.truncate_epochs(trainer.position.epoch)
             if not self.folder.mosaic.exists():
-                x_N3HW, _ = trainer.prepare(next(setup.batches.epoch(0, 0)))
-                write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW)))
+                x_N3HW, labels = trainer.prepare(next(setup.batches.epoch(0, 0)))
+                names = label_texts(labels, list((setup.initial.config.label_descriptions or {}).values()))
+                write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW), names))
         return checkpoints
 
     def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
@@ -223,8 +225,8 @@ class _Run:
         best = self.folder.facts()["best"]
         low, high = best["top1_interval"]
         return (
-            f"best {best['top1']:.1%} (95 % interval {low:.1%} to {high:.1%}), epoch {best['epoch']}.  "
-            f"Report: {self.folder.report}   Model: {self.folder.best}"
+            f"best {100 * best['top1']:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}), epoch "
+            f"{best['epoch']}.  Report: {self.folder.report}   Model: {self.folder.best}"
         )
 
 
