@@ -111,7 +111,7 @@ def test_a_run_again_by_its_own_config_is_the_same(data: Path, tmp_path: Path) -
     assert facts["finished"]
     assert facts["data"]["train"] == 40
     with Image.open(one / "mosaic.png") as mosaic:
-        assert mosaic.size == (3 * 34 - 2, 3 * 34 - 2)
+        assert mosaic.size == (3 * 38 - 6, 3 * 52 - 6)  # gaps of 6, and 14 for the labels
 
 
 def test_the_default_folder_is_called_by_recipe_and_data(

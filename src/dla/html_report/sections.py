@@ -25,7 +25,6 @@ from dla.html_report.page import (
     ImageGrid,
     Matrix,
     PageImage,
-    Part,
     Section,
     Share,
     SideBySide,
