@@ -259,8 +259,8 @@ def mosaic_png(pixels_NHW3: np.ndarray[Any, np.dtype[np.uint8]], labels: Sequenc
     n, (height, width) = min(len(pixels_NHW3), MOST), pixels_NHW3.shape[1:3]
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    font = ImageFont.load_default(max(10, width // 8))
-    line = math.ceil(font.size * 1.4)
+    size = max(10, width // 8)
+    font, line = ImageFont.load_default(size), math.ceil(1.4 * size)
     across, down = width + GAP, height + line + GAP
     sheet = Image.new("RGBA", (columns * across - GAP, rows * down - GAP))
     draw = ImageDraw.Draw(sheet)
