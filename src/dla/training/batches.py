@@ -6,7 +6,7 @@ Batches are uint8 (N, H, W, 3).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +36,27 @@ class Batch:
     rows_N: Array
 
 
+def fit_batch(recipe: Recipe, photos: int, lower: bool) -> Recipe:
+    """Return the recipe with a batch size that this number of training photos allows.
+
+    A batch of more than all photos is lowered to half of them, so that an epoch has two steps. The result depends on
+    nothing else, not on the number of ranks either, so that a run continues as it began.
+
+    Raises:
+        UsageError: the batch is too large, and `lower` is False or half of the photos is less than one per micro-batch.
+    """
+    if recipe.batch_size <= photos:
+        return recipe
+    parts = recipe.optimizer.accumulate
+    lowered = max(photos // 2, 2) // parts * parts
+    if not lower or lowered == 0:
+        raise UsageError(
+            f"batch_size is {recipe.batch_size}, but there are only {photos:,} photos to train with. "
+            f"Try: --batch-size {max(1, photos // 2)}"
+        )
+    return replace(recipe, batch_size=lowered)
+
+
 class TrainBatches:
     """The training batches of this rank. They depend only on the seed, the epoch and the step.
 
@@ -54,12 +75,8 @@ class TrainBatches:
     ) -> None:
         self.images, self.targets_N, self.recipe, self.preprocessing = images, targets_N, recipe, preprocessing
         self.workers, self.ranks = workers, ranks
+        fit_batch(recipe, len(targets_N), lower=False)
         self.steps = len(targets_N) // recipe.batch_size
-        if self.steps == 0:
-            raise UsageError(
-                f"batch_size is {recipe.batch_size}, but there are only {len(targets_N):,} photos to train with. "
-                f"Try: --batch-size {max(1, len(targets_N) // 2)}"
-            )
         if recipe.batch_size % (ranks.world * recipe.optimizer.accumulate):
             raise UsageError(
                 f"batch_size is {recipe.batch_size}; {ranks.world} processes with optimizer.accumulate "

@@ -20,7 +20,7 @@ from dla.storage.files import write_file
 from dla.training.batches import Batch, TrainBatches
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
-from dla.training.run import open_photos
+from dla.training.run import open_photos, with_fitting_batch
 from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
 from dla.types import NO_PROGRESS, Progress
 
@@ -55,12 +55,14 @@ def estimate_run(
     workers: int = RuntimeOptions.workers,
     device: str = RuntimeOptions.device,
     cache: PhotoCache = RuntimeOptions.photo_cache,
+    lower_batch: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> RunEstimate:
     """Estimate the cost of a run by a few steps on its photos. Arguments and errors are those of `train`."""
     recipe = with_data(recipe, None)
     runtime = Runtime.from_options(workers, device, cache, progress)
     splits = open_photos(recipe, runtime)
+    recipe = with_fitting_batch(recipe, splits, lower_batch, progress)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, runtime)
         sides = _sides(recipe, setup)
@@ -144,6 +146,7 @@ def find_learning_rate(
     workers: int = RuntimeOptions.workers,
     device: str = RuntimeOptions.device,
     cache: PhotoCache = RuntimeOptions.photo_cache,
+    lower_batch: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> RateSweep:
     """Raise the learning rate from step to step until the loss diverges, propose a rate, and draw the curve.
@@ -154,6 +157,7 @@ def find_learning_rate(
         workers: as for `train`, like the rest.
         device: as for `train`.
         cache: as for `train`.
+        lower_batch: as for `train`.
         progress: as for `train`.
 
     Raises:
@@ -163,6 +167,7 @@ def find_learning_rate(
     check_apart(picture.parent, recipe)
     runtime = Runtime.from_options(workers, device, cache, progress)
     splits = open_photos(recipe, runtime)
+    recipe = with_fitting_batch(recipe, splits, lower_batch, progress)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, runtime)
         rates, losses = [], []

@@ -20,13 +20,15 @@ from dla.html_report.page import check_can_write, mosaic_png
 from dla.metrics.classification import evaluate
 from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_file
+from dla.training.batches import fit_batch
 from dla.training.checkpoints import Checkpoints
 from dla.training.distributed import Ranks, StopSignal, process_group
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.html import write_report
+from dla.training.loss import label_texts
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
-from dla.training.recipe_files import default_output, recipe_from
+from dla.training.recipe_files import DEFAULT_RECIPE, default_output, recipe_from
 from dla.training.run_folder import RunFolder, environment, environment_difference, repeatable, run_lock
 from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
 from dla.types import NO_PROGRESS, Progress
@@ -36,7 +38,7 @@ from dla.weights.model_folder import half_precision, write_folder
 
 def train(
     data: str | Path | None = None,
-    recipe: str | Recipe | None = None,
+    recipe: str | Recipe = DEFAULT_RECIPE,
     *,
     output: str | Path | None = None,
     workers: int = RuntimeOptions.workers,
@@ -44,6 +46,7 @@ def train(
     cache: PhotoCache = RuntimeOptions.photo_cache,
     save_every: float = RuntimeOptions.save_every,
     settings: Mapping[str, Any] | None = None,
+    lower_batch: bool | None = None,
     progress: Progress = NO_PROGRESS,
     callback: TrainerCallback | None = None,
 ) -> Path:
@@ -54,13 +57,15 @@ def train(
 
     Args:
         data: a folder with one subfolder per class, or a table (docs/data.md); None: the recipe's `photos`.
-        recipe: the name of a built-in recipe, a YAML file, or a `Recipe`; None: all defaults.
+        recipe: the name of a built-in recipe, a YAML file, or a `Recipe`.
         output: the run's folder; None: runs/<recipe>-<data>.
         workers: threads that decode, crop and resize photos; 0: the training thread does it.
         device: "auto", "cpu", "cuda", ...
         cache: "ram" caches decoded photos in up to half of the memory, "disk" in the user's cache folder.
         save_every: seconds between checkpoints; each epoch also ends with one.
         settings: fields of the recipe to set, such as {"epochs": 3, "optimizer.momentum": 0.8}.
+        lower_batch: lower a batch size that is larger than the number of training photos, in place of an error; None:
+            only that of a recipe given by name or file.
         progress: receives the number of photos of each step, and messages.
         callback: receives the figures of each step and each epoch.
 
@@ -79,6 +84,8 @@ def train(
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
         check_apart(folder, whole)
         run = _Run(whole, RunFolder(folder), runtime)
+        if lower_batch is None:
+            lower_batch = isinstance(recipe, str) and "batch_size" not in (settings or {})
         with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):
             facts = ranks.broadcast_object(run.facts)
             if facts.get("finished"):
@@ -86,9 +93,10 @@ def train(
                     shown.log(f"{folder} is finished: {run.outcome()}")
                 return folder
             splits = run.photos()
+            fitted = with_fitting_batch(whole, splits, lower_batch, shown)
             # leave the caller's random state as it was
             with torch.random.fork_rng(_gpus(runtime.device)), repeatable():
-                setup = set_up(whole, splits, runtime)
+                setup = set_up(fitted, splits, runtime)
                 checkpoints = run.start(setup, splits, facts)
                 with StopSignal(ranks) as stop:
                     run_callback = _RunCallback(
@@ -100,7 +108,7 @@ def train(
     return folder
 
 
-def resolve_recipe(recipe: str | Recipe | None, settings: Mapping[str, Any] | None) -> Recipe:
+def resolve_recipe(recipe: str | Recipe, settings: Mapping[str, Any] | None) -> Recipe:
     """Return the recipe, read from its name or file if need be, with `settings` applied.
 
     Raises:
@@ -121,6 +129,19 @@ def open_photos(recipe: Recipe, runtime: Runtime) -> Splits:
     """
     splits = open_splits(recipe.photos, recipe.data, recipe.seed)
     return without_unreadable(splits, recipe.data.max_unreadable, runtime.workers, runtime.progress)
+
+
+def with_fitting_batch(recipe: Recipe, splits: Splits, lower: bool, progress: Progress) -> Recipe:
+    """Return the recipe with a batch size that the photos allow, and report a lowered one.
+
+    Raises:
+        UsageError: the batch is too large and may not be lowered.
+    """
+    fitted = fit_batch(recipe, len(splits.train), lower)
+    if fitted != recipe:
+        few = f"there are only {len(splits.train):,} photos to train with"
+        progress.log(f"batch   {fitted.batch_size} photos per step instead of {recipe.batch_size}: {few}")
+    return fitted
 
 
 @dataclass(frozen=True)
@@ -165,6 +186,7 @@ class _Run:
         trainer, checkpoints = setup.trainer, Checkpoints(self.folder.checkpoints)
         if self.ranks.is_main:
             self._claim(splits, before)
+            self.folder.update(batch_size=trainer.recipe.batch_size)
         state = self.ranks.broadcast_object(lambda: checkpoints.load_newest(self.runtime.progress))
         if state is not None:
             trainer.load_state(*state)
@@ -172,8 +194,9 @@ class _Run:
         if self.ranks.is_main:
             self.folder.truncate_epochs(trainer.position.epoch)
             if not self.folder.mosaic.exists():
-                x_N3HW, _ = trainer.prepare(next(setup.batches.epoch(0, 0)))
-                write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW)))
+                x_N3HW, labels = trainer.prepare(next(setup.batches.epoch(0, 0)))
+                names = label_texts(labels, list((setup.initial.config.label_descriptions or {}).values()))
+                write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW), names))
         return checkpoints
 
     def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
@@ -202,8 +225,8 @@ class _Run:
         best = self.folder.facts()["best"]
         low, high = best["top1_interval"]
         return (
-            f"best {best['top1']:.1%} (95 % interval {low:.1%} to {high:.1%}), epoch {best['epoch']}.  "
-            f"Report: {self.folder.report}   Model: {self.folder.best}"
+            f"best {100 * best['top1']:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}), epoch "
+            f"{best['epoch']}.  Report: {self.folder.report}   Model: {self.folder.best}"
         )
 
 
@@ -265,7 +288,7 @@ class _RunCallback(TrainerCallback):
 
     def write_best(self, epoch: EpochEvent) -> None:
         """Write the model folder `best`."""
-        recipe = self.run.recipe
+        recipe = self.trainer.recipe
         results = {"top1": epoch.top1, "top5": epoch.top5}
         dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")
         dla = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
