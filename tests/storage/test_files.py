@@ -224,8 +224,8 @@ def test_what_is_left_is_removed_and_nothing_else(folder: Path) -> None:
     (folder / ".part-4567abcd-z").touch()
     for name in ("a.part", "part-x", ".partial"):
         (folder / name).touch()
-    remove_leftovers(folder)
-    remove_leftovers(folder / "gone")
+    remove_leftovers(folder, alone=True)
+    remove_leftovers(folder / "gone", alone=True)
     assert names(folder) == [".partial", "a.part", "part-x"]
 
 

@@ -51,7 +51,7 @@ class Checkpoints:
         number = int(existing[-1].name[:6]) + 1 if existing else 1
         final = self.folder / f"{number:06d}-step-{step}"
         try:
-            remove_leftovers(self.folder)
+            remove_leftovers(self.folder, alone=True)
             with open_folder_aside(final) as aside:
                 _write(aside, tensors, {"schema": SCHEMA, "step": step, "best": best, "facts": dict(facts)})
         except OSError as error:

@@ -95,8 +95,8 @@ class RunFolder:
 
     def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
         """Write the recipe and the splits if the folder is new, and remove what a killed run left behind."""
-        remove_leftovers(self.path)
-        remove_leftovers(self.best)
+        remove_leftovers(self.path, alone=True)
+        remove_leftovers(self.best, alone=True)
         if not (self.path / "config.yaml").exists():
             self._write("data.json", _json(data))
             self._write("config.yaml", to_yaml(recipe))

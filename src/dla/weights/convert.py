@@ -20,7 +20,7 @@ from dla.options import ConvertFormat
 from dla.storage.files import write_files
 from dla.weights.keys import authors_state
 from dla.weights.load import LoadedModel, load_model
-from dla.weights.model_folder import WEIGHTS, write_folder
+from dla.weights.model_folder import WEIGHTS, is_unfinished, write_folder
 
 _ENDINGS: dict[ConvertFormat, tuple[str, ...]] = {"timm": (".safetensors", ".pth"), "authors": (".pth",)}
 _AUTHORS = "https://github.com/ucbdrive/dla"
@@ -105,8 +105,7 @@ def _check_out(path: Path, to: ConvertFormat, force: bool) -> None:
     above = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
     if os.path.lexists(above) and not above.is_dir():
         raise UsageError(f"{above} is a file, so nothing can be written to {path}")
-    empty = path.is_dir() and not any(path.iterdir())
-    if os.path.lexists(path) and not force and not empty:
+    if os.path.lexists(path) and not force and not (path.is_dir() and is_unfinished(path)):
         raise UsageError(f"{path} exists already. Try: another name, or --force to replace it")
 
 

@@ -284,12 +284,19 @@ def write_temperature(folder: str | os.PathLike[str], temperature: float) -> Non
         raise DlaError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a folder is empty, or holds only what a killed `write_folder` left: its config comes first."""
+    names = {path.name for path in folder.iterdir()}
+    left = set(filter(is_leftover, names))
+    return names == left or (bool(left) and names - left == {CONFIG})
+
+
 def _refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file. A model needs a folder of its own.")
-    if all(is_leftover(path.name) for path in folder.iterdir()):
+    if is_unfinished(folder):
         return
     try:
         read_config(folder)
