@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from dla.engines.select import TITLES
-from dla.errors import UnavailableError, UsageError
+from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
 from dla.options import ResultFormat
-from dla.storage.files import JsonObject, errors_name, read_json, write_files
+from dla.storage.files import JsonObject, errors_name, json_shown, parse_object, read_json, write_files
 
 RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # the records of an interrupted run can be read back
 
@@ -115,13 +115,11 @@ def read_jsonl(file: BinaryIO) -> Iterator[ResultRecord]:
     for number, line in enumerate(_whole_lines(file), 1):
         end += len(line)
         try:
-            root = json.loads(line)
-            known = root["schema"] == PREDICT_SCHEMA
-            record = ResultRecord(root["path"], "error" in root, end)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            known = False
-        if not known:
-            raise _no_record(file, number)
+            root = JsonObject(parse_object(line, file.name), file.name)
+            root.get("schema", str, PREDICT_SCHEMA, lambda schema: schema == PREDICT_SCHEMA)
+            record = ResultRecord(root.get("path", str, "a text"), "error" in root.fields, end)
+        except DamagedError:
+            raise _no_record(file, number) from None
         yield record
 
 
@@ -265,12 +263,13 @@ def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
         raise UsageError(f"{run_file} does not say which model and settings made {output}. {way_out}") from error
     for key in ("engine", "weights_sha256", "config_sha256"):
         if model.get(key) != run["model"][key]:
-            old, new = (f"{m.get('origin')} on {m.get('engine')}" for m in (model, run["model"]))
+            old, new = (f"{str(m.get('origin'))[:200]} on {str(m.get('engine'))[:80]}" for m in (model, run["model"]))
             what = f"the model {old}, and this is {new}" if old != new else f"another model than {new} is now"
             raise UsageError(f"{output} was started with {what}. {way_out}")
     for key, value in run["settings"].items():
         if settings.get(key) != value:
-            raise UsageError(f"{output} was started with {key} {settings.get(key)}, and this is {value}. {way_out}")
+            old = json_shown(settings.get(key))
+            raise UsageError(f"{output} was started with {key} {old}, and this is {json_shown(value)}. {way_out}")
 
 
 def _match(

@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +213,7 @@ def _flush(file: IO[bytes]) -> None:
 
 
 MOST_JSON_BYTES = 2**28  # twice a config of a million classes
+_MOST_JSON_DEPTH = 100  # Python's limit is hundreds, and depends on where a value is read or written
 
 
 def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
@@ -258,12 +259,30 @@ def parse_json(data: bytes, where: str) -> Any:
     As in Python's `json`, the last of repeated keys wins, and NaN and Infinity are numbers.
 
     Raises:
-        DamagedError: if it is not JSON.
+        DamagedError: if it is not JSON, or nested deeper than anything that can be written again.
     """
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise _nested(where) from error
+    except ValueError as error:
         raise DamagedError(f"{where} is not valid JSON: {error}.") from error
+    inner, depth = [value], 0
+    while inner := [one for outer in inner for one in _values(outer) if isinstance(one, dict | list)]:
+        depth += 1
+        if depth > _MOST_JSON_DEPTH:
+            raise _nested(where)
+    return value
+
+
+def _values(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _nested(where: str) -> DamagedError:
+    return DamagedError(f"{where} is not valid JSON: it is nested deeper than {_MOST_JSON_DEPTH} levels.")
 
 
 Kind = type | tuple[type, ...]
@@ -308,6 +327,16 @@ class JsonObject:
     def object(self, name: str) -> JsonObject:
         """Return the object in a field; an empty one if the field is missing."""
         return JsonObject(self.get(name, dict, "an object", default={}), self.where, f"{self.inside}{name}.")
+
+    def objects(self, name: str) -> list[JsonObject]:
+        """Return the objects of the list in a field; raises as `get`."""
+        inside = f"{self.inside}{name}."
+        values = self.get(name, list, "a list of objects", lambda values: all(isinstance(v, dict) for v in values))
+        return [JsonObject(value, self.where, inside) for value in values]
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return the texts of the list in a field; raises as `get`."""
+        return tuple(self.get(name, list, "a list of texts", lambda values: all(isinstance(v, str) for v in values)))
 
     def error(self, sentence: str) -> DamagedError:
         """Return the error to raise about the file."""

@@ -35,7 +35,7 @@ def lock_file(file: IO[Any]) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool | None]:
-    """Lock a file or folder for the `with` block: True; False if another process holds it; None without locks.
+    """Lock a file or folder for the `with` block: True; False if another process has or removed it; None without locks.
 
     Windows and some file systems have no locks.
     """
@@ -44,7 +44,11 @@ def locked(path: Path) -> Iterator[bool | None]:
         return
     import fcntl
 
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except FileNotFoundError:
+        yield False
+        return
     _descriptors.add(descriptor)
     try:
         try:
