@@ -247,7 +247,10 @@ def test_offline_without_cache(hub: Hub, tmp_path: Path) -> None:
     ("files", "said"),
     [
         ({"model.safetensors": WEIGHTS}, "has no config.json, so it is not a model that can be loaded."),
-        ({"config.json": CONFIG}, "has no weights: neither model.safetensors nor pytorch_model.bin."),
+        (
+            {"config.json": CONFIG},
+            "has no weights: neither model.safetensors, pytorch_model.bin nor model.safetensors.index.json.",
+        ),
     ],
 )
 def test_repository_of_something_else(hub: Hub, client: Client, files: dict[str, bytes], said: str) -> None:

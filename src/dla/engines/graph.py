@@ -107,7 +107,9 @@ def _op(number: int, saved: JsonObject) -> Op:
     attributes = saved.object("attributes")
     for name in _ATTRIBUTES[op_type]:
         kind = str if name in ("layer", "norm") else (int, float)
-        attributes.get(name, kind, "a text" if kind is str else "a number", **{"default": None} if name == "norm" else {})
+        attributes.get(
+            name, kind, "a text" if kind is str else "a number", **{"default": None} if name == "norm" else {}
+        )
     return Op(op_type, tuple(inputs), attributes.fields)
 
 
