@@ -35,6 +35,14 @@ class LabelledPhotos:
         self.names.append(name)
         self.class_ids.add(label)
 
+    def extend(self, other: LabelledPhotos) -> None:
+        """Append all photos of another source."""
+        self.photos += other.photos
+        self.labels += other.labels
+        self.names += other.names
+        self.class_ids |= other.class_ids
+        self.notes += other.notes
+
 
 def read_folder(folder: Path) -> LabelledPhotos:
     """Read a folder with one folder per class, searched recursively, without hidden files and folders.
