@@ -272,7 +272,9 @@ def test_the_hub_s_files_are_splits_and_their_shards_come_in_order(tmp_path: Pat
     splits = open_splits(root)
     order = [b"train 0 0", b"train 0 1", b"train 0 2", b"train 1 0", b"train 1 1"]
     assert list(splits.train.photos) == order
-    assert [row.as_py()["bytes"] for path in sorted((root / inside).glob("train-*")) for row in pq.read_table(path)[0]] == order
+    assert [
+        row.as_py()["bytes"] for path in sorted((root / inside).glob("train-*")) for row in pq.read_table(path)[0]
+    ] == order
     assert splits.train.class_ids == ("cat", "dog")
     assert splits.train.targets_N.tolist() == [0, 1, 0, 0, 1]
     assert list(splits.val.photos) == [b"validation 0 0", b"validation 0 1"]

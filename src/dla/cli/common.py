@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import MODEL_HELP, Parser
-from dla.errors import UsageError
+from dla.errors import UsageError, printable, without_secrets
 from dla.images.find import PhotoFinder, read_path_list
 from dla.options import BatchOptions, EngineOptions, ReadOptions
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
@@ -198,6 +198,7 @@ class _Shown:
 
     def log(self, sentence: str) -> None:
         self.last = time.monotonic()
+        sentence = printable(without_secrets(sentence))
         if self.bar is not None:
             self.bar.print(self.prefix + sentence)
         else:
@@ -211,7 +212,7 @@ class _Shown:
 def log(args: Namespace, text: str) -> None:
     """Print a message on standard error, unless --quiet is given."""
     if not args.quiet:
-        print(text, file=sys.stderr)
+        print(printable(without_secrets(text), keep="\n"), file=sys.stderr)
 
 
 def _others(finder: PhotoFinder) -> str:

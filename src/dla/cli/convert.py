@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from dla.cli.parser import MODEL_HELP, Parser
+from dla.errors import printable
 from dla.options import ConvertFormat
 
 RESULTS = {
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
 
     converted = convert(args.IN, args.OUT, architecture=args.model, to=args.to, force=args.force)
     for note in converted.notes:
-        print(f"dla: {note}", file=sys.stderr)
+        print(f"dla: {printable(note)}", file=sys.stderr)
     what = RESULTS[converted.format].format(name=converted.architecture)
     size = f"{converted.size_bytes / 1e6:.1f} MB"
     print(f"{converted.path}: {what}, {size}, SHA-256 {converted.sha256[:8]}...")

@@ -98,8 +98,8 @@ class TorchEngine:
         pixels = torch.from_numpy(pixels_NHW3)
         if _forked and self.device.type != "cpu":
             raise UsageError(
-                f"a process that was forked cannot use the device {self.device}. Start processes with multiprocessing's "
-                '"spawn", or use the device cpu'
+                f"a process that was forked cannot use the device {self.device}. Start processes with "
+                "multiprocessing's spawn, or use the device cpu"
             )
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from dla.engines.select import TITLES
-from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.errors import DamagedError, UnavailableError, UsageError, printable
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
 from dla.options import ResultFormat
@@ -55,7 +55,7 @@ class PredictionWriter:
         elif self.format == "csv":
             text = self._csv_row(prediction)
         else:
-            text = _table(prediction)
+            text = _table(prediction, printable if self.file.isatty() else str)
         self.file.write(text)
         self.file.flush()
         self.count += 1
@@ -83,16 +83,16 @@ def _csv_line(cells: list[object] | list[str]) -> str:
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _table(prediction: Prediction) -> str:
-    lines = [prediction.path]
+def _table(prediction: Prediction, shown: Callable[[str], str]) -> str:
+    lines = [shown(prediction.path)]
     if prediction.error is not None:
         lines.append(f"  no answer: {prediction.error.code}")
     if prediction.truncated:
         lines.append("  the file ends early; this is what is there:")
-    width = max((len(c.label) for c in prediction.classes), default=0)
+    width = max((len(shown(c.label)) for c in prediction.classes), default=0)
     for c in prediction.classes:
-        tail = f"   {c.class_id}" if c.class_id != c.label else ""
-        lines.append(f"{c.probability:7.1%}  {c.label:<{width if tail else 0}}{tail}".replace("%", " %", 1))
+        tail = f"   {shown(c.class_id)}" if c.class_id != c.label else ""
+        lines.append(f"{c.probability:7.1%}  {shown(c.label):<{width if tail else 0}}{tail}".replace("%", " %", 1))
     return "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,7 @@ import torch
 import yaml
 
 from dla.data.split_file import DATA_SCHEMA
-from dla.errors import DamagedError, DlaError, UnavailableError, UsageError
+from dla.errors import DamagedError, DlaError, UnavailableError, UsageError, without_secrets
 from dla.storage.files import JsonObject, errors_name, parse_object, read_json, remove_leftovers, write_files
 from dla.storage.locks import lock_file
 from dla.storage.option_files import parse_yaml
@@ -246,7 +246,7 @@ PACKAGES = ("dla", "torch", "numpy", "pillow", "kornia")
 def environment(device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Return the command, the versions of the packages that affect results, and the machine."""
     return {
-        "command": sys.argv,
+        "command": [without_secrets(word) for word in sys.argv],
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "machine": {
             "device": device.type,

@@ -403,5 +403,10 @@ def _unreachable(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    from huggingface_hub import get_token
+
+    text = str(error)
+    if (token := get_token()) and token.strip():
+        text = text.replace(token.strip(), "***")
+    lines = text.strip().splitlines()
     return lines[0].rstrip(".")[:160] if lines else type(error).__name__
