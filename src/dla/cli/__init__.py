@@ -106,9 +106,8 @@ def _open_streams() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         sys.stdout.reconfigure(errors="dla")
         if sys.stdout.isatty():
-            sys.stdout = _Terminal(
-                open(sys.stdout.fileno(), "wb", closefd=False), sys.stdout.encoding, "dla", line_buffering=True
-            )
+            file = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
+            sys.stdout = _Terminal(file, sys.stdout.encoding, "dla", line_buffering=True)
 
 
 class _Terminal(io.TextIOWrapper):

@@ -266,7 +266,7 @@ def parse_json(data: bytes, where: str) -> Any:
         raise _nested(where) from error
     except ValueError as error:
         raise DamagedError(f"{where} is not valid JSON: {error}.") from error
-    inner, depth = [value], 0
+    inner, depth = [value], 1
     while inner := [one for outer in inner for one in _values(outer) if isinstance(one, dict | list)]:
         depth += 1
         if depth > _MOST_JSON_DEPTH:
