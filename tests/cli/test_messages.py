@@ -37,7 +37,8 @@ def test_secrets_are_left_out_of_every_message(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["hf-hub:timm/dla60@main", "set HF_TOKEN or HF_HUB_OFFLINE", "hf_hub_filename", "the hub (http://127.0.0.1:9)"]
+    "text",
+    ["hf-hub:timm/dla60@main", "set HF_TOKEN or HF_HUB_OFFLINE", "hf_hub_filename", "the hub (http://127.0.0.1:9)"],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert without_secrets(text) == text
@@ -90,3 +91,35 @@ def test_names_cannot_drive_a_terminal(tmp_path: Path, format_: str) -> None:
     shown = on_a_terminal("predict", str(good), str(bad), "--format", format_)
     assert b"\\u001b]0;title\\u0007" in shown
     assert not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\r(?!\n)", shown)
+
+
+DAMAGED_TIFFS = r"""
+import io, random, sys
+from PIL import Image
+from dla.cli import main
+image = Image.effect_noise((64, 64), 40).convert("RGB")
+generator, paths = random.Random(0), []
+for name in ("tiff_lzw", "jpeg", "tiff_deflate", "group4"):
+    file = io.BytesIO()
+    (image.convert("1") if name == "group4" else image).save(file, "TIFF", compression=name)
+    for turn in range(20):
+        data = bytearray(file.getvalue())
+        for _ in range(20):
+            data[generator.randrange(8, len(data))] = generator.randrange(256)
+        paths.append(f"{sys.argv[1]}/{name}-{turn}.tif")
+        with open(paths[-1], "wb") as out:
+            out.write(data)
+sys.exit(main(["predict", "--format", "jsonl", *paths]))
+"""
+
+
+@pytest.mark.slow
+def test_no_library_below_writes_to_standard_error(tmp_path: Path) -> None:
+    """libtiff does so past Python; a damaged file has it say "Using code not yet in table." or "JPEGLib: ..."."""
+    done = subprocess.run([sys.executable, "-c", DAMAGED_TIFFS, str(tmp_path)], capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 80
+    ours = ("dla: ", "80 photos: ", "the built-in network")
+    assert [line for line in lines if not line.startswith(ours)] == []
+    assert not re.search(r"JPEGLib|LZWDecode|Fax|_TIFF|Pillow|numpy|Traceback", done.stderr + done.stdout)
