@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import save_torch_state_dict
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import nn
 
 from dla.errors import DamagedError
