@@ -14,7 +14,7 @@ import numpy as np
 
 from dla.models.registry import check_feature_node
 from dla.storage.cache import key_of
-from dla.storage.files import JsonObject, parse_object
+from dla.storage.files import JsonObject, Kind, parse_object
 from dla.types import Array
 from dla.version import __version__
 
@@ -106,10 +106,11 @@ def _op(number: int, saved: JsonObject) -> Op:
         raise saved.error(f"{saved.inside}inputs are not results of earlier operations")
     attributes = saved.object("attributes")
     for name in _ATTRIBUTES[op_type]:
-        kind = str if name in ("layer", "norm") else (int, float)
-        attributes.get(
-            name, kind, "a text" if kind is str else "a number", **{"default": None} if name == "norm" else {}
-        )
+        if name == "norm":
+            attributes.get(name, str, "a text", default=None)
+        else:
+            kind: Kind = str if name == "layer" else (int, float)
+            attributes.get(name, kind, "a text" if kind is str else "a number")
     return Op(op_type, tuple(inputs), attributes.fields)
 
 

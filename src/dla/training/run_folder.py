@@ -186,8 +186,10 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
         with suppress(DamagedError):
             epoch = JsonObject(parse_object(line, str(path)), str(path))
             for name in (f.name for f in fields(EpochEvent)):
-                optional = {} if name in ("epoch", "seconds", "photos_per_second") else {"default": None}
-                epoch.get(name, int if name == "epoch" else (int, float), "a number", **optional)
+                if name in ("epoch", "seconds", "photos_per_second"):
+                    epoch.get(name, int if name == "epoch" else (int, float), "a number")
+                else:
+                    epoch.get(name, (int, float), "a number", default=None)
             if line.endswith(b"\n"):
                 epochs.append(dict(epoch.fields))
     return epochs

@@ -86,7 +86,7 @@ def _tensors(data: bytes, where: str) -> dict[str, Any]:
     from safetensors import SafetensorError, deserialize
 
     try:
-        return dict(deserialize(data))
+        return dict(deserialize(data))  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
         raise DamagedError(
             f"{where} {other_kind(data) or 'is truncated or damaged'}. Try: download it again."
