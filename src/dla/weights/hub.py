@@ -21,6 +21,7 @@ from typing import Any
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import CONFIG, INDEX, WEIGHT_NAMES
+from dla.weights.shards import has_all_shards, join_shards
 
 WEIGHTS = WEIGHT_NAMES[:3]  # the first one that exists
 
@@ -114,22 +115,12 @@ def locate(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLi
         snapshot = home / "snapshots" / commit
         for name in WEIGHTS if (snapshot / CONFIG).is_file() else ():
             if (snapshot / name).is_file():
-                return snapshot / name if name != INDEX or _has_shards(snapshot) else None
+                return snapshot / name if name != INDEX or has_all_shards(snapshot) else None
             if not (home / ".no_exist" / commit / name).exists():
                 return None  # the hub may have it
     except OSError:
         pass  # an unreadable cache
     return None
-
-
-def _has_shards(snapshot: Path) -> bool:
-    from dla.weights.shards import read_index, shard_names
-
-    try:
-        names = shard_names(read_index(snapshot / INDEX), INDEX).values()
-    except UnavailableError:
-        return False
-    return all((snapshot / name).is_file() for name in names)
 
 
 def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
@@ -148,7 +139,6 @@ def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
 
 def _joined(wanted: _Wanted, index: _File) -> _File:
     """Return the weights in the files that an index names, each of them verified."""
-    from dla.weights.shards import join_shards
 
     def read(name: str) -> bytes:
         try:

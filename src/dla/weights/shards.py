@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dla.errors import DamagedError
+from dla.errors import DamagedError, UnavailableError
 from dla.storage.files import JsonObject, parse_object, read_bytes
 from dla.weights.model_folder import INDEX
 
@@ -47,6 +47,15 @@ def read_index(path: Path) -> bytes:
         DamagedError: it is too large.
     """
     return read_bytes(path, MOST_INDEX_BYTES)
+
+
+def has_all_shards(folder: Path) -> bool:
+    """Return whether a folder has an index and every file that it names."""
+    try:
+        names = shard_names(read_index(folder / INDEX), INDEX).values()
+    except UnavailableError:
+        return False
+    return all((folder / name).is_file() for name in names)
 
 
 def join_shards(index: bytes, where: str, read: Callable[[str], bytes]) -> bytes:
