@@ -395,8 +395,6 @@ def _unreachable(error: Exception) -> bool:
 def _first_line(error: Exception) -> str:
     from huggingface_hub import get_token
 
-    text = str(error)
-    if (token := get_token()) and token.strip():
-        text = text.replace(token.strip(), "***")
-    lines = text.strip().splitlines()
+    token = (get_token() or "").strip()
+    lines = (str(error).replace(token, "***") if token else str(error)).strip().splitlines()
     return lines[0].rstrip(".")[:160] if lines else type(error).__name__
