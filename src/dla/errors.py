@@ -85,6 +85,10 @@ class CheckError(DlaError):
     exit_code = 4
 
 
+class GuessedWarning(UserWarning):
+    """The class names and preprocessing of a model are guesses, because a bare weight file has none."""
+
+
 _SECRETS = (
     re.compile(r"(://)[^/\s@]+(?=@)"),  # user and password
     re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"]+"),  # the query of a signed address
