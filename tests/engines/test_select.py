@@ -71,7 +71,7 @@ def test_a_small_job_measures_nothing(model: str, measured: list[str], photos: i
 def test_one_photo_has_the_engine_to_itself(model: str) -> None:
     engine = dla.load(model, photos=1).engine
     engine.probabilities(np.zeros((1, 32, 32, 3), np.uint8))
-    (compiled,) = engine.compiled.values()  # type: ignore[attr-defined]
+    (compiled,) = engine.models.get().compiled.values()  # type: ignore[attr-defined]
     assert (compiled.for_one is not None, compiled.for_many) == (True, None)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import MODEL_HELP, Parser
-from dla.errors import DlaError, UsageError
+from dla.errors import DlaError, UsageError, printable, without_secrets
 from dla.images.find import PhotoFinder, read_path_list
 from dla.options import BatchOptions, EngineOptions, ReadOptions
 from dla.storage.files import write_file
@@ -324,6 +324,7 @@ class _Shown:
 
     def log(self, sentence: str) -> None:
         self.last = time.monotonic()
+        sentence = printable(without_secrets(sentence))
         if self.bar is not None:
             self.bar.print(self.prefix + sentence)
         else:
@@ -337,7 +338,7 @@ class _Shown:
 def log(args: Namespace, text: str) -> None:
     """Print a message on standard error, unless --quiet is given."""
     if not args.quiet:
-        print(text, file=sys.stderr)
+        print(printable(without_secrets(text), keep="\n"), file=sys.stderr)
 
 
 def _others(finder: PhotoFinder) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dla.engines.base import NetworkEngine
+from dla.engines.base import NetworkEngine, PerProcess
 from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.graph import Layer, Network, Op, fold_constants
 from dla.errors import UsageError
@@ -77,8 +77,7 @@ class OpenvinoEngine(NetworkEngine):
         if precision == "bf16" and not has_bf16():
             raise bf16_error()
         self.exact_features = exact_features
-        self.compiled: dict[tuple[str | None, tuple[int, ...]], _Compiled] = {}
-        self.lock = threading.Lock()
+        self.models = PerProcess(_Models)
 
     @property
     def name(self) -> str:
@@ -100,12 +99,12 @@ class OpenvinoEngine(NetworkEngine):
         return features
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
-        size = pixels_NHW3.shape[1:3]
-        with self.lock:
-            if (at, size) not in self.compiled:
+        size, models = pixels_NHW3.shape[1:3], self.models.get()
+        with models.lock:
+            if (at, size) not in models.compiled:
                 model = self.quantized.clone() if self.quantized and at is None else to_openvino(self.network, size, at)
-                self.compiled[at, size] = _Compiled(model, size, self._config())
-        return self.compiled[at, size].run(pixels_NHW3)
+                models.compiled[at, size] = _Compiled(model, size, self._config())
+        return models.compiled[at, size].run(pixels_NHW3)
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -114,6 +113,14 @@ class OpenvinoEngine(NetworkEngine):
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,  # decoding threads share the cores
         }
+
+
+class _Models:
+    """The compiled models of one process, by feature node and size."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.compiled: dict[tuple[str | None, tuple[int, ...]], _Compiled] = {}
 
 
 class _Compiled:
@@ -172,10 +179,12 @@ def _many(requests: list[Any], pixels_NHW3: Array, shape: tuple[int, ...]) -> Ar
     return output
 
 
-@cache
+_CORE: PerProcess[Any] = PerProcess(lambda: import_openvino().Core())
+
+
 def core() -> Any:
-    """Return the shared `openvino.Core`, which reads and compiles models."""
-    return import_openvino().Core()
+    """Return the process's `openvino.Core`, which reads and compiles models."""
+    return _CORE.get()
 
 
 def to_openvino(network: Network, size: tuple[int, ...] | None = None, at: str | None = None) -> Any:

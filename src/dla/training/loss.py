@@ -169,7 +169,8 @@ class ScoresTeacher:
         try:
             self.scores_NK = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UnavailableError(f"the scores {path} cannot be read: {error}") from error
+            reason = getattr(error, "strerror", None) or "it is not an intact .npy file of numbers"  # in no NumPy words
+            raise UnavailableError(f"the scores {path} cannot be read: {reason}") from error
         if not isinstance(self.scores_NK, np.ndarray) or self.scores_NK.dtype.kind not in "fiu":
             raise UsageError(f"the scores {path} are not an array of numbers. Save an array by numpy.save, as .npy")
         if self.scores_NK.shape != shape:

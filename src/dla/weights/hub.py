@@ -20,9 +20,10 @@ from typing import Any
 
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.types import NO_PROGRESS, Progress
-from dla.weights.model_folder import CONFIG, WEIGHT_NAMES
+from dla.weights.model_folder import CONFIG, INDEX, WEIGHT_NAMES
+from dla.weights.shards import has_all_shards, join_shards
 
-WEIGHTS = WEIGHT_NAMES[:2]  # the first one that exists
+WEIGHTS = WEIGHT_NAMES[:3]  # the first one that exists
 
 # Sent instead of huggingface_hub's list of installed packages.
 _HEADERS = {"user-agent": "dla"}
@@ -78,7 +79,7 @@ def fetch(
         if result is None and not fresh:  # the cached commit has no weights; the branch may have moved since
             result = _with_weights(wanted, wanted.fetched(CONFIG))
     if result is None:
-        raise UnavailableError(f"{wanted.place} has no weights: neither {' nor '.join(WEIGHTS)}.")
+        raise UnavailableError(f"{wanted.place} has no weights: neither {', '.join(WEIGHTS[:-1])} nor {WEIGHTS[-1]}.")
     return result
 
 
@@ -114,7 +115,7 @@ def locate(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLi
         snapshot = home / "snapshots" / commit
         for name in WEIGHTS if (snapshot / CONFIG).is_file() else ():
             if (snapshot / name).is_file():
-                return snapshot / name
+                return snapshot / name if name != INDEX or has_all_shards(snapshot) else None
             if not (home / ".no_exist" / commit / name).exists():
                 return None  # the hub may have it
     except OSError:
@@ -130,8 +131,23 @@ def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
             weights, _ = pinned.read(name)
         except _AbsentError:
             continue
+        if name == INDEX:
+            weights = _joined(pinned, weights)
         return HubFiles(pinned.repo, pinned.revision, config.data, weights.data, weights.path, weights.sha256)
     return None
+
+
+def _joined(wanted: _Wanted, index: _File) -> _File:
+    """Return the weights in the files that an index names, each of them verified."""
+
+    def read(name: str) -> bytes:
+        try:
+            return wanted.read(name)[0].data
+        except _AbsentError:
+            raise UnavailableError(f"{wanted.place} has no {name}, which its {INDEX} names.") from None
+
+    data = join_shards(index.data, f"{INDEX} of {wanted.place}", read)
+    return _File(index.path, data, hashlib.sha256(data).hexdigest())
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -389,5 +405,8 @@ def _unreachable(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    from huggingface_hub import get_token
+
+    token = (get_token() or "").strip()
+    lines = (str(error).replace(token, "***") if token else str(error)).strip().splitlines()
     return lines[0].rstrip(".")[:160] if lines else type(error).__name__
