@@ -1,7 +1,7 @@
 # One .venv for everything. `demo` installs what the demo needs; `test` and `check` add the rest.
 PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
-TORCH = $(shell grep '^torch==' constraints.txt) --extra-index-url https://download.pytorch.org/whl/cpu
+CPU = --extra-index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test quick check
 
@@ -23,9 +23,10 @@ check: .venv/dev
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
-# PyTorch comes first and alone, as a CPU build: what comes after it then finds it there and downloads no CUDA.
+# PyTorch and torchvision, which timm imports, come first and together, as CPU builds: what comes after them then
+# downloads no CUDA. Their dependencies come with it, from the usual index.
 .venv/demo: .venv/bin/pip pyproject.toml constraints.txt
-	$(PIP) $(TORCH)
+	$(PIP) --no-deps torch torchvision $(CPU)
 	$(PIP) -e '.[demo]'
 	touch $@
 

@@ -16,6 +16,7 @@ from dla.models.registry import TABLE, Row
 from dla.types import DEFAULT_MODEL
 from dla.weights import hub
 from dla.weights.model_folder import WEIGHTS, ModelConfig, read_config
+from dla.weights.shards import stored_bytes
 from dla.weights.spec import ModelSource, guesses, open_files, read_header, shipped, shipped_names
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
     """Describe a model that is already loaded; `nodes` as in `info`."""
     source, r = loaded.source, _row_of(loaded.source)
     path = os.path.abspath(loaded.weights_path)
-    size = os.path.getsize(path)
+    size = stored_bytes(loaded.weights_path)
     if source.kind == "hub":
         weights = StoredWeights("cached", size, path=path)
         revision = f"@{source.revision}" if source.revision else ""

@@ -15,6 +15,8 @@ Each message is one or two sentences: what happened, the value, what is allowed,
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,6 +33,9 @@ class DlaError(Exception):
     """The base of all errors above. The command line prints its message and exits with `exit_code`."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 class ImageError(DlaError):
@@ -84,6 +89,41 @@ class GuessedWarning(UserWarning):
     """The class names and preprocessing of a model are guesses, because a bare weight file has none."""
 
 
+_SECRETS = (
+    re.compile(r"(://)[^/\s@]+(?=@)"),  # user and password
+    re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\"]+"),  # the query of a signed address
+    re.compile(r"(\b(?:token|password|passwd|secret|api[_-]?key|signature)=)[^\s&'\"]+", re.IGNORECASE),
+    re.compile(r"(\b(?:Bearer|Basic) )[\w.~+/=-]{6,}"),
+    re.compile(r"(\bhf_)[A-Za-z0-9]{6,}"),
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return the text of a message with *** for tokens, and for passwords and queries in URLs."""
+    for secret in _SECRETS:
+        text = secret.sub(r"\1***", text)
+    return text
+
+
+_HIDDEN = ("Cc", "Zl", "Zp")
+_TURNING = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # letters that reverse the order of others
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return text for a terminal: control characters but those in `keep` are escaped, as in JSON."""
+    if text.isprintable():
+        return text
+    return "".join(
+        f"\\u{ord(c):04x}" if c not in keep and (unicodedata.category(c) in _HIDDEN or _TURNING.match(c)) else c
+        for c in text
+    )
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Return at most `count` known names most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.55)
+
+
+def pip_line(extra: str) -> str:
+    """Return the command that installs the packages of an extra, in a checkout of this repository."""
+    return f"pip install '.[{extra}]'"

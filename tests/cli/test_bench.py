@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.slow
 INFO = dla.info("shipped:tiny200")
 TOP1 = f"{100 * INFO.results['top1']:.1f}"  # type: ignore[index]
 GMACS = f"{INFO.macs / 1e9:.2f} GMACs at {INFO.input_size[1]}x{INFO.input_size[2]}"
+LOAD = bench_run.BackgroundLoad.cores
 MS = {PEAK: 100.0, "timm": 40.0, "openvino": 10.0, "onnx": 20.0, "torch": 30.0}
 
 
@@ -173,9 +175,29 @@ def test_a_busy_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.setattr(bench_run.BackgroundLoad, "cores", lambda self: 1.25)
     words = ["bench", "--engine", "onnx", "--batch-size", "1", "--rounds", "3"]
     assert main(words) == 0
-    assert "dla: this machine is busy: other processes use 1.2 of " in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "dla: this machine is busy: other processes use 1.2 of " in said.err
+    assert "; background load: 1.2 cores; of peak is left out\n" in said.out
+    assert "%" not in said.out.splitlines()[-1]
     assert main([*words, "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_without_psutil(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what it cannot see, and goes on."""
+    monkeypatch.setattr(bench_run.BackgroundLoad, "cores", LOAD)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    words = ["bench", "--engine", "onnx", "--batch", "1", "--rounds", "3"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert said.err == ("dla: without psutil it is not known whether other processes disturb the measurement: "
+                        "pip install '.[bench]'\n")  # fmt: skip
+    assert "; background load: unknown without psutil (pip install '.[bench]'); of peak is left out\n" in said.out
+    assert "%" not in said.out.splitlines()[-1]
+    assert main([*words, "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    loads = (report["background_load_before"], report["background_load_during"])
+    assert (*loads, report["rows"][0]["fraction_of_peak"]) == (None,) * 3
 
 
 @pytest.mark.parametrize("ending", ["svg", "png"])

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dla.cli import main
 from support.photos import crops, jpeg
@@ -30,6 +31,29 @@ def test_photos_that_are_fit_exit_0(data: Path, capsys: pytest.CaptureFixture[st
     assert lines[0] == f"{data}: 12 photos in 2 classes, train 8, val 4"
     assert lines[2].split() == ["train", "4", "in", "every", "class"]
     assert lines[-1] == "Nothing was found that would hurt a run."
+
+
+def test_without_imagehash_the_rest_is_checked(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Identical pixels are found; the same picture in another quality is not, and that is said."""
+    train = data / "train" / "rose"
+    (data / "val" / "rose" / "same.jpg").write_bytes((train / "1.jpg").read_bytes())
+    with Image.open(train / "3.jpg") as photo:
+        photo.save(data / "val" / "rose" / "near.jpg", quality=60)
+    assert main(["data", "check", str(data)]) == 4
+    assert "  2 in two splits " in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    assert main(["data", "check", str(data)]) == 4
+    out = capsys.readouterr().out
+    assert "  1 in two splits                 train/rose/1.jpg = val/rose/same.jpg\n" in out
+    assert (
+        "good to know:\n  1 check left out                near duplicates, which need imagehash: "
+        "pip install '.[train]'\n" in out
+    )
+    assert main(["data", "check", str(data), "--format", "json"]) == 4
+    kinds = [(one["kind"], one["severity"]) for one in json.loads(capsys.readouterr().out)["findings"]]
+    assert kinds == [("in_two_splits", "error"), ("not_checked", "warning")]
 
 
 def test_photos_that_are_not_exit_4_and_all_are_in_the_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

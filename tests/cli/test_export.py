@@ -64,12 +64,29 @@ def test_the_forms_are_those_that_there_are() -> None:
     assert tuple(TARGETS) == get_args(TargetName)
 
 
-def test_onnx_is_needed_for_preprocessing_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "openvino"], "--to openvino needs onnx: pip install '.[export]', or use --no-preprocessing"),
+        (["--to", "onnx"], "--to onnx needs onnxruntime and onnx: pip install '.[export]'"),
+        (
+            ["--to", "openvino", "--precision", "int8", "--calibrate", "photos"],
+            "--to openvino needs nncf and onnx: pip install '.[export]'",
+        ),
+    ],
+)
+def test_every_missing_package_is_named_before_any_work(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    words = ["export", "shipped:tiny200", "-o", "out", "--to", "openvino"]
-    assert main(words) == 3
-    assert "pip install onnx, or use --no-preprocessing" in capsys.readouterr().err
+    for package in ("onnx", "onnxruntime", "nncf"):
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delattr("dla.exporting.export.open_files")
+    assert main(["export", "shipped:tiny200", "-o", "out", *words]) == 3
+    assert capsys.readouterr() == ("", f"dla: {said}\n")
     assert not Path("out").exists()
-    assert main([*words, "--no-preprocessing"]) == 0
+
+
+@pytest.mark.slow
+def test_without_preprocessing_onnx_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(["export", "shipped:tiny200", "-o", "out", "--to", "openvino", "--no-preprocessing"]) == 0

@@ -151,7 +151,7 @@ def test_a_missing_package_is_said_with_its_pip_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert features(str(COFFEE), "-o", str(tmp_path / "f.parquet")) == 3
-    assert capsys.readouterr().err == "dla: parquet files need pyarrow: pip install 'dla[train]'\n"
+    assert capsys.readouterr().err == "dla: parquet files need pyarrow: pip install '.[train]'\n"
     assert os.listdir(tmp_path) == []
 
 

@@ -56,7 +56,8 @@ def test_from_main_to_the_step_of_the_optimizer(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(torch.optim.SGD, "step", watched)
     data = flat_photos.write(tmp_path / "data", train=4, val=2)
-    small = ["--model", "dla34_half", "--batch-size", "8", "--epochs", "1", "--input.val-size", "32", "--workers", "0"]
+    small = ["--recipe", flat_photos.PLAIN, "--model", "dla34_half", "--batch-size", "8", "--epochs", "1",
+             "--input.val-size", "32", "--workers", "0"]  # fmt: skip
     assert main(["train", str(data), *small, "--output", str(tmp_path / "run"), "-q"]) == 0
     assert seen
     assert seen[0][0] == "main"

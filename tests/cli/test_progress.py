@@ -9,6 +9,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,14 +64,17 @@ def test_the_bar_says_done_of_total_rate_and_time_left(
 def test_without_a_terminal_there_are_sentences(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with show_progress(False) as progress:
+    clock = [0.0]
+    monkeypatch.setattr(common, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    with show_progress(False, bar=False) as progress:
         progress.start("training", 10)
         progress.advance(4)
         progress.note("epoch 1/3")
         progress.log("half of it is done")
         monkeypatch.setattr(common, "NOTE_SECONDS", -1.0)
+        clock.append(8.0)
         progress.note("epoch 2/3")
-    assert capsys.readouterr() == ("", "dla: half of it is done\ndla:   epoch 2/3\n")
+    assert capsys.readouterr() == ("", "dla: half of it is done\ndla:   epoch 2/3  0.5 photos/s  0:12 left\n")
     with show_progress(True, bar=True) as progress:
         assert progress is NO_PROGRESS
 
@@ -180,9 +184,9 @@ def test_a_benchmark_tells_of_every_round_of_what_ran_and_what_was_left_out(monk
 
 def test_where_a_run_stands_is_noted() -> None:
     progress = Recorder()
-    figures = RunFigures(progress)
+    figures = RunFigures(progress, 12)
     figures.on_step(StepEvent(3, 12, 5, 40, 0.4128, 0.5, 0.1, 8))
     figures.on_step(StepEvent(3, 12, 6, 40, 0.4128, math.nan, 0.1, 8))
     figures.on_validation_batch()
     place = "epoch 3/12  step 5/40  loss 0.413"
-    assert progress.notes == [f"{place}  accuracy 50%", place.replace("5/40", "6/40"), "validating"]
+    assert progress.notes == [f"{place}  accuracy 50 %", place.replace("5/40", "6/40"), "validating"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,13 +17,15 @@ from PIL import Image
 import dla
 from dla.cli import main
 from dla.cli.progress import clock
-from dla.cli.train import summary
-from dla.training.events import EpochEvent
+from dla.cli.train import RunFigures, summary
+from dla.training.events import EpochEvent, StepEvent
 from support import flat_photos
+from support.progress import Recorder
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--model", "dla34_half", "--batch-size", "8", "--epochs", "1", "--input.val-size", "32", "--workers", "0"]
+SMALL = ["--recipe", flat_photos.PLAIN, "--model", "dla34_half", "--batch-size", "8", "--epochs", "1",
+         "--input.val-size", "32", "--workers", "0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +111,14 @@ def test_a_run_again_by_its_own_config_is_the_same(data: Path, tmp_path: Path) -
     assert facts["finished"]
     assert facts["data"]["train"] == 40
     with Image.open(one / "mosaic.png") as mosaic:
-        assert mosaic.size == (3 * 34 - 2, 3 * 34 - 2)
+        assert mosaic.size == (3 * 38 - 6, 3 * 52 - 6)  # gaps of 6, and 14 for the labels
 
 
 def test_the_default_folder_is_called_by_recipe_and_data(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", str(data), "--recipe", "finetune-small", *SMALL, "--pretrained", "false"]) == 0
+    assert main(["train", str(data), *SMALL[2:], "--pretrained", "false"]) == 0
     folder = Path("runs") / f"finetune-small-{data.name}"
     assert (folder / "report.html").exists()
     last = capsys.readouterr().err.splitlines()[-1]
@@ -162,14 +167,34 @@ def test_help_begins_with_the_short_flags() -> None:
         "--device",
     ):
         assert f"{flag} " in first
-    assert "--optimizer.momentum VALUE" in done.stdout.split("recipe:\n")[1]
+    assert "--optimizer.momentum X" in done.stdout.split("recipe:\n")[1]
     assert "(default: 0.9)" in done.stdout
 
 
 def test_a_line_says_what_an_epoch_came_to() -> None:
     epoch = EpochEvent(3, 111, 0.6123, 0.01, {"top1": 0.833, "top5": 0.99, "val_loss": 0.5}, 7.6, 212.4, 0.01)
-    assert summary(epoch, True) == "epoch 3  loss 0.612  val 83.3% / 99.0%  212 photos/s  8 s  best"
+    val = "epoch 3/12  loss 0.612  val 83.3 % (top-5 99.0 %)"
+    assert summary(epoch, 12, True, 250.0) == f"{val}, the best so far  212 photos/s  4:10 left"
+    assert summary(epoch, 12, False, None) == f"{val}  212 photos/s"
+    assert "top-5" not in summary(replace(epoch, figures=epoch.figures | {"top5": 1.0}), 12, False, None)
+    dense = replace(epoch, figures={"miou": 0.512, "pixel_accuracy": 0.9})
+    assert "val mIoU 51.2 % (pixel accuracy 90.0 %)" in summary(dense, 12, False, None)
     assert (clock(59.6), clock(3723)) == ("1:00", "1:02:03")
+
+
+def test_the_time_left_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training at the epoch's own rate and its validation, for each epoch that is left."""
+    now, progress = [100.0], Recorder()
+    monkeypatch.setattr("dla.cli.train.time", SimpleNamespace(monotonic=lambda: now[-1]))
+    figures = RunFigures(progress, 12)
+    epoch = EpochEvent(3, 120, 0.6, 0.01, 0.8, 1.0, 0.5, 8.0, 40.0, 0.01)
+    figures.on_epoch(epoch, False)  # a run that continues behind the last step
+    figures.on_step(StepEvent(3, 12, 40, 40, 0.6, 0.5, 0.01, 8))
+    now.append(102.0)
+    figures.on_epoch(epoch, False)
+    figures.on_epoch(replace(epoch, epoch=12), False)
+    assert ["left" in line for line in progress.said] == [False, True, False]
+    assert progress.said[1].endswith("40 photos/s  1:30 left")  # 9 epochs of 320 / 40 + 2 s
 
 
 def test_from_python_with_the_same_arguments(data: Path, tmp_path: Path) -> None:
@@ -177,6 +202,55 @@ def test_from_python_with_the_same_arguments(data: Path, tmp_path: Path) -> None
     folder = dla.train(data, "finetune-small", output=tmp_path / "run", workers=0,
                        settings=settings | {"pretrained": False})  # fmt: skip
     assert dla.load(str(folder / "best")).predict(data / "val" / "red" / "0.png").classes[0].class_id in ("red", "blue")
+
+
+def test_without_a_recipe_it_is_the_default_one(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed([str(data)], capsys)
+    assert found == printed([str(data), "--recipe", "finetune-small"], capsys)
+    assert (found["model"], found["pretrained"], found["batch_size"]) == ("shipped:tiny200", True, 32)
+    assert inspect.signature(dla.train).parameters["recipe"].default == "finetune-small"
+
+
+def test_the_recipes_batch_is_lowered_and_one_that_is_given_refused_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class LoadedError(Exception):
+        pass
+
+    def load(*_: object) -> None:
+        raise LoadedError
+
+    monkeypatch.setattr("dla.training.setup.build_initial", load)
+    monkeypatch.chdir(tmp_path)
+    data = flat_photos.write(tmp_path / "few", train=9, val=2)
+    with pytest.raises(LoadedError):
+        main(["train", str(data)])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "recipe  finetune-small"
+    assert said[-1] == "batch   9 photos per step instead of 32: there are only 18 photos to train with"
+    for words in ([], ["--dry-run"], ["--find-lr"]):
+        assert main(["train", str(data), "--batch-size", "32", "-q", *words]) == 2
+        assert capsys.readouterr().err == (
+            "dla: batch_size is 32, but there are only 18 photos to train with. Try: --batch-size 9\n"
+        )
+    monkeypatch.setenv("DLA_BATCH_SIZE", "32")
+    assert main(["train", str(data), "-q"]) == 2
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_run_with_a_lowered_batch_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run = flat_photos.write(tmp_path / "few", train=4, val=2), tmp_path / "run"
+    words = ["train", str(data), *SMALL[:4], *SMALL[6:], "--output", str(run)]
+    assert main(words) == 0
+    assert json.loads((run / "run.json").read_text())["batch_size"] == 4
+    assert json.loads((run / "best" / "config.json").read_text())["dla"]["recipe"]["batch_size"] == 4
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [2]
+    assert main(words) == 0
+    assert "is finished" in capsys.readouterr().err
+    again = tmp_path / "again"
+    assert main(["train", "--recipe", str(run / "config.yaml"), "--output", str(again), "--workers", "0", "-q"]) == 0
+    weights = [(folder / "best" / "model.safetensors").read_bytes() for folder in (run, again)]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", "--find-lr"])

@@ -18,6 +18,8 @@ from support import flat_photos
 pytestmark = pytest.mark.slow
 
 SMALL = [
+    "--recipe",
+    flat_photos.PLAIN,
     "--model",
     "dla34_half",
     "--batch-size",
@@ -64,7 +66,7 @@ def test_a_run_does_not_become_a_class(
     assert sorted(path.name for path in (data / "train").iterdir()) == ["blue", "red"]
     monkeypatch.chdir(data)  # beside train/ and val/ it is no class
     assert main(["train", ".", *SMALL]) == 0
-    assert json.loads((data / "runs" / "train-data" / "data.json").read_text())["class_ids"] == ["blue", "red"]
+    assert json.loads((data / "runs" / "plain-data" / "data.json").read_text())["class_ids"] == ["blue", "red"]
 
 
 def test_names_that_are_not_utf8(data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Opening sets of photos: what lies how, and classes matched by name."""
 
+import json
 import os
 from pathlib import Path
 
@@ -249,3 +250,46 @@ def test_links_to_themselves_cost_nothing_but_themselves(tmp_path: Path) -> None
     split = open_split(tmp_path)
     assert split.class_ids == ("daisy", "rose")
     assert split.class_counts().tolist() == [2, 4]  # the photo's own record tells what is wrong with loop.jpg
+
+
+def write_hub_set(folder: Path, sizes: dict[str, tuple[int, ...]]) -> None:
+    """Files as `datasets` pushes them to the hub: each split in shards, labels as numbers with names."""
+    folder.mkdir(parents=True)
+    info = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    for split, counts in sizes.items():
+        for shard, count in enumerate(counts):
+            rows = [{"bytes": f"{split} {shard} {i}".encode(), "path": None} for i in range(count)]
+            table = pa.table({"image": rows, "label": [i % 2 for i in range(count)]})
+            table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+            pq.write_table(table, folder / f"{split}-{shard:05}-of-{len(counts):05}.parquet")
+
+
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_the_hub_s_files_are_splits_and_their_shards_come_in_order(tmp_path: Path, inside: str) -> None:
+    root = tmp_path / "set"
+    write_hub_set(root / inside, {"train": (3, 2), "validation": (2,), "test": (2,)})
+    (root / "README.md").write_text("x")
+    splits = open_splits(root)
+    order = [b"train 0 0", b"train 0 1", b"train 0 2", b"train 1 0", b"train 1 1"]
+    assert list(splits.train.photos) == order
+    assert [
+        row.as_py()["bytes"] for path in sorted((root / inside).glob("train-*")) for row in pq.read_table(path)[0]
+    ] == order
+    assert splits.train.class_ids == ("cat", "dog")
+    assert splits.train.targets_N.tolist() == [0, 1, 0, 0, 1]
+    assert list(splits.val.photos) == [b"validation 0 0", b"validation 0 1"]
+    assert splits.train.names[3] == "train-00001-of-00002.parquet#0"
+    assert splits.notes == (f"{root}: test is not used, validation is",)
+
+
+def test_shards_of_one_split_are_complete_and_of_one_version(tmp_path: Path) -> None:
+    write_hub_set(tmp_path / "a", {"train": (2, 2, 2), "validation": (2,)})
+    (tmp_path / "a" / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(UnavailableError, match=r"2 of the 3 files of the split train \(missing: 00001\)"):
+        open_splits(tmp_path / "a")
+    write_hub_set(tmp_path / "b", {"train": (2, 2), "validation": (2,)})
+    (tmp_path / "b" / "train-00000-of-00002.parquet").rename(tmp_path / "b" / "train-00000-of-00001.parquet")
+    with pytest.raises(UsageError, match="several versions of the split train"):
+        open_splits(tmp_path / "b")
+    write_hub_set(tmp_path / "c", {"train": (4,)})  # nothing to validate on: divided as any other set
+    assert open_splits(tmp_path / "c").split_method.startswith("20% of each class")

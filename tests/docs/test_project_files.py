@@ -69,3 +69,21 @@ def test_the_workflow_takes_torch_from_pyproject(which: str, wanted: str) -> Non
     script = step.replace("${{ matrix.torch }}", which).replace("python -m pip install", "echo")
     run = subprocess.run(["bash", "-e", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.split() == [wanted.format(floor), "torchvision"]
+
+
+@pytest.mark.parametrize("file", ["README.md", "Makefile"])
+def test_torchvision_comes_with_torch(file: str) -> None:
+    """In one line, from PyTorch's index of CPU builds: beside another build of torch `import timm` fails."""
+    text = (ROOT / file).read_text(encoding="utf-8").replace("$(CPU)", "https://download.pytorch.org/whl/cpu")
+    (line,) = (line for line in text.splitlines() if re.search(r"\btorch torchvision\b", line))
+    assert line.endswith("https://download.pytorch.org/whl/cpu")
+    assert not re.search(r"^.*\binstall\b.*\btorch(?! torchvision)\b.*whl/cpu", text, re.MULTILINE)
+
+
+def test_the_versions_of_torch_and_torchvision_fit() -> None:
+    """Releases come in pairs: torchvision 0.28 with torch 2.13, and so on."""
+    pins = (ROOT / "constraints.txt").read_text()
+    (torch,), (torchvision,) = (re.findall(rf"^{name}==(.*)$", pins, re.MULTILINE) for name in ("torch", "torchvision"))
+    (major, minor, *_), (zero, vision, *_) = (list(map(int, pin.split("."))) for pin in (torch, torchvision))
+    assert (major, minor) == (2, vision - 15)
+    assert zero == 0

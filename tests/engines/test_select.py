@@ -71,7 +71,7 @@ def test_a_small_job_measures_nothing(model: str, measured: list[str], photos: i
 def test_one_photo_has_the_engine_to_itself(model: str) -> None:
     engine = dla.load(model, photos=1).engine
     engine.probabilities(np.zeros((1, 32, 32, 3), np.uint8))
-    (compiled,) = engine.compiled.values()  # type: ignore[attr-defined]
+    (compiled,) = engine.models.get().compiled.values()  # type: ignore[attr-defined]
     assert (compiled.for_one is not None, compiled.for_many) == (True, None)
 
 
@@ -121,7 +121,7 @@ def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys
     real = select.find_spec
     monkeypatch.setattr(select, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
     assert main(["predict", str(COFFEE), "--engine", "onnx"]) == 3
-    assert capsys.readouterr().err == "dla: the engine onnx is not installed: pip install onnxruntime onnx\n"
+    assert capsys.readouterr().err == "dla: the engine onnx is not installed: pip install '.[engines]'\n"
     assert select.installed() == ("openvino", "torch")
 
 

@@ -41,10 +41,12 @@ import dla.training.run
 from dla.cli import main
 from dla.models.registry import TABLE, Row
 from support.ends import differing, ended_in
+from support.flat_photos import PLAIN
 
 TINY = Row("tiny", (1, 1, 1, 1, 1, 1), (4, 8, 8, 8, 16, 16), "basic", params=0, macs=0)
-USUAL = ["--model", "tiny", "--epochs", "2", "--batch-size", "4", "--input.sizes", "{0: 24}", "--input.val_size", "24",
-         "--schedule.warmup_epochs", "0.5", "--lr", "0.05", "--save-every", "0", "-q"]  # fmt: skip
+USUAL = ["--recipe", PLAIN, "--model", "tiny", "--epochs", "2", "--batch-size", "4", "--input.sizes", "{0: 24}",
+         "--input.val_size", "24", "--schedule.warmup_epochs", "0.5", "--lr", "0.05", "--save-every", "0",
+         "-q"]  # fmt: skip
 SETTINGS = {
     "threads, average": ["--workers", "2", "--average.decay", "0.9"],
     "mixup, CutMix, accumulation": [

@@ -16,12 +16,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.flat_photos import PLAIN
 from support.warm import WarmCommand
 
 pytestmark = pytest.mark.slow
 
 Training = WarmCommand | subprocess.Popen[str]
-SMALL = ["--model", "dla46x_c", "--batch-size", "4", "--input.sizes", "{0: 32}", "--input.val_size", "32"]
+SMALL = [
+    "--recipe",
+    PLAIN,
+    "--model",
+    "dla46x_c",
+    "--batch-size",
+    "4",
+    "--input.sizes",
+    "{0: 32}",
+    "--input.val_size",
+    "32",
+]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from PIL import Image
 
 import dla
 from dla.training.events import StepEvent, TrainerCallback
+from support.flat_photos import PLAIN
 
 pytestmark = pytest.mark.gpu
 USUAL = {"model": "dla46_c", "epochs": 2, "batch_size": 4, "lr": 0.01, "input.sizes": {0: 32}, "input.val_size": 32}
@@ -96,10 +97,10 @@ class Stop(TrainerCallback):
 def test_a_run_that_was_stopped_ends_in_the_bits_of_a_whole_one(photos: Path, tmp_path: Path, name: str) -> None:
     settings = USUAL | SETTINGS[name]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    dla.train(photos, output=whole, device="cuda", settings=settings, save_every=0)
+    dla.train(photos, PLAIN, output=whole, device="cuda", settings=settings, save_every=0)
     with pytest.raises(StoppedError):
-        dla.train(photos, output=stopped, device="cuda", settings=settings, save_every=0, callback=Stop(6))
-    dla.train(photos, output=stopped, device="cuda", settings=settings, save_every=0)
+        dla.train(photos, PLAIN, output=stopped, device="cuda", settings=settings, save_every=0, callback=Stop(6))
+    dla.train(photos, PLAIN, output=stopped, device="cuda", settings=settings, save_every=0)
     assert json.loads((whole / "run.json").read_text())["machine"]["device"] == "cuda"
     for file in ("best/model.safetensors", "best/config.json"):
         assert (stopped / file).read_bytes() == (whole / file).read_bytes()
@@ -113,5 +114,5 @@ def test_a_run_that_was_stopped_ends_in_the_bits_of_a_whole_one(photos: Path, tm
 def test_a_run_leaves_the_flags_of_pytorch_as_they_were(photos: Path, tmp_path: Path) -> None:
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, torch.cuda.get_rng_state().tolist()
-    dla.train(photos, output=tmp_path / "run", device="cuda", settings=USUAL | {"epochs": 1})
+    dla.train(photos, PLAIN, output=tmp_path / "run", device="cuda", settings=USUAL | {"epochs": 1})
     assert before == (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, torch.cuda.get_rng_state().tolist())

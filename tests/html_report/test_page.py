@@ -1,5 +1,6 @@
 """Pages: one file, whole, nothing from elsewhere, every text escaped, and the figures that were measured."""
 
+import io
 import os
 import re
 import subprocess
@@ -10,18 +11,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 import dla
 from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Text, inline_svg
 from dla.html_report.charts import COLOURS, STYLES, Series, interval_chart, line_chart, reliability_diagram
-from dla.html_report.page import ImageGrid, PageImage, Section, embedded, heat_map, write_page
-from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
+from dla.html_report.page import (
+    Heading,
+    ImageGrid,
+    PageImage,
+    Section,
+    Share,
+    SideBySide,
+    Table,
+    embedded,
+    heat_map,
+    mosaic_png,
+    write_page,
+)
+from dla.html_report.sections import evaluation_sections, headline, next_steps, sentence, shown_names, surest_errors
 from dla.metrics.classification import evaluate
 from dla.metrics.intervals import Interval
 
 EVIL = '<script>alert("1")</script>&\'"'
-VOID = {"meta", "img", "br", "line", "circle", "rect", "polyline", "i"}
+VOID = {"meta", "img", "br", "wbr", "line", "circle", "rect", "polyline", "i"}
 
 
 class Reader(HTMLParser):
@@ -32,11 +46,13 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.joined = False  # with the word before, as by a <wbr>
         self.feed(text)
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.joined = tag == "wbr"
         if tag not in VOID - {"i"}:
             self.open.append(tag)
 
@@ -47,6 +63,8 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self.joined:
+            data = f"{self.words.pop()}{data}"
         self.words.append(data)
 
     @property
@@ -54,8 +72,8 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def written(folder: Path, *sections: Section) -> Reader:
-    write_page(folder / "page.html", "A title", "and more", sections)
+def written(folder: Path, *sections: Section | SideBySide) -> Reader:
+    write_page(folder / "page.html", Heading("A title", "a-name", "and more", "A sentence."), sections)
     assert [p.name for p in folder.iterdir()] == ["page.html"]
     return Reader((folder / "page.html").read_text(encoding="utf-8"))
 
@@ -135,6 +153,111 @@ def test_equal_labels_are_told_apart() -> None:
     assert shown_names(["n1", "n2", "n3"], ["crane", "crane", "maillot"]) == ("crane (n1)", "crane (n2)", "maillot")
 
 
+def of_counts(confusion_KK: list[list[int]]) -> dla.Evaluation:
+    """An evaluation with this confusion matrix."""
+    pairs = [(i, j) for i, row in enumerate(confusion_KK) for j, count in enumerate(row) for _ in range(count)]
+    targets, predicted = np.array(pairs).T
+    return evaluate(np.eye(len(confusion_KK))[predicted] * 4, targets, [f"c{k}" for k in range(len(confusion_KK))])
+
+
+@pytest.mark.parametrize(
+    ("counts", "few"),
+    [
+        ([[20, 0, 1], [4, 14, 2], [2, 0, 17]], True),
+        ([[900, 20, 10], [35, 1005, 30], [10, 5, 985]], False),
+    ],
+)
+def test_the_sentence_has_the_figures_of_a_count_of_its_own(counts: list[list[int]], few: bool) -> None:
+    text = sentence(of_counts(counts), ["rose", "tulip", "daisy"])
+    total, right = sum(map(sum, counts)), sum(counts[k][k] for k in range(3))
+    low, high = (100 * end for end in scipy.stats.binom.ppf((0.025, 0.975), total, right / total) / total)
+    found = re.fullmatch(
+        r"([\d,]+) of ([\d,]+) photos are classified correctly. The most common error: tulip taken for rose "
+        r"\((\d+) of ([\d,]+) photos\)\. (.*)f 100 other photos like these, between (\d+) and (\d+) can be expected "
+        r"to be classified correctly\.",
+        text,
+    )
+    assert found is not None
+    numbers = [int(number.replace(",", "")) for number in found.group(1, 2, 3, 4)]
+    assert numbers == [right, total, counts[1][0], sum(counts[1])]
+    assert found[5] == (f"{total:,} photos are few: o" if few else "O")
+    assert [int(end) for end in found.group(6, 7)] == pytest.approx([low, high], abs=1)
+
+
+def test_all_right_and_none_right_still_leave_room() -> None:
+    """The interval has no width then: the rule of three, 3 of N photos, is what may be wrong or right."""
+    assert sentence(of_counts([[30, 0], [0, 30]]), ["a", "b"]) == (
+        "60 of 60 photos are classified correctly. Of 100 other photos like these, between 95 and 100 can be expected "
+        "to be classified correctly."
+    )
+    assert sentence(of_counts([[0, 30], [0, 0]]), ["a", "b"]).endswith("between 0 and 10 can be expected to be "
+                                                                       "classified correctly.")  # fmt: skip
+    assert "about 100 can" in sentence(of_counts([[5000, 0], [1, 4999]]), ["a", "b"])
+
+
+def test_figures_of_fewer_than_five_photos_are_faded(tmp_path: Path) -> None:
+    counts = [[6, 1, 0], [0, 2, 0], [2, 1, 3]]  # 7, 2 and 6 photos, of which 8, 4 and 3 are predicted as the class
+    page = written(tmp_path, *evaluation_sections(of_counts(counts), ["a", "b", "c"]))
+    faded = [a for tag, a in page.tags if tag == "td" and "share few" in (a.get("class") or "")]
+    shares = [f"{share:.3f}" for share in (2 / 2, 2 / 4, 2 * 2 / 6, 3 / 3, 2 * 3 / 9)]
+    assert sorted((a["style"] or "").removeprefix("--s:") for a in faded) == sorted(shares)
+    assert sum(tag == "tr" and a.get("class") == "few" for tag, a in page.tags) == 1
+    assert "Figures of fewer than five photos are faded" in page.text
+    many = written(tmp_path, *evaluation_sections(of_counts([[6, 1], [0, 20]]), ["a", "b"]))
+    assert "Figures of fewer" not in many.text
+
+
+def test_matrix_and_table_are_one_row_of_the_page(tmp_path: Path) -> None:
+    found, _, names = evaluation(5)
+    text = (written(tmp_path, *evaluation_sections(found, names)), (tmp_path / "page.html").read_text())[1]
+    rows = [re.findall(r"<h2>(.*?)</h2>", row) for row in text.split('<div class="row">')[1:]]
+    assert rows == [["Confusions", "Classes"], ["Calibration"]]
+
+
+def test_no_line_ends_between_a_number_and_its_unit_or_within_a_number_of_a_file(tmp_path: Path) -> None:
+    table = Table(("name", "share"), (("55.3 % of 3 min, 4 photos/s, 5 species", Share(0.5)),))
+    grid = ImageGrid((PageImage("data:image/webp;base64,", ("called rose, 55.3 %",), path="roses/12345_a-b.c&.jpg"),))
+    page = written(tmp_path, Section("x", (table, grid)))
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "55.3\u00a0% of 3\u00a0min, 4\u00a0photos/s, 5 species" in text
+    assert "50.0\u00a0%" in text
+    assert not re.search(r"\d %", text.partition("<body>")[2])
+    assert "roses/<wbr>12345_<wbr>a-<wbr>b.<wbr>c&amp;.<wbr>jpg" in text
+    assert "roses/12345_a-b.c&.jpg" in page.text
+
+
+def test_words_are_explained_and_the_next_commands_stand_at_the_end(tmp_path: Path) -> None:
+    found, _, names = evaluation(5)
+    sections = Section("x", (headline(found),)), *evaluation_sections(found, names), next_steps("my runs/best")
+    page = written(tmp_path, *sections)
+    assert "A sentence." in page.text.partition(" x ")[0]
+    assert (
+        f"in nats, with p the probability of the true class: 0 is perfect, guessing gives {np.log(5):.2f}" in page.text
+    )
+    assert "this is the calibration error" in page.text
+    assert page.text.partition("Written by dla")[0].endswith(
+        "dla predict new/ --model 'my runs/best' dla export 'my runs/best' -o exported/ --to onnx "
+    )
+
+
+def test_each_tile_of_the_mosaic_has_its_label_below_it() -> None:
+    tiles = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
+    long = "a name that is much wider than its photo"
+
+    def sheet(*labels: str) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(mosaic_png(tiles, labels))))
+
+    found, blank = sheet("rose", "", long), sheet("", "", "")
+    assert found.shape[1] == 64 + 6 + 64
+    second = (found.shape[0] + 6) // 2  # the top of the second row
+    for tile, (top, left) in zip(tiles, ((0, 0), (0, 70), (second, 0)), strict=True):
+        assert (found[top : top + 64, left : left + 64, :3] == tile).all()
+    rows, columns = np.nonzero((found != blank).any(2))
+    assert 64 <= rows.min() < second - 6
+    assert columns.max() < 64  # the tile at the right has no label, and the long one is shortened
+    assert second + 64 <= rows[rows >= second].min()
+
+
 def drawn(page: Page | None, style: str) -> list[Shape]:
     """The shapes of one style."""
     assert page is not None
@@ -167,9 +290,12 @@ def test_a_logarithmic_axis_has_its_powers_of_ten_at_equal_distances() -> None:
     rates = [2e-5, 1e-4, 1e-3, 0.3]
     page = line_chart([Series("loss", rates, [3.0, 2.0, 1.0, 4.0])], "rate", log_x=True, mark=("here", 1e-3))
     (line,) = drawn(page, "first")
-    (mark,) = drawn(page, "target")
+    (mark,) = drawn(page, "mark")
+    (dot,) = drawn(page, "first dot")
     assert isinstance(line, Line)
     assert isinstance(mark, Line)
+    assert isinstance(dot, Circle)
+    assert (dot.x, dot.y) == line.points[2]
     xs = [x for x, _ in line.points]
     assert np.diff(xs) / np.diff(np.log10(rates)) == pytest.approx(np.full(3, (xs[2] - xs[1])))
     assert mark.points[0][0] == mark.points[1][0] == xs[2]
@@ -180,8 +306,11 @@ def test_the_diagram_has_a_bar_for_each_bin_with_photos() -> None:
     found, *_ = evaluation(5)
     filled = [b for b in found.calibration.bins if b.count]
     page = reliability_diagram(found.calibration)
-    bars = [bar for bar in drawn(page, "bar") if isinstance(bar, Rect)]
-    assert len(bars) == len(filled)
+    both = [bar for bar in page.shapes if isinstance(bar, Rect) and bar.style in ("bar", "faded bar")]
+    bars = sorted(both, key=lambda bar: bar.x)
+    assert [bar.style == "faded bar" for bar in bars] == [b.count < 5 for b in filled]
+    for count, style in ((4, "faded bar"), (5, "bar")):
+        assert len(drawn(reliability_diagram(of_counts([[count - 1, 0], [1, 0]]).calibration), style)) == 1
     (diagonal,) = drawn(page, "target")
     assert isinstance(diagonal, Line)
     (_, bottom), (_, top) = diagonal.points
@@ -226,7 +355,6 @@ def test_a_chart_has_the_colours_of_its_page(tmp_path: Path) -> None:
 
 def test_the_heat_map_has_a_pixel_a_cell() -> None:
     import base64
-    import io
 
     shares = np.array([[1, 0, 0], [0.25, 0.75, 0], [0, 1, 0]])
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(heat_map(shares).split(",")[1]))).convert("RGBA"))
@@ -241,7 +369,7 @@ def test_a_large_picture_is_reduced_and_a_page_that_cannot_be_written_leaves_the
     assert len(page.words) > 3
     assert (tmp_path / "page.html").stat().st_size < 900_000
     with pytest.raises(OSError, match=r"page\.html") as caught:
-        write_page(tmp_path / "gone" / "page.html", "", "", ())
+        write_page(tmp_path / "gone" / "page.html", Heading(""), ())
     assert caught.value.filename == str(tmp_path / "gone" / "page.html")
 
 
@@ -250,18 +378,18 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
         "import sys; sys.modules['jinja2'] = None\nfrom dla.html_report.page import check_can_write\ncheck_can_write()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "UnavailableError: a report needs jinja2: pip install 'dla[train]'" in done.stderr
+    assert "UnavailableError: a report needs jinja2: pip install '.[train]'" in done.stderr
 
 
 def test_a_link_stays_and_a_pipe_is_written_into(tmp_path: Path) -> None:
     target, link, pipe = tmp_path / "r.html", tmp_path / "link.html", tmp_path / "pipe"
     link.symlink_to(target)
-    write_page(link, "one", "", ())
+    write_page(link, Heading("one"), ())
     assert link.is_symlink()
     assert "one" in target.read_text()
     os.mkfifo(pipe)
     with ThreadPoolExecutor() as pool:
         read = pool.submit(pipe.read_text)
-        write_page(pipe, "two", "", ())
+        write_page(pipe, Heading("two"), ())
         assert "two" in read.result(timeout=60)
     assert pipe.is_fifo()

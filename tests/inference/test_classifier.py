@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 import dla
 from dla.data.prefetch import run_ahead
+from dla.inference.classifier import BAR, draw_prediction
 from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.oracle import timm
@@ -75,6 +76,19 @@ def test_an_open_file_is_one_photo(classifier: dla.Classifier) -> None:
 def test_what_is_neither_one_photo_nor_several(classifier: dla.Classifier, what: object) -> None:
     with pytest.raises(dla.UsageError, match=f"given as {type(what).__name__}"):
         classifier.predict(what)
+
+
+def test_a_bar_is_as_long_as_its_probability_and_one_of_nothing_is_none() -> None:
+    scores = [
+        dla.ClassScore(k + 1, k, str(k), str(k), probability) for k, probability in enumerate((0.5, 0.01, 0.0004, 0.0))
+    ]
+    page = np.asarray(draw_prediction(Image.new("RGB", (480, 100)), dla.Prediction("a.png", tuple(scores))))
+    blue_HW = (page == ImageColor.getrgb(BAR)).all(2)
+    tops = [100 + 12 + 30 * i for i in range(4)]
+    lengths = [int(blue_HW[top : top + 30].any(0).sum()) for top in tops]
+    assert lengths[0] == pytest.approx(0.5 * 456, abs=1)
+    assert lengths[1] == pytest.approx(0.01 * 456, abs=2)
+    assert lengths[2:] == [0, 0]
 
 
 def test_pictures_that_are_a_file(classifier: dla.Classifier, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import signal
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from dla.errors import DamagedError, UnavailableError
+from dla.storage import files
 from dla.storage.files import (
     JsonObject,
     errors_name,
@@ -224,9 +227,61 @@ def test_what_is_left_is_removed_and_nothing_else(folder: Path) -> None:
     (folder / ".part-4567abcd-z").touch()
     for name in ("a.part", "part-x", ".partial"):
         (folder / name).touch()
-    remove_leftovers(folder)
-    remove_leftovers(folder / "gone")
+    remove_leftovers(folder, alone=True)
+    remove_leftovers(folder / "gone", alone=True)
     assert names(folder) == [".partial", "a.part", "part-x"]
+
+
+def killed(write: Callable[[], object], monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
+    """Run `write` in a process of its own that is killed at the rename that follows `after` others."""
+    left = [after]
+    replace = Path.replace
+
+    def kill(self_: Path, target: Any) -> Any:
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return replace(self_, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", kill)
+        if not (child := os.fork()):
+            write()
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed(lambda: write_files({folder / "a": b"1", folder / "b": b"2"}), monkeypatch, after=1)
+    assert [name[-2:] for name in names(folder)] == ["-b", "a"]
+    monkeypatch.setattr(files, "_tidied", set())  # as in another process
+    write_file(folder / "c", b"3")
+    assert names(folder) == ["a", "c"]
+
+
+def test_what_a_living_process_writes_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_aside(folder / "a") as file, open_folder_aside(folder / "b") as aside:
+        file.write(b"1")
+        (aside / "x").write_bytes(b"2")
+        read, write = os.pipe()
+        if not (child := os.fork()):
+            remove_leftovers(folder)
+            os.write(write, str(len(names(folder))).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(read, 10) == b"2"
+    os.close(read)
+    os.close(write)
+    assert names(folder) == ["a", "b"]
+
+
+def test_another_machine_s_are_removed_when_they_are_a_day_old(folder: Path) -> None:
+    for name in ("new", "old"):
+        (folder / f".part-0123456789ab-{name}").touch()
+    then = time.time() - 25 * 3600
+    os.utime(folder / ".part-0123456789ab-old", (then, then))
+    remove_leftovers(folder)
+    assert names(folder) == [".part-0123456789ab-new"]
 
 
 def test_a_file_system_without_fsync_of_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+PLAIN = str(Path(__file__).with_name("plain.yaml"))  # the recipe of all defaults
 COLOURS = {"blue": (40, 60, 200), "red": (200, 60, 40)}
 
 

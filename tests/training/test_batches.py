@@ -12,7 +12,7 @@ from PIL import Image
 import dla
 from dla.images.preprocessing import Preprocessing
 from dla.images.random_crop import crop_generator, random_crop
-from dla.training.batches import TrainBatches
+from dla.training.batches import TrainBatches, fit_batch
 from dla.training.classify_task import ClassifySamples, ClassifyValidation
 from dla.training.distributed import Ranks
 from dla.training.recipe import AugmentConfig, InputConfig, LossConfig, OptimizerConfig, Recipe
@@ -96,6 +96,26 @@ def test_balanced_sampling_brings_all_classes_equally_often() -> None:
 def test_batches_that_cannot_be(recipe: Recipe, ranks: Ranks, said: str) -> None:
     with pytest.raises(dla.UsageError, match=said):
         batches(recipe, ranks=ranks)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "photos", "lowered"),
+    [(32, 1, 32, 32), (32, 1, 31, 15), (32, 1, 18, 9), (32, 1, 3, 2), (32, 1, 2, 2), (32, 4, 31, 12), (32, 4, 8, 4)],
+)
+def test_a_recipes_batch_is_lowered_to_half_of_the_photos_where_it_must(
+    batch_size: int, accumulate: int, photos: int, lowered: int
+) -> None:
+    recipe = Recipe(batch_size=batch_size, optimizer=OptimizerConfig(accumulate=accumulate))
+    assert fit_batch(recipe, photos, lower=True) == replace(recipe, batch_size=lowered)
+    if lowered < batch_size:
+        with pytest.raises(dla.UsageError, match=f"there are only {photos} photos to train with"):
+            fit_batch(recipe, photos, lower=False)
+
+
+def test_a_batch_whose_parts_would_be_empty_is_refused() -> None:
+    recipe = Recipe(batch_size=32, optimizer=OptimizerConfig(accumulate=16))
+    with pytest.raises(dla.UsageError, match="there are only 31 photos to train with"):
+        fit_batch(recipe, 31, lower=True)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,23 +39,30 @@ def test_it_shows_what_lies_in_the_run_s_folder(tmp_path: Path) -> None:
     ]  # fmt: skip
     torn = '{"epoch": 4, "st'
     (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in epochs) + torn)
-    facts = {"command": ["dla", "train", "my photos/<u>"], "versions": {"torch": "2.13.0"}, "data": {"train": 1200}}
+    facts = {"command": ["dla", "train", "my photos/<u>"], "versions": {"torch": "2.13.0"}, "data": {"train": 1200},
+             "best": {"epoch": 3}}  # fmt: skip
     (run / "run.json").write_text(json.dumps(facts))
     (run / "config.yaml").write_text("model: <s>dla34\n")
     Image.new("RGB", (400, 200), "red").save(run / "mosaic.png")
     text = write_report(run, split, logits, ["<b>", "b", "c"]).read_text(encoding="utf-8")
-    assert "66.7 %" in text
-    assert "1.5 min" in text
-    assert "3 epochs, 100 photos/s" in text
+    assert "66.7\u00a0%" in text
+    assert "1.5\u00a0min" in text
+    assert "3 epochs, 100\u00a0photos/s" in text
+    assert '<p class="sentence">16 of 24 photos are classified correctly.' in text
     for title in ("Loss", "Validation accuracy", "Learning rate", "Speed", "Waiting for photos"):
         assert f"<h3>{title}</h3>" in text
-    assert text.count("</polyline>") == 6
+    assert text.count("</polyline>") == 8
     assert "top-5" not in text  # of three classes every one is among the first five
     assert "dla train &#39;my photos/&lt;u&gt;&#39;" in text
     assert "model: &lt;s&gt;dla34" in text
     assert "data: train</dt><dd>1,200" in text
     assert "Training photos as the network sees them" in text
     assert "Of 8 errors" in text
+    assert "best: epoch 3, 60.0\u00a0%" in text.replace("60.0 %", "60.0\u00a0%")
+    assert f"dla predict new/ --model {run / 'best'}\ndla export {run / 'best'} -o exported/ --to onnx" in text
+    curves, folded = text.partition("<summary>Learning rate, speed and waiting for photos</summary>")[::2]
+    assert curves.count("</polyline>") == 5  # three curves and the best epoch in both charts
+    assert folded.partition("</details>")[0].count("</polyline>") == 3
     for markup in ("<b>", "<i>0", "<u>", "<s>"):
         assert markup not in text
 
@@ -66,6 +75,36 @@ def test_what_is_not_there_yet_is_left_out(tmp_path: Path) -> None:
     assert ">Results<" in text
     for title in ("Progress", "How to reproduce it", "Training photos as the network sees them"):
         assert title not in text
+
+
+def test_the_best_epoch_is_marked_with_the_figure_of_the_top(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    split, logits = evil_split(tmp_path)
+    figures = [(0.5, 1.0, 0.9), (16 / 24, 0.8, 0.7), (0.6, 0.9, 0.5)]  # top-1, validation loss, training loss
+    epochs = [
+        {"epoch": e, "top1": top1, "top5": 1.0, "val_loss": val, "loss": loss, "seconds": 1.0, "photos_per_second": 9.0}
+        for e, (top1, val, loss) in enumerate(figures, 1)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in epochs))
+    (run / "run.json").write_text(json.dumps({"best": {"epoch": 2}, "command": ["/usr/bin/dla", "train", "flowers"]}))
+    model = {"dla": {"dataset": "my <flowers>", "license": "CC0", "starts_from": "shipped:tiny200"}}
+    (run / "best" / "config.json").write_text(json.dumps(model))
+    text = write_report(run, split, logits, ["a", "b", "c"]).read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert '<div class="value">66.7 %</div>' in text
+    assert "best: epoch 2, 66.7 %" in text
+    assert "with the weights of epoch 2 of 3, which are in best/" in text
+    (dots,) = re.findall(r"<h3>Validation accuracy</h3>.*?(<circle [^>]*/>)", text, re.DOTALL)
+    (mark,) = re.findall(r'<h3>Validation accuracy</h3>.*?points="([\d.]+),[\d.]+ \1,[\d.]+"', text, re.DOTALL)
+    assert f'cx="{mark}"' in dots
+    assert "validation loss was lowest in epoch 2 (0.800) and rose to 0.900 in epoch 3" in text
+    for name, value in (("data set", "my &lt;flowers&gt;"), ("licence", "CC0"), ("network", "shipped:tiny200")):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in text
+    today = datetime.date.today()
+    assert f"<dt>date</dt><dd>{today.day} {today:%B %Y}</dd>" in text
+    assert "<pre>dla train flowers</pre>" in text
+    (run / "metrics.jsonl").write_text("".join(json.dumps(e | {"val_loss": 0.8}) + "\n" for e in epochs))
+    assert "overfitting" not in write_report(run, split, logits, ["a", "b", "c"]).read_text(encoding="utf-8")
 
 
 def test_top_5_is_drawn_where_it_says_something(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dla.training.batches import TrainBatches
 from dla.training.classify_task import ClassifyObjective, ClassifySamples, ClassifyValidation
 from dla.training.distributed import Ranks
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
-from dla.training.loss import Criterion, balanced_weights
+from dla.training.loss import Criterion, balanced_weights, label_texts
 from dla.training.model import InitialModel, freeze
 from dla.training.recipe import (
     AugmentConfig,
@@ -267,6 +267,10 @@ def test_scores_of_mixed_photos_mix_as_the_photos_do() -> None:
     )
     _, labels = trainer.prepare(batch())
     assert labels.shares_N is not None
+    assert labels.others_N is not None
+    own, other = labels.targets_N.tolist(), labels.others_N.tolist()
+    expected = ["abc"[a] if a == b else f"{'abc'[a]} + {'abc'[b]}" for a, b in zip(own, other, strict=True)]
+    assert label_texts(labels, "abc") == expected
     soft = (9.0 / 2 * torch.eye(CLASSES)).softmax(1)
     own, other = (soft[(t + 1) % CLASSES] for t in (labels.targets_N, labels.others_N))
     share = labels.shares_N[:, None]
@@ -275,7 +279,9 @@ def test_scores_of_mixed_photos_mix_as_the_photos_do() -> None:
 
 def test_the_mosaic_is_what_the_network_sees() -> None:
     trainer = fit_of(RECIPE)
-    x_N3HW, _ = trainer.prepare(batch())
+    x_N3HW, labels = trainer.prepare(batch())
+    names = [f"class {k}" for k in range(CLASSES)]
+    assert label_texts(labels, names) == [names[k] for k in TARGETS[:12]]
     assert (trainer.pixels(x_N3HW) == PIXELS[:12]).all()
     assert x_N3HW.is_contiguous(memory_format=torch.channels_last)
 

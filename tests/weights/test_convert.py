@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
+import signal
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 import dla
 from dla.errors import DamagedError, DlaError, UsageError
 from dla.models.build import build
+from dla.storage import files
 from dla.weights.convert import convert
 from dla.weights.keys import unused_projections
 from dla.weights.load import load_model
@@ -187,3 +190,32 @@ def test_the_network_of_a_bare_file_is_checked(small: nn.Module, folder: Path, t
         convert(str(bare.path), tmp_path / "m", architecture="dla60")
     made = convert(str(bare.path), tmp_path / "deep" / "er" / "m", architecture="dla46x_c")
     assert relative(logits(load_model(str(made.path)).model), logits(small)) < 1e-5
+
+
+@pytest.mark.parametrize("renamed", [0, 1])
+def test_a_killed_conversion_is_made_again_by_the_same_command(folder: Path, tmp_path: Path, renamed: int) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    convert(str(folder), whole)
+    replace, left = Path.replace, [renamed]
+
+    def kill(self_: Path, target: Path) -> Path:
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return replace(self_, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        if not (child := os.fork()):
+            convert(str(folder), out)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert sum(path.name.startswith(".part-") for path in out.iterdir()) == 2 - renamed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_tidied", set())  # as in another process
+        convert(str(folder), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
+    with pytest.raises(UsageError, match="exists already"):
+        convert(str(folder), out)

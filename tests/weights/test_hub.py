@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import nn
 
 from dla.errors import DamagedError
 from dla.weights.load import load_model
+from dla.weights.spec import open_files
 from support.hub_server import Hub
 
 pytestmark = pytest.mark.slow
@@ -134,6 +136,28 @@ def test_download_then_cache(hub: Hub, client: Client, tmp_path: Path) -> None:
     assert fetch_anew(hub, tmp_path, **elsewhere) == expected
 
 
+def test_weights_in_several_files_are_verified_each(hub: Hub, client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    save_torch_state_dict({name: torch.rand(100) for name in "abc"}, folder, max_shard_size=500)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"config.json": CONFIG}
+    shards = sorted(name for name in files if name.startswith("model-0"))
+    assert len(shards) == 3
+    hub.add(REPO, files)
+    (folder / "config.json").write_bytes(CONFIG)
+    assert client.fetch()["sha256"] == sha256(open_files(str(folder)).weights)  # the folder's, see test_shards
+    assert hub.downloads() == 3
+    cached = blob(tmp_path, sha256(files[shards[1]]))
+    cached.write_bytes(files[shards[1]][:-1])
+    assert f"{shards[1]} of {REPO} is damaged in the cache" in client.fetch()["message"]
+    assert "sha256" in client.fetch(repair=True)
+    hub.add(REPO, {name: data for name, data in files.items() if name != shards[2]})
+    answer = client.fetch(revision="main", repo=REPO)
+    assert "sha256" in answer  # the cached commit is whole
+    with Client(hub, tmp_path / "new") as fresh:
+        assert f"has no {shards[2]}, which its model.safetensors.index.json names" in fresh.fetch()["message"]
+
+
 def test_every_byte_that_arrives_is_told(hub: Hub, tmp_path: Path) -> None:
     hub.add(REPO, FILES)
     code = (
@@ -194,7 +218,8 @@ BY_HAND = f"or put config.json and model.safetensors of {REPO} into a folder and
 MISSING = f"config.json of {REPO} is not in the cache (CACHE) and "
 
 
-NO_REPOSITORY = "the hub (HUB) has no such repository, or it is private (%s). Check the name, or set HF_TOKEN."
+NO_REPOSITORY = ("the hub (HUB) has no such repository, or it is private (%s for "
+                 f"HUB/{REPO}/resolve/v9/config.json). Check the name, or set HF_TOKEN.")  # fmt: skip
 NO_PERMISSION = "the hub (HUB) requires permission for it (403). Request access on its page, then set HF_TOKEN."
 REFUSALS = {
     (401, "RepoNotFound"): NO_REPOSITORY % 401,
@@ -247,7 +272,10 @@ def test_offline_without_cache(hub: Hub, tmp_path: Path) -> None:
     ("files", "said"),
     [
         ({"model.safetensors": WEIGHTS}, "has no config.json, so it is not a model that can be loaded."),
-        ({"config.json": CONFIG}, "has no weights: neither model.safetensors nor pytorch_model.bin."),
+        (
+            {"config.json": CONFIG},
+            "has no weights: neither model.safetensors, pytorch_model.bin nor model.safetensors.index.json.",
+        ),
     ],
 )
 def test_repository_of_something_else(hub: Hub, client: Client, files: dict[str, bytes], said: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -96,34 +96,37 @@ def _import() -> Any:
 _NOT_WORK = ("idle", "iowait", "steal", "guest", "guest_nice")  # psutil's fields; user and nice include guest times
 
 
-class BackgroundLoad:
-    """Measure the CPU load of all processes except this one and its children, from now on.
+BUSY_CORES = 0.5  # a background load above this disturbs a measurement
 
-    Raises:
-        UnavailableError: psutil is not installed.
-    """
+
+class BackgroundLoad:
+    """Measure the CPU load of all processes except this one and its children, from now on."""
 
     def __init__(self) -> None:
-        self.began, self.busy, self.own = time.perf_counter(), sum(_busy()), _own()
+        self.began, self.busy, self.own = time.perf_counter(), _busy(), _own()
 
-    def cores(self) -> float:
-        """Return how many cores were busy so far, on average. All child processes must have ended."""
-        seconds = time.perf_counter() - self.began
-        return max(0.0, sum(_busy()) - self.busy - (_own() - self.own)) / seconds
+    def cores(self) -> float | None:
+        """Return how many cores were busy so far, on average. All child processes must have ended.
+
+        Without psutil nothing is known about other processes: None.
+        """
+        seconds, busy = time.perf_counter() - self.began, _busy()
+        if busy is None or self.busy is None:
+            return None
+        return max(0.0, busy - self.busy - (_own() - self.own)) / seconds
 
 
-def _busy() -> Iterator[float]:
-    """Yield the busy seconds of each core that this process may use."""
+def _busy() -> float | None:
+    """Return the busy seconds of the cores that this process may use, or None without psutil."""
     try:
         import psutil
     except ImportError:
-        raise UnavailableError(
-            "the background load is measured with psutil, which is not installed: pip install psutil"
-        ) from None
+        return None
     times = psutil.cpu_times(percpu=True)
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(times))
-    for core in allowed:
-        yield sum(value for name, value in times[core]._asdict().items() if name not in _NOT_WORK)
+    fields = (times[core]._asdict().items() for core in allowed)
+    busy: float = sum(value for of_core in fields for name, value in of_core if name not in _NOT_WORK)
+    return busy
 
 
 def _own() -> float:

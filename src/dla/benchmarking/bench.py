@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dla.benchmarking.baseline import TIMM, BackgroundLoad, check_timm
+from dla.benchmarking.baseline import BUSY_CORES, TIMM, BackgroundLoad, check_timm
 from dla.benchmarking.rows import BenchReport, BenchRow, BenchSkipped, peak_flops, rows_of
 from dla.benchmarking.worker import PEAK, BenchmarkCase, Round, Worker
 from dla.catalog import ModelInfo, info
@@ -208,7 +208,13 @@ class Bench:
             self.skipped.append(skipped)
 
     def report(self) -> BenchReport:
-        """Return what was measured so far."""
+        """Return what was measured so far.
+
+        The peak is that of an idle machine, so shares of it are left out unless this one was seen to be idle.
+        """
+        load = self.background_load.cores()
+        idle = load is not None and load <= BUSY_CORES
+        rows = self.rows if idle else [replace(row, fraction_of_peak=None) for row in self.rows]
         return BenchReport(
             machine=machine(),
             instructions=instructions(),
@@ -218,8 +224,8 @@ class Bench:
             versions=_versions({row.engine for row in self.rows}),
             peak_gflops=statistics.median(self.peaks) / 1e9,
             background_load_before=self.background_load_before,
-            background_load_during=self.background_load.cores(),
-            rows=tuple(self.rows),
+            background_load_during=load,
+            rows=tuple(rows),
             skipped=tuple(self.skipped),
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dla.benchmarking.worker import PEAK_SIDE, BenchmarkCase, Round
 from dla.catalog import ModelInfo
+from dla.errors import pip_line
 from dla.text_table import text_table
 
 BENCH_SCHEMA = "dla.bench/1"
@@ -23,9 +24,9 @@ class BenchRow:
     `model` is the name as passed, `info` its description; with `random_weights` only the speed is meaningful. `engine`
     is one of dla's, or "timm". `p50_s` and `p95_s` are percentiles of the seconds per call, over `calls` calls.
     `peak_memory_bytes` is that of a process which did nothing else. `fraction_of_peak` is the rate of arithmetic
-    (2 * `info.macs` operations per photo) as a fraction of the machine's peak in fp32. `speedup` is relative to
-    `baseline`, the first row of the same network and batch: the median over the rounds, with the smallest and largest
-    in `speedup_range`.
+    (2 * `info.macs` operations per photo) as a fraction of the machine's peak in fp32, or None if the machine was busy
+    or psutil is not installed. `speedup` is relative to `baseline`, the first row of the same network and batch: the
+    median over the rounds, with the smallest and largest in `speedup_range`.
     """
 
     model: str
@@ -39,7 +40,7 @@ class BenchRow:
     p95_s: float
     photos_per_s: float
     peak_memory_bytes: int | None
-    fraction_of_peak: float
+    fraction_of_peak: float | None
     baseline: str
     speedup: float
     speedup_range: tuple[float, float]
@@ -87,7 +88,8 @@ class BenchReport:
     """The results of one run on one machine.
 
     `peak_gflops` is the machine's peak in the same run, in 1e9 fp32 multiplications and additions per second.
-    `background_load_before` and `background_load_during` are the numbers of cores that other processes kept busy.
+    `background_load_before` and `background_load_during` are the numbers of cores that other processes kept busy,
+    or None without psutil.
     """
 
     machine: str
@@ -97,8 +99,8 @@ class BenchReport:
     rounds: int
     versions: Mapping[str, str]
     peak_gflops: float
-    background_load_before: float
-    background_load_during: float
+    background_load_before: float | None
+    background_load_during: float | None
     rows: tuple[BenchRow, ...]
     skipped: tuple[BenchSkipped, ...]
 
@@ -168,8 +170,11 @@ def bench_table(report: BenchReport) -> str:
 def _machine(report: BenchReport) -> Iterator[str]:
     threads = report.threads or "each engine's own choice"
     yield f"{report.machine}; threads: {threads}"
-    yield (f"peak in fp32: {report.peak_gflops:.0f} GFLOP/s (matrix multiplication in each round); background load: "
-           f"{report.background_load_during:.1f} cores")  # fmt: skip
+    load = report.background_load_during
+    background = f"unknown without psutil ({pip_line('bench')})" if load is None else f"{load:.1f} cores"
+    left_out = "; of peak is left out" if any(row.fraction_of_peak is None for row in report.rows) else ""
+    yield (f"peak in fp32: {report.peak_gflops:.0f} GFLOP/s (matrix multiplication in each round); "
+           f"background load: {background}{left_out}")  # fmt: skip
     yield "versions: " + ", ".join(f"{package} {version}" for package, version in report.versions.items())
 
 
@@ -202,7 +207,7 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
         f"{1000 * row.p50_s:.1f}",
         f"{1000 * row.p95_s:.1f}",
         f"{row.photos_per_s:.1f}",
-        f"{100 * row.fraction_of_peak:.0f} %",
+        "" if row.fraction_of_peak is None else f"{100 * row.fraction_of_peak:.0f} %",
         memory,
         speedup,
     )

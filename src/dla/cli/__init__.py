@@ -15,7 +15,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
-from dla.errors import DlaError, GuessedWarning, UnknownNameError
+from dla.errors import DlaError, GuessedWarning, UnknownNameError, printable, without_secrets
 from dla.version import __version__
 
 COMMANDS = {
@@ -64,14 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _command(args)(args[1:])
         sys.stdout.flush()
     except DlaError as error:
-        print(f"dla: {error}", file=sys.stderr)
+        print(f"dla: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output has closed it. Without this, Python would report the failed flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"dla: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+        sentence = f"dla: {error.filename or 'the output'}: {error.strerror or error}"
+        print(printable(without_secrets(sentence)), file=sys.stderr)
         return 1
     except MemoryError:
         print("dla: not enough memory. Close other programs, or give smaller photos or a smaller batch size",
@@ -119,6 +120,17 @@ def _open_streams() -> None:
     codecs.register_error("dla", _unencodable)
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         sys.stdout.reconfigure(errors="dla")
+        if sys.stdout.isatty():
+            file = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
+            sys.stdout = _Terminal(file, sys.stdout.encoding, "dla", line_buffering=True)
+
+
+class _Terminal(io.TextIOWrapper):
+    """Standard output on a terminal: names and labels cannot move its cursor or change its settings."""
+
+    def write(self, text: str) -> int:
+        super().write(printable(text, keep="\n\t"))
+        return len(text)
 
 
 def _unencodable(error: UnicodeError) -> tuple[bytes, int]:

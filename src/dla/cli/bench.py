@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dla.cli.common import check_file, log, show_progress
 from dla.cli.parser import MODEL_HELP, Parser, default_model
-from dla.errors import UsageError
+from dla.errors import UsageError, pip_line
 from dla.options import BenchOptions, cores
 from dla.storage.files import write_file
 from dla.types import DEFAULT_MODEL
@@ -24,14 +24,12 @@ Measure the speed of networks on this CPU, one row per engine, precision and bat
 own process and is measured once per round. Networks whose weights are not on this machine run with random
 ones; nothing is downloaded.
 
-Exit code 2: wrong usage, or nothing requested can run here; 3: a package or weights are missing."""
+Exit code 2: wrong usage, or nothing requested can run here; 3: an engine or weights are missing."""
 
 EXAMPLE = """\
   dla bench
   dla bench dla34 dla60 --precision all --batch-size 1,8,16 --against timm
   dla bench dla34 --format json --output bench.json --picture bench.svg"""
-
-BUSY_CORES = 0.5  # a background load above this disturbs a measurement
 
 
 def build_parser() -> Parser:
@@ -56,12 +54,16 @@ def run(argv: list[str]) -> int:
     args = build_parser().read(argv)
     batches = _batches(args.batch_size)
     _check_files(args)
+    from dla.benchmarking.baseline import BUSY_CORES
     from dla.benchmarking.bench import Bench, BenchmarkPlan
 
     models = tuple(args.models) or (default_model(),)
     plan = BenchmarkPlan(models, args.engine, args.precision, batches, args.against, args.threads, args.rounds)
     bench = Bench(plan)
-    if bench.background_load_before > BUSY_CORES:
+    if bench.background_load_before is None:
+        log(args, "dla: without psutil it is not known whether other processes disturb the measurement: "
+                  f"{pip_line('bench')}")  # fmt: skip
+    elif bench.background_load_before > BUSY_CORES:
         load = f"{bench.background_load_before:.1f} of {cores()} cores"
         log(args, f"dla: this machine is busy: other processes use {load}, "
                   "so the results are slower than on an idle machine, and vary.")  # fmt: skip

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import MODEL_HELP, Parser
-from dla.errors import DlaError, UsageError
+from dla.errors import DlaError, UsageError, printable, without_secrets
 from dla.images.find import PhotoFinder, read_path_list
 from dla.options import BatchOptions, EngineOptions, ReadOptions
 from dla.storage.files import write_file
@@ -290,13 +290,16 @@ NOTE_SECONDS = 30.0
 
 
 class _Shown:
-    """Progress on standard error. Without a bar, a note is printed at most every `NOTE_SECONDS`."""
+    """Progress on standard error. Without a bar, a note is printed at most every `NOTE_SECONDS`, with the rate."""
 
     def __init__(self, with_bar: bool, prefix: str) -> None:
         self.with_bar, self.prefix, self.last = with_bar, prefix, time.monotonic()
         self.bar: ProgressBar | None = None
+        self.total: int | None = None
+        self.began, self.done, self.unit = self.last, 0, ""
 
     def start(self, what: str, total: int | None = None, unit: str = "photos") -> None:
+        self.began, self.done, self.total, self.unit = time.monotonic(), 0, total, unit
         if self.with_bar and self.bar is None:
             from dla.cli.progress import ProgressBar
 
@@ -305,6 +308,7 @@ class _Shown:
             self.bar.start(what, total, unit)
 
     def advance(self, count: int = 1) -> None:
+        self.done += count
         if self.bar is not None:
             self.bar.advance(count)
 
@@ -312,10 +316,15 @@ class _Shown:
         if self.bar is not None:
             self.bar.describe(words)
         elif time.monotonic() - self.last > NOTE_SECONDS:
-            self.log(f"  {words}")
+            from dla.cli.progress import left_text, rate_text
+
+            seconds = time.monotonic() - self.began
+            pace = rate_text(self.done, seconds, self.unit), left_text(self.done, self.total, seconds)
+            self.log("  ".join(filter(None, (f"  {words}", *pace))))
 
     def log(self, sentence: str) -> None:
         self.last = time.monotonic()
+        sentence = printable(without_secrets(sentence))
         if self.bar is not None:
             self.bar.print(self.prefix + sentence)
         else:
@@ -329,7 +338,7 @@ class _Shown:
 def log(args: Namespace, text: str) -> None:
     """Print a message on standard error, unless --quiet is given."""
     if not args.quiet:
-        print(text, file=sys.stderr)
+        print(printable(without_secrets(text), keep="\n"), file=sys.stderr)
 
 
 def _others(finder: PhotoFinder) -> str:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from dla.cli.parser import MODEL_HELP, Parser
-from dla.errors import UsageError
+from dla.errors import UsageError, printable
 from dla.options import ConvertFormat, PreprocessingOptions
 
 RESULTS = {
@@ -66,7 +66,7 @@ def run(argv: list[str]) -> int:
     converted = convert(args.MODEL, args.OUT, architecture=args.architecture, to=args.to, labels=labels,
                         preprocessing=preprocessing, force=args.force)  # fmt: skip
     for note in converted.notes:
-        print(f"dla: {note}", file=sys.stderr)
+        print(f"dla: {printable(note)}", file=sys.stderr)
     what = RESULTS[converted.format].format(name=converted.architecture)
     size = f"{converted.size_bytes / 1e6:.1f} MB"
     print(f"{converted.path}: {what}, {size}, SHA-256 {converted.sha256[:8]}...")

@@ -160,7 +160,7 @@ def _nodes(nodes: tuple[Mapping[str, Any], ...]) -> str:
 
 
 def _engines(choice: EngineChoice) -> str:
-    from dla.engines.select import pip_line
+    from dla.engines.select import engine_pip_line
 
     rows = [("engine", "cold start", "one photo", "many photos", "")]
     for t in choice.timings:
@@ -170,5 +170,5 @@ def _engines(choice: EngineChoice) -> str:
         used = f"used for {' and '.join(uses)}" if uses else ""
         figures = (f"{t.cold_start_s:.2f} s", f"{1000 * t.latency_s:.1f} ms", f"{1 / t.per_photo_s:.1f} photos/s")
         rows.append((t.engine, *figures, used))
-    missing = [f"{name} is not installed: {pip_line(name)}" for name in choice.not_installed]
+    missing = [f"{name} is not installed: {engine_pip_line(name)}" for name in choice.not_installed]
     return "\n".join([*text_table(rows, "<>>><"), *missing])

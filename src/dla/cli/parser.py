@@ -41,7 +41,7 @@ class Parser(ArgumentParser):
 
     `config` is the flag that names an option file; a command with it also has variables and --print-config. Other
     commands have no variables, so that those of one command do not affect another. `find_file` returns the path of a
-    named option file, and raises if the file is invalid.
+    named option file, and raises if the file is invalid. `default_file` is the one that is read if none is named.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Parser(ArgumentParser):
         *,
         config: str | None = None,
         find_file: Callable[[str], str] | None = None,
+        default_file: str | None = None,
     ) -> None:
         super().__init__(
             prog=f"dla {command}",
@@ -67,14 +68,16 @@ class Parser(ArgumentParser):
             add_help=False,
         )
         self.example = example
-        self.config, self.find_file = config, find_file or self._option_file
+        self.config, self.find_file, self.default_file = config, find_file or self._option_file, default_file
         self.types: dict[str, Any] = {}
         self.ranges: dict[str, Field[Any]] = {}
         self.flag("-h", "--help", action="help", help="print this help and exit")
         if config is not None:
             self.flag("-q", "--quiet", action="store_true", help="print only results")
             kind, placeholder = ("", "FILE") if find_file is None else ("a built-in recipe, or ", "RECIPE")
-            self.flag(config, action="config", metavar=placeholder, help=f"{kind}a YAML file with any of these options")
+            default = f" (default: {default_file})" if default_file else ""
+            words = f"{kind}a YAML file with any of these options{default}"
+            self.flag(config, action="config", metavar=placeholder, help=words)
             self.flag("--print-config", action="store_true", help="print all options as such a file and exit")
 
     def flag(self, *names: str, **settings: Any) -> None:
@@ -188,6 +191,8 @@ class Parser(ArgumentParser):
                 others.append(argument)
             else:
                 files += [self.config, self.find_file(value)]
+        if self.default_file is not None and not files and variable not in os.environ:
+            files = [self.config, self.find_file(self.default_file)]
         return [*files, *others]
 
     def _option_file(self, name: str) -> str:

@@ -53,6 +53,19 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def rate_text(done: float, seconds: float | None, unit: str) -> str:
+    """Return the units per second; empty before anything is done."""
+    rate = done / seconds if seconds else 0.0
+    if not rate:
+        return ""
+    return f"{decimal(int(rate))}/s" if unit == "bytes" else f"{rate:.{0 if rate >= 10 else 1}f} {unit}/s"
+
+
+def left_text(done: float, total: float | None, seconds: float | None) -> str:
+    """Return the time left at the rate so far; empty if the total or the rate is unknown."""
+    return f"{clock((total - done) * seconds / done)} left" if total is not None and done and seconds else ""
+
+
 class _Done(ProgressColumn):
     def render(self, task: Task) -> Text:
         counts = [task.completed] if task.total is None else [task.completed, task.total]
@@ -63,20 +76,9 @@ class _Done(ProgressColumn):
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        rate = _rate(task)
-        if not rate:
-            return Text("")
-        if task.fields["unit"] == "bytes":
-            return Text(f"{decimal(int(rate))}/s")
-        return Text(f"{rate:.{0 if rate >= 10 else 1}f} {task.fields['unit']}/s")
+        return Text(rate_text(task.completed, task.elapsed, task.fields["unit"]))
 
 
 class _TimeLeft(ProgressColumn):
     def render(self, task: Task) -> Text:
-        rate = _rate(task)
-        return Text(f"{clock(task.remaining / rate)} left" if task.remaining is not None and rate else "")
-
-
-def _rate(task: Task) -> float:
-    """Return the units per second since the task started."""
-    return task.completed / task.elapsed if task.elapsed else 0.0
+        return Text(left_text(task.completed, task.total, task.elapsed))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -15,17 +17,28 @@ from dla.options import RuntimeOptions
 from dla.text_table import text_table
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.recipe import Recipe
-from dla.training.recipe_files import default_output, find_recipe, read_recipe, recipe_from, shipped_recipes, to_yaml
+from dla.training.recipe_files import (
+    DEFAULT_RECIPE,
+    default_output,
+    find_recipe,
+    read_recipe,
+    recipe_from,
+    shipped_recipes,
+    to_yaml,
+)
 from dla.types import Progress
 
 DESCRIPTION = f"""\
 Train a network on your photos, or fine-tune one. To continue an interrupted run, give the same command again.
-Built-in recipes for --recipe: {", ".join(shipped_recipes())}."""
+
+Built-in recipes for --recipe: {", ".join(shipped_recipes())}. Without --recipe it is {DEFAULT_RECIPE}. A default below
+is for an option that the recipe leaves out. A batch size of the recipe is lowered if there are fewer photos; one given
+here is not."""
 
 EXAMPLE = """\
-  dla train flowers/ --recipe finetune-small
+  dla train flowers/
   dla train flowers/ --recipe finetune --model dla34 --epochs 20 --output runs/flowers
-  dla train flowers/ --recipe finetune-small --optimizer.weight-decay 0.001 --print-config > mine.yaml
+  dla train flowers/ --optimizer.weight-decay 0.001 --print-config > mine.yaml
   dla train --recipe runs/flowers/config.yaml --output runs/again"""
 
 # The fields of a recipe that are listed first in --help, with the placeholder of their value.
@@ -34,7 +47,8 @@ _SHORT = {"model": "MODEL", "epochs": "N", "batch_size": "N", "lr": "RATE", "see
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", find_file=_recipe_file)
+    parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", find_file=_recipe_file,
+                    default_file=DEFAULT_RECIPE)  # fmt: skip
     parser.flag("given", metavar="DATA", nargs="?", help="a folder with one subfolder per class, optionally under "
                 "train/ and val/, or a table (docs/data.md)")  # fmt: skip
     parser.options(Recipe, **_SHORT)
@@ -63,13 +77,15 @@ def run(argv: list[str]) -> int:
         print(to_yaml(recipe), end="")
         return 0
 
-    name = str(values["recipe"][-1]) if values["recipe"] else None
+    name = str(values["recipe"][-1])
     output = Path(values["output"] or default_output(name, recipe.photos))
     options = {key: values[key] for key in ("workers", "device")} | {"cache": values["photo_cache"]}
+    options["lower_batch"] = not _sets_batch_size(argv)
     if values["dry_run"] or values["find_lr"]:
         _check_single_process(values)
     with _show(values["quiet"]) as progress:
         options["progress"] = progress
+        progress.log(f"recipe  {_recipe_name(name)}")
         if values["dry_run"]:
             _print_estimate(recipe, options)
         elif values["find_lr"]:
@@ -77,10 +93,14 @@ def run(argv: list[str]) -> int:
         else:
             from dla.training.run import train
 
-            train(
-                recipe=recipe, output=output, save_every=values["save_every"], callback=RunFigures(progress), **options
-            )
+            figures = RunFigures(progress, recipe.epochs)
+            train(recipe=recipe, output=output, save_every=values["save_every"], callback=figures, **options)
     return 0
+
+
+def _sets_batch_size(argv: list[str]) -> bool:
+    """Return whether the user chose the batch size, rather than the recipe."""
+    return "DLA_BATCH_SIZE" in os.environ or any(a.partition("=")[0] == "--batch-size" for a in argv)
 
 
 def _check_single_process(values: dict[str, Any]) -> None:
@@ -97,15 +117,23 @@ def _show(quiet: bool) -> AbstractContextManager[Progress]:
     return show_progress(quiet or not Ranks.from_env().is_main, prefix="")
 
 
-class RunFigures(TrainerCallback):
-    """Shows the figures of each step in the progress bar, and prints those of each epoch."""
+# Figures of a validation, as they are called in a line.
+FIGURE_NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "ods": "ODS",
+                "ois": "OIS", "ap": "AP"}  # fmt: skip
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+
+class RunFigures(TrainerCallback):
+    """Shows the figures of each step in the progress bar, and prints those of each epoch of `epochs`."""
+
+    def __init__(self, progress: Progress, epochs: int) -> None:
+        self.progress, self.epochs = progress, epochs
+        self.step: StepEvent | None = None
+        self.step_ended = 0.0
 
     def on_step(self, step: StepEvent) -> None:
         """Show the step's loss and accuracy."""
-        accuracy = "" if math.isnan(step.accuracy) else f"  accuracy {step.accuracy:.0%}"
+        self.step, self.step_ended = step, time.monotonic()
+        accuracy = "" if math.isnan(step.accuracy) else f"  accuracy {100 * step.accuracy:.0f} %"
         self.progress.note(
             f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  loss {step.loss:.3f}{accuracy}"
         )
@@ -116,16 +144,29 @@ class RunFigures(TrainerCallback):
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         """Print the epoch's figures."""
-        self.progress.log(summary(epoch, is_best))
+        self.progress.log(summary(epoch, self.epochs, is_best, self._seconds_left(epoch)))
+
+    def _seconds_left(self, epoch: EpochEvent) -> float | None:
+        """Return the time of the remaining epochs at the speed of this one, or None if none of its steps ran here."""
+        if self.step is None or not epoch.photos_per_second:
+            return None
+        training = self.step.steps * self.step.photos / epoch.photos_per_second
+        validation = time.monotonic() - self.step_ended
+        return (self.epochs - epoch.epoch) * (training + validation)
 
 
-def summary(epoch: EpochEvent, is_best: bool) -> str:
+def summary(epoch: EpochEvent, epochs: int, is_best: bool, seconds_left: float | None) -> str:
     """Return an epoch's figures in one line."""
-    best = "  best" if is_best else ""
-    figures = " / ".join(f"{value:.1%}" for name, value in epoch.figures.items() if name != "val_loss")
+    from dla.cli.progress import clock
+
+    (best_name, first), *others = ((n, v) for n, v in epoch.figures.items() if n != "val_loss")
+    more = "".join(f" ({FIGURE_NAMES.get(n, n)} {100 * v:.1f} %)" for n, v in others[:1] if v < 1)
+    name = "" if best_name == "top1" else f"{FIGURE_NAMES.get(best_name, best_name)} "
+    best = ", the best so far" if is_best else ""
+    left = f"  {clock(seconds_left)} left" if seconds_left else ""
     return (
-        f"epoch {epoch.epoch}  loss {epoch.loss:.3f}  val {figures}  "
-        f"{epoch.photos_per_second:.0f} photos/s  {epoch.seconds:.0f} s{best}"
+        f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  val {name}{100 * first:.1f} %{more}{best}  "
+        f"{epoch.photos_per_second:.0f} photos/s{left}"
     )
 
 
@@ -159,6 +200,12 @@ def _print_proposed_rate(recipe: Recipe, picture: Path, options: dict[str, Any])
     options["progress"].log(
         f"The loss was lowest at {sweep.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}"
     )
+
+
+def _recipe_name(path: str) -> str:
+    """Return the name of a built-in recipe, or the path of another."""
+    name = Path(path).stem
+    return name if name in shipped_recipes() and Path(path) == find_recipe(name) else path
 
 
 def _recipe_file(name: str) -> str:

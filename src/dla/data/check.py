@@ -22,6 +22,7 @@ from dla.data.dataset import find_sources, val_name
 from dla.data.duplicates import identical, near_groups
 from dla.data.scan import THUMBNAIL_SIDE, PhotoStats, scan_photos
 from dla.data.sources import DataOptions, LabelledPhotos
+from dla.errors import pip_line
 from dla.options import cores
 from dla.types import NO_PROGRESS, Progress
 
@@ -196,6 +197,9 @@ def duplicate_findings(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator
         yield from _same_picture(pool, rows, exact=True)
     members = {rows[0]: rows for rows in exact}
     others = {row for rows in exact for row in rows[1:]}
+    if any(one.error is None and one.phash is None for one in stats):
+        yield DataFinding("not_checked", "warning", f"near duplicates, which need imagehash: {pip_line('train')}")
+        return
     single = [row for row, one in enumerate(stats) if one.error is None and row not in others]
     phashes_N = np.array([stats[row].phash for row in single], np.uint64)
     small = np.frombuffer(b"".join(stats[row].small for row in single), np.uint8)
@@ -252,6 +256,8 @@ def check_data(
 ) -> DataReport:
     """Decode every photo of `data` once and report what would hurt a training run. Nothing is written.
 
+    Without imagehash only identical pictures are found; the report says so.
+
     Args:
         data: a folder or a table of photos (docs/data.md).
         options: the columns of a table, and the share held out for validation.
@@ -259,7 +265,7 @@ def check_data(
         progress: advanced with each photo.
 
     Raises:
-        UnavailableError: the data does not exist, or imagehash is not installed.
+        UnavailableError: the data does not exist.
         UsageError: the photos have no classes.
     """
     began = time.monotonic()
@@ -293,6 +299,7 @@ TITLES = {  # singular, plural
     "tiny": ("tiny", "tiny"),
     "similar_names": ("file name in two spellings", "file names in two spellings"),
     "not_used": ("set aside", "set aside"),
+    "not_checked": ("check left out", "checks left out"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from dla.images.find import is_kind, list_entries
 # The usual words for a split, in any case; what is called "test" is validated on only where there is no other.
 VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "test")
 SPLIT_NAMES = ("train", *VAL_NAMES)
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]{16})?$")  # older files have a hash too
+_HUB_FOLDER = "data"
 _SAME_AS = {"training": "train", "testing": "test"}
 
 
@@ -74,19 +77,21 @@ def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, 
     if not data.is_dir():
         what = "is neither a folder nor a table (.csv, .tsv, .parquet)" if data.exists() else "does not exist"
         raise UnavailableError(f"{data} {what}")
-    paths = _split_places(data)
-    if not _is_divided(data, paths):
+    places = _split_places(data)
+    if not _is_divided(data, places):
         _refuse_splits_in_classes(data)
         return {"": read_folder(data)}
-    return {name: _read_one(path, options) for name, path in paths.items()}
+    return {name: _read_one(paths, options) for name, paths in places.items()}
 
 
 def scanned_folders(data: Path) -> list[Path]:
     """Return the folders that have one folder per class; an empty list if `data` is a table."""
     if not data.is_dir():
         return []
-    paths = _split_places(data)
-    return [path for path in paths.values() if path.is_dir()] if _is_divided(data, paths) else [data]
+    places = _split_places(data)
+    if not _is_divided(data, places):
+        return [data]
+    return [path for paths in places.values() for path in paths if path.is_dir()]
 
 
 def split_word(name: str) -> str | None:
@@ -96,31 +101,53 @@ def split_word(name: str) -> str | None:
     return word if word in SPLIT_NAMES else None
 
 
-def _split_places(data: Path) -> dict[str, Path]:
-    """Return the folders and tables of DATA that are called like splits.
+def _split_places(data: Path) -> dict[str, list[Path]]:
+    """Return the folders and tables of DATA that are called like splits; a split in several files has several.
+
+    Those are called as on the Hugging Face hub, train-00000-of-00002.parquet, and may be in DATA/data.
 
     Raises:
         UsageError: one split has several places, such as train/ and Training/.
+        UnavailableError: a split in several files lacks some.
     """
     places: dict[str, list[Path]] = {}
     for path in sorted(data.iterdir()):
         if path.is_dir() or path.suffix.lower() in TABLES:
-            word = split_word(path.name if path.is_dir() else path.stem)
+            word = split_word(path.name if path.is_dir() else _SHARD.sub("", path.stem))
             if word is not None:
                 places.setdefault(word, []).append(path)
     for word, paths in places.items():
-        if len(paths) > 1:
+        parts = [_SHARD.search(path.stem) for path in paths]
+        if None not in parts:
+            _check_complete(data, word, [(int(part[1]), int(part[2])) for part in parts if part])
+        elif len(paths) > 1:
             names = " and ".join(path.name for path in paths)
             raise UsageError(f"{data} has {names}, which both mean the split {word}. Rename or remove one")
-    return {word: paths[0] for word, paths in places.items()}
+    if not places and (data / _HUB_FOLDER).is_dir():
+        inner = _split_places(data / _HUB_FOLDER)
+        return inner if all(path.is_file() for paths in inner.values() for path in paths) else {}
+    return places
 
 
-def _is_divided(data: Path, paths: dict[str, Path]) -> bool:
+def _check_complete(data: Path, word: str, parts: list[tuple[int, int]]) -> None:
+    total = parts[0][1]
+    if any(count != total for _, count in parts) or len({number for number, _ in parts}) != len(parts):
+        raise UsageError(f"{data} has files of several versions of the split {word}. Keep those of one")
+    if missing := sorted(set(range(total)) - {number for number, _ in parts}):
+        few = ", ".join(f"{number:05}" for number in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UnavailableError(
+            f"{data} has {len(parts):,} of the {total:,} files of the split {word} (missing: {few}). Add the others"
+        )
+
+
+def _is_divided(data: Path, places: dict[str, list[Path]]) -> bool:
     """Return whether folders such as train/ and test/ are splits: they may be classes too, as in bus/ car/ train/."""
-    train = paths.get("train")
-    if train is not None and (train.is_file() or _folders_in(train)):
+    if any(path.parent != data for paths in places.values() for path in paths):
         return True
-    return bool(paths) and _folders_in(data) <= {path.name for path in paths.values()}
+    train = places.get("train")
+    if train is not None and (train[0].is_file() or _folders_in(train[0])):
+        return True
+    return bool(places) and _folders_in(data) <= {path.name for paths in places.values() for path in paths}
 
 
 def _refuse_splits_in_classes(data: Path) -> None:
@@ -139,13 +166,17 @@ def _folders_in(folder: Path) -> set[str]:
     return {e.name for e in list_entries(str(folder)) or () if is_kind(e.is_dir) and not e.name.startswith(".")}
 
 
-def _read_one(path: Path, options: DataOptions) -> LabelledPhotos:
-    if path.is_dir():
-        return read_folder(path)
-    sources = read_table(path, options)
-    if len(sources) > 1:
-        raise UsageError(f"{path} is named like one split, but has rows of several: {', '.join(sorted(sources))}")
-    return next(iter(sources.values()))
+def _read_one(paths: Sequence[Path], options: DataOptions) -> LabelledPhotos:
+    """Read a split from its folder, its table, or its tables in this order."""
+    if paths[0].is_dir():
+        return read_folder(paths[0])
+    whole = LabelledPhotos()
+    for path in paths:
+        sources = read_table(path, options)
+        if len(sources) > 1:
+            raise UsageError(f"{path} is named like one split, but has rows of several: {', '.join(sorted(sources))}")
+        whole.extend(next(iter(sources.values())))
+    return whole
 
 
 class _Named(Protocol):

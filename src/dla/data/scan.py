@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from dla.data.prefetch import run_in_processes
-from dla.errors import ImageError, InputError, UnavailableError
+from dla.errors import ImageError, InputError
 from dla.images.decode import Header, read_header, read_photo
 
 THUMBNAIL_SIDE = 16  # pixels; near duplicates are verified on thumbnails
@@ -21,14 +22,14 @@ _CHUNK = 64
 class PhotoStats:
     """The statistics of one photo, or the error if it cannot be read.
 
-    `digest` is a hash of the size and the upright RGB pixels, `phash` imagehash's 64-bit perceptual hash, `small` the
-    pixels of a thumbnail, `THUMBNAIL_SIDE` x `THUMBNAIL_SIDE` x 3 uint8.
+    `digest` is a hash of the size and the upright RGB pixels, `phash` imagehash's 64-bit perceptual hash (None where
+    imagehash is not installed), `small` the pixels of a thumbnail, `THUMBNAIL_SIDE` x `THUMBNAIL_SIDE` x 3 uint8.
     """
 
     error: InputError | None = None
     header: Header | None = None
     digest: bytes = b""
-    phash: int = 0
+    phash: int | None = None
     small: bytes = b""
 
 
@@ -39,12 +40,9 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
 
     Raises:
         DlaError: one of the processes was killed.
-        UnavailableError: imagehash is not installed.
     """
-    try:
+    with suppress(ImportError):
         import imagehash  # noqa: F401  (before the processes fork)
-    except ImportError:
-        raise UnavailableError("finding near duplicates needs imagehash: pip install 'dla[train]'") from None
     starts = range(0, len(photos), _CHUNK)
     parts = ((photos[i : i + _CHUNK], names[i : i + _CHUNK]) for i in starts)
     for part in run_in_processes(_look_at_each, list(parts), workers, "decoded photos"):
@@ -56,14 +54,19 @@ def _look_at_each(part: tuple[Sequence[str | bytes], Sequence[str]]) -> list[Pho
 
 
 def _look_at(photo: str | bytes, name: str) -> PhotoStats:
-    import imagehash
-
     try:
         header, image = read_header(photo, name=name), read_photo(photo, name=name).image
     except ImageError as error:
         return PhotoStats(InputError(error.code, str(error)))
     digest = hashlib.blake2b(f"{image.width}x{image.height}\n".encode() + image.tobytes(), digest_size=16).digest()
     box = Image.Resampling.BOX
-    bits = imagehash.phash(image.resize((4 * THUMBNAIL_SIDE, 4 * THUMBNAIL_SIDE), box)).hash
     small = image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), box).tobytes()
-    return PhotoStats(None, header, digest, int.from_bytes(np.packbits(bits).tobytes(), "big"), small)
+    return PhotoStats(None, header, digest, _phash(image.resize((4 * THUMBNAIL_SIDE, 4 * THUMBNAIL_SIDE), box)), small)
+
+
+def _phash(image: Image.Image) -> int | None:
+    try:
+        import imagehash
+    except ImportError:
+        return None
+    return int.from_bytes(np.packbits(imagehash.phash(image).hash).tobytes(), "big")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -11,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.errors import DamagedError, UnavailableError, UsageError, pip_line
 from dla.images.find import PHOTO_SUFFIXES, PhotoFinder, is_kind
+from dla.storage.files import JsonObject, parse_object
 
 REMEDY = "sort the photos into one folder per class, or list them in a CSV with the columns path and label"
 TABLES = (".parquet", ".csv", ".tsv")
@@ -34,6 +34,14 @@ class LabelledPhotos:
         self.labels.append(label)
         self.names.append(name)
         self.class_ids.add(label)
+
+    def extend(self, other: LabelledPhotos) -> None:
+        """Append all photos of another source."""
+        self.photos += other.photos
+        self.labels += other.labels
+        self.names += other.names
+        self.class_ids |= other.class_ids
+        self.notes += other.notes
 
 
 def read_folder(folder: Path) -> LabelledPhotos:
@@ -123,7 +131,7 @@ def _parquet_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UnavailableError("parquet files need pyarrow: pip install 'dla[train]'") from None
+        raise UnavailableError(f"parquet files need pyarrow: {pip_line('train')}") from None
     try:
         schema = pq.read_schema(path)
         columns = [
@@ -171,9 +179,9 @@ def _text(name: str, column: str, cell: Any) -> Any:
 
 def _label_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
     """Return the class names in the metadata of a parquet file by Hugging Face `datasets`, or an empty list."""
-    with suppress(KeyError, TypeError, ValueError):
-        features: Any = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[column]["names"]]
+    with suppress(DamagedError):
+        features = JsonObject(parse_object(metadata.get(b"huggingface", b""), ""), "").object("info").object("features")
+        return list(features.object(column).texts("names"))
     return []
 
 

@@ -60,24 +60,21 @@ def _check(saved: Mapping[str, Any]) -> None:
     try:
         root.get("schema", str, DATA_SCHEMA, lambda schema: schema == DATA_SCHEMA)
         root.get("split_method", str, "a text")
-        root.get("notes", list, "texts", _are_texts)
-        classes = len(root.get("class_ids", list, "texts", _are_texts))
+        root.texts("notes")
+        classes = len(root.texts("class_ids"))
         for split in (root.object("train"), root.object("val")):
-            photos = split.get("photos", list, "texts", _are_texts)
-            targets = split.get("targets", list, "a list")
-            if len(targets) != len(photos) or not all(isinstance(i, int) and 0 <= i < classes for i in targets):
+            photos, targets = split.texts("photos"), split.get("targets", list, "a list")
+            if len(targets) != len(photos) or not all(type(i) is int and 0 <= i < classes for i in targets):
                 raise split.error(f"{split.inside}targets are not one of {classes} classes for each photo")
-        for fault in root.get("unreadable", list, "a list"):
-            Unreadable(**fault)
+        for fault in root.objects("unreadable"):
+            for name in Unreadable.__slots__:
+                fault.get(name, str, "a text")
+            Unreadable(**fault.fields)
     except (DamagedError, TypeError) as error:
         raise UsageError(
             "data.json in the run's folder was altered and no longer lists the photos of a run. Start a new run with "
             "another --output"
         ) from error
-
-
-def _are_texts(values: list[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
 
 
 def _restored(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 from dla.models.registry import check_feature_node
 from dla.types import Array
@@ -42,6 +45,44 @@ class Engine(Protocol):
             UnknownNameError: the network has no such node (`dla.models.nodes.truncate` documents the names).
         """
         ...
+
+
+T = TypeVar("T")
+
+
+class PerProcess(Generic[T]):
+    """A value that each process makes for itself: the threads of a runtime are gone in a forked child."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self.make, self.lock = make, Lock()
+        self.value: T | None = None
+        _PER_PROCESS.add(self)
+
+    def get(self) -> T:
+        """Return this process's value."""
+        with self.lock:
+            if self.value is None:
+                self.value = self.make()
+            return self.value
+
+    def forget(self) -> None:
+        """Leave the parent's value alone for ever: destroying it would wait for its threads, and so for ever."""
+        import ctypes  # here, because few processes are forked
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.value))
+        self.lock, self.value = Lock(), None
+
+
+_PER_PROCESS: WeakSet[PerProcess[Any]] = WeakSet()
+
+
+def _forget_all() -> None:
+    for value in list(_PER_PROCESS):
+        value.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 class NetworkEngine(ABC):

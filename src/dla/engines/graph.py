@@ -14,6 +14,7 @@ import numpy as np
 
 from dla.models.registry import check_feature_node
 from dla.storage.cache import key_of
+from dla.storage.files import JsonObject, Kind, parse_object
 from dla.types import Array
 from dla.version import __version__
 
@@ -79,10 +80,44 @@ class OpGraph:
 
     @classmethod
     def from_json(cls, text: str) -> OpGraph:
-        """Parse what `to_json` wrote."""
-        root = json.loads(text)
-        ops = tuple(Op(op["op_type"], tuple(op["inputs"]), op["attributes"]) for op in root["ops"])
-        return cls(ops, root["output"], root["nodes"])
+        """Parse what `to_json` wrote.
+
+        Raises:
+            DamagedError: it is not that.
+        """
+        root = JsonObject(parse_object(text.encode(errors="replace"), "a graph"), "a graph")
+        ops = tuple(_op(number, saved) for number, saved in enumerate(root.objects("ops"), 1))
+        nodes = root.object("nodes")
+        numbers = {name: _number(nodes, name, len(ops)) for name in nodes.fields}
+        return cls(ops, _number(root, "output", len(ops)), numbers)
+
+
+_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "conv": ("layer", "norm", "eps", "stride", "padding", "dilation", "groups"),
+    "relu": (), "add": (), "concat": (), "flatten": (), "global_avg_pool": (), "global_max_pool": (),
+    "max_pool": ("stride", "dilation", "pad_end"), "avg_pool": ("stride",),
+    "avg_pool_dilated": ("dilation", "channels"), "slice": ("start", "stop"), "scale": ("factor",),
+}  # fmt: skip
+
+
+def _op(number: int, saved: JsonObject) -> Op:
+    op_type = saved.get("op_type", str, ", ".join(_ATTRIBUTES), lambda name: name in _ATTRIBUTES)
+    inputs = saved.get("inputs", list, "earlier results", lambda inputs: all(type(i) is int for i in inputs))
+    if not all(0 <= i < number for i in inputs):
+        raise saved.error(f"{saved.inside}inputs are not results of earlier operations")
+    attributes = saved.object("attributes")
+    for name in _ATTRIBUTES[op_type]:
+        if name == "norm":
+            attributes.get(name, str, "a text", default=None)
+        else:
+            kind: Kind = str if name == "layer" else (int, float)
+            attributes.get(name, kind, "a text" if kind is str else "a number")
+    return Op(op_type, tuple(inputs), attributes.fields)
+
+
+def _number(saved: JsonObject, name: str, count: int) -> int:
+    number: int = saved.get(name, int, f"0 to {count}", lambda number: 0 <= number <= count)
+    return number
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dla.engines.base import NetworkEngine
+from dla.engines.base import NetworkEngine, PerProcess
 from dla.engines.cpu import instructions
 from dla.engines.graph import Network, Op, fold_constants
 from dla.engines.onnx_builder import OnnxBuilder
@@ -36,7 +36,7 @@ class OnnxEngine(NetworkEngine):
         if precision != "fp32":
             raise UsageError(f"the engine onnx computes in fp32, not in {precision}. Try --engine openvino")
         self.network, self.threads = network, threads or cores()
-        self.sessions: dict[str | None, Any] = {}
+        self.sessions: PerProcess[dict[str | None, Any]] = PerProcess(dict)
 
     @property
     def name(self) -> str:
@@ -44,9 +44,10 @@ class OnnxEngine(NetworkEngine):
         return "ONNX Runtime on cpu"
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
-        if at not in self.sessions:
-            self.sessions[at] = self._open(at)
-        (output,) = self.sessions[at].run(None, {"pixels": np.ascontiguousarray(pixels_NHW3)})
+        sessions = self.sessions.get()
+        if at not in sessions:
+            sessions[at] = self._open(at)
+        (output,) = sessions[at].run(None, {"pixels": np.ascontiguousarray(pixels_NHW3)})
         return output  # type: ignore[no-any-return]
 
     def _open(self, at: str | None) -> Any:

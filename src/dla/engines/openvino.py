@@ -10,15 +10,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from dla.engines.base import NetworkEngine
+from dla.engines.base import NetworkEngine, PerProcess
 from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.graph import Layer, Network, Op, fold_constants
-from dla.errors import UnavailableError, UsageError
+from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.options import Precision, cores
 from dla.types import Array
@@ -79,8 +78,7 @@ class OpenvinoEngine(NetworkEngine):
         if precision == "bf16" and not has_bf16():
             raise bf16_error()
         self.exact_features = exact_features
-        self.compiled: dict[tuple[str | None, tuple[int, ...]], _Compiled] = {}
-        self.lock = threading.Lock()
+        self.models = PerProcess(_Models)
 
     @property
     def name(self) -> str:
@@ -102,14 +100,14 @@ class OpenvinoEngine(NetworkEngine):
         return features
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
-        size = pixels_NHW3.shape[1:3]
-        with self.lock:
-            if (at, size) not in self.compiled:
+        size, models = pixels_NHW3.shape[1:3], self.models.get()
+        with models.lock:
+            if (at, size) not in models.compiled:
                 model = self.quantized.clone() if self.quantized and at is None else to_openvino(self.network, size, at)
-                self.compiled[at, size] = _Compiled(model, size, self._config())
-                if len(self.compiled) > MOST_COMPILED:
-                    del self.compiled[next(iter(self.compiled))]
-            compiled = self.compiled[at, size]
+                models.compiled[at, size] = _Compiled(model, size, self._config())
+                if len(models.compiled) > MOST_COMPILED:
+                    del models.compiled[next(iter(models.compiled))]
+            compiled = models.compiled[at, size]
         return compiled.run(pixels_NHW3)
 
     def _config(self) -> dict[str, Any]:
@@ -119,6 +117,14 @@ class OpenvinoEngine(NetworkEngine):
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,  # decoding threads share the cores
         }
+
+
+class _Models:
+    """The compiled models of one process, by feature node and size."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.compiled: dict[tuple[str | None, tuple[int, ...]], _Compiled] = {}
 
 
 class _Compiled:
@@ -177,10 +183,12 @@ def _many(requests: list[Any], pixels_NHW3: Array, shape: tuple[int, ...]) -> Ar
     return output
 
 
-@cache
+_CORE: PerProcess[Any] = PerProcess(lambda: import_openvino().Core())
+
+
 def core() -> Any:
-    """Return the shared `openvino.Core`, which reads and compiles models."""
-    return import_openvino().Core()
+    """Return the process's `openvino.Core`, which reads and compiles models."""
+    return _CORE.get()
 
 
 def to_openvino(network: Network, size: tuple[int, ...] | None = None, at: str | None = None) -> Any:
@@ -269,13 +277,7 @@ def add_preprocessing_to(body: Any, preprocessing: Preprocessing, name: str) -> 
 
     Raises:
         UsageError: the preprocessing cannot be expressed in OpenVINO.
-        UnavailableError: the package onnx is not installed, which the preprocessing is built with.
     """
-    if find_spec("onnx") is None:
-        raise UnavailableError(
-            "the preprocessing inside an OpenVINO file is built with onnx, which is not installed: pip install onnx, "
-            "or use --no-preprocessing"
-        )
     from onnx import TensorProto, helper
 
     from dla.engines.onnx_builder import OnnxBuilder

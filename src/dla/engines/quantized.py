@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -23,7 +24,7 @@ import numpy as np
 from dla.engines.cpu import instructions
 from dla.engines.graph import Network
 from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
-from dla.errors import DamagedError, UnavailableError
+from dla.errors import DamagedError, UnavailableError, pip_line
 from dla.storage.files import JsonObject, parse_object
 from dla.types import NO_PROGRESS, Array, Progress
 
@@ -105,9 +106,10 @@ class QuantizedModel:
                 divided = import_openvino().opset13.multiply(scores.get_source_output(), np.float32(1 / temperature))
                 scores.replace_source_output(divided.output(0))
             return model
-        except RuntimeError as error:
-            raise DamagedError(f"the int8 model cannot be read ({str(error).splitlines()[-1]}). Make it again: "
-                               "dla export --precision int8") from None  # fmt: skip
+        except (RuntimeError, IndexError):
+            raise DamagedError(
+                "the int8 model cannot be read: its network is damaged. Make it again: dla export --precision int8"
+            ) from None
 
     def to_bytes(self) -> bytes:
         """Serialize to the bytes of a zip file; equal models give equal bytes."""
@@ -142,11 +144,13 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
             about, xml, weights = (file.read(name) for name in (_ABOUT, _XML, _BIN))
         root = JsonObject(parse_object(about, _ABOUT), _ABOUT)
         root.get("format", int, str(FORMAT), lambda version: version == FORMAT)
-        content, calibration = root.get("content", str, "a text"), root.get("calibration", dict, "an object")
-        gates = tuple(_gate(gate) for gate in root.get("gates", list, "a list"))
-        return QuantizedModel(xml, weights, content, calibration, gates)
+        calibration = root.object("calibration")
+        calibration.get("accuracy_control", bool, "true or false")
+        gates = tuple(_gate(gate) for gate in root.objects("gates"))
+        return QuantizedModel(xml, weights, root.get("content", str, "a text"), calibration.fields, gates)
     except (
         zipfile.BadZipFile,
+        struct.error,
         zlib.error,
         DamagedError,
         EOFError,
@@ -157,12 +161,29 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         ValueError,
     ) as error:
         raise DamagedError(
-            f"{where} is not a complete int8 model ({error}). Make it again: dla export --precision int8"
+            f"{where} is damaged: it is not a complete int8 model ({error}). Make it again: dla export --precision int8"
         ) from None
 
 
-def _gate(fields: Mapping[str, Any]) -> Gate:
-    return Gate(**{**fields, "instructions": tuple(fields["instructions"])})
+def _gate(saved: JsonObject) -> Gate:
+    kind = saved.get("kind", str, "top1, agreement", lambda kind: kind in ("top1", "agreement"))
+    needed = {} if kind == "top1" else {"default": None}
+
+    def share(name: str, **default: Any) -> float:
+        value: float = saved.get(name, (int, float), "a number from -1 to 1", lambda n: -1 <= n <= 1, **default)
+        return value
+
+    return Gate(
+        passed=saved.get("passed", bool, "true or false"),
+        kind=kind,
+        value=share("value"),
+        low=share("low"),
+        high=share("high"),
+        photos=saved.get("photos", int, "a number"),
+        fp32=share("fp32", **needed),
+        int8=share("int8", **needed),
+        instructions=saved.texts("instructions"),
+    )
 
 
 def quantize(network: Network, pixels: Sequence[Array], progress: Progress = NO_PROGRESS) -> QuantizedModel:
@@ -247,7 +268,7 @@ def _nncf() -> Iterator[Any]:
         with without_telemetry():
             import nncf
     except ImportError:
-        raise UnavailableError("int8 models are made by NNCF: pip install 'dla[export]'") from None
+        raise UnavailableError(f"int8 models are made by NNCF: {pip_line('export')}") from None
     nncf.set_log_level(40)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield nncf

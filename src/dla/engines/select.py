@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -15,8 +15,9 @@ import numpy as np
 from dla.engines.base import Engine
 from dla.engines.cpu import machine
 from dla.engines.graph import Network
-from dla.errors import UnavailableError, UnknownNameError
+from dla.errors import DamagedError, UnavailableError, UnknownNameError, pip_line
 from dla.storage import cache
+from dla.storage.files import JsonObject, parse_json
 from dla.types import Array
 
 
@@ -58,12 +59,12 @@ def check_engine(name: str) -> None:
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ("auto", *ENGINES), see=f"auto, {', '.join(ENGINES)}")
     if name not in installed():
-        raise UnavailableError(f"the engine {name} is not installed: {pip_line(name)}")
+        raise UnavailableError(f"the engine {name} is not installed: {engine_pip_line(name)}")
 
 
-def pip_line(name: str) -> str:
+def engine_pip_line(name: str) -> str:
     """Return the command that installs an engine."""
-    return f"pip install {' '.join(ENGINES[name])}"
+    return pip_line("engines") if name == "onnx" else f"pip install {name}"
 
 
 def select_fastest(timings: Sequence[EngineTiming], photos: int | None) -> EngineTiming:
@@ -93,7 +94,11 @@ class EngineBenchmark:
     def recall(self) -> tuple[EngineTiming, ...]:
         """Return the cached measurement; empty if there is none."""
         data = cache.read(KIND, self.key)
-        return () if data is None else tuple(EngineTiming(**timing) for timing in json.loads(data))
+        try:
+            saved = JsonObject({"timings": parse_json(data or b"[]", KIND)}, KIND).objects("timings")
+            return tuple(_timing(timing) for timing in saved if timing.fields.get("engine") in self.names)
+        except DamagedError:
+            return ()
 
     def seconds_each(self, engine: Engine) -> float:
         """Estimate the seconds that one engine takes per photo of many."""
@@ -120,6 +125,11 @@ class EngineBenchmark:
             engine.probabilities(pixels_NHW3)
         rounds = [{name: _seconds(engine, pixels_NHW3) for name, engine in engines.items()} for _ in range(ROUNDS)]
         return {name: statistics.median(seconds[name] for seconds in rounds) for name in engines}
+
+
+def _timing(saved: JsonObject) -> EngineTiming:
+    seconds = (saved.get(f.name, (int, float), "a number above 0", lambda s: s > 0) for f in fields(EngineTiming)[1:])
+    return EngineTiming(saved.get("engine", str, "an engine"), *seconds)
 
 
 def _seconds(engine: Engine, pixels_NHW3: Array) -> float:

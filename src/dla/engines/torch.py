@@ -7,6 +7,7 @@ for many photos the network is compiled instead.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -95,6 +96,11 @@ class TorchEngine:
 
     def _run(self, part: nn.Module, pixels_NHW3: Array) -> Tensor:
         pixels = torch.from_numpy(pixels_NHW3)
+        if _forked and self.device.type != "cpu":
+            raise UsageError(
+                f"a process that was forked cannot use the device {self.device}. Start processes with "
+                "multiprocessing's spawn, or use the device cpu"
+            )
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
         if self.graphs is not None:
@@ -186,7 +192,7 @@ _without_tf32 = _WithoutTf32()
 def _threads(count: int | None) -> Iterator[None]:
     """Set PyTorch's number of threads, which is global to the process, and restore it afterwards."""
     before = torch.get_num_threads()
-    if count in (None, before):
+    if count in (None, before) or _forked:
         yield
         return
     torch.set_num_threads(count)
@@ -194,6 +200,20 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+_forked = False
+
+
+def _one_thread_after_fork() -> None:
+    """Compute with one thread in a forked child, as PyTorch's own data loaders do: OpenMP's other threads are gone."""
+    global _forked
+    _forked = True
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread_after_fork)
 
 
 def _keep_freed_memory() -> None:

@@ -152,6 +152,7 @@ def _one(
     return Validation(
         name, classifier.origin, classifier.sha256, data, reading.preset, reading.tta, classifier.config.temperature,
         labels, evaluation, split_read, unreadable, notes=(*classifier.notes, *split.notes),
+        license=str(classifier.config.dla.get("license") or ""),
     ), logs_NK  # fmt: skip
 
 

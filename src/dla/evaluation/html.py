@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dla.evaluation.result import Validation, Validations
 from dla.html_report.charts import interval_chart
-from dla.html_report.page import Chart, Charts, Facts, Part, Section, Table, write_page
-from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
+from dla.html_report.page import Chart, Charts, Facts, Heading, Part, Section, SideBySide, Table, write_page
+from dla.html_report.sections import (
+    INTERVAL,
+    evaluation_sections,
+    headline,
+    next_steps,
+    sentence,
+    shown_names,
+    surest_errors,
+    today,
+)
 from dla.images.decode import read_photo
 from dla.metrics.intervals import Interval
 
@@ -21,15 +30,27 @@ def write_report(path: str | os.PathLike[str], result: Validation | Validations)
         OSError: the file cannot be written.
     """
     models = result.models if isinstance(result, Validations) else (result,)
-    sections: list[Section] = []
+    sections: list[Section | SideBySide] = []
     if isinstance(result, Validations) and len(models) > 1:
         sections.append(_compared(result))
     for model in models:
-        sections += _of_model(model, f"Results of {model.model}" if len(models) > 1 else "Results")
-    first = models[0]
-    title = f"Validation of {first.model}" if len(models) == 1 else f"{len(models)} models on the same photos"
+        sections += _of_model(model, f" of {model.model}" if len(models) > 1 else "")
+    sections.append(next_steps(max(models, key=lambda m: m.top1).model))
+    write_page(path, _heading(models), tuple(sections))
+
+
+def _heading(models: Sequence[Validation]) -> Heading:
+    """Return the heading, whose sentence is about the only model or the one with the highest top-1."""
+    first, best = models[0], max(models, key=lambda m: m.top1)
+    words = sentence(best.evaluation, shown_names(best.split.class_ids, list(best.labels)))
     seen = sum(c.support > 0 for c in first.evaluation.classes)
-    write_page(path, title, f"{first.data}: {first.evaluation.count:,} photos, {seen} classes", tuple(sections))
+    left_out = f"; {len(first.unreadable):,} could not be read" if first.unreadable else ""
+    counts = f"{first.data}: {first.evaluation.count:,} photos, {seen} classes{left_out}"
+    if len(models) == 1:
+        return Heading("Validation of", first.model, counts, words)
+    return Heading(
+        f"{len(models)} models on the same photos", "", counts, f"{best.model} has the highest top-1. {words}"
+    )
 
 
 def _compared(result: Validations) -> Section:
@@ -50,15 +71,16 @@ def _compared(result: Validations) -> Section:
     return Section("Comparison", (Charts(tuple(charts)), Table(heads, rows, texts=2)), note)
 
 
-def _of_model(result: Validation, title: str) -> Iterator[Section]:
+def _of_model(result: Validation, of_model: str) -> Iterator[Section | SideBySide]:
     names = shown_names(result.split.class_ids, list(result.labels))
-    yield Section(title, (headline(result.evaluation), _facts(result)))
+    yield Section(f"Results{of_model}", (headline(result.evaluation),), INTERVAL)
     photos = result.split.photos
     errors = surest_errors(result.evaluation, result.split.targets_N, names, lambda i: read_photo(photos[i]).image,
                            result.split.names)  # fmt: skip
     yield from evaluation_sections(result.evaluation, names)
     if errors:
         yield errors
+    yield Section(f"About this validation{of_model}", (_facts(result),))
 
 
 def _span(interval: Interval) -> str:
@@ -67,7 +89,10 @@ def _span(interval: Interval) -> str:
 
 def _facts(result: Validation) -> Part:
     facts = [
+        ("date", today()),
+        ("data set", result.data),
         ("model", result.origin),
+        ("licence", result.license or "not stated in its files"),
         ("weights", f"SHA-256 {result.sha256}"),
         ("temperature", f"{result.temperature:g}"),
     ]

@@ -26,7 +26,7 @@ class Validation:
     """One model's results on the photos of `split`, which leaves out `unreadable` ones.
 
     `model` is the name that was given, `origin` where its weights came from. `labels` are the readable class names in
-    the order of the outputs. `temperature` is the one used for these results.
+    the order of the outputs. `temperature` is the one used for these results, `license` that of the weights.
     """
 
     model: str
@@ -42,6 +42,7 @@ class Validation:
     unreadable: tuple[Unreadable, ...] = ()
     calibrated: Calibrated | None = None
     notes: tuple[str, ...] = ()
+    license: str = ""
 
     @property
     def top1(self) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dla.catalog import ModelInfo, info_of
 from dla.engines.base import Engine
-from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
+from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError, pip_line
 from dla.exporting.readme import readme, usage_script
 from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target
 from dla.exporting.verify import (
@@ -90,9 +90,12 @@ def export(
         UnknownNameError, UnavailableError, DamagedError: as `dla.load`; or a package is not installed.
         DlaError: `out` cannot be written.
     """
-    folder, target = Path(os.path.expanduser(out)), _target(to)
+    if to not in TARGETS:
+        raise UnknownNameError("export target", to, TARGETS, see=", ".join(TARGETS))
+    folder, target = Path(os.path.expanduser(out)), TARGETS[to]
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     _check_precision(to, precision, calibrate)
+    _check_packages(to, preprocessing, calibrate is not None)
     _check_out(folder)
     files = open_files(model)
     source, info = _open(files, preprocessing and target.takes_photos, precision == "int8" and calibrate is None)
@@ -117,14 +120,14 @@ def export(
     return Exported(folder, folder / target.file, report)
 
 
-def _target(name: TargetName) -> Target:
-    if name not in TARGETS:
-        raise UnknownNameError("export target", name, TARGETS, see=", ".join(TARGETS))
-    target = TARGETS[name]
-    missing = [package for package in target.packages if find_spec(package) is None]
+def _check_packages(to: TargetName, preprocessing: bool, calibrate: bool) -> None:
+    needed = [*TARGETS[to].packages, *(["nncf"] if calibrate else [])]
+    if to == "openvino" and preprocessing:
+        needed.append("onnx")
+    missing = [package for package in needed if find_spec(package) is None]
     if missing:
-        raise UnavailableError(f"--to {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    return target
+        otherwise = ", or use --no-preprocessing" if to == "openvino" and missing == ["onnx"] else ""
+        raise UnavailableError(f"--to {to} needs {' and '.join(missing)}: {pip_line('export')}{otherwise}")
 
 
 def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:

@@ -13,6 +13,7 @@ from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Style, Text
 from dla.metrics.calibration import Calibration
 from dla.metrics.intervals import Interval
 
+FEW_PHOTOS = 5  # a figure of fewer photos is faded
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 34
 
@@ -35,8 +36,10 @@ STYLES = {  # in the order of drawing
     "reference": Style(stroke=_TWO, stroke_width=2),
     "count": Style(_FAINT, 0.6),
     "bar": Style(_ONE, 0.75),
+    "faded bar": Style(_ONE, 0.25),
     "interval": Style(_ONE, 0.55),
     "target": Style(stroke=_TWO, stroke_width=2, stroke_dasharray="6 5"),
+    "mark": Style(stroke=_FAINT, stroke_width=1.5, stroke_dasharray="3 4"),
     **{name: Style(stroke=colour, stroke_width=2) for name, colour in zip(_LINES, _SERIES, strict=True)},
     **{f"{name} dot": Style(colour) for name, colour in zip(_LINES, _SERIES, strict=True)},
     **{anchor: Style(_FAINT, font_size=12, text_anchor=anchor) for anchor in ("start", "middle", "end")},
@@ -77,7 +80,7 @@ def line_chart(
     log_x: bool = False,
     mark: tuple[str, float] | None = None,
 ) -> Page | None:
-    """Draw up to three lines with a dot at the end of each; return None if there are no points.
+    """Draw up to three lines with a dot on each, at the mark or else at its end; return None if there are no points.
 
     Args:
         series: the lines.
@@ -95,18 +98,22 @@ def line_chart(
     legend: float = LEFT
     for s, style in zip(series, _LINES, strict=False):
         if line := [(x.at(a), y.at(b)) for a, b in s.points()]:
-            shapes += [Line(style, tuple(line), s.name), Circle(f"{style} dot", *line[-1], 3.5)]
+            dot = next((at for at, (a, _) in zip(line, s.points(), strict=True) if mark and a == mark[1]), line[-1])
+            shapes += [Line(style, tuple(line), s.name), Circle(f"{style} dot", *dot, 4)]
             shapes.append(Text(f"{style} name", legend, 14, s.name))
             legend += 18 + 7 * len(s.name)
     if mark is not None:
         name, at = mark
-        shapes += [Line("target", ((x.at(at), y.at(y.ticks[-1])), (x.at(at), y.at(y.ticks[0]))), name)]
-        shapes.append(Text("second name", legend, 14, name))
+        shapes += [Line("mark", ((x.at(at), y.at(y.ticks[-1])), (x.at(at), y.at(y.ticks[0]))), name)]
+        shapes.append(Text("start", legend, 14, name))
     return Page(f"{', '.join(s.name for s in series)} by {x_name}", WIDTH, HEIGHT, STYLES, shapes)
 
 
 def reliability_diagram(calibration: Calibration) -> Page:
-    """Draw the accuracy of each confidence bin against the diagonal, and below it the number of photos of each bin."""
+    """Draw the accuracy of each confidence bin against the diagonal, and below it the number of photos of each bin.
+
+    Bars of fewer than `FEW_PHOTOS` photos are faded.
+    """
     plot, strip = 230, 44
     ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
     x = _ChartAxis(ticks, (0, 1), (LEFT, WIDTH - RIGHT))
@@ -119,7 +126,8 @@ def reliability_diagram(calibration: Calibration) -> Page:
         tall = strip * b.count / most
         shapes.append(Rect("count", left, floor - tall, width, tall))
         if b.accuracy is not None:
-            shapes.append(Rect("bar", left, y.at(b.accuracy), width, y.at(0) - y.at(b.accuracy)))
+            style = "bar" if b.count >= FEW_PHOTOS else "faded bar"
+            shapes.append(Rect(style, left, y.at(b.accuracy), width, y.at(0) - y.at(b.accuracy)))
     shapes += [
         Line("target", ((x.at(0), y.at(0)), (x.at(1), y.at(1)))),
         Text("first name", LEFT, 14, "accuracy"),

@@ -10,17 +10,18 @@ import base64
 import io
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from dla.drawing.shapes import Page, inline_svg
-from dla.errors import UnavailableError
+from dla.errors import UnavailableError, pip_line
 from dla.storage.files import write_file
 from dla.types import Array
 from dla.version import __version__
@@ -59,17 +60,19 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Charts:
-    """Charts side by side where there is room."""
+    """Charts side by side where there is room. They are collapsed under the text `folded`, if any."""
 
     kind: ClassVar[str] = "charts"
     items: tuple[Chart, ...]
+    folded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A table cell with a share from 0 to 1 and a bar of that length; None is a dash."""
+    """A table cell with a share from 0 to 1 and a bar of that length; None is a dash. One of `few` photos is faded."""
 
     value: float | None
+    few: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +88,29 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A confusion matrix: rows are true classes, columns predicted classes, and a cell is (count, share of its row)."""
+    """A confusion matrix: rows are true classes, columns predicted classes, and a cell is (count, share of its row).
+
+    Rows of `few` photos are faded.
+    """
 
     kind: ClassVar[str] = "matrix"
     names: tuple[str, ...]
     rows: tuple[tuple[tuple[int, float], ...], ...]
+    few: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PageImage:
-    """An image as a data: URI, with lines of text below. A `pixelated` one is enlarged without smoothing."""
+    """An image as a data: URI, with lines of text and the path of its file below.
+
+    A `pixelated` one is enlarged without smoothing.
+    """
 
     uri: str
     lines: tuple[str, ...] = ()
     alt: str = ""
     pixelated: bool = False
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +124,11 @@ class ImageGrid:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Pairs of a name and a value."""
+    """Pairs of a name and a value. They are collapsed under the text `folded`, if any."""
 
     kind: ClassVar[str] = "facts"
     items: tuple[tuple[str, str], ...]
+    folded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +152,13 @@ class Section:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Sections side by side where there is room."""
+
+    sections: tuple[Section, ...]
+
+
 def check_can_write() -> None:
     """Check that pages can be written, before a long computation.
 
@@ -149,14 +168,25 @@ def check_can_write() -> None:
     _environment()
 
 
-def write_page(path: str | os.PathLike[str], title: str, subtitle: str, sections: tuple[Section, ...]) -> None:
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """The top of a page: the kind of report, the name of what it is about, a line of facts, and the result in words."""
+
+    title: str
+    name: str = ""
+    subtitle: str = ""
+    sentence: str = ""
+
+
+def write_page(path: str | os.PathLike[str], heading: Heading, sections: tuple[Section | SideBySide, ...]) -> None:
     """Write a page atomically.
 
     Raises:
         UnavailableError: jinja2 is not installed.
         OSError: `path` cannot be written.
     """
-    values: Mapping[str, Any] = {"title": title, "subtitle": subtitle, "sections": sections, "version": __version__}
+    rows = tuple(s.sections if isinstance(s, SideBySide) else (s,) for s in sections)
+    values: Mapping[str, Any] = {"heading": heading, "rows": rows, "version": __version__}
     text = _environment().get_template("page.html").render(values)
     write_file(path, text.encode(errors="replace"))  # file names may contain bytes that are not UTF-8
 
@@ -166,12 +196,20 @@ def _environment() -> Any:
     try:
         from jinja2 import DictLoader, Environment, StrictUndefined
     except ImportError:
-        raise UnavailableError("a report needs jinja2: pip install 'dla[train]'") from None
+        raise UnavailableError(f"a report needs jinja2: {pip_line('train')}") from None
     template = files("dla.html_report").joinpath("page.html").read_text(encoding="utf-8")
-    return Environment(loader=DictLoader({"page.html": template}), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment = Environment(loader=DictLoader({"page.html": template}), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True, finalize=_unbroken_units)  # fmt: skip
+    environment.filters["path_pieces"] = re.compile(r"[^/_.\s-]*[/_.\s-]*").findall
+    return environment
 
 
+def _unbroken_units(value: Any) -> Any:
+    """Return a text with a non-breaking space between each number and its unit, so that no line breaks there."""
+    return re.sub(rf"(?<=\d) (?=(?:{_UNITS})(?!\w))", "\u00a0", value) if type(value) is str else value
+
+
+_UNITS = "%|s|min|px|MB|GB|nats|points|photos/s"
 THUMBNAIL = 160
 RIGHT, WRONG = (47, 129, 247), (235, 72, 66)  # seen on white and on black
 
@@ -208,19 +246,35 @@ def heat_map(shares_KK: Array) -> str:
     return embedded(Image.fromarray(rgba, "RGBA"), most=10_000, lossless=True)
 
 
-GAP, WHITE = 2, 255
 MOST = 64
+GAP = 6
+LABEL_INK = "#7a828c"  # readable on white and on black, as the gaps are transparent
 
 
-def mosaic_png(pixels_NHW3: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """Return up to 64 images (N, H, W, 3) in one PNG, row by row, in a grid that is nearly square."""
+def mosaic_png(pixels_NHW3: np.ndarray[Any, np.dtype[np.uint8]], labels: Sequence[str]) -> bytes:
+    """Return up to 64 images (N, H, W, 3) in one PNG, row by row, in a grid that is nearly square.
+
+    The label of an image is written below it, shortened to its width.
+    """
     n, (height, width) = min(len(pixels_NHW3), MOST), pixels_NHW3.shape[1:3]
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), WHITE, np.uint8)
-    for i, picture in enumerate(pixels_NHW3[:n]):
-        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
-        sheet[top : top + height, left : left + width] = picture
+    size = max(10, width // 8)
+    font, line = ImageFont.load_default(size), math.ceil(1.4 * size)
+    across, down = width + GAP, height + line + GAP
+    sheet = Image.new("RGBA", (columns * across - GAP, rows * down - GAP))
+    draw = ImageDraw.Draw(sheet)
+    for i, (pixels_HW3, label) in enumerate(zip(pixels_NHW3[:n], labels, strict=False)):
+        left, top = i % columns * across, i // columns * down
+        sheet.paste(Image.fromarray(pixels_HW3), (left, top))
+        draw.text((left + width / 2, top + height + line / 2), _fitted(label, font, width), LABEL_INK, font, "mm")
     data = io.BytesIO()
-    Image.fromarray(sheet).save(data, "PNG")
+    sheet.save(data, "PNG")
     return data.getvalue()
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """Return the text on one line, shortened from the right if it is wider than `width` pixels."""
+    line = " ".join(text.split())
+    shorter = (f"{line[:end].rstrip()}…" for end in range(len(line) - 1, 0, -1))
+    return next((shown for shown in (line, *shorter) if font.getlength(shown) <= width), "")

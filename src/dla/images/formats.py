@@ -6,12 +6,15 @@ that other threads would see.
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, _imaging
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -22,6 +25,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from dla.images.segments import without_metadata
+
+# Without it Pillow's messages would go to standard error where nobody has set up logging.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 HEADER_BYTES = 32
 _COMPRESSION, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 259, 262, 258, 339  # tags of TIFF
@@ -87,9 +93,19 @@ class _Bmp(BmpImageFile):
             self.im.fillband(3, 255)
 
 
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to standard error, past Python: its errors are in the record of the photo."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # another build of Pillow
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
 class _Tiff(TiffImageFile):
     def _setup(self) -> None:
         """Raise an UnsupportedError for what Pillow or libtiff decodes wrongly, and correct how the rest is read."""
+        _silence_libtiff()
         code = self.tag_v2.get(_COMPRESSION, 1)
         bits, kinds = self.tag_v2.get(_BITS_PER_SAMPLE, (1,)), self.tag_v2.get(_SAMPLE_FORMAT, ())
         if code not in _TIFF_COMPRESSIONS:

@@ -346,5 +346,6 @@ def draw_prediction(photo: Image.Image, prediction: Prediction) -> Image.Image:
         line = (MARGIN, top + 21, WIDTH - MARGIN, top + 24)
         draw.rounded_rectangle(line, 2, fill="#eaeef2")
         length = (line[2] - line[0]) * c.probability
-        draw.rounded_rectangle((line[0], line[1], line[0] + max(3, length), line[3]), 2, fill=BAR)
+        if length >= 1:  # a shorter bar would be a dot that looks like a value
+            draw.rounded_rectangle((line[0], line[1], line[0] + length, line[3]), 2, fill=BAR)
     return page

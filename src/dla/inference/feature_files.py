@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from dla.errors import UnavailableError, UsageError
+from dla.errors import UnavailableError, UsageError, pip_line
 from dla.inference.classifier import Features
 from dla.storage.files import open_aside
 
@@ -48,7 +48,7 @@ def check_output(output: str) -> None:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise UnavailableError("parquet files need pyarrow: pip install 'dla[train]'") from None
+            raise UnavailableError(f"parquet files need pyarrow: {pip_line('train')}") from None
 
 
 @contextmanager

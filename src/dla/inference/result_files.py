@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, repeat
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from dla.engines.select import TITLES
-from dla.errors import UnavailableError, UsageError
+from dla.errors import DamagedError, UnavailableError, UsageError, printable
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
 from dla.options import ResultFormat
-from dla.storage.files import JsonObject, check_new, errors_name, read_json, write_files
+from dla.storage.files import JsonObject, check_new, errors_name, json_shown, parse_object, read_json, write_files
 
 RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # the records of an interrupted run can be read back
 
@@ -56,7 +56,7 @@ class PredictionWriter:
         elif self.format == "csv":
             text = self._csv_row(prediction)
         else:
-            text = _table(prediction)
+            text = _table(prediction, printable if self.file.isatty() else str)
         self.file.write(text)
         self.file.flush()
         self.count += 1
@@ -84,16 +84,16 @@ def _csv_line(cells: list[object] | list[str]) -> str:
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _table(prediction: Prediction) -> str:
-    lines = [prediction.path]
+def _table(prediction: Prediction, shown: Callable[[str], str]) -> str:
+    lines = [shown(prediction.path)]
     if prediction.error is not None:
         lines.append(f"  no answer: {prediction.error.message.removeprefix(f'{prediction.path}: ')}")
     if prediction.truncated:
         lines.append("  the file ends early; this is what is there:")
-    width = max((len(c.label) for c in prediction.classes), default=0)
+    width = max((len(shown(c.label)) for c in prediction.classes), default=0)
     for c in prediction.classes:
-        tail = f"   {c.class_id}" if c.class_id != c.label else ""
-        lines.append(f"{c.probability:7.1%}  {c.label:<{width if tail else 0}}{tail}".replace("%", " %", 1))
+        tail = f"   {shown(c.class_id)}" if c.class_id != c.label else ""
+        lines.append(f"{c.probability:7.1%}  {shown(c.label):<{width if tail else 0}}{tail}".replace("%", " %", 1))
     return "\n".join(lines) + "\n"
 
 
@@ -119,14 +119,12 @@ def read_jsonl(file: BinaryIO) -> Iterator[ResultRecord]:
     for number, line in enumerate(_whole_lines(file), 1):
         end += len(line)
         try:
-            root = json.loads(line)
-            known = root["schema"] == PREDICT_SCHEMA
-            code = root["error"]["code"] if "error" in root else ""
-            record = ResultRecord(root["path"], code, end)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            known = False
-        if not known or not isinstance(code, str):
-            raise _no_record(file, number)
+            root = JsonObject(parse_object(line, file.name), file.name)
+            root.get("schema", str, PREDICT_SCHEMA, lambda schema: schema == PREDICT_SCHEMA)
+            code = root.object("error").get("code", str, "a code") if "error" in root.fields else ""
+            record = ResultRecord(root.get("path", str, "a text"), code, end)
+        except DamagedError:
+            raise _no_record(file, number) from None
         yield record
 
 
@@ -274,12 +272,13 @@ def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
         raise UsageError(f"{run_file} does not say which model and settings made {output}. {way_out}") from error
     for key in ("engine", "weights_sha256", "config_sha256"):
         if model.get(key) != run["model"][key]:
-            old, new = (f"{m.get('origin')} on {m.get('engine')}" for m in (model, run["model"]))
+            old, new = (f"{str(m.get('origin'))[:200]} on {str(m.get('engine'))[:80]}" for m in (model, run["model"]))
             what = f"the model {old}, and this is {new}" if old != new else f"another model than {new} is now"
             raise UsageError(f"{output} was started with {what}. {way_out}")
     for key, value in run["settings"].items():
         if settings.get(key) != value:
-            raise UsageError(f"{output} was started with {key} {settings.get(key)}, and this is {value}. {way_out}")
+            old = json_shown(settings.get(key))
+            raise UsageError(f"{output} was started with {key} {old}, and this is {json_shown(value)}. {way_out}")
 
 
 def _match(

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla.engines.graph import Network, OpGraph
-from dla.errors import OnlyTorchError, UsageError
+from dla.errors import DamagedError, OnlyTorchError, UsageError
 from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
-from dla.storage.files import parse_object, read_json
+from dla.storage.files import JsonObject, parse_object, read_json
 from dla.weights.model_folder import ModelConfig
 from dla.weights.spec import SAFE, ModelFiles, open_files, read_header, warn_of_guesses
 
@@ -61,7 +61,7 @@ def open_traced(
     files = open_files(source, cache_dir)
     cached = _read_cached(files)
     if cached is not None:
-        return _from_cached(files, cached)
+        return _from_cached(files, *cached)
     net, model = for_photos(loaded or _load(files))
     graph = _trace(net, model.origin)
     if model.notes == files.notes and _covers(files, graph):
@@ -114,29 +114,36 @@ def _key(files: ModelFiles) -> str:
     return cache.key_of(FORMAT, files.sha256, config)
 
 
-def _read_cached(files: ModelFiles) -> dict[str, Any] | None:
+def _read_cached(files: ModelFiles) -> tuple[ModelConfig, OpGraph] | None:
     """Return the cached config and operations of the same files; None if there are none, or only PyTorch reads them."""
     key = _key(files)
     if not _is_safe(files):
         return None
     if files.source.name and files.folder is not None and (files.folder / OPS).is_file():  # a built-in network
         root = read_json(files.folder / OPS)
-        if root["key"] == key:
-            return root
+        if root.get("key") == key:
+            return _parsed(root, files)
     data = cache.read(KIND, key)
-    return None if data is None else parse_object(data, f"{KIND}/{key}")
+    try:
+        return None if data is None else _parsed(parse_object(data, f"{KIND}/{key}"), files)
+    except DamagedError:
+        return None  # they are traced again
+
+
+def _parsed(root: dict[str, Any], files: ModelFiles) -> tuple[ModelConfig, OpGraph]:
+    saved = JsonObject(root, OPS)
+    config = ModelConfig.from_mapping(saved.get("config", dict, "an object"), f"the config of {files.origin}")
+    return config, OpGraph.from_json(saved.get("graph", str, "a text"))
 
 
 def _is_safe(files: ModelFiles) -> bool:
     return files.weights_name.lower().endswith(SAFE)
 
 
-def _from_cached(files: ModelFiles, cached: dict[str, Any]) -> tuple[Network, TracedModel]:
-    config = ModelConfig.from_mapping(cached["config"], f"the config of {files.origin}")
+def _from_cached(files: ModelFiles, config: ModelConfig, graph: OpGraph) -> tuple[Network, TracedModel]:
     files.check_architecture(config)
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
     warn_of_guesses(files.source, config)
-    graph = OpGraph.from_json(cached["graph"])
     from safetensors.numpy import load
 
     network = Network(graph, load(files.weights), *preprocessing.scale_shift(), files.sha256)

@@ -1,8 +1,9 @@
 """Write files and folders atomically, and read JSON.
 
-A file is written under a temporary name (`.part-1f2e3d4c-NAME`) in the same folder, flushed to disk and renamed; then
-the rename is flushed. Readers see the old content or the new, concurrent writers do not collide, a full disk changes
-nothing, and a killed process leaves at most a file that `is_leftover` recognizes.
+A file is written under a temporary name (`.part-1f2e3d4c5b6a-NAME`) in the same folder, flushed to disk and renamed;
+then the rename is flushed. Readers see the old content or the new, concurrent writers do not collide, and a full disk
+changes nothing. A killed process leaves at most a file that `is_leftover` recognizes and the next writer in that folder
+removes: the temporary file is locked while its process lives.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +23,7 @@ from typing import IO, Any
 from dla.errors import DamagedError, UnavailableError, UsageError
 
 _ASIDE = ".part-"
+_DAY_S = 24 * 3600
 _LONGEST_NAME = 255  # bytes, on every usual file system
 _NO_FSYNC_OF_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
 
@@ -35,19 +39,15 @@ def write_files(files: Mapping[Path, bytes], *, fsync: bool = True) -> None:
     Raises:
         OSError: from the disk; nothing has changed.
     """
-    asides = {path: _aside(path) for path in files}
-    try:
+    with ExitStack() as held:
+        asides = {path: held.enter_context(_held(path)) for path in files}
         for path, data in files.items():
-            with asides[path].open("xb") as file:
+            with asides[path].open("r+b") as file:
                 file.write(data)
                 if fsync:
                     _flush(file)
         for path, aside in asides.items():
             aside.replace(path)
-    except BaseException:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
-        raise
     if fsync:
         fsync_dir(next(iter(files)).parent)
 
@@ -74,15 +74,12 @@ def open_aside(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         OSError: from the disk, with this path; the old file is unchanged.
     """
     place = Path(path)
-    aside = _aside(place)
     with errors_name(path):
-        try:
-            with aside.open("xb") as file:
+        with _held(place) as aside:
+            with aside.open("r+b") as file:
                 yield file
                 _flush(file)
             aside.replace(place)
-        finally:
-            aside.unlink(missing_ok=True)
         fsync_dir(place.parent)
 
 
@@ -96,9 +93,8 @@ def open_folder_aside(folder: Path, last: str = "") -> Iterator[Path]:
     Raises:
         OSError: from the disk; no `folder` is created then.
     """
-    aside = _aside(folder)
-    try:
-        aside.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _held(folder, Path.mkdir) as aside:
         yield aside
         for path in aside.iterdir():
             with path.open("rb+") as file:
@@ -111,8 +107,6 @@ def open_folder_aside(folder: Path, last: str = "") -> Iterator[Path]:
         else:
             aside.rename(folder)
             fsync_dir(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_new(path: str | os.PathLike[str], *, resumable: bool = False) -> None:
@@ -135,15 +129,30 @@ def is_leftover(name: str) -> bool:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder and its contents. It is renamed first, so a partly removed one never has its name."""
-    shutil.rmtree(folder.rename(_aside(folder)))
+    from dla.storage.locks import locked
+
+    aside = folder.rename(_aside(folder))
+    with locked(aside):
+        shutil.rmtree(aside)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder. No other process may be writing into it."""
-    for path in list(folder.iterdir()) if folder.is_dir() else ():
-        if is_leftover(path.name):
+def remove_leftovers(folder: Path, *, alone: bool = False) -> None:
+    """Remove what killed processes left in a folder; what a living process is writing stays.
+
+    Another machine's temporary files, whose locks may be unknown here, are removed when they are a day old; with
+    `alone` at once, because no other process writes into the folder.
+    """
+    from dla.storage.locks import locked  # here, because a command that writes nothing needs no locks
+
+    with suppress(OSError):
+        for name in filter(is_leftover, os.listdir(folder)):
+            path = folder / name
             with suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                foreign = not name.startswith(_ASIDE + _machine())
+                if alone or not foreign or time.time() - path.lstat().st_mtime > _DAY_S:
+                    with locked(path) as is_ours:
+                        if is_ours or alone:
+                            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def fsync_dir(folder: Path) -> None:
@@ -171,10 +180,43 @@ def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _held(path: Path, create: Callable[[Path], object] = lambda aside: aside.open("xb").close()) -> Iterator[Path]:
+    """Yield a new temporary file or folder beside `path`, locked; remove it at the end if it was not renamed."""
+    from dla.storage.locks import locked
+
+    if (folder := path.parent.absolute()) not in _tidied:
+        _tidied.add(folder)
+        remove_leftovers(folder)
+    while True:
+        aside = _aside(path)
+        create(aside)
+        with locked(aside) as is_ours:
+            if is_ours is False or not aside.exists():  # another process took it for one of a killed process
+                continue
+            try:
+                yield aside
+            finally:
+                if aside.is_dir():
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    aside.unlink(missing_ok=True)
+            return
+
+
+_tidied: set[Path] = set()  # folders in which this process has removed what killed ones left
+
+
 def _aside(path: Path) -> Path:
     """Return an unused temporary path in the same folder."""
-    begin = f"{_ASIDE}{os.urandom(4).hex()}-"
+    begin = f"{_ASIDE}{_machine()}{os.urandom(4).hex()}-"
     return path.with_name(begin + os.fsdecode(os.fsencode(path.name)[: _LONGEST_NAME - len(begin)]))
+
+
+def _machine() -> str:
+    """Return four digits that tell this machine's temporary files from those of others in a shared folder."""
+    name = os.uname().nodename if hasattr(os, "uname") else ""
+    return f"{zlib.crc32(name.encode()) & 0xFFFF:04x}"
 
 
 def _flush(file: IO[bytes]) -> None:
@@ -183,6 +225,7 @@ def _flush(file: IO[bytes]) -> None:
 
 
 MOST_JSON_BYTES = 2**28  # twice a config of a million classes
+_MOST_JSON_DEPTH = 100  # Python's limit is hundreds, and depends on where a value is read or written
 
 
 def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
@@ -228,12 +271,30 @@ def parse_json(data: bytes, where: str) -> Any:
     As in Python's `json`, the last of repeated keys wins, and NaN and Infinity are numbers.
 
     Raises:
-        DamagedError: if it is not JSON.
+        DamagedError: if it is not JSON, or nested deeper than anything that can be written again.
     """
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise _nested(where) from error
+    except ValueError as error:
         raise DamagedError(f"{where} is not valid JSON: {error}.") from error
+    inner, depth = [value], 1
+    while inner := [one for outer in inner for one in _values(outer) if isinstance(one, dict | list)]:
+        depth += 1
+        if depth > _MOST_JSON_DEPTH:
+            raise _nested(where)
+    return value
+
+
+def _values(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _nested(where: str) -> DamagedError:
+    return DamagedError(f"{where} is not valid JSON: it is nested deeper than {_MOST_JSON_DEPTH} levels.")
 
 
 Kind = type | tuple[type, ...]
@@ -278,6 +339,16 @@ class JsonObject:
     def object(self, name: str) -> JsonObject:
         """Return the object in a field; an empty one if the field is missing."""
         return JsonObject(self.get(name, dict, "an object", default={}), self.where, f"{self.inside}{name}.")
+
+    def objects(self, name: str) -> list[JsonObject]:
+        """Return the objects of the list in a field; raises as `get`."""
+        inside = f"{self.inside}{name}."
+        values = self.get(name, list, "a list of objects", lambda values: all(isinstance(v, dict) for v in values))
+        return [JsonObject(value, self.where, inside) for value in values]
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return the texts of the list in a field; raises as `get`."""
+        return tuple(self.get(name, list, "a list of texts", lambda values: all(isinstance(v, str) for v in values)))
 
     def error(self, sentence: str) -> DamagedError:
         """Return the error to raise about the file."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dla.errors import UnavailableError
+from dla.errors import UnavailableError, pip_line
 from dla.training.recipe import AugmentConfig
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ def _kornia() -> ModuleType:
     try:
         import kornia.augmentation
     except ImportError:
-        raise UnavailableError(
-            "colour, RandAugment, erasing, mixup and CutMix need kornia: pip install 'dla[train]'"
-        ) from None
+        what = "colour, RandAugment, erasing, mixup and CutMix"
+        raise UnavailableError(f"{what} need kornia: {pip_line('train')}") from None
     return kornia.augmentation

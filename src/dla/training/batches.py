@@ -6,6 +6,7 @@ Batches are uint8 (N, H, W, 3).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,27 @@ from dla.training.distributed import Ranks
 from dla.training.recipe import Recipe
 from dla.training.task import Batch, Samples
 from dla.types import Array
+
+
+def fit_batch(recipe: Recipe, photos: int, lower: bool) -> Recipe:
+    """Return the recipe with a batch size that this number of training photos allows.
+
+    A batch of more than all photos is lowered to half of them, so that an epoch has two steps. The result depends on
+    nothing else, not on the number of ranks either, so that a run continues as it began.
+
+    Raises:
+        UsageError: the batch is too large, and `lower` is False or half of the photos is less than one per micro-batch.
+    """
+    if recipe.batch_size <= photos:
+        return recipe
+    parts = recipe.optimizer.accumulate
+    lowered = max(photos // 2, 2) // parts * parts
+    if not lower or lowered == 0:
+        raise UsageError(
+            f"batch_size is {recipe.batch_size}, but there are only {photos:,} photos to train with. "
+            f"Try: --batch-size {max(1, photos // 2)}"
+        )
+    return replace(recipe, batch_size=lowered)
 
 
 class TrainBatches:
@@ -33,12 +55,8 @@ class TrainBatches:
         ranks: Ranks,
     ) -> None:
         self.samples, self.recipe, self.workers, self.ranks = samples, recipe, workers, ranks
+        fit_batch(recipe, len(samples), lower=False)
         self.steps = len(samples) // recipe.batch_size
-        if self.steps == 0:
-            raise UsageError(
-                f"batch_size is {recipe.batch_size}, but there are only {len(samples):,} photos to train with. "
-                f"Try: --batch-size {max(1, len(samples) // 2)}"
-            )
         if recipe.batch_size % (ranks.world * recipe.optimizer.accumulate):
             raise UsageError(
                 f"batch_size is {recipe.batch_size}; {ranks.world} processes with optimizer.accumulate "

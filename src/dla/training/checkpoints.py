@@ -24,7 +24,14 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from dla.errors import DamagedError, DlaError, UnavailableError
-from dla.storage.files import open_folder_aside, read_json, remove_folder, remove_leftovers
+from dla.storage.files import (
+    JsonObject,
+    json_shown,
+    open_folder_aside,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+)
 from dla.types import Progress
 
 SCHEMA = "dla.checkpoint/1"
@@ -51,7 +58,7 @@ class Checkpoints:
         number = int(existing[-1].name[:6]) + 1 if existing else 1
         final = self.folder / f"{number:06d}-step-{step}"
         try:
-            remove_leftovers(self.folder)
+            remove_leftovers(self.folder, alone=True)
             with open_folder_aside(final) as aside:
                 _write(aside, tensors, {"schema": SCHEMA, "step": step, "best": best, "facts": dict(facts)})
         except OSError as error:
@@ -126,7 +133,10 @@ def _read(folder: Path) -> Loaded:
         raise _DamagedCheckpointError(f"cannot be read ({error.strerror})") from error
     if hashlib.sha256(data).hexdigest() != record["tensors_sha256"]:
         raise _DamagedCheckpointError(f"is damaged ({TENSORS} has another digest)")
-    tensors = load(data)
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _DamagedCheckpointError(f"is damaged ({TENSORS} does not hold tensors)") from error
     for name, tensor in tensors.items():
         channels_last = name in record["channels_last"]
         tensors[name] = tensor.clone(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -143,8 +153,16 @@ def _record(folder: Path) -> dict[str, Any]:
     digest = record.pop("sha256", None)
     if digest != _digest(record):
         raise _DamagedCheckpointError(f"is damaged ({FACTS} has another digest)")
-    if record["schema"] != SCHEMA:
-        raise _DamagedCheckpointError(f"was written by another version of dla ({record['schema']})")
+    if record.get("schema") != SCHEMA:
+        raise _DamagedCheckpointError(f"was written by another version of dla ({json_shown(record.get('schema'))})")
+    fields = JsonObject(record, FACTS)
+    try:
+        fields.get("facts", dict, "an object")
+        fields.get("tensors_sha256", str, "a text")
+        fields.get("best", bool, "true or false")
+        fields.texts("channels_last")
+    except DamagedError as error:
+        raise _DamagedCheckpointError(f"is damaged ({error})") from error
     return record
 
 

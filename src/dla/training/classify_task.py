@@ -26,7 +26,7 @@ from dla.models.normalize import Normalize
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
 from dla.training.html import write_report
-from dla.training.loss import Criterion, Labels, Teacher, balanced_weights, open_teacher
+from dla.training.loss import Criterion, Labels, Teacher, balanced_weights, label_texts, open_teacher
 from dla.training.model import InitialModel, build_initial
 from dla.training.recipe import Recipe
 from dla.training.task import Batch, Measured, Parts, Runtime
@@ -208,6 +208,10 @@ class ClassifyTask:
             ClassifyValidation(store(val), val.targets_N, initial.preprocessing, recipe.batch_size, runtime.workers,
                                runtime.device, runtime.ranks),
         )  # fmt: skip
+
+    def tiles(self, pixels_NHW3: Array, labels: Labels, initial: InitialModel) -> tuple[Array, list[str]]:
+        """Return the photos and their classes."""
+        return pixels_NHW3, label_texts(labels, list((initial.config.label_descriptions or {}).values()))
 
     def report(self, run: Path, splits: Splits, validation: ClassifyValidation, ranks: Ranks) -> dict[str, Any]:
         """Measure the network in the run's `best` and write report.html; return the interval of its accuracy."""

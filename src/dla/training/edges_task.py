@@ -17,8 +17,8 @@ from dla.models.normalize import Normalize
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
 from dla.training.model import InitialModel, build_dense
-from dla.training.pair_samples import PairSamples, WholePhotos
-from dla.training.pixel_loss import PixelObjective, balanced_sides
+from dla.training.pair_samples import PairSamples, WholePhotos, pair_tiles
+from dla.training.pixel_loss import PixelLabels, PixelObjective, balanced_sides
 from dla.training.recipe import LossConfig, Recipe
 from dla.training.task import Measured, Parts, Runtime
 from dla.types import Array
@@ -85,6 +85,11 @@ class EdgesTask:
             PixelObjective(recipe.loss, BatchAugment(recipe.augment), weigh_sides(recipe.loss)),
             EdgesValidation(val, val_store, normalize, runtime.workers, runtime.device, runtime.ranks),
         )
+
+    def tiles(self, pixels_NHW3: Array, labels: PixelLabels, initial: InitialModel) -> tuple[Array, list[str]]:
+        """Return each photo beside its target."""
+        palette = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
+        return pair_tiles(pixels_NHW3, labels, palette), [""] * len(pixels_NHW3)
 
     def report(self, run: Path, splits: RunPairs, validation: EdgesValidation, ranks: Ranks) -> dict[str, Any]:
         """Measure the run's `best` on all photos and write report.html; return its figures and threshold."""

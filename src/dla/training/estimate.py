@@ -20,6 +20,7 @@ from dla.storage.files import write_file
 from dla.training.batches import TrainBatches
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
+from dla.training.run import with_fitting_batch
 from dla.training.setup import TASKS, Setup, check_apart, set_up, with_data
 from dla.training.task import Batch, Runtime
 from dla.types import NO_PROGRESS, Progress
@@ -55,12 +56,14 @@ def estimate_run(
     workers: int = RuntimeOptions.workers,
     device: str = RuntimeOptions.device,
     cache: PhotoCache = RuntimeOptions.photo_cache,
+    lower_batch: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> RunEstimate:
     """Estimate the cost of a run by a few steps on its photos. Arguments and errors are those of `train`."""
     recipe = with_data(recipe, None)
     runtime = Runtime.from_options(workers, device, cache, progress)
     splits = TASKS[recipe.task].open_photos(recipe, runtime)
+    recipe = with_fitting_batch(recipe, splits, lower_batch, progress)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, runtime)
         sizes = _sizes(recipe, setup)
@@ -143,6 +146,7 @@ def find_learning_rate(
     workers: int = RuntimeOptions.workers,
     device: str = RuntimeOptions.device,
     cache: PhotoCache = RuntimeOptions.photo_cache,
+    lower_batch: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> RateSweep:
     """Raise the learning rate from step to step until the loss diverges, propose a rate, and draw the curve.
@@ -153,6 +157,7 @@ def find_learning_rate(
         workers: as for `train`, like the rest.
         device: as for `train`.
         cache: as for `train`.
+        lower_batch: as for `train`.
         progress: as for `train`.
 
     Raises:
@@ -162,6 +167,7 @@ def find_learning_rate(
     check_apart(picture.parent, recipe)
     runtime = Runtime.from_options(workers, device, cache, progress)
     splits = TASKS[recipe.task].open_photos(recipe, runtime)
+    recipe = with_fitting_batch(recipe, splits, lower_batch, progress)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, runtime)
         rates, losses = [], []

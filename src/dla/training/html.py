@@ -18,18 +18,30 @@ from dla.html_report.page import (
     Facts,
     Figure,
     Figures,
+    Heading,
     ImageGrid,
     PageImage,
     Section,
     embedded,
     write_page,
 )
-from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
+from dla.html_report.sections import (
+    INTERVAL,
+    evaluation_sections,
+    headline,
+    next_steps,
+    sentence,
+    shown_names,
+    surest_errors,
+    today,
+)
 from dla.images.decode import read_photo
 from dla.metrics.classification import evaluate
 from dla.storage.files import read_json
 from dla.training.run_folder import read_epochs
 from dla.types import Array
+
+RISE = 1.05  # a validation loss that ends this many times above its minimum has risen
 
 
 def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str]) -> Path:
@@ -52,19 +64,28 @@ def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str
     epochs = read_epochs(run / "metrics.jsonl")
     facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
     errors = surest_errors(evaluation, split.targets_N, names, lambda i: read_photo(split.photos[i]).image, split.names)
+    best = (facts.get("best") or {}).get("epoch")
     sections = (
-        Section("Results", (Figures((*headline(evaluation).items, *_of_run(epochs))),), "On the validation photos, "
-                "with the weights in best/. Intervals are bootstraps over photos."),
-        *_curves(epochs, len(split.class_ids)),
+        Section("Results", (Figures((*headline(evaluation).items, *_of_run(epochs))),), _results_note(epochs, best)),
+        *_curves(epochs, len(split.class_ids), best),
         *evaluation_sections(evaluation, names),
         *((errors,) if errors else ()),
         *_mosaic(run / "mosaic.png"),
-        *_provenance(run, facts),
-    )  # fmt: skip
+        *_about(run, facts),
+        next_steps(str(run / "best")),
+    )
     path = run / "report.html"
     counts = f"{evaluation.count:,} validation photos, {len(split.class_ids)} classes"
-    write_page(path, f"Training run {run.resolve().name}", counts, sections)
+    write_page(path, Heading("Training run", run.resolve().name, counts, sentence(evaluation, names)), sections)
     return path
+
+
+def _results_note(epochs: list[dict[str, Any]], best: int | None) -> str:
+    weights = f"the weights of epoch {best} of {len(epochs)}, which are" if best else "the weights"
+    return (
+        f"The figures are of the validation photos, with {weights} in best/. They are slightly optimistic, because the "
+        f"epoch was chosen on the same photos. {INTERVAL}"
+    )
 
 
 def _of_run(epochs: list[dict[str, Any]]) -> tuple[Figure, ...]:
@@ -75,30 +96,57 @@ def _of_run(epochs: list[dict[str, Any]]) -> tuple[Figure, ...]:
     return (Figure("training", f"{minutes:.1f} min", f"{len(epochs)} epochs, {rate:.0f} photos/s"),)
 
 
-def _curves(epochs: list[dict[str, Any]], class_count: int) -> tuple[Section, ...]:
+def _curves(epochs: list[dict[str, Any]], class_count: int, best: int | None) -> tuple[Section, ...]:
     xs = [e["epoch"] for e in epochs]
 
     def of(name: str, key: str) -> Series:
         return Series(name, xs, [e.get(key) for e in epochs])
 
     accuracies = [of("top-1", "top1"), *([of("top-5", "top5")] if class_count > 5 else [])]
-    drawings = {
-        "Loss": line_chart([of("training", "loss"), of("validation", "val_loss")], "epoch"),
-        "Validation accuracy": line_chart(accuracies, "epoch", percent),
+    top1 = next((e["top1"] for e in epochs if e["epoch"] == best), None)
+    mark = None if best is None or top1 is None else (f"best: epoch {best}, {100 * top1:.1f} %", best)
+    results = {
+        "Validation accuracy": line_chart(accuracies, "epoch", percent, mark=mark),
+        "Loss": line_chart([of("training", "loss"), of("validation", "val_loss")], "epoch",
+                           mark=mark and (f"best: epoch {best}", mark[1])),
+    }  # fmt: skip
+    running = {
         "Learning rate": line_chart([of("learning rate", "lr")], "epoch"),
         "Speed": line_chart([of("photos per second", "photos_per_second")], "epoch"),
         "Waiting for photos": line_chart([of("fraction of the time", "data_wait")], "epoch", percent),
     }
-    charts = tuple(Chart(title, drawing) for title, drawing in drawings.items() if drawing is not None)
-    return (Section("Progress", (Charts(charts),)),) if charts else ()
+    parts = tuple(
+        Charts(tuple(Chart(title, drawing) for title, drawing in drawings.items() if drawing is not None), folded)
+        for drawings, folded in ((results, ""), (running, "Learning rate, speed and waiting for photos"))
+    )
+    shown = tuple(part for part in parts if part.items)
+    return (Section("Progress", shown, _overfitting(epochs)),) if shown else ()
+
+
+def _overfitting(epochs: list[dict[str, Any]]) -> str:
+    """Return what a validation loss that rises towards the end means; empty if it does not."""
+    measured = [e for e in epochs if e.get("val_loss") is not None]
+    if not measured:
+        return ""
+    lowest, last = min(measured, key=lambda e: e["val_loss"]), measured[-1]
+    if last["val_loss"] < RISE * lowest["val_loss"] or last["loss"] >= lowest["loss"]:
+        return ""
+    return (
+        f"The validation loss was lowest in epoch {lowest['epoch']} ({lowest['val_loss']:.3f}) and rose to "
+        f"{last['val_loss']:.3f} in epoch {last['epoch']}, while the training loss fell: from then on the network "
+        "mostly memorized the training photos (overfitting). More photos or fewer epochs help."
+    )
 
 
 def _mosaic(path: Path) -> tuple[Section, ...]:
     if not path.exists():
         return ()
     with Image.open(path) as picture:
-        uri = embedded(picture.convert("RGB"))
-    note = "The first batch after augmentation, before its pixels are normalized."
+        uri = embedded(picture.convert("RGBA"))
+    note = (
+        "The first batch after augmentation, with the label of each photo: check that crops and labels are right. "
+        "A + joins the labels of two mixed photos."
+    )
     return (
         Section(
             "Training photos as the network sees them",
@@ -108,18 +156,28 @@ def _mosaic(path: Path) -> tuple[Section, ...]:
     )
 
 
-def _provenance(run: Path, facts: Mapping[str, Any]) -> tuple[Section, ...]:
-    """Return the section with command, versions, machine, data and recipe."""
+def _about(run: Path, facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the sections with date, data set and licence, and with command, versions, machine and recipe."""
+    model = read_json(run / "best" / "config.json").get("dla") or {} if (run / "best" / "config.json").exists() else {}
+    known = [
+        ("data set", model.get("dataset")),
+        ("network", model.get("starts_from")),
+        ("licence", model.get("license")),
+    ]
+    about = Facts((("date", today()), *((name, str(value)) for name, value in known if value)))
     parts: list[Code | Facts] = []
     if command := facts.get("command"):
-        parts.append(Code(command if isinstance(command, str) else shlex.join(command)))
+        words = [command] if isinstance(command, str) else list(command)
+        started_dla = Path(words[0]).name in ("dla", "__main__.py")
+        parts.append(Code(shlex.join(["dla", *words[1:]] if started_dla else words)))
     pairs = [pair for key in ("data", "versions", "machine") for pair in _flat(facts.get(key) or {}, f"{key}: ")]
     if pairs:
-        parts.append(Facts(tuple(pairs)))
+        parts.append(Facts(tuple(pairs), "Data, versions and machine"))
     config = run / "config.yaml"
     if config.exists():
         parts.append(Code(config.read_text(encoding="utf-8"), "config.yaml, the complete recipe"))
-    return (Section("How to reproduce it", tuple(parts)),) if parts else ()
+    reproduce = (Section("How to reproduce it", tuple(parts)),) if parts else ()
+    return (Section("About this run", (about,)), *reproduce)
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ N photos, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +41,15 @@ class Labels:
         """Return the labels of photos `start` to `stop` (exclusive)."""
         fields = (self.targets_N, self.others_N, self.shares_N, self.teacher_NK)
         return Labels(*(None if f is None else f[start:stop] for f in fields))  # type: ignore[arg-type]
+
+
+def label_texts(labels: Labels, names: Sequence[str]) -> list[str]:
+    """Return each photo's label; a mixed photo has two, joined by a plus. `names` are the classes' readable names."""
+    texts = [names[k] for k in labels.targets_N.tolist()]
+    if labels.others_N is None:
+        return texts
+    others = [names[k] for k in labels.others_N.tolist()]
+    return [own if own == other else f"{own} + {other}" for own, other in zip(texts, others, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,8 @@ class ScoresTeacher:
         try:
             self.scores_NK = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UnavailableError(f"the scores {path} cannot be read: {error}") from error
+            reason = getattr(error, "strerror", None) or "it is not an intact .npy file of numbers"  # in no NumPy words
+            raise UnavailableError(f"the scores {path} cannot be read: {reason}") from error
         if not isinstance(self.scores_NK, np.ndarray) or self.scores_NK.dtype.kind not in "fiu":
             raise UsageError(f"the scores {path} are not an array of numbers. Save an array by numpy.save, as .npy")
         if self.scores_NK.shape != shape:

@@ -17,8 +17,11 @@ from dla.inference.pipeline import InputPipeline, PreparedInput
 from dla.models.normalize import Normalize
 from dla.training.distributed import Ranks
 from dla.training.pair_augment import random_pair
+from dla.training.pixel_loss import PixelLabels
 from dla.training.recipe import Recipe
 from dla.types import Array
+
+GREY = 128  # of ignored pixels
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,10 @@ class WholePhotos:
         for _ in range(-(-len(self) // self.ranks.world) - len(rows)):
             pause()  # `pause` is collective: call it as often as the ranks with one more photo
         return self.ranks.gather_rows(np.stack(counts) if counts else np.empty(0), rows, len(self))
+
+
+def pair_tiles(pixels_NHW3: Array, labels: PixelLabels, palette: Array) -> Array:
+    """Return each photo beside its mask in the colours of the classes, grey where it is ignored: (N, H, 2 W, 3)."""
+    ids_NHW = labels.targets_NHW.cpu().numpy()
+    masks_NHW3 = np.where(labels.weights_NHW.cpu().numpy()[..., None] > 0, palette[ids_NHW], np.uint8(GREY))
+    return np.concatenate((pixels_NHW3, masks_NHW3), 2)

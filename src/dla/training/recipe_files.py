@@ -15,6 +15,7 @@ from dla.storage.option_files import as_dataclass, dotted_types, read_options
 from dla.training.recipe import Recipe
 
 _RECIPES = files("dla.training").joinpath("recipes")
+DEFAULT_RECIPE = "finetune-small"  # of `dla train` and `dla.train`
 
 
 def shipped_recipes() -> list[str]:

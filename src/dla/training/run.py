@@ -16,12 +16,13 @@ from dla.errors import UsageError
 from dla.html_report.page import check_can_write, mosaic_png
 from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_file
+from dla.training.batches import fit_batch
 from dla.training.checkpoints import Checkpoints
 from dla.training.distributed import Ranks, StopSignal, process_group
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
-from dla.training.recipe_files import default_output, recipe_from
+from dla.training.recipe_files import DEFAULT_RECIPE, default_output, recipe_from
 from dla.training.run_folder import RunFolder, environment, environment_difference, repeatable, run_lock
 from dla.training.setup import TASKS, Setup, check_apart, set_up, with_data
 from dla.training.task import Runtime, Task
@@ -31,7 +32,7 @@ from dla.weights.model_folder import half_precision, write_folder
 
 def train(
     data: str | Path | None = None,
-    recipe: str | Recipe | None = None,
+    recipe: str | Recipe = DEFAULT_RECIPE,
     *,
     output: str | Path | None = None,
     workers: int = RuntimeOptions.workers,
@@ -39,6 +40,7 @@ def train(
     cache: PhotoCache = RuntimeOptions.photo_cache,
     save_every: float = RuntimeOptions.save_every,
     settings: Mapping[str, Any] | None = None,
+    lower_batch: bool | None = None,
     progress: Progress = NO_PROGRESS,
     callback: TrainerCallback | None = None,
 ) -> Path:
@@ -49,13 +51,15 @@ def train(
 
     Args:
         data: a folder with one subfolder per class, or a table (docs/data.md); None: the recipe's `photos`.
-        recipe: the name of a built-in recipe, a YAML file, or a `Recipe`; None: all defaults.
+        recipe: the name of a built-in recipe, a YAML file, or a `Recipe`.
         output: the run's folder; None: runs/<recipe>-<data>.
         workers: threads that decode, crop and resize photos; 0: the training thread does it.
         device: "auto", "cpu", "cuda", ...
         cache: "ram" caches decoded photos in up to half of the memory, "disk" in the user's cache folder.
         save_every: seconds between checkpoints; each epoch also ends with one.
         settings: fields of the recipe to set, such as {"epochs": 3, "optimizer.momentum": 0.8}.
+        lower_batch: lower a batch size that is larger than the number of training photos, in place of an error; None:
+            only that of a recipe given by name or file.
         progress: receives the number of photos of each step, and messages.
         callback: receives the figures of each step and each epoch.
 
@@ -74,6 +78,8 @@ def train(
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
         check_apart(folder, whole)
         run = _Run(whole, RunFolder(folder), runtime)
+        if lower_batch is None:
+            lower_batch = isinstance(recipe, str) and "batch_size" not in (settings or {})
         with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):
             facts = ranks.broadcast_object(run.facts)
             if facts.get("finished"):
@@ -81,9 +87,10 @@ def train(
                     shown.log(f"{folder} is finished: {run.outcome()}")
                 return folder
             splits = run.photos()
+            fitted = with_fitting_batch(whole, splits, lower_batch, shown)
             # leave the caller's random state as it was
             with torch.random.fork_rng(_gpus(runtime.device)), repeatable():
-                setup = set_up(whole, splits, runtime)
+                setup = set_up(fitted, splits, runtime)
                 checkpoints = run.start(setup, splits, facts)
                 with StopSignal(ranks) as stop:
                     run_callback = _RunCallback(
@@ -95,7 +102,7 @@ def train(
     return folder
 
 
-def resolve_recipe(recipe: str | Recipe | None, settings: Mapping[str, Any] | None) -> Recipe:
+def resolve_recipe(recipe: str | Recipe, settings: Mapping[str, Any] | None) -> Recipe:
     """Return the recipe, read from its name or file if need be, with `settings` applied.
 
     Raises:
@@ -106,6 +113,19 @@ def resolve_recipe(recipe: str | Recipe | None, settings: Mapping[str, Any] | No
     if settings:
         raise UsageError("settings apply to a recipe given by name or file. Change a Recipe with dataclasses.replace")
     return recipe
+
+
+def with_fitting_batch(recipe: Recipe, splits: Any, lower: bool, progress: Progress) -> Recipe:
+    """Return the recipe with a batch size that the photos allow, and report a lowered one.
+
+    Raises:
+        UsageError: the batch is too large and may not be lowered.
+    """
+    fitted = fit_batch(recipe, len(splits.train), lower)
+    if fitted != recipe:
+        few = f"there are only {len(splits.train):,} photos to train with"
+        progress.log(f"batch   {fitted.batch_size} photos per step instead of {recipe.batch_size}: {few}")
+    return fitted
 
 
 @dataclass(frozen=True)
@@ -154,6 +174,7 @@ class _Run:
         trainer, checkpoints = setup.trainer, Checkpoints(self.folder.checkpoints)
         if self.ranks.is_main:
             self._claim(splits, before)
+            self.folder.update(batch_size=trainer.recipe.batch_size)
         state = self.ranks.broadcast_object(lambda: checkpoints.load_newest(self.runtime.progress))
         if state is not None:
             trainer.load_state(*state)
@@ -161,8 +182,9 @@ class _Run:
         if self.ranks.is_main:
             self.folder.truncate_epochs(trainer.position.epoch)
             if not self.folder.mosaic.exists():
-                x_N3HW, _ = trainer.prepare(next(setup.batches.epoch(0, 0)))
-                write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW)))
+                x_N3HW, labels = trainer.prepare(next(setup.batches.epoch(0, 0)))
+                tiles = self.task.tiles(trainer.pixels(x_N3HW), labels, setup.initial)
+                write_file(self.folder.mosaic, mosaic_png(*tiles))
         return checkpoints
 
     def _claim(self, splits: Any, before: Mapping[str, Any]) -> None:
@@ -187,8 +209,8 @@ class _Run:
         figure = self.task.figure
         low, high = best[f"{figure}_interval"]
         return (
-            f"best {best[figure]:.1%} (95 % interval {low:.1%} to {high:.1%}), epoch {best['epoch']}.  "
-            f"Report: {self.folder.report}   Model: {self.folder.best}"
+            f"best {100 * best[figure]:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}), epoch "
+            f"{best['epoch']}.  Report: {self.folder.report}   Model: {self.folder.best}"
         )
 
 
@@ -250,7 +272,7 @@ class _RunCallback(TrainerCallback):
 
     def write_best(self, epoch: EpochEvent) -> None:
         """Write the model folder `best`."""
-        recipe = self.run.recipe
+        recipe = self.trainer.recipe
         results = {name: value for name, value in epoch.figures.items() if name != "val_loss"}
         dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")
         dla = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}

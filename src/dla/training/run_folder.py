@@ -27,8 +27,8 @@ import torch
 import yaml
 
 from dla.data.split_file import DATA_SCHEMA
-from dla.errors import DlaError, UnavailableError, UsageError
-from dla.storage.files import errors_name, read_json, remove_leftovers, write_files
+from dla.errors import DamagedError, DlaError, UnavailableError, UsageError, without_secrets
+from dla.storage.files import JsonObject, errors_name, parse_object, read_json, remove_leftovers, write_files
 from dla.storage.locks import lock_file
 from dla.storage.option_files import parse_yaml
 from dla.training.distributed import Ranks
@@ -94,15 +94,24 @@ class RunFolder:
 
     def claim(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
         """Write the recipe and the splits if the folder is new, and remove what a killed run left behind."""
-        remove_leftovers(self.path)
-        remove_leftovers(self.best)
+        remove_leftovers(self.path, alone=True)
+        remove_leftovers(self.best, alone=True)
         if not (self.path / "config.yaml").exists():
             self._write("data.json", _json(data))
             self._write("config.yaml", to_yaml(recipe))
 
     def facts(self) -> dict[str, Any]:
-        """Return run.json; empty before the first start."""
-        return self._read("run.json") or {}
+        """Return run.json; empty before the first start.
+
+        Raises:
+            UsageError: it was altered.
+        """
+        facts = self._read("run.json") or {}
+        try:
+            _check_facts(JsonObject(facts, str(self.path / "run.json")))
+        except DamagedError as error:
+            raise UsageError(f"{error} Give another --output") from error
+        return facts
 
     def update(self, **facts: Any) -> None:
         """Add these facts to run.json."""
@@ -152,14 +161,35 @@ class RunFolder:
             raise DlaError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def _check_facts(facts: JsonObject) -> None:
+    """Raise a DamagedError unless the facts of run.json that are used have their types."""
+    facts.get("finished", bool, "true or false", default=False)
+    for part in ("versions", "machine", "data"):
+        facts.object(part)
+    best = facts.object("best")
+    if best.fields or facts.fields.get("finished"):
+        best.get("epoch", int, "a number")
+        best.get("top1", (int, float), "a number")
+    if facts.fields.get("finished"):
+        best.get("top1_interval", list, "two numbers", _are_two_numbers)
+
+
+def _are_two_numbers(values: list[Any]) -> bool:
+    return len(values) == 2 and all(type(value) in (int, float) for value in values)
+
+
 def read_epochs(path: Path) -> list[dict[str, Any]]:
     """Return the epochs of a metrics.jsonl, without incomplete or damaged lines."""
     epochs = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        with suppress(ValueError):
-            epoch = json.loads(line)
-            if line.endswith(b"\n") and isinstance(epoch, dict) and isinstance(epoch.get("epoch"), int):
-                epochs.append(epoch)
+        with suppress(DamagedError):
+            epoch = JsonObject(parse_object(line, str(path)), str(path))
+            for name in ("epoch", "seconds", "photos_per_second"):
+                epoch.get(name, int if name == "epoch" else (int, float), "a number")
+            for name in epoch.fields:
+                epoch.get(name, (int, float), "a number", default=None)
+            if line.endswith(b"\n"):
+                epochs.append(dict(epoch.fields))
     return epochs
 
 
@@ -216,7 +246,7 @@ PACKAGES = ("dla", "torch", "numpy", "pillow", "kornia")
 def environment(device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Return the command, the versions of the packages that affect results, and the machine."""
     return {
-        "command": sys.argv,
+        "command": [without_secrets(word) for word in sys.argv],
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "machine": {
             "device": device.type,

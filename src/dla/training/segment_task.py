@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from dla.data.pair_split import IGNORED, PairSplit, RunPairs
 from dla.data.photo_cache import Budget, open_store
+from dla.drawing.palette import class_palette
 from dla.errors import UsageError
 from dla.metrics.segmentation import PixelCounts, count_pixels, evaluate_pixels
 from dla.models.normalize import Normalize
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
 from dla.training.model import InitialModel, build_dense
-from dla.training.pair_samples import PairSamples, WholePhotos
-from dla.training.pixel_loss import PixelObjective, class_weights
+from dla.training.pair_samples import PairSamples, WholePhotos, pair_tiles
+from dla.training.pixel_loss import PixelLabels, PixelObjective, class_weights
 from dla.training.recipe import Recipe
 from dla.training.task import Measured, Parts, Runtime
 from dla.types import Array
@@ -85,6 +86,12 @@ class SegmentTask:
             PixelObjective(recipe.loss, BatchAugment(recipe.augment), lambda targets, known: weights_K[targets]),
             SegmentValidation(val, val_store, normalize, runtime.workers, runtime.device, runtime.ranks),
         )
+
+    def tiles(self, pixels_NHW3: Array, labels: PixelLabels, initial: InitialModel) -> tuple[Array, list[str]]:
+        """Return each photo beside its target."""
+        config = initial.config
+        palette = class_palette(len(config.label_names or ()), config.dla.get("palette"))
+        return pair_tiles(pixels_NHW3, labels, palette), [""] * len(pixels_NHW3)
 
     def report(self, run: Path, splits: RunPairs, validation: SegmentValidation, ranks: Ranks) -> dict[str, Any]:
         """Measure the run's `best` and write report.html; return the interval of the mean IoU."""

@@ -170,6 +170,10 @@ class Task(Protocol):
         """Return the samples, the objective and the validation of a run."""
         ...
 
+    def tiles(self, pixels_NHW3: Array, labels: Any, initial: InitialModel) -> tuple[Array, list[str]]:
+        """Return what the mosaic shows of the first batch: pictures (N, H, W, 3), and a text for each."""
+        ...
+
     def report(self, run: Path, splits: Any, validation: Any, ranks: Ranks) -> dict[str, Any]:
         """Measure the run's `best`, write report.html, and return figures for run.json. All ranks call it."""
         ...

@@ -20,9 +20,10 @@ from typing import Any
 
 from dla.errors import DamagedError, UnavailableError, UsageError
 from dla.types import NO_PROGRESS, Progress
-from dla.weights.model_folder import CONFIG, WEIGHT_NAMES
+from dla.weights.model_folder import CONFIG, INDEX, WEIGHT_NAMES
+from dla.weights.shards import has_all_shards, join_shards
 
-WEIGHTS = WEIGHT_NAMES[:2]  # the first one that exists
+WEIGHTS = WEIGHT_NAMES[:3]  # the first one that exists
 
 # Sent instead of huggingface_hub's list of installed packages.
 _HEADERS = {"user-agent": "dla"}
@@ -78,7 +79,7 @@ def fetch(
         if result is None and not fresh:  # the cached commit has no weights; the branch may have moved since
             result = _with_weights(wanted, wanted.fetched(CONFIG))
     if result is None:
-        raise UnavailableError(f"{wanted.place} has no weights: neither {' nor '.join(WEIGHTS)}.")
+        raise UnavailableError(f"{wanted.place} has no weights: neither {', '.join(WEIGHTS[:-1])} nor {WEIGHTS[-1]}.")
     return result
 
 
@@ -114,7 +115,7 @@ def locate(repo: str, revision: str | None = None, *, cache_dir: str | os.PathLi
         snapshot = home / "snapshots" / commit
         for name in WEIGHTS if (snapshot / CONFIG).is_file() else ():
             if (snapshot / name).is_file():
-                return snapshot / name
+                return snapshot / name if name != INDEX or has_all_shards(snapshot) else None
             if not (home / ".no_exist" / commit / name).exists():
                 return None  # the hub may have it
     except OSError:
@@ -130,8 +131,23 @@ def _with_weights(wanted: _Wanted, config: _File) -> HubFiles | None:
             weights, _ = pinned.read(name)
         except _AbsentError:
             continue
+        if name == INDEX:
+            weights = _joined(pinned, weights)
         return HubFiles(pinned.repo, pinned.revision, config.data, weights.data, weights.path, weights.sha256)
     return None
+
+
+def _joined(wanted: _Wanted, index: _File) -> _File:
+    """Return the weights in the files that an index names, each of them verified."""
+
+    def read(name: str) -> bytes:
+        try:
+            return wanted.read(name)[0].data
+        except _AbsentError:
+            raise UnavailableError(f"{wanted.place} has no {name}, which its {INDEX} names.") from None
+
+    data = join_shards(index.data, f"{INDEX} of {wanted.place}", read)
+    return _File(index.path, data, hashlib.sha256(data).hexdigest())
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -195,7 +211,7 @@ class _Wanted:
             ) from error
 
     def download(self, filename: str, again: bool) -> Path:
-        from huggingface_hub import hf_hub_download, hf_hub_url
+        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         def explained(error: Exception) -> Exception:
@@ -208,7 +224,7 @@ class _Wanted:
         with _quietly(), _checked_metadata(self.place) as metadata:
             try:
                 # hf_hub_download retries an unreachable or busy hub for half a minute; this request fails at once.
-                metadata(hf_hub_url(self.repo, filename, revision=self.revision), headers=_HEADERS)
+                metadata(self.url(filename), headers=_HEADERS)
             except Exception as error:
                 refused = isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError)
                 if refused or isinstance(error, DamagedError) or _unreachable(error):
@@ -263,7 +279,12 @@ class _Wanted:
                 f"{_first_line(error)}. Check the connection, {by_hand}"
             )
         if isinstance(error, errors.HfHubHTTPError):
-            return f"{missing} and {self.refusal(error)}"
+            return f"{missing} and {self.refusal(error, filename)}"
+        if isinstance(error, errors.FileMetadataError):
+            return (
+                f"{missing} and {self.url(filename)} is answered without the header ETag or X-Repo-Commit, so not by a "
+                f"hub or a mirror of one (docs/ship.md). Check HF_ENDPOINT, {by_hand}"
+            )
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
             place = f"{filename} of {self.repo} in the cache ({self.cache})"
             return f"no space is left for {place}. Free some, or set HF_HOME."
@@ -277,8 +298,14 @@ class _Wanted:
 
         return constants.ENDPOINT
 
-    def refusal(self, error: Any) -> str:
-        """Return what the hub's HTTP status means for the user."""
+    def url(self, filename: str) -> str:
+        """Return the address of a file on the hub."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repo, filename, revision=self.revision)
+
+    def refusal(self, error: Any, filename: str) -> str:
+        """Return what the hub's HTTP status for a file means for the user."""
         from huggingface_hub import errors
 
         status, hub = error.response.status_code, f"the hub ({self.endpoint})"
@@ -287,7 +314,8 @@ class _Wanted:
         if isinstance(error, errors.RevisionNotFoundError):
             return f'{hub} has no revision "{self.revision}" of it. Try it without @{self.revision}'
         if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
-            return f"{hub} has no such repository, or it is private ({status}). Check the name, or set HF_TOKEN."
+            where = f"({status} for {self.url(filename)})"
+            return f"{hub} has no such repository, or it is private {where}. Check the name, or set HF_TOKEN."
         if status == 429:
             return f"{hub} received too many requests (429). Wait some minutes, or set HF_TOKEN."
         return f"{hub} answers with status {status}. Try again later"
@@ -377,5 +405,8 @@ def _unreachable(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    from huggingface_hub import get_token
+
+    token = (get_token() or "").strip()
+    lines = (str(error).replace(token, "***") if token else str(error)).strip().splitlines()
     return lines[0].rstrip(".")[:160] if lines else type(error).__name__

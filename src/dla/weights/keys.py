@@ -92,20 +92,27 @@ def _skeleton(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, 
     return body, {name: tuple(shape) for name, shape in unused_projections(model).items()}
 
 
-CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # averaged weights first, as timm does
+AVERAGED = ("state_dict_ema", "model_ema", "params_ema")
+# Averaged weights first, as timm does.
+CONTAINERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "net", "params", "module")
+_DEEPEST = 3
+_COUNT = "n_averaged"  # beside the weights in PyTorch's AveragedModel
 PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and compiled networks
 
 
 def unwrap(loaded: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], str]:
     """Return the state dict in a training checkpoint and its key there ('' if it is not wrapped)."""
-    for key in CONTAINERS:
-        if isinstance(loaded.get(key), Mapping):
-            return loaded[key], key
-    return loaded, ""
+    found = ""
+    for _ in range(_DEEPEST):
+        key = next((key for key in CONTAINERS if isinstance(loaded.get(key), Mapping)), "")
+        if not key:
+            break
+        loaded, found = loaded[key], key if found not in AVERAGED else found
+    return loaded, found
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict without the prefixes that wrappers add to names, repeated ones included.
+    """Return the state dict without what wrappers add: prefixes of names, also repeated, and `AveragedModel`'s count.
 
     Raises:
         DamagedError: if two names become the same.
@@ -115,6 +122,8 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         short = name
         while short.startswith(PREFIXES):
             short = short.split(".", 1)[1]
+        if short == _COUNT and tensor.ndim == 0:
+            continue
         if short in plain:
             raise DamagedError(f'"{short}" occurs twice, with and without a prefix ({", ".join(PREFIXES)}).')
         plain[short] = tensor

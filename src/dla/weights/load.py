@@ -250,7 +250,7 @@ def _as_built(config: ModelConfig, built: Mapping[str, Any], model: DLA, replace
     """Return the source's config as changed by the options. Drop rates are for training and not stored."""
     args = {key: built[key] for key in ("in_chans", "output_stride") if key in built}
     args["global_pool"] = model.global_pool.pool_type
-    cfg: dict[str, Any] = dict(config.pretrained_cfg)
+    cfg: dict[str, Any] = {key: value for key, value in config.pretrained_cfg.items() if key != "global_pool"}
     if cfg.get("input_size"):
         cfg["input_size"] = (model.in_chans, *cfg["input_size"][1:])
     cfg["num_classes"] = model.num_classes

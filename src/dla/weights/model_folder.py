@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-# Names of weight files in folders, in timm's order of preference; the hub has one of the first two.
-WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+# Names of weight files in folders, in timm's order of preference; the hub has one of the first three.
+INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
+WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", INDEX, "pytorch_model.pth", "model.pth")
 FORMAT = 1
 # What a network of each task is called, and its command.
 COMMANDS = {
@@ -122,8 +123,9 @@ class ModelConfig:
         """
         if not isinstance(mapping, dict):
             raise DamagedError(f"{where}: this is {json_kind(mapping)}, not an object with the field architecture.")
-        root = JsonObject(mapping, where)
-        cfg = root.object("pretrained_cfg")
+        older = "pretrained_cfg" not in mapping
+        root = JsonObject(_newer_form(mapping) if older else mapping, where)
+        cfg = replace(root.object("pretrained_cfg"), inside="") if older else root.object("pretrained_cfg")
         architecture = _architecture(root)
         holder = cfg if "num_classes" in cfg.fields.keys() - root.fields.keys() else root
         allowed = f"0 to {MOST_CLASSES}"
@@ -137,6 +139,21 @@ class ModelConfig:
             _pretrained_cfg(cfg),
             _ours(root.object("dla")),
         )
+
+
+def _newer_form(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config in timm's older form, with the record of the preprocessing at the root, in the newer one.
+
+    As timm's `_parse_model_cfg`, which calls `labels` `label_names`; `global_pool` is the network's, as it was then.
+    """
+    ours = ("architecture", "num_features", "model_args", "dla")
+    cfg = {name: value for name, value in fields.items() if name not in ours}
+    if "labels" in cfg:
+        cfg["label_names"] = cfg.pop("labels")
+    newer = {name: fields[name] for name in ("architecture", "model_args", "dla") if name in fields}
+    if cfg.get("global_pool") is not None and not newer.get("model_args"):
+        newer["model_args"] = {"global_pool": cfg["global_pool"]}
+    return newer | {"pretrained_cfg": cfg}
 
 
 def _architecture(root: JsonObject) -> str:
@@ -317,12 +334,19 @@ def write_temperature(folder: str | os.PathLike[str], temperature: float) -> Non
         raise DlaError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a folder is empty, or holds only what a killed `write_folder` left: its config comes first."""
+    names = {path.name for path in folder.iterdir()}
+    left = set(filter(is_leftover, names))
+    return names == left or (bool(left) and names - left == {CONFIG})
+
+
 def _refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file. A model needs a folder of its own.")
-    if all(is_leftover(path.name) for path in folder.iterdir()):
+    if is_unfinished(folder):
         return
     try:
         read_config(folder)

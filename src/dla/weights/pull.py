@@ -11,6 +11,7 @@ from dla.errors import DlaError, UnavailableError, UsageError
 from dla.models.registry import TABLE
 from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
+from dla.weights.shards import stored_bytes
 from dla.weights.spec import ModelFiles, ModelSource, resolve_source
 
 ALL = "all"
@@ -103,4 +104,4 @@ def _verified(name: str, source: ModelSource, cache_dir: CacheDir) -> PullResult
         loaded = load_model(ModelFiles(name, source, cache_dir))
     except DlaError as error:
         return PullResult(name, path, error=error)
-    return PullResult(name, path, path.stat().st_size, loaded.digest)
+    return PullResult(name, path, stored_bytes(path), loaded.digest)

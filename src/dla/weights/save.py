@@ -19,7 +19,7 @@ from dla.models.registry import TABLE
 from dla.options import CropMode, Exif, Interpolation
 from dla.weights.keys import FIRST_CONV, HEAD, PREFIXES, candidate_networks, plain_names, shapes_of
 from dla.weights.load import PREPROCESSING, load_state
-from dla.weights.model_folder import ModelConfig, write_folder
+from dla.weights.model_folder import ModelConfig, is_unfinished, write_folder
 
 Labels = Sequence[str] | Mapping[str, str]
 # timm's names, and ours for the EXIF orientation
@@ -136,8 +136,7 @@ def check_free(path: Path, force: bool) -> None:
     above = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
     if os.path.lexists(above) and not above.is_dir():
         raise UsageError(f"{above} is a file, so nothing can be written to {path}")
-    empty = path.is_dir() and not any(path.iterdir())
-    if os.path.lexists(path) and not force and not empty:
+    if os.path.lexists(path) and not force and not (path.is_dir() and is_unfinished(path)):
         raise UsageError(f"{path} exists already. Try: another name, or --force to replace it")
 
 

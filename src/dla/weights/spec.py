@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 from dla.errors import DamagedError, GuessedWarning, UnavailableError, UnknownNameError, UsageError
 from dla.models.registry import TABLE, row
 from dla.types import NO_PROGRESS, Progress
-from dla.weights.model_folder import CONFIG, WEIGHT_NAMES, WEIGHTS, ModelConfig, parse_config, read_config_bytes
+from dla.weights.model_folder import CONFIG, INDEX, WEIGHT_NAMES, WEIGHTS, ModelConfig, parse_config, read_config_bytes
 
 if TYPE_CHECKING:
     from dla.weights.hub import HubFiles
@@ -30,6 +30,7 @@ CacheDir = str | os.PathLike[str] | None
 
 # The authors' and PyTorch's file names end with the beginning of the file's SHA-256.
 _NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|pth\.tar|safetensors)$")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")
 _SCHEME = re.compile(r"(hf[-_]hub|local-dir|shipped):(.*)", re.IGNORECASE | re.DOTALL)
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _REVISION = re.compile(r"\w[\w./-]*", re.ASCII)
@@ -181,8 +182,9 @@ class ModelFiles:
 
     @property
     def weights_name(self) -> str:
-        """The name of the weight file for messages, with its extension."""
-        return self.weights_path.name if self.source.kind == "hub" else str(self.weights_path)
+        """The name of the weight file, with its extension; the name that several files would have as one."""
+        path = self.weights_path.name if self.source.kind == "hub" else str(self.weights_path)
+        return path.removesuffix(".index.json")
 
     @property
     def weights_title(self) -> str:
@@ -191,8 +193,17 @@ class ModelFiles:
 
     @cached_property
     def weights(self) -> bytes:
-        """The bytes of the weight file."""
-        return self._fetched.weights if self.source.kind == "hub" else read_weight_bytes(self.weights_path)
+        """The bytes of the weight file; of several files, joined to one."""
+        if self.source.kind == "hub":
+            return self._fetched.weights
+        if self.weights_path.name != INDEX or self.folder is None:
+            return read_weight_bytes(self.weights_path)
+        from dla.weights.shards import join_shards, read_index  # here, because most weights are one file
+
+        folder = self.folder
+        return join_shards(
+            read_index(folder / INDEX), str(folder / INDEX), lambda name: read_weight_bytes(folder / name, shard=True)
+        )
 
     @cached_property
     def sha256(self) -> str:
@@ -267,21 +278,26 @@ def _weights_in(folder: Path) -> tuple[Path, tuple[str, ...]]:
         if (folder / name).is_file():
             return folder / name, ()
     for extension in (*SAFE, ".pth", ".pth.tar", ".bin"):
-        if several := sorted(folder.glob(f"*{extension}")):
+        several = sorted(folder.glob(f"*{extension}"))
+        if any(_SHARD.search(path.name) for path in several):
+            raise UnavailableError(f"{folder} has weights in several files, but no {INDEX}. Try: download that too.")
+        if several:
             first, *others = several
             names = ", ".join(path.name for path in others)
             return first, (f"{folder} has several weight files; {first.name} is used, not {names}.",) * bool(others)
     raise UnavailableError(f"{folder} has no weights: neither {WEIGHTS} nor another {', '.join(SAFE + PICKLED)} file.")
 
 
-def read_weight_bytes(path: Path) -> bytes:
-    """Return the bytes of a weight file.
+def read_weight_bytes(path: Path, *, shard: bool = False) -> bytes:
+    """Return the bytes of a weight file; `shard`: it may be one of several.
 
     Raises:
-        UsageError: if it does not have the extension of a weight file.
+        UsageError: if it does not have the extension of a weight file, or is one of several without `shard`.
         UnavailableError: if it does not exist or cannot be read.
     """
     check_extension(str(path), str(path))  # before a large other file is read into memory
+    if _SHARD.search(path.name) and not shard:
+        raise UsageError(f"{path} holds only a part of the weights. Try: the folder with all of them and {INDEX}.")
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -292,6 +308,8 @@ def read_weight_bytes(path: Path) -> bytes:
 
 def check_extension(name: str, where: str) -> None:
     """Raise a UsageError unless the name has the extension of a weight file."""
+    if name.endswith(f".{INDEX.partition('.')[2]}"):
+        raise UsageError(f"{where} only says which files hold the weights. Try: its folder.")
     if not is_weight_file(name):
         raise UsageError(f"{where} is not a weight file. Allowed: {', '.join(SAFE + PICKLED)}")
 

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dla.errors import DamagedError, UnavailableError
-from dla.weights.keys import unwrap
+from dla.weights.keys import AVERAGED, CONTAINERS, unwrap
+from dla.weights.shards import other_kind
 from dla.weights.spec import SAFE, check_extension, name_note, read_weight_bytes
 
 
@@ -63,7 +64,7 @@ def parse_weights(data: bytes, name: str, where: str = "", digest: str = "") -> 
     if name.lower().endswith(SAFE):
         return WeightFile(_parse_safetensors(data, where), digest, notes)
     inner, container = unwrap(_parse_pickled(data, where))
-    if container in ("state_dict_ema", "model_ema"):
+    if container in AVERAGED:
         notes += (f"{where} is a training checkpoint; its averaged weights ({container}) are used.",)
     return WeightFile(_tensors_only(inner, where), digest, notes)
 
@@ -74,13 +75,13 @@ def _parse_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         if data.startswith((b"PK\x03\x04", b"\x80\x02")):
             raise DamagedError(f"{where} is a PyTorch file, not safetensors. Try: name it .pth.") from error
-        raise DamagedError(f"{where} {_instead(data) or f'is truncated or damaged ({error})'}.") from error
+        raise DamagedError(f"{where} {other_kind(data) or f'is truncated or damaged ({error})'}.") from error
 
 
 def _parse_pickled(data: bytes, where: str) -> Mapping[Any, Any]:
     if data[8:10] == b'{"':
         raise DamagedError(f"{where} is a safetensors file, not PyTorch's. Try: name it .safetensors.")
-    _refuse_zip_bomb(data, where)
+    _check_archive(data, where)
     try:
         # timm's checkpoints contain an argparse.Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -92,9 +93,9 @@ def _parse_pickled(data: bytes, where: str) -> Mapping[Any, Any]:
                 f"{where} holds more than tensors ({refused}); it was not loaded and nothing in it was executed. "
                 "Try: convert it to .safetensors on a machine where you trust it."
             ) from error
-        raise DamagedError(f"{where} {_instead(data) or 'is truncated, damaged or not a PyTorch file'}.") from error
+        raise DamagedError(f"{where} {other_kind(data) or 'is truncated, damaged or not a PyTorch file'}.") from error
     if not isinstance(loaded, Mapping):
-        raise DamagedError(f"{where} holds a {type(loaded).__name__}, not tensors by name.")
+        raise DamagedError(f"{where} does not hold tensors by name, but a value of the type {type(loaded).__name__}.")
     return loaded
 
 
@@ -106,28 +107,38 @@ def _refused(error: Exception, data: bytes) -> str:
     return refused[1] if refused and not truncated else ""
 
 
-def _refuse_zip_bomb(data: bytes, where: str) -> None:
-    """Refuse compressed archives: PyTorch writes none, and a forged one could decompress to any size."""
+def _check_archive(data: bytes, where: str) -> None:
+    """Refuse programs, and compressed archives: PyTorch writes none, and a forged one could decompress to any size."""
     try:
         entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return  # the legacy format or a truncated file, which PyTorch's reader handles
+    names = [entry.filename.partition("/")[2] for entry in entries]
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        raise UnavailableError(
+            f"{where} is a TorchScript archive, a program with its weights; it was not loaded and nothing in it was "
+            "executed. Try: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth') where you trust it."
+        )
+    if "archive_format" in names:
+        raise UnavailableError(
+            f"{where} is a program that torch.export wrote, not only weights; it was not loaded. "
+            "Try: torch.save(torch.export.load(FILE).state_dict, 'weights.pth') where you trust it."
+        )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise DamagedError(f"{where} is a compressed archive, which PyTorch does not write. Try: unpack it first.")
 
 
-def _instead(data: bytes) -> str:
-    """Return what a file without weights is, as the end of a sentence; '' if unknown."""
-    head = data[:512].lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, not the weights themselves. Try: git lfs pull"
-    if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return "is a web page, not weights. Try: download it again and check the address"
-    return "is a text file, not weights" if re.fullmatch(rb"[\t\n\r\x20-\x7e]*", head) else ""
-
-
 def _tensors_only(state: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise DamagedError(f"{where}: {str(name)[:60]} is a {type(value).__name__}, not a tensor by name.")
+        if isinstance(name, str) and isinstance(value, Tensor):
+            continue
+        if any(isinstance(value, Mapping) for value in state.values()):
+            entries = ", ".join(str(name)[:40] for name in list(state)[:8])
+            raise DamagedError(
+                f"{where} is a checkpoint, but none of its entries ({entries}) is called as state dicts are "
+                f"({', '.join(CONTAINERS)}). Try: torch.save(checkpoint[ENTRY], 'weights.pth')."
+            )
+        raise DamagedError(
+            f"{where}: {str(name)[:60]} is not a tensor by name, but of the type {type(value).__name__}."
+        )
     return dict(state)
