@@ -6,38 +6,41 @@ K classes; logits are float32 (K, H, W).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from dla.errors import UsageError
 from dla.images.preprocessing import crop_resize
-from dla.options import Interpolation
+from dla.options import Interpolation, described
 from dla.types import Array
 
 GRID = 32  # tiles begin at multiples of the coarsest stride, so that all maps lie as in the whole photo
-OVERLAP = 256  # of neighbouring tiles, in pixels; the effective receptive field is smaller (docs/results.md)
-BAND = 256  # rows that are answered at a time
+OVERLAP = 256  # of neighbouring tiles, in pixels; the effective receptive field is smaller (docs/segment.md)
+BAND_LOGITS = 2**22  # that are answered at a time
 
 Compute = Callable[[Array], Array]  # uint8 (1, H, W, 3) to logits (1, K, H, W)
 
 
 @dataclass(frozen=True)
 class DenseOptions:
-    """At which size a photo is seen, and from which size on in tiles.
+    """At which size a photo is seen, and from which size on in tiles."""
 
-    size: "trained": the short side is that which the network was trained at, if it was at one; "native": the photo's
-        own size; or the short side in pixels.
-    tile: side of the largest tile in pixels.
-    """
-
-    size: str | int = "trained"
-    tile: int = 1024
+    size: int | str = field(
+        default="trained",
+        metadata=described(
+            "the short side at which the network sees a photo, in pixels; trained: as in its training; native: the "
+            "photo's own"
+        ),
+    )
+    tile: int = field(
+        default=1024, metadata=described("larger photos are computed in tiles of this side", 2 * OVERLAP, 65_536)
+    )
 
     def __post_init__(self) -> None:
         if not (self.size in ("trained", "native") or (isinstance(self.size, int) and 1 <= self.size <= 65_536)):
-            raise UsageError(f"size is {self.size!r}. Allowed: trained, native, or the short side in pixels")
+            raise UsageError(f"size is {self.size}. Allowed: trained, native, or the short side in pixels, to 65,536")
         if not 2 * OVERLAP <= self.tile <= 65_536:
             raise UsageError(f"tile is {self.tile}. Allowed: {2 * OVERLAP} to 65,536 pixels")
 
@@ -65,18 +68,25 @@ def logits_of(pixels_HW3: Array, compute: Compute, tile: int) -> Iterator[Array]
     """
     height, width = pixels_HW3.shape[:2]
     if max(height, width) <= tile:
-        yield compute(pixels_HW3[None])[0]
+        yield from _in_bands(compute(pixels_HW3[None])[0])
         return
     rows, columns = _spans(height, tile), _spans(width, tile)
     carried: Array | None = None  # the weighted sum of the rows that the next tiles overlap
     for n, (top, bottom) in enumerate(rows):
-        band_KhW = _row_of_tiles(pixels_HW3[top:bottom], columns, compute)
-        band_KhW *= _ramps(rows, n)[:, None]
+        row_KhW = _row_of_tiles(pixels_HW3[top:bottom], columns, compute)
+        row_KhW *= _ramps(rows, n)[:, None]
         if carried is not None:
-            band_KhW[:, : carried.shape[1]] += carried
+            row_KhW[:, : carried.shape[1]] += carried
         done = rows[n + 1][0] - top if n + 1 < len(rows) else bottom - top
-        yield band_KhW[:, :done]
-        carried = band_KhW[:, done:].copy()
+        yield from _in_bands(row_KhW[:, :done])
+        carried = row_KhW[:, done:].copy()
+        del row_KhW  # before the next one is made
+
+
+def _in_bands(logits_KHW: Array) -> Iterator[Array]:
+    height = max(1, BAND_LOGITS // (len(logits_KHW) * logits_KHW.shape[2]))
+    for top in range(0, logits_KHW.shape[1], height):
+        yield logits_KHW[:, top : top + height]
 
 
 def _row_of_tiles(pixels_hW3: Array, columns: list[tuple[int, int]], compute: Compute) -> Array:
@@ -98,30 +108,47 @@ def _spans(length: int, tile: int) -> list[tuple[int, int]]:
 
 
 def _ramps(spans: list[tuple[int, int]], n: int) -> Array:
-    """Return the weights along tile n, which fall linearly where it overlaps its neighbours; all sum to 1."""
+    """Return the weights along tile n; those of all tiles sum to 1.
+
+    Where two tiles overlap, the outer quarter of each counts nothing, as its network sees a border that the photo does
+    not have; in the half between, one falls linearly as the other rises.
+    """
     first, end = spans[n]
     weights = np.ones(end - first, np.float32)
     if n > 0:
         shared = spans[n - 1][1] - first
-        weights[:shared] = (np.arange(shared) + 0.5) / shared
+        weights[:shared] = _rise(shared)
     if n + 1 < len(spans):
         shared = end - spans[n + 1][0]
-        weights[-shared:] *= 1 - (np.arange(shared) + 0.5) / shared
+        weights[-shared:] *= 1 - _rise(shared)
     return weights
 
 
+def _rise(length: int) -> Array:
+    return (2 * (np.arange(length) + 0.5) / length - 0.5).clip(0, 1).astype(np.float32)
+
+
 def resized_bands(bands: Iterator[Array], size: tuple[int, int], to: tuple[int, int]) -> Iterator[Array]:
-    """Yield logits in bands, (K, h, W), interpolated linearly from (height, width) `size` to `to`."""
+    """Yield logits in bands of a few rows, (K, h, W), interpolated linearly from (height, width) `size` to `to`.
+
+    Of the logits before, only the rows are held that the next band needs.
+    """
     if size == to:
         yield from bands
         return
-    whole_KHW = np.concatenate(list(bands), 1)
     left, right, share_W = _neighbours(size[1], to[1])
     above, below, share_H = _neighbours(size[0], to[0])
-    for top in range(0, to[0], BAND):
-        rows = slice(top, top + BAND)
+    held_KhW = next(bands)
+    first, height = 0, max(1, BAND_LOGITS // (len(held_KhW) * to[1]))
+    for top in range(0, to[0], height):
+        rows = slice(top, top + height)
+        held_KhW = held_KhW[:, above[top] - first :].copy()  # a view would keep the whole band in memory
+        first = above[top]
+        while held_KhW.shape[1] <= below[rows][-1] - first:
+            held_KhW = np.concatenate((held_KhW, next(bands)), 1)
         share_h1 = share_H[rows, None]
-        band_Khw = whole_KHW[:, above[rows]] * (1 - share_h1) + whole_KHW[:, below[rows]] * share_h1
+        upper_Khw, lower_Khw = held_KhW[:, above[rows] - first], held_KhW[:, below[rows] - first]
+        band_Khw = upper_Khw * (1 - share_h1) + lower_Khw * share_h1
         yield band_Khw[:, :, left] * (1 - share_W) + band_Khw[:, :, right] * share_W
 
 

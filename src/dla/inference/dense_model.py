@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from dla.engines.base import Engine
+from dla.errors import ImageError
 from dla.images.preprocessing import Preprocessing
 from dla.inference.dense_maps import DenseOptions, input_pixels, logits_of, resized_bands
 from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
@@ -48,10 +51,11 @@ class DenseModel:
         record: Callable[[PreparedInput, Iterator[Array] | None], R],
     ) -> R | Iterator[R]:
         """Return what `record` makes of each photo, in `kept`, and its logits in bands at the photo's size."""
-        strict, workers = options.pop("strict", False), options.pop("workers", BatchOptions.workers)
+        strict, workers = options.pop("strict", False), options.pop("workers", None)
         read = ReadOptions(self.preprocessing.exif, **options)
-        reader = _WholeReader((), read, strict, lambda photo: photo)
-        threads = BatchOptions(workers=workers).threads
+        reader = _WholeReader((), read, strict, partial(self._checked, dense, read.max_pixels))
+        # one thread reads as fast as the network answers, and few photos are held whole
+        threads = BatchOptions(workers=1 if workers is None else workers).threads
         logits = self.engine.features_at(LOGITS)
 
         def answer(p: PreparedInput, row: Any) -> R:
@@ -65,10 +69,27 @@ class DenseModel:
         pipeline = InputPipeline(1, threads)
         return pipeline.of_photos(images, reader, lambda counts_N: counts_N, answer)
 
+    def _checked(self, dense: DenseOptions, max_pixels: int, photo: Image.Image) -> Image.Image:
+        height, width = dense.input_size(photo.size, self.trained_side)
+        if height * width > max_pixels:
+            short = min(height, width)
+            raise _TooLarge(
+                f"with a short side of {short}, its {photo.width}x{photo.height} pixels would be {width:,}x{height:,}, "
+                f"more than {max_pixels / 1e6:g} megapixels. Try --size native"
+            )
+        return photo
+
+
+class _TooLarge(Exception):
+    """A photo, small as it is, would be too large at the size at which the network sees it."""
+
 
 class _WholeReader(PhotoReader):
     """Reads photos as a whole; the view is a placeholder, as the network sees them later."""
 
     def _prepared(self, name: str, image: PhotoInput) -> PreparedInput:
-        prepared = super()._prepared(name, image)
+        try:
+            prepared = super()._prepared(name, image)
+        except _TooLarge as error:
+            raise ImageError("too_large", f"{name}: {error}") from None
         return PreparedInput(name, (np.zeros(1),), prepared.truncated, kept=prepared.kept)

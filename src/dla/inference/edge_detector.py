@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 from PIL import Image
 
-from dla.errors import InputError
+from dla.errors import InputError, UsageError
 from dla.inference.dense_maps import DenseOptions
 from dla.inference.dense_model import DenseModel
 from dla.inference.pipeline import PhotoInput, PreparedInput
@@ -25,14 +25,15 @@ EDGES_SCHEMA = "dla.edges/1"
 class Boundaries:
     """The boundaries of one input, or the error.
 
-    `probability` (H, W) is that of a boundary at each pixel of the upright photo, in 8 bits: 255 is 1. `threshold` is
-    the model's own, 0 to 1.
+    `probability` (H, W) is that of a boundary at each pixel of the upright photo, in 8 bits: 255 is 1. `threshold`, 0 to
+    1, is where `lines` begin. `files` are the names of the files that `dla edges` wrote.
     """
 
     path: str
     probability: Array | None = None
     threshold: float = 0.5
     photo: Image.Image | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
     error: InputError | None = None
     truncated: bool = False
 
@@ -42,10 +43,10 @@ class Boundaries:
         assert self.probability is not None
         return (255 * suppress_non_maxima(self.probability / 255)).round().astype(np.uint8)
 
-    def lines(self, threshold: float | None = None) -> Array:
-        """Return the boundaries (H, W), one pixel wide, where `thin` reaches the threshold, by default the model's."""
-        level = self.threshold if threshold is None else threshold
-        return thin(self.thin >= 255 * level)
+    @cached_property
+    def lines(self) -> Array:
+        """The boundaries, one pixel wide, where `thin` reaches the threshold: booleans (H, W)."""
+        return thin(self.thin >= 255 * self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as in JSON (docs/formats.md)."""
@@ -55,13 +56,20 @@ class Boundaries:
         if self.truncated:
             record["truncated"] = True
         height, width = self.probability.shape
-        share = float(self.lines().mean())
-        return record | {"width": width, "height": height, "threshold": self.threshold, "share": share}
+        share = float(self.lines.mean())
+        record |= {"width": width, "height": height, "threshold": self.threshold, "share": share}
+        return record | {"files": dict(self.files)} if self.files else record
 
 
 @dataclass(frozen=True)
 class EdgeDetector(DenseModel):
     """A boundary network, ready for photos. Returned by `dla.load`."""
+
+    @property
+    def threshold(self) -> float:
+        """The threshold with the best F over the validation photos (ODS), as the model folder has it, else 0.5."""
+        results = self.config.dla.get("results") or {}
+        return float(self.config.dla.get("threshold") or results.get("threshold") or 0.5)
 
     @overload
     def __call__(self, images: str | os.PathLike[str] | bytes, **options: Any) -> Boundaries: ...
@@ -71,22 +79,36 @@ class EdgeDetector(DenseModel):
         self,
         images: PhotoInput | Iterable[PhotoInput],
         *,
-        size: str | int = DenseOptions.size,
+        size: int | str = DenseOptions.size,
         tile: int = DenseOptions.tile,
+        threshold: float | None = None,
         **options: Any,
     ) -> Boundaries | Iterator[Boundaries]:
-        """Return the boundaries of one photo, or of each of several. Arguments and errors are those of `Segmenter`."""
-        threshold = float(self.config.dla.get("threshold") or 0.5)
+        """Return the boundaries of one photo, or of each of several. Arguments and errors are those of `Segmenter`.
+
+        Args:
+            threshold: the probability from which a pixel may be on a line; None: the model's own, which had the best F
+                on its validation photos, or 0.5 if it has none.
+        """
+        if threshold is not None and not 0 < threshold <= 1:
+            raise UsageError(f"threshold is {threshold}. Allowed: above 0, to 1")
+        level = self.threshold if threshold is None else threshold
 
         def record(p: PreparedInput, bands: Iterator[Array] | None) -> Boundaries:
             if bands is None:
                 return Boundaries(p.name, error=p.error)
-            rows = [_levels(band_1hW[0]) for band_1hW in bands]
-            return Boundaries(p.name, np.concatenate(rows), threshold, p.kept, truncated=p.truncated)
+            assert p.kept is not None
+            levels_HW = np.empty((p.kept.height, p.kept.width), np.uint8)
+            top = 0
+            for band_1hW in bands:
+                levels_HW[top : top + band_1hW.shape[1]] = _levels(band_1hW[0])
+                top += band_1hW.shape[1]
+                del band_1hW  # before the next tiles are computed
+            return Boundaries(p.name, levels_HW, level, p.kept, truncated=p.truncated)
 
         return self._records(images, DenseOptions(size, tile), options, record)
 
 
 def _levels(logits_HW: Array) -> Array:
     """Return the sigmoid of logits in 8 bits."""
-    return (255 / (1 + np.exp(-logits_HW.astype(np.float64)))).round().astype(np.uint8)
+    return (127.5 + 127.5 * np.tanh(logits_HW / 2)).round().astype(np.uint8)  # no exponential that overflows

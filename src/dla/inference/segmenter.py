@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
 import numpy as np
 from PIL import Image
 
+from dla.drawing.palette import class_palette
 from dla.errors import InputError
 from dla.inference.dense_maps import DenseOptions
 from dla.inference.dense_model import DenseModel
 from dla.inference.pipeline import PhotoInput, PreparedInput
-from dla.types import Array
+from dla.types import Array, ClassName
 
 SEGMENT_SCHEMA = "dla.segment/1"
+MOST_CLASSES_OF_8_BITS = 255  # 255 itself is the usual id of ignored pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,10 @@ class ClassArea:
 class Segmentation:
     """The segmentation of one input, or the error.
 
-    `mask` (H, W) holds class indices, uint8 or uint16, at the size of the upright photo, which is `photo`. `classes`
-    are those that it has, by descending share. `probabilities` (K, H, W) float16 are there on request.
+    `mask` (H, W) holds class indices at the size of the upright photo, which is `photo`: uint8, or uint16 if the network
+    has more than 255 classes. `classes` are those that the photo has, by descending share. `probabilities` (K, H, W)
+    float16 are there on request. `palette` are the colours of all classes. `files` are the names of the files that
+    `dla segment` wrote.
     """
 
     path: str
@@ -44,6 +48,8 @@ class Segmentation:
     classes: tuple[ClassArea, ...] = ()
     photo: Image.Image | None = None
     probabilities: Array | None = None
+    palette: tuple[tuple[int, ...], ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     error: InputError | None = None
     truncated: bool = False
 
@@ -60,7 +66,21 @@ class Segmentation:
         if self.truncated:
             record["truncated"] = True
         height, width = self.mask.shape
-        return record | {"width": width, "height": height, "classes": [asdict(c) for c in self.classes]}
+        record |= {"width": width, "height": height, "classes": [asdict(c) for c in self.classes]}
+        return record | {"files": dict(self.files)} if self.files else record
+
+    def overlay(self) -> Image.Image:
+        """Return the photo, RGB, with each class in its colour over it and a legend below.
+
+        Raises:
+            ValueError: there is no mask, as the input could not be read.
+        """
+        from dla.drawing.overlay import draw_overlay  # here, because few runs draw
+
+        if self.mask is None or self.photo is None:
+            raise ValueError(f"{self.path} has no mask: {self.error.message if self.error else 'no photo'}")
+        legend = [(c.index, c.label, c.share) for c in self.classes]
+        return draw_overlay(self.photo, self.mask, self.palette, legend)
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,7 @@ class Segmenter(DenseModel):
         self,
         images: PhotoInput | Iterable[PhotoInput],
         *,
-        size: str | int = DenseOptions.size,
+        size: int | str = DenseOptions.size,
         tile: int = DenseOptions.tile,
         probabilities: bool = False,
         **options: Any,
@@ -94,32 +114,40 @@ class Segmenter(DenseModel):
             ImageError: with `strict`, an input cannot be read.
         """
 
+        palette = tuple(map(tuple, class_palette(len(self.classes), self.config.dla.get("palette")).tolist()))
+        dtype = np.uint8 if len(self.classes) <= MOST_CLASSES_OF_8_BITS else np.uint16
+
         def record(p: PreparedInput, bands: Iterator[Array] | None) -> Segmentation:
             if bands is None:
                 return Segmentation(p.name, error=p.error)
-            ids, shares = [], []
+            assert p.kept is not None
+            mask_HW = np.empty((p.kept.height, p.kept.width), dtype)
+            probabilities_KHW = np.empty((len(self.classes), *mask_HW.shape), np.float16) if probabilities else None
+            top = 0
             for band_KhW in bands:
-                ids.append(band_KhW.argmax(0).astype(np.uint8 if len(self.classes) <= 256 else np.uint16))
-                if probabilities:
-                    shares.append(_softmax(band_KhW).astype(np.float16))
-            mask_HW = np.concatenate(ids)
-            areas = class_areas(mask_HW, self)
-            whole = np.concatenate(shares, 1) if probabilities else None
-            return Segmentation(p.name, mask_HW, areas, p.kept, whole, truncated=p.truncated)
+                rows = slice(top, top + band_KhW.shape[1])
+                mask_HW[rows] = band_KhW.argmax(0)
+                if probabilities_KHW is not None:
+                    probabilities_KHW[:, rows] = _softmax(band_KhW)
+                top = rows.stop
+                del band_KhW  # before the next tiles are computed
+            areas = class_areas(mask_HW, self.classes)
+            return Segmentation(p.name, mask_HW, areas, p.kept, probabilities_KHW, palette, truncated=p.truncated)
 
         return self._records(images, DenseOptions(size, tile), options, record)
 
 
-def class_areas(mask_HW: Array, model: DenseModel) -> tuple[ClassArea, ...]:
+def class_areas(mask_HW: Array, classes: tuple[ClassName, ...]) -> tuple[ClassArea, ...]:
     """Return the classes of a mask by descending share, equal ones by their index."""
-    counts_K = np.bincount(mask_HW.ravel(), minlength=len(model.classes))
+    counts_K = np.bincount(mask_HW.ravel(), minlength=len(classes))
     areas = []
     for k in np.argsort(-counts_K, kind="stable"):
         if not counts_K[k]:
             break
-        rows, columns = (np.flatnonzero((mask_HW == k).any(axis)) for axis in (1, 0))
+        is_k_HW = mask_HW == k
+        rows, columns = (np.flatnonzero(is_k_HW.any(axis)) for axis in (1, 0))
         box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-        name, pixels = model.classes[k], int(counts_K[k])
+        name, pixels = classes[k], int(counts_K[k])
         areas.append(ClassArea(int(k), name.class_id, name.label, pixels, pixels / mask_HW.size, box))
     return tuple(areas)
 

@@ -222,6 +222,8 @@ def _ours(dla: JsonObject) -> dict[str, Any]:
     dla.get("task", str, ", ".join(COMMANDS), lambda task: task in COMMANDS, default=None)
     dla.get("down_ratio", int, ", ".join(map(str, DOWN_RATIOS)), lambda ratio: ratio in DOWN_RATIOS, default=None)
     dla.get("up", str, ", ".join(UPSAMPLINGS), lambda up: up in UPSAMPLINGS, default=None)
+    dla.get("short_side", int, "1 to 65536", lambda side: 1 <= side <= 65_536, default=None)
+    dla.get("threshold", (int, float), "above 0, to 1", lambda t: 0 < t <= 1, default=None)
     dla.get("palette", list, "a colour [red, green, blue] for each class", _are_colors, default=None)
     dla.get("temperature", (int, float), "a number from 0.01 to 100", lambda t: 0.01 <= t <= 100, default=None)
     return {name: value for name, value in dla.fields.items() if name != "format"}
