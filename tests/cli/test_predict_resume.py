@@ -371,7 +371,7 @@ def test_a_full_disk_is_said_with_the_files_name(form: str, capsys: pytest.Captu
 def test_a_full_disk_is_said_with_the_pictures_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dla.inference.classifier._picture_name", lambda _: "full.png")
+    monkeypatch.setattr("dla.inference.classifier.output_name", lambda _: "full")
     (tmp_path / "full.png").symlink_to("/dev/full")
     assert predict(str(CHELSEA), "-o", str(tmp_path / "out.jsonl"), "--pictures", str(tmp_path)) == 1
     assert capsys.readouterr().err == f"dla: {tmp_path / 'full.png'}: No space left on device\n"

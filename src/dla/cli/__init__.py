@@ -20,6 +20,8 @@ from dla.version import __version__
 
 COMMANDS = {
     "predict": "classify photos",
+    "segment": "assign a class to each pixel of photos",
+    "edges": "find the boundaries in photos",
     "features": "extract features of photos as arrays",
     "models": "list the networks and their weights",
     "info": "show everything about one network",

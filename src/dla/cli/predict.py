@@ -6,8 +6,6 @@ import os
 import sys
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from fnmatch import fnmatchcase
-from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast, get_args
 
 from dla.cli.common import (
@@ -16,6 +14,7 @@ from dla.cli.common import (
     add_input_flags,
     add_record_flags,
     add_run_flags,
+    check_outside_inputs,
     count_photos,
     find_photos,
     input_options,
@@ -81,7 +80,8 @@ def run(argv: list[str]) -> int:
         parser.print_options(args)
         return 0
     result_format = _format(args)
-    _check_pictures(args)
+    if args.pictures is not None:
+        check_outside_inputs("--pictures", args.pictures, args.images)
     with RunCounter(args, "predict") as counter:
         finder, photos = find_photos(args, "classify", "predict")
         from dla.inference.result_files import RESUMABLE, PredictionWriter, engine_of
@@ -128,18 +128,6 @@ def _format(args: Namespace) -> ResultFormat:
     if args.output is not None and not (args.resume or args.force):
         check_new(args.output, resumable=result_format in RESUMABLE)
     return result_format
-
-
-def _check_pictures(args: Namespace) -> None:
-    """Raise a UsageError if pictures would be saved among the inputs, where a run would classify them."""
-    if args.pictures is None:
-        return
-    picture = PurePath(os.path.realpath(args.pictures), "photo-00000000.png")
-    for item in args.images:
-        path = os.path.realpath(item)
-        deep = "**" in item and fnmatchcase(str(picture), path.replace("**/", "*"))
-        if deep or picture.match(path) or (os.path.isdir(path) and picture.is_relative_to(path)):
-            raise UsageError(f"--pictures {args.pictures} is in {item}, which is an input. Give a folder outside of it")
 
 
 def _results(

@@ -154,7 +154,7 @@ class Classifier:
                 return Prediction(p.name, error=p.error)
             if folder is not None and p.kept is not None:
                 best = Prediction(p.name, self._best(probabilities_K, BARS))
-                picture = folder / _picture_name(p.name)
+                picture = folder / f"{output_name(p.name)}.png"
                 with errors_name(picture):
                     draw_prediction(p.kept, best).save(picture)
             return Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
@@ -226,10 +226,10 @@ class Classifier:
         )
 
 
-def _picture_name(name: str) -> str:
-    """Return the photo's file name with a hash of its path, as other folders may have files of the same name."""
+def output_name(name: str) -> str:
+    """Return a photo's file name, without ending and with a hash of its path: other folders may have equal names."""
     stem = os.fsencode(Path(name).stem)[:200]  # file names are limited to 255 bytes
-    return f"{os.fsdecode(stem)}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.png"
+    return f"{os.fsdecode(stem)}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 @overload

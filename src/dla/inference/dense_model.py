@@ -73,14 +73,14 @@ class DenseModel:
         height, width = dense.input_size(photo.size, self.trained_side)
         if height * width > max_pixels:
             short = min(height, width)
-            raise _TooLarge(
+            raise _TooLargeError(
                 f"with a short side of {short}, its {photo.width}x{photo.height} pixels would be {width:,}x{height:,}, "
                 f"more than {max_pixels / 1e6:g} megapixels. Try --size native"
             )
         return photo
 
 
-class _TooLarge(Exception):
+class _TooLargeError(Exception):
     """A photo, small as it is, would be too large at the size at which the network sees it."""
 
 
@@ -90,6 +90,6 @@ class _WholeReader(PhotoReader):
     def _prepared(self, name: str, image: PhotoInput) -> PreparedInput:
         try:
             prepared = super()._prepared(name, image)
-        except _TooLarge as error:
+        except _TooLargeError as error:
             raise ImageError("too_large", f"{name}: {error}") from None
         return PreparedInput(name, (np.zeros(1),), prepared.truncated, kept=prepared.kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, overload
@@ -25,15 +25,15 @@ EDGES_SCHEMA = "dla.edges/1"
 class Boundaries:
     """The boundaries of one input, or the error.
 
-    `probability` (H, W) is that of a boundary at each pixel of the upright photo, in 8 bits: 255 is 1. `threshold`, 0 to
-    1, is where `lines` begin. `files` are the names of the files that `dla edges` wrote.
+    `probability` (H, W) is that of a boundary at each pixel of the upright photo, in 8 bits: 255 is 1. `threshold`, 0
+    to 1, is where `lines` begin. `files` are the names of the files that `dla edges` wrote.
     """
 
     path: str
     probability: Array | None = None
     threshold: float = 0.5
     photo: Image.Image | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     error: InputError | None = None
     truncated: bool = False
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -37,10 +38,10 @@ class ClassArea:
 class Segmentation:
     """The segmentation of one input, or the error.
 
-    `mask` (H, W) holds class indices at the size of the upright photo, which is `photo`: uint8, or uint16 if the network
-    has more than 255 classes. `classes` are those that the photo has, by descending share. `probabilities` (K, H, W)
-    float16 are there on request. `palette` are the colours of all classes. `files` are the names of the files that
-    `dla segment` wrote.
+    `mask` (H, W) holds class indices at the size of the upright photo, which is `photo`: uint8, or uint16 if the
+    network has more than 255 classes. `classes` are those that the photo has, by descending share. `probabilities`
+    (K, H, W) float16 are there on request. `palette` are the colours of all classes. `files` are the names of the files
+    that `dla segment` wrote.
     """
 
     path: str
@@ -49,7 +50,7 @@ class Segmentation:
     photo: Image.Image | None = None
     probabilities: Array | None = None
     palette: tuple[tuple[int, ...], ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     error: InputError | None = None
     truncated: bool = False
 
@@ -87,6 +88,12 @@ class Segmentation:
 class Segmenter(DenseModel):
     """A segmentation network, ready for photos. Returned by `dla.load`."""
 
+    @cached_property
+    def palette(self) -> tuple[tuple[int, ...], ...]:
+        """The colour of each class, (red, green, blue): the model folder's, else VOC's."""
+        colors_K3 = class_palette(len(self.classes), self.config.dla.get("palette"))
+        return tuple(tuple(color) for color in colors_K3.tolist())
+
     @overload
     def __call__(self, images: str | os.PathLike[str] | bytes, **options: Any) -> Segmentation: ...
     @overload
@@ -114,7 +121,7 @@ class Segmenter(DenseModel):
             ImageError: with `strict`, an input cannot be read.
         """
 
-        palette = tuple(map(tuple, class_palette(len(self.classes), self.config.dla.get("palette")).tolist()))
+        palette = self.palette
         dtype = np.uint8 if len(self.classes) <= MOST_CLASSES_OF_8_BITS else np.uint16
 
         def record(p: PreparedInput, bands: Iterator[Array] | None) -> Segmentation:
