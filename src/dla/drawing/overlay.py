@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 from dla.errors import printable
 from dla.types import Array
 
-OPACITY = 0.55  # of the colours over the photo
-MOST_NAMED = 40  # classes in the legend
+OPACITY = 0.5  # of the colours over the photo
+MOST_NAMED = 24  # classes in the legend
 _INK, _FAINT, _PAPER, _FRAME = "#1b1f24", "#59636e", "#ffffff", "#c9d1d9"
 _LEAST_WIDTH = 260  # of the legend, in pixels
+_LONGEST_NAME = 28  # in the legend, in characters
 
 LegendEntry = tuple[int, str, float]  # index, name and share of a class
 
@@ -56,10 +57,11 @@ class _Legend:
     """Classes in columns: a swatch, the name, and the share in per cent."""
 
     def __init__(self, entries: list[LegendEntry], more: int, unit: int, width: int) -> None:
-        self.entries, self.more, self.unit = entries, more, unit
+        self.entries = [(index, _short(printable(name)), share) for index, name, share in entries]
+        self.more, self.unit = more, unit
         self.font = ImageFont.load_default(unit)
         self.row, self.margin, self.gap = round(1.75 * unit), unit, round(0.6 * unit)
-        names = [self._length(printable(name)) for _, name, _ in entries]
+        names = [self._length(name) for _, name, _ in self.entries]
         self.share = self._length("100.0 %")
         needed = unit + self.gap + max(names, default=0) + self.gap + self.share
         self.step = needed + 2 * self.margin
@@ -79,9 +81,13 @@ class _Legend:
             half = self.unit // 2
             swatch = (x, y - half, x + self.unit, y + half)
             pen.rounded_rectangle(swatch, self.unit // 5, tuple(palette[index]), _FRAME, max(1, self.unit // 16))
-            pen.text((x + self.unit + self.gap, y), printable(name), _INK, self.font, "lm")
+            pen.text((x + self.unit + self.gap, y), name, _INK, self.font, "lm")
             end = x + self.step - 2 * self.margin
             pen.text((end, y), f"{100 * share:.1f} %", _FAINT, self.font, "rm")
         if self.more > 0:
             y = top + self.gap + self.rows * self.row + self.row // 2
             pen.text((self.margin, y), f"and {self.more:,} more", _FAINT, self.font, "lm")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

@@ -101,10 +101,16 @@ def _row_of_tiles(pixels_hW3: Array, columns: list[tuple[int, int]], compute: Co
 
 
 def _spans(length: int, tile: int) -> list[tuple[int, int]]:
-    """Return the (first, end) of overlapping tiles that cover `length`."""
-    step = (tile - OVERLAP) // GRID * GRID
-    count = 1 if length <= tile else -(-(length - tile) // step) + 1
-    return [(n * step, min(n * step + tile, length)) for n in range(count)]
+    """Return the (first, end) of overlapping tiles that cover `length`.
+
+    All are of one size, as an engine may hold memory for each size it has seen, and all begin on the grid.
+    """
+    count = max(1, -(-(length - OVERLAP) // (tile - OVERLAP - GRID)))
+    if count == 1:
+        return [(0, length)]
+    size = -(-(length - OVERLAP) // count) + OVERLAP
+    size += (length - size) % GRID  # so that the last one, too, begins on the grid
+    return [(start, start + size) for start in (n * (length - size) // (count - 1) // GRID * GRID for n in range(count))]
 
 
 def _ramps(spans: list[tuple[int, int]], n: int) -> Array:
