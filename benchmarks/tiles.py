@@ -78,9 +78,9 @@ def main() -> None:
                 continue
             masks[tile] = np.load(out)
             found = json.loads(done.stdout.splitlines()[-1])
-            equal = f"  {(masks[tile] == masks[WHOLE]).mean():.4%} of labels equal" if WHOLE in masks else ""
-            print(f"{name}: {found['peak_mb']:,.0f} MB ({found['total_mb']:,.0f} in all), {found['seconds']:.1f} s{equal}",
-                  flush=True)  # fmt: skip
+            equal = f", {(masks[tile] == masks[WHOLE]).mean():.4%} of labels equal" if WHOLE in masks else ""
+            peak = f"{found['peak_mb']:,.0f} MB ({found['total_mb']:,.0f} in all)"
+            print(f"{name}: {peak}, {found['seconds']:.1f} s{equal}", flush=True)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,6 @@ def test_a_threshold_that_is_no_probability(threshold: float) -> None:
 
 def test_an_unreadable_photo_has_an_error() -> None:
     first, second = edge_detector()(["gone.jpg", line()])
-    assert first.to_dict() == {"schema": "dla.edges/1", "path": "gone.jpg",
-                               "error": {"code": "not_found", "message": "gone.jpg: there is no such file"}}  # fmt: skip
+    error = {"code": "not_found", "message": "gone.jpg: there is no such file"}
+    assert first.to_dict() == {"schema": "dla.edges/1", "path": "gone.jpg", "error": error}
     assert second.error is None

@@ -84,8 +84,8 @@ def test_photos_of_every_mode() -> None:
     frames[0].save(animation, "GIF", save_all=True, append_images=frames[1:])
     wanted = [(photo.convert("RGBA"), ids_of(photo)), (photo.quantize(3), ids_of(photo)), (photo.convert("L"), 0),
               (grey, 0), (animation.getvalue(), 2)]  # fmt: skip
-    for given, ids in wanted:
-        record = segmenter()(given)
+    for image, ids in wanted:
+        record = segmenter()(image)
         assert record.mask is not None, record.error
         assert record.mask.shape == (14, 20)
         assert (record.mask == ids).all()
@@ -154,6 +154,7 @@ def test_areas_are_those_of_a_count(mask_HW: np.ndarray) -> None:
         assert (area.class_id, area.label) == (f"n{area.index}", f"name {area.index}")
 
 
+@pytest.mark.slow
 def test_tiles_give_the_labels_of_the_whole_photo() -> None:
     net = Dense.over(tiny(), 5, 2)
     randomise(net)

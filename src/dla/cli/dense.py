@@ -42,7 +42,7 @@ class PhotoFiles(Protocol):
     """Writes the files of each photo into the folder of --output."""
 
     def start(self) -> None:
-        """Create the folder."""
+        """Write what the folder holds beside the photos' files."""
 
     def write(self, record: Any) -> None:
         """Write the files of a record without an error, and their names into it."""
@@ -168,10 +168,11 @@ def _stored(
     earlier: list[dict[str, Any]] = []
     with ExitStack() as stack:
         if args.output is not None:
-            files.start()
+            os.makedirs(args.output, exist_ok=True)
             results = open_results(_records(args), "jsonl", network, {"batch_size": 1, **settings}, photos,
                                    resume=args.resume, force=args.force, command=task)  # fmt: skip
             file, before, photos = stack.enter_context(results)
+            files.start()
             earlier = earlier_records(_records(args), before.count)
         coco = None if coco_file is None else stack.enter_context(open_coco(coco_file, network.classes))
         if coco is not None:

@@ -110,7 +110,9 @@ def _spans(length: int, tile: int) -> list[tuple[int, int]]:
         return [(0, length)]
     size = -(-(length - OVERLAP) // count) + OVERLAP
     size += (length - size) % GRID  # so that the last one, too, begins on the grid
-    return [(start, start + size) for start in (n * (length - size) // (count - 1) // GRID * GRID for n in range(count))]
+    return [
+        (start, start + size) for start in (n * (length - size) // (count - 1) // GRID * GRID for n in range(count))
+    ]
 
 
 def _ramps(spans: list[tuple[int, int]], n: int) -> Array:

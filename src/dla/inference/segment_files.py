@@ -40,8 +40,7 @@ class MaskFiles:
     classes: tuple[ClassName, ...]
 
     def start(self) -> None:
-        """Create the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Do nothing: each photo's files stand for themselves."""
 
     def write(self, record: Segmentation) -> None:
         """Write the files of a record without an error, and their names into it."""
@@ -118,8 +117,7 @@ class EdgeFiles:
     folder: Path
 
     def start(self) -> None:
-        """Create the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Do nothing: each photo's files stand for themselves."""
 
     def write(self, record: Boundaries) -> None:
         """Write the files of a record without an error, and their names into it."""
@@ -138,8 +136,10 @@ def mask_png(mask_HW: Array, palette: Sequence[Sequence[int]]) -> bytes:
     image = Image.fromarray(mask_HW)
     if mask_HW.dtype != np.uint8:
         return _png(image)
-    image.putpalette([level for color in palette for level in color])  # from L to P; the indices stay
-    return _png(image, bits=8)  # with fewer bits, some programs read other ids
+    colors = [level for color in palette for level in color]
+    # From L to P; the indices stay. A shorter palette would give fewer bits, which some programs read as other ids.
+    image.putpalette(colors + [0] * (3 * 256 - len(colors)))
+    return _png(image)
 
 
 def _png(image: Image.Image, **options: Any) -> bytes:
