@@ -37,6 +37,10 @@ from .inference.classifier import ClassScore as ClassScore
 from .inference.classifier import Features as Features
 from .inference.classifier import Prediction as Prediction
 from .inference.classifier import load as load
+from .inference.edge_detector import Boundaries as Boundaries
+from .inference.edge_detector import EdgeDetector as EdgeDetector
+from .inference.segmenter import Segmentation as Segmentation
+from .inference.segmenter import Segmenter as Segmenter
 from .metrics.classification import Comparison as Comparison
 from .metrics.classification import Evaluation as Evaluation
 from .models.aggregation import HDA as HDA

@@ -16,7 +16,7 @@ import dla
 from support import hub_server
 from support.photos import crops, jpeg
 from support.run_page import blocks, run_alone
-from support.small_models import write_small
+from support.small_models import write_dense, write_small
 from support.warm import WARM
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,9 @@ def test_every_block_runs(page: Path, hub: hub_server.Hub, desk: Path) -> None:
     home.mkdir()
     if page.stem == "first-hour":
         write_small(desk / "runs" / "finetune-small-flowers" / "best", ["rose", "tulip"])
+    if page.stem in ("segment", "edges"):
+        names = ["road", "tree", "sky"] if page.stem == "segment" else ["boundary"]
+        write_dense(desk / "runs" / page.stem / "best", names)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DLA_", "TORCH_", "XDG_"))}
     env = clean | {"HOME": str(home), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "*", "OMP_NUM_THREADS": "1",
                    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip

@@ -105,7 +105,8 @@ def test_masks_are_palette_pictures_of_8_bits(photos: list[str], tmp_path: Path)
         with np.load(tmp_path / "out" / record.files["probabilities"]) as found:
             assert (found["probabilities"] == record.probabilities).all()
             assert found["class_ids"].tolist() == ["red", "green", "blue"]
-        assert Image.open(tmp_path / "out" / record.files["overlay"]).height > image.height
+        with Image.open(tmp_path / "out" / record.files["overlay"]) as overlay:
+            assert overlay.height > image.height
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 

@@ -17,7 +17,7 @@ from dla.options import Interpolation, described
 from dla.types import Array
 
 GRID = 32  # tiles begin at multiples of the coarsest stride, so that all maps lie as in the whole photo
-OVERLAP = 256  # of neighbouring tiles, in pixels; the effective receptive field is smaller (docs/segment.md)
+OVERLAP = 256  # of neighbouring tiles, in pixels; the effective receptive field is smaller: benchmarks/tiles.py
 BAND_LOGITS = 2**22  # that are answered at a time
 
 Compute = Callable[[Array], Array]  # uint8 (1, H, W, 3) to logits (1, K, H, W)
