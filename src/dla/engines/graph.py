@@ -97,6 +97,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "relu": (), "add": (), "concat": (), "flatten": (), "global_avg_pool": (), "global_max_pool": (),
     "max_pool": ("stride", "dilation", "pad_end"), "avg_pool": ("stride",),
     "avg_pool_dilated": ("dilation", "channels"), "slice": ("start", "stop"), "scale": ("factor",),
+    "upsample": ("factor",),
 }  # fmt: skip
 
 
