@@ -157,7 +157,7 @@ def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None
             match = f"fits several networks ({', '.join(fits)})" if fits else "fits no network of the table exactly"
             raise UsageError(f"{where} {match}. Try: name the architecture, such as dla60.")
         architecture = fits[0]
-    cfg = row(architecture).pretrained_cfg()
+    cfg = row(architecture).pretrained_cfg().to_dict()
     in_chans = shapes.get(FIRST_CONV, (0, 3))[1]
     num_classes = shapes.get(f"{HEAD}weight", (0,))[0]
     size = {"input_size": (in_chans, 224, 224)}
@@ -236,7 +236,7 @@ def _as_built(config: ModelConfig, built: Mapping[str, Any], model: DLA, replace
 
 def _cfg_attribute(config: ModelConfig) -> dict[str, Any]:
     """Return timm's `model.pretrained_cfg`: the source's fields over the table's preprocessing."""
-    cfg = row(config.architecture).pretrained_cfg()
+    cfg = row(config.architecture).pretrained_cfg().to_dict()
     stored = {key: tuple(value) if isinstance(value, list) else value for key, value in config.pretrained_cfg.items()}
     root = {
         "architecture": config.architecture,

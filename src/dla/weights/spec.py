@@ -105,8 +105,8 @@ def _released(name: str, tag: str) -> ModelSource:
     if r.tag is None:
         raise UsageError(f"{name} has no released weights. Try: the path of a folder or file with weights.")
     if tag and tag != r.tag:
-        raise UnknownNameError("released set of weights", f"{name}.{tag}", [f"{name}.{r.tag}"])
-    return ModelSource("hub", f"timm/{name}.{r.tag}", architecture=name)
+        raise UnknownNameError("released set of weights", f"{name}.{tag}", [r.tagged_name])
+    return ModelSource("hub", f"timm/{r.tagged_name}", architecture=name)
 
 
 def shipped(name: str) -> Path:
