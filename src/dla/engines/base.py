@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dla.models.registry import check_feature_node
 from dla.types import Array
@@ -14,26 +14,22 @@ if TYPE_CHECKING:
     from dla.engines.graph import Network
 
 
-class Engine(Protocol):
-    """A network ready for inference. It normalizes the pixels itself, so that every engine takes the same input."""
+class Engine(ABC):
+    """A network ready for inference. It normalizes the pixels itself, so that every engine takes the same input.
 
-    @property
-    def name(self) -> str:
-        """Return the runtime and its device, such as "PyTorch on cpu"."""
-        ...
+    `name` is the runtime, its device and any reduced precision, such as "PyTorch on cpu". `max_concurrent` is how
+    many concurrent calls, each from its own thread, give the highest throughput.
+    """
 
-    @property
-    def max_concurrent(self) -> int:
-        """Return how many concurrent calls, each from its own thread, give the highest throughput."""
-        ...
+    name: str
+    max_concurrent = 1
 
-    def own_process(self) -> None:
+    def own_process(self) -> None:  # noqa: B027  # most have nothing to set up
         """Configure the whole process for this engine. The command line calls it; a library must not."""
-        ...
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """Return float32 probabilities (N, K), each row summing to 1, for uint8 photos of one size."""
-        ...
+        return self._run(None, pixels_NHW3)
 
     def features_at(self, at: str) -> Callable[[Array], Array]:
         """Return a function from uint8 photos (N, H, W, 3) to the float32 features (N, C[, H, W]) at a feature node.
@@ -41,31 +37,22 @@ class Engine(Protocol):
         Raises:
             UnknownNameError: the network has no such node (`dla.models.nodes.truncate` documents the names).
         """
-        ...
-
-
-class NetworkEngine(ABC):
-    """Base class of the engines that are built from a network's operations; subclasses implement `_run`."""
-
-    network: Network
-    max_concurrent = 1
-
-    def own_process(self) -> None:  # noqa: B027  # most have nothing to set up
-        """Do nothing: these engines need no setup of the process."""
-
-    def probabilities(self, pixels_NHW3: Array) -> Array:
-        """Return float32 probabilities (N, K) for uint8 photos of one size."""
-        return self._run(None, pixels_NHW3)
-
-    def features_at(self, at: str) -> Callable[[Array], Array]:
-        """Return a function from uint8 photos of one size to float32 features (N, C[, H, W]).
-
-        Raises:
-            UnknownNameError: the network has no such node.
-        """
-        check_feature_node(at, self.network.graph.nodes)
+        self._check_node(at)
         return partial(self._run, at)
+
+    @abstractmethod
+    def _check_node(self, at: str) -> None:
+        """Raise an UnknownNameError unless the network has this feature node."""
 
     @abstractmethod
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         """Return the features at a node, or the probabilities if `at` is None."""
+
+
+class NetworkEngine(Engine):
+    """Base class of the engines that are built from a network's operations."""
+
+    network: Network
+
+    def _check_node(self, at: str) -> None:
+        check_feature_node(at, self.network.graph.nodes)

@@ -32,16 +32,13 @@ class OnnxEngine(NetworkEngine):
         UsageError: another precision than fp32.
     """
 
+    name = "ONNX Runtime on cpu"
+
     def __init__(self, network: Network, precision: Precision = "fp32", threads: int | None = None) -> None:
         if precision != "fp32":
             raise UsageError(f"the engine onnx computes in fp32, not in {precision}. Try --engine openvino")
         self.network, self.threads = network, threads or cores()
         self.sessions: dict[str | None, Any] = {}
-
-    @property
-    def name(self) -> str:
-        """Return the runtime and its device."""
-        return "ONNX Runtime on cpu"
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         if at not in self.sessions:
