@@ -42,11 +42,8 @@ def run(argv: list[str]) -> int:
     done = "removed from " if args.clear else ""
     if args.format == "json":
         kinds = {kind: {"files": files[kind], "bytes": sizes[kind]} for kind in sorted(files)}
-        print(
-            json.dumps(
-                {"schema": "dla.cache/1", "folder": str(cache.cache_folder()), "removed": args.clear, "kinds": kinds}
-            )
-        )
+        folder = str(cache.cache_folder())
+        print(json.dumps({"schema": "dla.cache/1", "folder": folder, "removed": args.clear, "kinds": kinds}))
         return 0
     print(f"{done}{cache.cache_folder()}: {len(entries)} files, {sum(sizes.values()) / 1e6:.1f} MB")
     rows = [(f"  {k}", f"{files[k]} files", f"{sizes[k] / 1e6:.1f} MB", KINDS.get(k, "")) for k in sorted(files)]

@@ -33,6 +33,7 @@ MAX_DROP = 0.005  # of top-1, as a share of the photos
 _BEST_FIRST = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
 _XML, _BIN, _ABOUT = "model.xml", "model.bin", "about.json"
 _MOST_BYTES = 2**31
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # what reading a damaged file raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +146,7 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         content, calibration = root.get("content", str, "a text"), root.get("calibration", dict, "an object")
         gates = tuple(_gate(gate) for gate in root.get("gates", list, "a list"))
         return QuantizedModel(xml, weights, content, calibration, gates)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        DamagedError,
-        EOFError,
-        KeyError,
-        OverflowError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (*_BAD_ZIP, DamagedError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DamagedError(
             f"{where} is not a complete int8 model ({error}). Make it again: dla export --precision int8"
         ) from None

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dla.catalog import ModelInfo, info_of
 from dla.engines.base import Engine
@@ -170,18 +170,14 @@ def _open(files: ModelFiles, takes_photos: bool, stored_int8: bool) -> tuple[Exp
         network, _ = open_traced(files, loaded=loaded)
     except OnlyTorchError as error:
         raise UsageError(f"{opened.origin} has a part that only PyTorch runs, so it cannot be exported") from error
-    known = info_of(loaded)
+    known, p = info_of(loaded), opened.preprocessing
     about = {
         "architecture": config.architecture,
         "weights": opened.origin,
         "weights_sha256": opened.digest,
         "class_ids": [class_id for class_id, _ in known.classes],
         "labels": [label for _, label in known.classes],
-        "preprocessing": {
-            **opened.preprocessing.to_config(),
-            "exif": opened.preprocessing.exif,
-            "inside": takes_photos,
-        },
+        "preprocessing": {**p.to_config(), "exif": p.exif, "inside": takes_photos},
         "temperature": config.temperature,
         "license": known.license or "",
         "dataset": known.dataset or "",
@@ -191,7 +187,7 @@ def _open(files: ModelFiles, takes_photos: bool, stored_int8: bool) -> tuple[Exp
     if stored_int8 and quantized is None:
         raise not_quantized_error(files.name)
     network = network.at_temperature(config.temperature)
-    return ExportSource(network, net, config.temperature, opened.preprocessing, takes_photos, about, quantized), known
+    return ExportSource(network, net, config.temperature, p, takes_photos, about, quantized), known
 
 
 def _compared(
@@ -206,17 +202,13 @@ def _compared(
     run: RunFile = target.open(file, source.takes_photos)
     other_size = target.any_size or source.above_stride
     compare(run, expect, source.preprocessing, images, result, other_size=other_size, progress=progress)
-    inside: dict[str, Any] = {"max_pixel_difference": None, "photo_disagreements": None}
-    if source.takes_photos:
-        inside = {
-            "max_pixel_difference": max(result.pixel_differences),
-            "photo_disagreements": tuple(result.photo_disagreements),
-        }
     return ExportReport(
         model=info.origin or info.model, sha256=source.about["weights_sha256"], format=target.title, file=target.file,
         runtime=target.runtime, reference=reference, photos=len(images.read),
         unreadable=images.unreadable, images=result.images, batch_sizes=BATCHES,
-        max_difference=max(result.differences), disagreements=tuple(result.disagreements), **inside,
+        max_difference=max(result.differences), disagreements=tuple(result.disagreements),
+        max_pixel_difference=max(result.pixel_differences, default=None),
+        photo_disagreements=tuple(result.photo_disagreements) if source.takes_photos else None,
         passed=result.passed,
         precision="fp32" if source.quantized is None else "int8",
         gates=() if source.quantized is None else tuple(gate.sentence() for gate in source.quantized.gates),

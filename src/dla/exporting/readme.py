@@ -160,17 +160,17 @@ def _prepare(p: Preprocessing) -> str:
             f"ratio = {take}(photo.width / {to_width}, photo.height / {to_height})",
             f"photo = photo.resize([max(1, round(side / ratio)) for side in photo.size], {filter_})",
         ]
-    if not p.may_be_short:
-        return "\n".join([
-            *lines,
+    if p.may_be_short:
+        lines += [
+            f"spare = photo.width - {width}, photo.height - {height}",
+            "place = [-round(s / 2) if s >= 0 else -s // 2 for s in spare]",
+            f'whole = Image.new("RGB", ({width}, {height}), {p.fill})',
+            "whole.paste(photo, place)",
+            "photo = whole",
+        ]
+    else:
+        lines += [
             f"left, top = round((photo.width - {width}) / 2), round((photo.height - {height}) / 2)",
             f"photo = photo.crop((left, top, left + {width}, top + {height}))",
-        ])  # fmt: skip
-    return "\n".join([
-        *lines,
-        f"spare = photo.width - {width}, photo.height - {height}",
-        "place = [-round(s / 2) if s >= 0 else -s // 2 for s in spare]",
-        f'whole = Image.new("RGB", ({width}, {height}), {p.fill})',
-        "whole.paste(photo, place)",
-        "photo = whole",
-    ])  # fmt: skip
+        ]
+    return "\n".join(lines)

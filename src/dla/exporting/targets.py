@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -147,10 +148,6 @@ def _open_openvino(path: Path, takes_photos: bool) -> RunFile:
 
 
 def _write_pt2(source: ExportSource, path: Path) -> None:
-    import io
-
-    import torch
-
     scale_shift = source.network.scale_3, source.network.shift_3
     program = to_program(source.model, *scale_shift, source.temperature, source.preprocessing.size)
     file = io.BytesIO()
@@ -159,8 +156,6 @@ def _write_pt2(source: ExportSource, path: Path) -> None:
 
 
 def _open_pt2(path: Path, takes_photos: bool) -> RunFile:
-    import torch
-
     module = torch.export.load(path).module()
 
     def run(pixels_NHW3: Array) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,7 +39,6 @@ class Figure:
 class Figures:
     """Figures side by side."""
 
-    kind: ClassVar[str] = "figures"
     items: tuple[Figure, ...]
 
 
@@ -61,7 +60,6 @@ class Chart:
 class Charts:
     """Charts side by side where there is room."""
 
-    kind: ClassVar[str] = "charts"
     items: tuple[Chart, ...]
 
 
@@ -76,7 +74,6 @@ class Share:
 class Table:
     """A table; the first `texts` columns are text, the others numbers. `folded` is the text it is collapsed under."""
 
-    kind: ClassVar[str] = "table"
     heads: tuple[str, ...]
     rows: tuple[tuple[str | Share, ...], ...]
     texts: int = 1
@@ -87,7 +84,6 @@ class Table:
 class Matrix:
     """A confusion matrix: rows are true classes, columns predicted classes, and a cell is (count, share of its row)."""
 
-    kind: ClassVar[str] = "matrix"
     names: tuple[str, ...]
     rows: tuple[tuple[tuple[int, float], ...], ...]
 
@@ -106,7 +102,6 @@ class PageImage:
 class ImageGrid:
     """Images side by side, or one as wide as the page (`wide`)."""
 
-    kind: ClassVar[str] = "pictures"
     items: tuple[PageImage, ...]
     wide: bool = False
 
@@ -115,7 +110,6 @@ class ImageGrid:
 class Facts:
     """Pairs of a name and a value."""
 
-    kind: ClassVar[str] = "facts"
     items: tuple[tuple[str, str], ...]
 
 
@@ -123,7 +117,6 @@ class Facts:
 class Code:
     """Preformatted text. It is collapsed under the text `folded`, if any."""
 
-    kind: ClassVar[str] = "code"
     text: str
     folded: str = ""
 

@@ -131,11 +131,8 @@ def _fastest(files: ModelFiles, network: Network, model: TracedModel, options: E
     timings = benchmark.recall()
     if not timings:
         preferred = _make(installed()[0], files, network, options)
-        if (
-            options.photos is None
-            or options.photos < FEW
-            or options.photos * benchmark.seconds_each(preferred) < WORTH_MEASURING_S
-        ):
+        count = options.photos or 0
+        if count < FEW or count * benchmark.seconds_each(preferred) < WORTH_MEASURING_S:
             return preferred
         timings = benchmark.run()
     return _make(select_fastest(timings, options.photos).engine, files, network, options)
