@@ -15,8 +15,10 @@ Each message is one or two sentences: what happened, the value, what is allowed,
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,14 @@ class CheckError(DlaError):
     """A check or gate did not pass."""
 
     exit_code = 4
+
+
+def import_optional(module: str, message: str) -> Any:
+    """Import a module of an optional package; raise an UnavailableError with `message` if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UnavailableError(message) from None
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

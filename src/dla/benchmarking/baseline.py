@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from dla.errors import UnavailableError, UsageError
+from dla.errors import UnavailableError, UsageError, import_optional
 from dla.types import Array
 
 TIMM = "timm"
@@ -114,12 +114,8 @@ class BackgroundLoad:
 
 def _busy() -> Iterator[float]:
     """Yield the busy seconds of each core that this process may use."""
-    try:
-        import psutil
-    except ImportError:
-        raise UnavailableError(
-            "the background load is measured with psutil, which is not installed: pip install psutil"
-        ) from None
+    message = "the background load is measured with psutil, which is not installed: pip install psutil"
+    psutil = import_optional("psutil", message)
     times = psutil.cpu_times(percpu=True)
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(times))
     for core in allowed:

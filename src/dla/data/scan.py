@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dla.data.prefetch import run_ahead
-from dla.errors import DlaError, ImageError, InputError, UnavailableError
+from dla.errors import DlaError, ImageError, InputError, import_optional
 from dla.images.decode import Header, read_header, read_photo
 
 THUMBNAIL_SIDE = 16  # pixels; near duplicates are verified on thumbnails
@@ -46,10 +46,8 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
         DlaError: one of the processes was killed.
         UnavailableError: imagehash is not installed.
     """
-    try:
-        import imagehash  # noqa: F401  (before the processes fork)
-    except ImportError:
-        raise UnavailableError("finding near duplicates needs imagehash: pip install 'dla[train]'") from None
+    # before the processes fork
+    import_optional("imagehash", "finding near duplicates needs imagehash: pip install 'dla[train]'")
     starts = range(0, len(photos), _CHUNK)
     parts = ((photos[i : i + _CHUNK], names[i : i + _CHUNK]) for i in starts)
     if workers < 2 or len(starts) < 2 or "fork" not in multiprocessing.get_all_start_methods():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.errors import DamagedError, UnavailableError, UsageError, import_optional
 from dla.images.find import PHOTO_SUFFIXES, PhotoFinder, is_kind
 
 REMEDY = "sort the photos into one folder per class, or list them in a CSV with the columns path and label"
@@ -119,11 +119,10 @@ def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: l
 
 
 def _parquet_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UnavailableError("parquet files need pyarrow: pip install 'dla[train]'") from None
+    import_optional("pyarrow", "parquet files need pyarrow: pip install 'dla[train]'")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         schema = pq.read_schema(path)
         columns = [

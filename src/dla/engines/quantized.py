@@ -23,7 +23,7 @@ import numpy as np
 from dla.engines.cpu import instructions
 from dla.engines.graph import Network
 from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
-from dla.errors import DamagedError, UnavailableError
+from dla.errors import DamagedError, import_optional
 from dla.storage.files import JsonObject, parse_object
 from dla.types import NO_PROGRESS, Array, Progress
 
@@ -234,11 +234,8 @@ def _quantized_model(model: Any, network: Network, nncf: Any, calibration: dict[
 def _nncf() -> Iterator[Any]:
     """Import NNCF without telemetry, and keep its progress bars off stdout."""
     import_openvino()
-    try:
-        with without_telemetry():
-            import nncf
-    except ImportError:
-        raise UnavailableError("int8 models are made by NNCF: pip install 'dla[export]'") from None
+    with without_telemetry():
+        nncf = import_optional("nncf", "int8 models are made by NNCF: pip install 'dla[export]'")
     nncf.set_log_level(40)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield nncf

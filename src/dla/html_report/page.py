@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from dla.drawing.shapes import Page, inline_svg
-from dla.errors import UnavailableError
+from dla.errors import import_optional
 from dla.storage.files import write_file
 from dla.types import Array
 from dla.version import __version__
@@ -139,7 +139,7 @@ def check_can_write() -> None:
     Raises:
         UnavailableError: jinja2 is not installed.
     """
-    _environment()
+    _template()
 
 
 def write_page(path: str | os.PathLike[str], title: str, subtitle: str, sections: tuple[Section, ...]) -> None:
@@ -150,19 +150,17 @@ def write_page(path: str | os.PathLike[str], title: str, subtitle: str, sections
         OSError: `path` cannot be written.
     """
     values: Mapping[str, Any] = {"title": title, "subtitle": subtitle, "sections": sections, "version": __version__}
-    text = _environment().get_template("page.html").render(values)
+    text = _template().render(values)
     write_file(path, text.encode(errors="replace"))  # file names may contain bytes that are not UTF-8
 
 
 @cache
-def _environment() -> Any:
-    try:
-        from jinja2 import DictLoader, Environment, StrictUndefined
-    except ImportError:
-        raise UnavailableError("a report needs jinja2: pip install 'dla[train]'") from None
-    template = files("dla.html_report").joinpath("page.html").read_text(encoding="utf-8")
-    return Environment(loader=DictLoader({"page.html": template}), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+def _template() -> Any:
+    jinja2 = import_optional("jinja2", "a report needs jinja2: pip install 'dla[train]'")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(files("dla.html_report").joinpath("page.html").read_text(encoding="utf-8"))
 
 
 THUMBNAIL = 160

@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from dla.errors import UnavailableError, UsageError
+from dla.errors import UsageError, import_optional
 from dla.inference.classifier import Features
 from dla.storage.files import open_aside
 
@@ -45,10 +45,7 @@ def check_output(output: str) -> None:
     if _ending(output) not in _WRITERS:
         raise UsageError(f"--output is {output}. Allowed: a file that ends in .npz or .parquet")
     if _ending(output) == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise UnavailableError("parquet files need pyarrow: pip install 'dla[train]'") from None
+        import_optional("pyarrow.parquet", "parquet files need pyarrow: pip install 'dla[train]'")
 
 
 @contextmanager
