@@ -130,17 +130,13 @@ def _tree(
         covers[name] = len(inputs) - len(trees) - (pooled in inputs) + sum(covers[taken] for taken in trees)
         for taken in reversed(inputs):
             if taken == pooled:
-                parts.append(
-                    NetworkPart(
-                        pooled, "pool", 0, rows[name], text="pool", hint=f"{pooled}: the output of {before}, pooled"
-                    )
-                )
+                hint = f"{pooled}: the output of {before}, pooled"
+                parts.append(NetworkPart(pooled, "pool", 0, rows[name], text="pool", hint=hint))
                 wires += [Wire(before, pooled, "path")] if before else []
             elif taken not in trees:
                 column += 1
-                parts.append(
-                    NetworkPart(taken, "block", column, hint=f"{taken}: block" + (f", takes {last}" if last else ""))
-                )
+                hint = f"{taken}: block" + (f", takes {last}" if last else "")
+                parts.append(NetworkPart(taken, "block", column, hint=hint))
                 wires += [Wire(last, taken, "path")] if last else []
                 last = taken
         hint = f"{name}: takes {', '.join(inputs)}; gives {gives}"

@@ -12,18 +12,10 @@ from typing import TYPE_CHECKING, Literal
 from dla.catalog import ModelInfo, info_of
 from dla.engines.base import Engine
 from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
+from dla.exporting import verify
 from dla.exporting.readme import readme, usage_script
 from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target
-from dla.exporting.verify import (
-    AGREEMENT,
-    BATCHES,
-    DIFFERENCE,
-    LEVEL,
-    ExportReport,
-    FileComparison,
-    SampleImages,
-    compare,
-)
+from dla.exporting.verify import ExportReport, FileComparison, SampleImages, compare
 from dla.inference.classifier import check_classifies
 from dla.inference.int8_store import find_quantized, not_quantized_error
 from dla.inference.traced_model import for_photos, open_traced
@@ -205,7 +197,7 @@ def _compared(
     return ExportReport(
         model=info.origin or info.model, sha256=source.about["weights_sha256"], format=target.title, file=target.file,
         runtime=target.runtime, reference=reference, photos=len(images.read),
-        unreadable=images.unreadable, images=result.images, batch_sizes=BATCHES,
+        unreadable=images.unreadable, images=result.images, batch_sizes=verify.BATCHES,
         max_difference=max(result.differences), disagreements=tuple(result.disagreements),
         max_pixel_difference=max(result.pixel_differences, default=None),
         photo_disagreements=tuple(result.photo_disagreements) if source.takes_photos else None,
@@ -231,11 +223,11 @@ def _reference(source: ExportSource) -> tuple[Engine, str]:
 def _failed(report: ExportReport, report_file: Path) -> str:
     count, same = report.images, report.images - len(report.disagreements)
     measured = f"on the same pixels first class {same} of {count}, probabilities within {report.max_difference:.1e}"
-    allowed = f"all, {DIFFERENCE:g}"
+    allowed = f"all, {verify.DIFFERENCE:g}"
     if report.photo_disagreements is not None:
         measured += f", from photos first class {count - len(report.photo_disagreements)} of {count}, pixels within "
         measured += str(report.max_pixel_difference)
-        allowed += f", {100 * AGREEMENT:g} %, {LEVEL}"
+        allowed += f", {100 * verify.AGREEMENT:g} %, {verify.LEVEL}"
     reference = "PyTorch" if report.precision == "fp32" else "the int8 model"
     what = f"the {report.format} file does not compute the same as {reference}, so it was removed"
     return f"{what}: {measured} (allowed: {allowed}). Report: {report_file}"

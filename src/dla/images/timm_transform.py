@@ -9,8 +9,9 @@ The pixels are the same as those of `Preprocessing`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 
 from dla.errors import UsageError, nearest
 from dla.images.decode import to_photo
-from dla.images.preprocessing import Interpolation, Preprocessing
+from dla.images.preprocessing import Preprocessing
 from dla.images.random_crop import random_resized_crop
 from dla.options import ReadOptions
 from dla.types import Array
@@ -115,29 +116,6 @@ def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[flo
 
 
 @dataclass(frozen=True, slots=True)
-class RandomCrop:
-    """A random resized crop to `size` (height, width), flipped horizontally with probability `hflip`.
-
-    The crop's share of the area is uniform in `scale`, its aspect ratio log-uniform in `ratio` (Szegedy et al. 2015).
-    The seed comes from torch's generator: `torch.manual_seed` makes it repeatable, and each DataLoader worker has its
-    own.
-    """
-
-    size: tuple[int, int]
-    scale: Range
-    ratio: Range
-    hflip: float
-    interpolations: tuple[Interpolation, ...]
-
-    def pixels(self, image: Image.Image) -> Array:
-        """Return a random crop of an RGB image: uint8 (H, W, 3)."""
-        import torch
-
-        generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        return random_resized_crop(image, self.size, self.interpolations, self.scale, self.ratio, self.hflip, generator)
-
-
-@dataclass(frozen=True, slots=True)
 class Transform:
     """Turn a photo into a network's input: float32 (3, H, W), normalized, or uint8 if `normalize` is False.
 
@@ -146,15 +124,14 @@ class Transform:
     """
 
     preprocessing: Preprocessing
-    crop: RandomCrop | None = None
+    pixels: Callable[[Image.Image], Array]  # from an RGB image to uint8 (H, W, 3)
     normalize: bool = True
 
     def __call__(self, image: Any) -> Tensor:
         """Return the image as a float32 tensor (3, H, W), normalized unless `normalize` is false."""
         import torch
 
-        rgb = to_photo(image, ReadOptions(exif="ignore")).image
-        pixels_HW3 = (self.crop or self.preprocessing).pixels(rgb)
+        pixels_HW3 = self.pixels(to_photo(image, ReadOptions(exif="ignore")).image)
         if self.normalize:
             scale, shift = self.preprocessing.scale_shift()
             pixels_HW3 = pixels_HW3 * scale + shift
@@ -210,9 +187,21 @@ def create_transform(
         **{name: value for name, value in settings.items() if value},
     )  # fmt: skip
     if not is_training:
-        return Transform(preprocessing, None, normalize)
+        return Transform(preprocessing, preprocessing.pixels, normalize)
     scale, ratio = _interval("scale", scale or (0.08, 1.0)), _interval("ratio", ratio or (3 / 4, 4 / 3))
-    return Transform(preprocessing, RandomCrop(size, scale, ratio, hflip, interpolations), normalize)
+    crop = partial(_random_pixels, size=size, interpolations=interpolations, scale=scale, ratio=ratio, flip=hflip)
+    return Transform(preprocessing, crop, normalize)
+
+
+def _random_pixels(image: Image.Image, **settings: Any) -> Array:
+    """Return a random resized crop, flipped or not (`random_resized_crop` documents the settings).
+
+    The seed comes from torch's generator: `torch.manual_seed` makes it repeatable, and each DataLoader worker has its
+    own.
+    """
+    import torch
+
+    return random_resized_crop(image, **settings, generator=np.random.default_rng(int(torch.randint(2**62, ()))))
 
 
 def _check_off(others: Mapping[str, Any]) -> None:

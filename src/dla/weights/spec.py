@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from dla.errors import DamagedError, UnavailableError, UnknownNameError, UsageError
 from dla.models.registry import TABLE, row
+from dla.storage.files import read_bytes
 from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import CONFIG, WEIGHT_NAMES, WEIGHTS, ModelConfig, parse_config, read_config_bytes
 
@@ -259,12 +261,7 @@ def read_weight_bytes(path: Path) -> bytes:
         UnavailableError: if it does not exist or cannot be read.
     """
     check_extension(str(path), str(path))  # before a large other file is read into memory
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UnavailableError(f"{path} does not exist.") from error
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return read_bytes(path, math.inf)
 
 
 def check_extension(name: str, where: str) -> None:
