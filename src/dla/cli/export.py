@@ -65,16 +65,9 @@ def run(argv: list[str]) -> int:
     from dla.exporting.export import export
 
     with show_progress(args.quiet) as progress:
-        exported = export(
-            args.model,
-            args.output,
-            args.to,
-            preprocessing=not args.no_preprocessing,
-            precision=args.precision,
-            calibrate=args.calibrate,
-            photos=args.photos,
-            progress=progress,
-        )
+        options = {name: args[name] for name in ("precision", "calibrate", "photos")}
+        options |= {"preprocessing": not args.no_preprocessing, "progress": progress}
+        exported = export(args.model, args.output, args.to, **options)
     if exported.report.unreadable:
         print(f"dla: {exported.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
     print("\n".join(_lines(exported)))

@@ -102,19 +102,10 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
     classifiers = [common.load_classifier(args, name) for name in names]
     began = time.monotonic()
     with common.show_progress(args.quiet) as progress:
-        result = validate(
-            args.data,
-            classifiers if len(names) > 1 else classifiers[0],
-            device=args.device,
-            preset=args.preset,
-            tta=args.tta,
-            calibrate=args.calibrate,
-            columns=DataOptions(
-                image_column=args.image_column, label_column=args.label_column, split_column=args.split_column
-            ),
-            progress=progress,
-            **common.input_options(args),
-        )
+        options = {name: args[name] for name in ("device", "preset", "tta", "calibrate")} | common.input_options(args)
+        columns = DataOptions(**{name: args[name] for name in ("image_column", "label_column", "split_column")})
+        models = classifiers if len(names) > 1 else classifiers[0]
+        result = validate(args.data, models, columns=columns, progress=progress, **options)
     return result, time.monotonic() - began
 
 

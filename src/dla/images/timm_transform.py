@@ -9,9 +9,8 @@ The pixels are the same as those of `Preprocessing`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,14 +123,15 @@ class Transform:
     """
 
     preprocessing: Preprocessing
-    pixels: Callable[[Image.Image], Array]  # from an RGB image to uint8 (H, W, 3)
+    crop: Mapping[str, Any] | None = None  # the settings of a random crop
     normalize: bool = True
 
     def __call__(self, image: Any) -> Tensor:
         """Return the image as a float32 tensor (3, H, W), normalized unless `normalize` is false."""
         import torch
 
-        pixels_HW3 = self.pixels(to_photo(image, ReadOptions(exif="ignore")).image)
+        rgb = to_photo(image, ReadOptions(exif="ignore")).image
+        pixels_HW3 = self.preprocessing.pixels(rgb) if self.crop is None else _random_pixels(rgb, **self.crop)
         if self.normalize:
             scale, shift = self.preprocessing.scale_shift()
             pixels_HW3 = pixels_HW3 * scale + shift
@@ -187,9 +187,9 @@ def create_transform(
         **{name: value for name, value in settings.items() if value},
     )  # fmt: skip
     if not is_training:
-        return Transform(preprocessing, preprocessing.pixels, normalize)
+        return Transform(preprocessing, None, normalize)
     scale, ratio = _interval("scale", scale or (0.08, 1.0)), _interval("ratio", ratio or (3 / 4, 4 / 3))
-    crop = partial(_random_pixels, size=size, interpolations=interpolations, scale=scale, ratio=ratio, flip=hflip)
+    crop = {"size": size, "interpolations": interpolations, "scale": scale, "ratio": ratio, "flip": hflip}
     return Transform(preprocessing, crop, normalize)
 
 

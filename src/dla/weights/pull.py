@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,9 @@ from dla.errors import DlaError, UnavailableError, UsageError
 from dla.models.registry import TABLE
 from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
-from dla.weights.spec import ModelFiles, ModelSource, resolve_source
+from dla.weights.spec import CacheDir, ModelFiles, ModelSource, resolve_source
 
 ALL = "all"
-
-CacheDir = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
