@@ -76,11 +76,17 @@ def _of_dla(model: DLA, title: str) -> Drawing:
         wires.append(Wire(levels[-1].parts[-1].name, "fc", "path"))
         head = NetworkPart("fc", "conv", hint="fc: the mean of the map, and a score for each class")
         levels.append(Level(("classifier", f"{model.num_classes} classes"), (head,), levels[-1].stride))
-    rows = tuple(f"trees of {2**row} blocks" for row in range(1, max(level.rows for level in levels)))
     architecture = model.default_cfg.get("architecture") or type(model).__name__
     about = "" if title in ("", architecture) else f"{architecture}, "
-    legend = _legend(model.get_submodule(found[0][1][0]), levels, wires)
-    return Drawing(title or architecture, about + _size(model), _OF_TREES, tuple(levels), tuple(wires), rows, legend)
+    block = model.get_submodule(found[0][1][0])
+    return _of_trees(title or architecture, about + _size(model), levels, wires, "trees of", block)
+
+
+def _of_trees(
+    title: str, size: str, levels: Sequence[Level], wires: Sequence[Wire], row_words: str, block: nn.Module
+) -> Drawing:
+    rows = tuple(f"{row_words} {2**row} blocks" for row in range(1, max(level.rows for level in levels)))
+    return Drawing(title, size, _OF_TREES, tuple(levels), tuple(wires), rows, _legend(block, levels, wires))
 
 
 def _places(model: DLA) -> Iterator[tuple[str, str, int, int]]:
@@ -175,10 +181,8 @@ def _of_stages(stages: dict[str, HDA], title: str, size: str) -> Drawing:
         parts, taken = _tree(own, levels[-1].parts[-1].name if levels else None)
         levels.append(Level((path or "stage", own[-1][2]), parts))
         wires += taken
-    rows = tuple(f"trees of up to {2**row} blocks" for row in range(1, max(level.rows for level in levels)))
     first = next(iter(stages.values()))
-    legend = _legend(first.get_submodule(first.names[0]), levels, wires)
-    return Drawing(title, size, _OF_TREES, tuple(levels), tuple(wires), rows, legend)
+    return _of_trees(title, size, levels, wires, "trees of up to", first.get_submodule(first.names[0]))
 
 
 def _takings(path: str, hda: HDA) -> Iterator[Taking]:

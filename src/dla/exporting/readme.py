@@ -33,6 +33,7 @@ def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: Expo
         "temperature": f"{source.temperature:g}" if source.temperature != 1 else None,
         "needs": f"`{target.packages[0]}`; `use.py` also numpy and pillow",
     }
+    gates = "".join(f"\n\nCompared with fp32: {gate}." for gate in report.gates)
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value)
     return f"""\
 # {info.model} for {target.title}
@@ -46,13 +47,8 @@ and most of the facts below are also in `{report.file}`.
 
 ## Checked
 
-{_checked(report)}{_gates(report)}
+{_checked(report)}{gates}
 """
-
-
-def _gates(report: ExportReport) -> str:
-    """Return how an int8 model compares with fp32."""
-    return "".join(f"\n\nCompared with fp32: {gate}." for gate in report.gates)
 
 
 def _checked(report: ExportReport) -> str:
