@@ -145,7 +145,7 @@ class Preprocessing:
         """
         values = cls(interpolation="bicubic").to_config()
         values |= {key: pretrained_cfg[key] for key in values if pretrained_cfg.get(key)}
-        size = values.pop("input_size")
+        size: Any = values.pop("input_size")
         if not isinstance(size, tuple | list) or len(size) != 3 or size[0] != 3:
             raise DamagedError(f"pretrained_cfg: input_size is 3, height, width, not {size!r}")
         try:
