@@ -10,7 +10,6 @@ from dla.html_report.charts import interval_chart
 from dla.html_report.page import Chart, Charts, Facts, Part, Section, Table, write_page
 from dla.html_report.sections import evaluation_sections, headline, shown_names, surest_errors
 from dla.images.decode import read_photo
-from dla.metrics.intervals import Interval
 
 
 def write_report(path: str | os.PathLike[str], result: Validation | Validations) -> None:
@@ -41,7 +40,14 @@ def _compared(result: Validations) -> Section:
     pairs = [(f"{one} minus {other}", c.top1, c.top1_interval) for one, other, c in result.comparisons]
     charts.append(Chart("difference in top-1", interval_chart(pairs, zero=True)))
     rows = tuple(
-        (one, other, f"{100 * c.top1:+.1f}", _span(c.top1_interval), f"{c.only_a_correct:,}", f"{c.only_b_correct:,}")
+        (
+            one,
+            other,
+            f"{100 * c.top1:+.1f}",
+            c.top1_interval.percent("+"),
+            f"{c.only_a_correct:,}",
+            f"{c.only_b_correct:,}",
+        )
         for one, other, c in result.comparisons
     )
     heads = ("A", "B", "top-1 A - B, points", "95 % interval", "only A correct", "only B correct")
@@ -59,10 +65,6 @@ def _of_model(result: Validation, title: str) -> Iterator[Section]:
     yield from evaluation_sections(result.evaluation, names)
     if errors:
         yield errors
-
-
-def _span(interval: Interval) -> str:
-    return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
 
 
 def _facts(result: Validation) -> Part:

@@ -53,11 +53,9 @@ def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator
         UsageError: if a name is not on the hub.
     """
     chosen = _on_hub(names)
-    if chosen:
-        return (_verified(name, source, cache_dir) for name, source in chosen)
-    released = _on_hub([ALL])
-    cached = [(name, source) for name, source in released if hub.locate(source.where, cache_dir=cache_dir)]
-    return (_verified(name, source, cache_dir) for name, source in cached)
+    if not chosen:
+        chosen = [named for named in _on_hub([ALL]) if hub.locate(named[1].where, cache_dir=cache_dir)]
+    return (_verified(name, source, cache_dir) for name, source in chosen)
 
 
 def _on_hub(names: Iterable[str]) -> list[tuple[str, ModelSource]]:
