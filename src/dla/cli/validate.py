@@ -1,4 +1,15 @@
-"""`dla validate`."""
+"""Measure the accuracy and calibration of a classifier on labelled photos, or compare several. The results are
+those of what dla predict predicts for the same files.
+
+Exit code 0: all photos were read; 1: some were not, and are left out; 2: wrong usage, or a class that the
+model does not have; 3: the data or the model is missing or damaged.
+
+example:
+  dla validate flowers/val --model runs/flowers/best
+  dla validate flowers/ --model runs/a/best --model runs/b/best --report compared.html
+  dla validate flowers/ --model runs/flowers/best --calibrate    # fit the temperature
+  dla validate imagenet/val --model dla60 --preset imagenet --format json
+"""
 
 from __future__ import annotations
 
@@ -8,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from dla.cli import common
-from dla.cli.parser import MODEL_HELP, Parser, default_model
+from dla.cli.parser import MODEL_HELP, Parser, about, default_model
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
 from dla.options import EvalOptions
@@ -22,23 +33,9 @@ if TYPE_CHECKING:
     from dla.training.distributed import Ranks
 
 
-DESCRIPTION = """\
-Measure the accuracy and calibration of a classifier on labelled photos, or compare several. The results are
-those of what dla predict predicts for the same files.
-
-Exit code 0: all photos were read; 1: some were not, and are left out; 2: wrong usage, or a class that the
-model does not have; 3: the data or the model is missing or damaged."""
-
-EXAMPLE = """\
-  dla validate flowers/val --model runs/flowers/best
-  dla validate flowers/ --model runs/a/best --model runs/b/best --report compared.html
-  dla validate flowers/ --model runs/flowers/best --calibrate    # fit the temperature
-  dla validate imagenet/val --model dla60 --preset imagenet --format json"""
-
-
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("validate", DESCRIPTION, EXAMPLE, "DATA [options]")
+    parser = Parser("validate", *about(__doc__), "DATA [options]")
     parser.flag("data", metavar="DATA", help="a folder with one subfolder per class, or a table (docs/data.md); of "
                 "several splits, val is taken")  # fmt: skip
     parser.flag("-q", "--quiet", action="store_true", help="print only results")
