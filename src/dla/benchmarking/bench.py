@@ -190,7 +190,8 @@ class Bench:
                 # random weights are in a temporary folder, whose path means nothing to the user
                 reason = str(error).replace(source, model).partition(". Try")[0]
                 skipped = BenchSkipped(model, engine, precision, reason)
-                self.skipped += [] if skipped in self.skipped else [skipped]
+                if skipped not in self.skipped:
+                    self.skipped.append(skipped)
         if errors and all(worker.case.engine == TIMM for worker in started):
             raise next((error for error in errors if isinstance(error, UnavailableError)), errors[-1])
         return started

@@ -68,16 +68,20 @@ class PhotoReader:
             ImageError: with `strict`, it cannot be read.
         """
         try:
+            return self._prepared(name, image)
+        except ImageError as error:
+            if self.strict:
+                raise
+            return PreparedInput(name, error=InputError(error.code, str(error)))
+
+    def _prepared(self, name: str, image: PhotoInput) -> PreparedInput:
+        try:
             photo = to_photo(image, self.options, name)
             kept = None if self.keep is None else self.keep(photo.image)
-            return PreparedInput(name, tuple(v.pixels(photo.image) for v in self.views), photo.truncated, kept=kept)
-        except ImageError as error:
-            failed = error
-        except MemoryError:  # it costs its own record alone
-            failed = ImageError("decode_error", f"{name}: there is not enough memory to read it")
-        if self.strict:
-            raise failed
-        return PreparedInput(name, error=InputError(failed.code, str(failed)))
+            pixels = tuple(view.pixels(photo.image) for view in self.views)
+        except MemoryError as error:  # it costs its own record alone
+            raise ImageError("decode_error", f"{name}: there is not enough memory to read it") from error
+        return PreparedInput(name, pixels, photo.truncated, kept=kept)
 
 
 @dataclass(frozen=True)
