@@ -115,9 +115,8 @@ def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: l
 
 
 def _parquet_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
-    import_optional("pyarrow", "parquet files need pyarrow: pip install 'dla[train]'")
+    pq = import_optional("pyarrow.parquet", "parquet files need pyarrow: pip install 'dla[train]'")
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         schema = pq.read_schema(path)
