@@ -48,9 +48,7 @@ def bench_chart(report: BenchReport) -> Page:
     batch = min(row.batch for row in report.rows)
     rows = [row for row in report.rows if row.batch == batch]
     plot = _Plot(rows)
-    shapes = [*_head(report, rows, batch), *_grid(plot), *_strip(plot)]
-    for row in rows:
-        shapes.append(_dot(plot, row))
+    shapes = [*_head(report, rows, batch), *_grid(plot), *_strip(plot), *(_dot(plot, row) for row in rows)]
     for model in plot.models:
         xs = [plot.x(row) for row in rows if row.model == model]
         shapes.append(Line("span", ((min(xs), plot.y(model)), (max(xs), plot.y(model)))))

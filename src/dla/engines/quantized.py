@@ -59,14 +59,11 @@ class Gate:
         """Describe the outcome in one sentence."""
         if self.kind == "top1":
             what = f"top-1 {100 * self.int8:.1f} % in int8, {100 * self.fp32:.1f} % in fp32"  # type: ignore[operator]
-            what += f": a loss of {100 * self.value:.2f} points (95 % interval {100 * self.low:.2f} to "
-            what += f"{100 * self.high:.2f})"
+            what += f": a loss of {100 * self.value:.2f} points"
         else:
-            what = (f"the first class is fp32's on {100 * self.value:.2f} % (95 % interval {100 * self.low:.2f} to "
-                    f"{100 * self.high:.2f})")  # fmt: skip
-        return (
-            f"{what}, on {self.photos:,} photos, on a CPU with {' '.join(self.instructions) or 'unknown instructions'}"
-        )
+            what = f"the first class is fp32's on {100 * self.value:.2f} %"
+        what += f" (95 % interval {100 * self.low:.2f} to {100 * self.high:.2f}), on {self.photos:,} photos"
+        return f"{what}, on a CPU with {' '.join(self.instructions) or 'unknown instructions'}"
 
 
 @dataclass(frozen=True, slots=True)

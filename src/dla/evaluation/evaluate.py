@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -162,12 +163,9 @@ def _with_classes_of(classifier: Classifier, data: str, columns: DataOptions) ->
     try:
         return open_split(data, columns, class_ids)
     except UsageError:
-        if len(set(labels)) < len(labels) or labels == class_ids:
-            raise
-        try:
-            return replace(open_split(data, columns, labels), class_ids=class_ids)
-        except UsageError:
-            pass  # report the error about the ids
+        if len(set(labels)) == len(labels) and labels != class_ids:
+            with suppress(UsageError):  # the error about the ids is reported
+                return replace(open_split(data, columns, labels), class_ids=class_ids)
         raise
 
 

@@ -277,11 +277,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool 
 
 
 def _notes(where: str, dropped: Collection[str], new_head: bool) -> tuple[str, ...]:
-    layers = sorted({name.rsplit(".", 2)[0] for name in dropped})
-    notes = [f"{where} has projections that no output depends on; these were dropped: {', '.join(layers)}."] * bool(
-        layers
-    )
-    notes += [f"the classifier of {where} was not loaded; the network keeps its own."] * new_head
+    layers = ", ".join(sorted({name.rsplit(".", 2)[0] for name in dropped}))
+    notes = [f"{where} has projections that no output depends on; these were dropped: {layers}."] if layers else []
+    notes += [f"the classifier of {where} was not loaded; the network keeps its own."] if new_head else []
     return tuple(notes)
 
 
