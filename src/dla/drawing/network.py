@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dla.drawing.layout import Drawing, LegendEntry, Level, NetworkPart, Wire, lay_out
+from dla.drawing.layout import Drawing, Level, NetworkPart, Wire, lay_out
 from dla.drawing.shapes import writer_of
 from dla.errors import UsageError
 from dla.models import flops
@@ -152,25 +152,15 @@ def _tree(
     return tuple(parts), wires
 
 
-def _legend(block: nn.Module, levels: Sequence[Level], wires: Sequence[Wire]) -> tuple[tuple[LegendEntry, ...], ...]:
+def _legend(block: nn.Module, levels: Sequence[Level], wires: Sequence[Wire]) -> tuple[dict[str, str], ...]:
     """Return the legend of the kinds of parts and wires in the drawing."""
-    lines = (
-        (
-            LegendEntry("conv", "convolution"),
-            LegendEntry("block", f"block ({type(block).__name__})"),
-            LegendEntry("node", _OF_MAPS),
-        ),
-        (
-            LegendEntry("path", "input of a block"),
-            LegendEntry("takes", "input of a node"),
-            LegendEntry("pooled", "the level's input, pooled"),
-            LegendEntry("tree", "a smaller tree, up to its node"),
-        ),
-    )
+    blocks = {"conv": "convolution", "block": f"block ({type(block).__name__})", "node": _OF_MAPS}
+    inputs = {"path": "input of a block", "takes": "input of a node", "pooled": "the level's input, pooled"}
+    lines = blocks, inputs | {"tree": "a smaller tree, up to its node"}
     drawn = {part.kind for level in levels for part in level.parts} | {wire.kind for wire in wires} | {
         "tree" for level in levels for part in level.parts if 0 < part.covers < level.columns
     }  # fmt: skip
-    return tuple(tuple(entry for entry in line if entry.kind in drawn) for line in lines)
+    return tuple({kind: text for kind, text in line.items() if kind in drawn} for line in lines)
 
 
 def _of_stages(stages: dict[str, HDA], title: str, size: str) -> Drawing:
@@ -218,14 +208,9 @@ def _of_decoder(model: DLAUp, size: str, output_stride: int) -> Drawing:
         for parts, (c, stride) in zip(columns, facts, strict=True)
     )
     rows = tuple(f"{ida}: {c} channels" for ida, c in zip(model, channels[-2::-1], strict=True))
-    legend = (
-        (LegendEntry("map", "feature map of the backbone, or the output"), LegendEntry("node", _OF_MAPS)),
-        (
-            LegendEntry("takes", "input of a node, unchanged"),
-            LegendEntry("up", "projected to the node's channels and upsampled"),
-        ),
-    )
-    return Drawing("DLAUp", size, _OF_ROWS, levels, tuple(wires), rows, legend)
+    maps = {"map": "feature map of the backbone, or the output", "node": _OF_MAPS}
+    inputs = {"takes": "input of a node, unchanged", "up": "projected to the node's channels and upsampled"}
+    return Drawing("DLAUp", size, _OF_ROWS, levels, tuple(wires), rows, (maps, inputs))
 
 
 def draw(model: str | nn.Module, output: str | os.PathLike[str]) -> None:
