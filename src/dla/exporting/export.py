@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from dla.catalog import ModelInfo, info_of
 from dla.engines.base import Engine
+from dla.engines.quantized import QuantizedModel
 from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError
 from dla.exporting import verify
 from dla.exporting.readme import readme, usage_script
@@ -26,9 +27,6 @@ from dla.types import NO_PROGRESS, Array, Progress
 from dla.version import __version__
 from dla.weights.load import load_model
 from dla.weights.spec import ModelFiles, open_files
-
-if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as QuantizedModel
 
 
 @dataclass(frozen=True, slots=True)
