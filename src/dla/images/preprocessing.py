@@ -148,8 +148,9 @@ class Preprocessing:
         size: Any = values.pop("input_size")
         if not isinstance(size, tuple | list) or len(size) != 3 or size[0] != 3:
             raise DamagedError(f"pretrained_cfg: input_size is 3, height, width, not {size!r}")
+        values |= {"size": size[1:], "exif": exif}
         try:
-            return cls(size=size[1:], exif=exif, **values)
+            return cls(**values)
         except UsageError as error:
             raise DamagedError(f"pretrained_cfg: {error}") from error
 
