@@ -82,6 +82,10 @@ class CheckError(DlaError):
     exit_code = 4
 
 
+class GuessedWarning(UserWarning):
+    """The class names and preprocessing of a model are guesses, because a bare weight file has none."""
+
+
 def import_optional(module: str, message: str) -> Any:
     """Import a module of an optional package; raise an UnavailableError with `message` if it is not installed."""
     try:

@@ -1,4 +1,14 @@
-"""`dla bench`."""
+"""Measure the speed of networks on this CPU, one row per engine, precision and batch size. Each row runs in its
+own process and is measured once per round. Networks whose weights are not on this machine run with random
+ones; nothing is downloaded.
+
+Exit code 2: wrong usage, or nothing requested can run here; 3: a package or weights are missing.
+
+example:
+  dla bench
+  dla bench dla34 dla60 --precision all --batch-size 1,8,16 --against timm
+  dla bench dla34 --format json --output bench.json --picture bench.svg
+"""
 
 from __future__ import annotations
 
@@ -7,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dla.cli.common import check_file, log, show_progress
-from dla.cli.parser import MODEL_HELP, Parser, default_model
+from dla.cli.parser import MODEL_HELP, Parser, about, default_model
 from dla.errors import UsageError
 from dla.options import BenchOptions, cores
 from dla.storage.files import write_file
@@ -18,29 +28,18 @@ if TYPE_CHECKING:
 
     from dla.benchmarking.rows import BenchReport
 
-
-DESCRIPTION = """\
-Measure the speed of networks on this CPU, one row per engine, precision and batch size. Each row runs in its
-own process and is measured once per round. Networks whose weights are not on this machine run with random
-ones; nothing is downloaded.
-
-Exit code 2: wrong usage, or nothing requested can run here; 3: a package or weights are missing."""
-
-EXAMPLE = """\
-  dla bench
-  dla bench dla34 dla60 --precision all --batch 1,8,16 --against timm
-  dla bench dla34 --format json --output bench.json --picture bench.svg"""
-
 BUSY_CORES = 0.5  # a background load above this disturbs a measurement
 
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("bench", DESCRIPTION, EXAMPLE, "[MODEL...] [options]")
-    parser.flag("models", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
+    parser = Parser("bench", *about(__doc__), "[MODEL...] [options]")
+    parser.flag("models", metavar="MODEL", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
     parser.options(BenchOptions, engine="E", precision=None)
     batches = ",".join(map(str, BenchOptions.batches))
-    parser.flag("--batch", default=batches, metavar="N,...", help=f"batch sizes (default: {batches})")
+    parser.flag(
+        "--batch-size", default=batches, metavar="N,...", help=f"photos per call, one row each (default: {batches})"
+    )
     parser.options(BenchOptions, against=None, threads="N", rounds="N")
     parser.output_format()
     parser.flag("-o", "--output", metavar="FILE", help="write to this file instead of standard output")
@@ -52,7 +51,7 @@ def build_parser() -> Parser:
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
     args = build_parser().read(argv)
-    batches = _batches(args.batch)
+    batches = _batches(args.batch_size)
     _check_files(args)
     from dla.benchmarking.bench import Bench, BenchmarkPlan
 
@@ -77,7 +76,7 @@ def _batches(text: str) -> tuple[int, ...]:
         return tuple(map(int, text.split(",")))
     except ValueError:
         raise UsageError(
-            f"--batch is {text}. Allowed: whole numbers from 1, separated by commas, such as 1,8"
+            f"--batch-size is {text}. Allowed: whole numbers from 1, separated by commas, such as 1,8"
         ) from None
 
 

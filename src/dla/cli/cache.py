@@ -25,12 +25,17 @@ KINDS = {
 }
 
 
-def run(argv: list[str]) -> int:
-    """Run the command; return the exit code."""
+def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("cache", *about(__doc__), "[options]")
     parser.flag("--clear", action="store_true", help="clear the cache, except int8 models")
     parser.output_format()
-    args = parser.read(argv)
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
+    args = build_parser().read(argv)
 
     entries = cache.clear() if args.clear else list(cache.entries())
     files, sizes = Counter[str](), Counter[str]()
@@ -40,8 +45,11 @@ def run(argv: list[str]) -> int:
     done = "removed from " if args.clear else ""
     if args.format == "json":
         kinds = {kind: {"files": files[kind], "bytes": sizes[kind]} for kind in sorted(files)}
-        folder = str(cache.cache_folder())
-        print(json.dumps({"schema": "dla.cache/1", "folder": folder, "removed": args.clear, "kinds": kinds}))
+        print(
+            json.dumps(
+                {"schema": "dla.cache/1", "folder": str(cache.cache_folder()), "removed": args.clear, "kinds": kinds}
+            )
+        )
         return 0
     print(f"{done}{cache.cache_folder()}: {len(entries)} files, {sum(sizes.values()) / 1e6:.1f} MB")
     rows = [(f"  {k}", f"{files[k]} files", f"{sizes[k] / 1e6:.1f} MB", KINDS.get(k, "")) for k in sorted(files)]

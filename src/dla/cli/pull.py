@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from dla.weights.pull import PullResult
 
 
+def build_parser() -> Parser:
+    """Build the parser of the command."""
+    parser = Parser("pull", *about(__doc__), "MODEL... | --verify [MODEL...]")
+    parser.flag(
+        "names", metavar="MODEL", nargs="*", help="networks (see dla models), hf-hub:owner/name[@revision], or all"
+    )
+    parser.flag("--verify", action="store_true", help="check cached weights (default: of every released network)")
+    return parser
+
+
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    parser = Parser("pull", *about(__doc__), "NAME... | --verify [NAME...]")
-    parser.flag("names", nargs="*", help="networks (see dla models), hf-hub:owner/name[@revision], or all")
-    parser.flag("--verify", action="store_true", help="check cached weights (default: of every released network)")
-    args = parser.read(argv)
+    args = build_parser().read(argv)
     if not args.names and not args.verify:
         raise UsageError("nothing to download: name networks, as in: dla pull dla34 dla60, or: dla pull all")
 

@@ -18,7 +18,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Literal
 
-from dla.cli import common
+from dla.cli.common import (
+    add_run_flags,
+    add_verbose_flag,
+    check_file,
+    check_megapixels,
+    input_options,
+    load_classifier,
+    log,
+    show_progress,
+)
 from dla.cli.parser import MODEL_HELP, Parser, about, default_model
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
@@ -39,8 +48,8 @@ def build_parser() -> Parser:
     parser.flag("data", metavar="DATA", help="a folder with one subfolder per class, or a table (docs/data.md); of "
                 "several splits, val is taken")  # fmt: skip
     parser.flag("-q", "--quiet", action="store_true", help="print only results")
-    common.add_verbose_flag(parser)
-    parser.flag("--model", action="append", metavar="M", help=f"{MODEL_HELP}; repeat it to compare several "
+    add_verbose_flag(parser)
+    parser.flag("--model", action="append", metavar="MODEL", help=f"{MODEL_HELP}; repeat it to compare several "
                 f"(default: {DEFAULT_MODEL})")  # fmt: skip
     parser.flag("--format", type=Literal["table", "json"] | None, help="output format (default: by the suffix of "
                 "--output, else table)")  # fmt: skip
@@ -50,7 +59,7 @@ def build_parser() -> Parser:
                 "folder, for dla predict to use")  # fmt: skip
     parser.options(EvalOptions, tta=None, preset=None)
     parser.options(DataOptions, image_column="C", label_column="C", split_column="C")
-    common.add_run_flags(parser)
+    add_run_flags(parser)
     return parser
 
 
@@ -58,7 +67,7 @@ def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
     args = build_parser().read(argv)
     output_format = _format(args)
-    common.check_megapixels(args)
+    check_megapixels(args)
     _check_files(args)
 
     from dla.training.distributed import Ranks
@@ -74,14 +83,12 @@ def run(argv: list[str]) -> int:
 
             write_report(args.report, result)
     for message in dict.fromkeys(note for m in models for note in m.notes):
-        common.log(args, f"dla: {message}")
+        log(args, f"dla: {message}")
     for unreadable in models[0].unreadable:
-        common.log(args, f"dla: {unreadable.message}")
+        log(args, f"dla: {unreadable.message}")
     total = models[0].evaluation.count + len(models[0].unreadable)
     left_out = f": {len(models[0].unreadable):,} could not be read and are left out" if models[0].unreadable else ""
-    common.log(
-        args, f"{total:,} photos{left_out}. {seconds:.1f} s, {len(models) * total / max(seconds, 1e-9):.0f} photos/s."
-    )
+    log(args, f"{total:,} photos{left_out}. {seconds:.1f} s, {len(models) * total / max(seconds, 1e-9):.0f} photos/s.")
     return 1 if models[0].unreadable else 0
 
 
@@ -96,10 +103,10 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
 
     args.device = str(ranks.device(pick_device(args.device)))
     names = args.model or [default_model()]
-    classifiers = [common.load_classifier(args, name) for name in names]
+    classifiers = [load_classifier(args, name) for name in names]
     began = time.monotonic()
-    with common.show_progress(args.quiet) as progress:
-        options = {name: args[name] for name in ("device", "preset", "tta", "calibrate")} | common.input_options(args)
+    with show_progress(args.quiet) as progress:
+        options = {name: args[name] for name in ("device", "preset", "tta", "calibrate")} | input_options(args)
         columns = DataOptions(**{name: args[name] for name in ("image_column", "label_column", "split_column")})
         models = classifiers if len(names) > 1 else classifiers[0]
         result = validate(args.data, models, columns=columns, progress=progress, **options)
@@ -110,7 +117,7 @@ def _check_files(args: Namespace) -> None:
     """Check the output files before reading photos."""
     for flag, path in (("--output", args.output), ("--report", args.report)):
         if path is not None:
-            common.check_file(flag, path)
+            check_file(flag, path)
     if args.report is not None:
         from dla.html_report.page import check_can_write
 
