@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
 from dla.engines.graph import Network
+from dla.engines.quantized import QuantizedModel
 from dla.images.preprocessing import Preprocessing
+from dla.models.dla import DLA
 from dla.models.fuse import fuse_conv_bn
 from dla.models.normalize import Normalize
 from dla.options import TargetName, cores
 from dla.types import Array
-
-if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as QuantizedModel
-    from dla.models.dla import DLA
 
 # uint8 (N, H, W, 3) -> the preprocessed pixels, uint8 (N, H, W, 3), and the probabilities (N, K)
 RunFile = Callable[[Array], tuple[Array, Array]]
@@ -147,10 +146,6 @@ def _open_openvino(path: Path, takes_photos: bool) -> RunFile:
 
 
 def _write_pt2(source: ExportSource, path: Path) -> None:
-    import io
-
-    import torch
-
     scale_shift = source.network.scale_3, source.network.shift_3
     program = to_program(source.model, *scale_shift, source.temperature, source.preprocessing.size)
     file = io.BytesIO()
@@ -159,8 +154,6 @@ def _write_pt2(source: ExportSource, path: Path) -> None:
 
 
 def _open_pt2(path: Path, takes_photos: bool) -> RunFile:
-    import torch
-
     module = torch.export.load(path).module()
 
     def run(pixels_NHW3: Array) -> tuple[Array, Array]:

@@ -238,7 +238,7 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
     return parse_object(read_bytes(path, most_bytes), str(path))
 
 
-def read_bytes(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
+def read_bytes(path: Path, most_bytes: float = MOST_JSON_BYTES) -> bytes:
     """Return the bytes of a file of at most `most_bytes`; raises as `read_json`."""
     try:
         with path.open("rb") as file:
