@@ -16,7 +16,9 @@ from torch import Tensor, nn
 import dla
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from support.oracle import randomise, timm
+from support.oracle import differences as differences
+from support.oracle import randomise
+from support.oracle import timm as timm
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ except (ImportError, RuntimeError):
     for _name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+import timm as timm  # for other tests to import from here
 
 LEVELS = tuple(f"level{i}" for i in range(6))
 
