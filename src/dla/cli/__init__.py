@@ -9,8 +9,11 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -54,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     before = signal.signal(signal.SIGTERM, _terminated)
+    watch = _BlockedReadWatch() if sys.platform == "linux" else None
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that does not affect results
     try:
         code = _command(args)(args[1:])
@@ -75,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        if watch is not None:
+            watch.close()
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # do not raise while the interpreter shuts down
     return code
 
@@ -117,3 +123,43 @@ def _unencodable(error: UnicodeError) -> tuple[bytes, int]:
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signum)
+
+
+class _BlockedReadWatch:
+    """Ends the process after a signal while the main thread is stuck in the kernel, where no signal handler can run.
+
+    That is so while it reads from a network disk that does not answer. A main thread that writes is left alone. Linux
+    only.
+    """
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+        reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader, threading.get_native_id()), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writer)
+
+    def _watch(self, signals: int, main_thread: int) -> None:
+        number = next((n for [n] in iter(lambda: os.read(signals, 1), b"") if n in (signal.SIGINT, signal.SIGTERM)), 0)
+        while number and not self._closed.wait(0.1):
+            if _stays_blocked(main_thread):
+                os._exit(128 + number)
+        os.close(signals)
+
+
+def _stays_blocked(thread: int) -> bool:
+    """Return whether the thread is stuck in a read for a second without a pause."""
+    from dla.storage.files import WRITING
+
+    for _ in range(10):
+        state = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
+        if state != "D" or threading.main_thread().ident in WRITING:
+            return False
+        time.sleep(0.1)
+    return True

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from dla.errors import DamagedError, UnavailableError
 
 _ASIDE = ".part-"
 _LONGEST_NAME = 255  # bytes, on every usual file system
+WRITING: list[int] = []  # the threads that are writing a file at this moment
 _NO_FSYNC_OF_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
 
 
@@ -38,7 +40,7 @@ def write_files(files: Mapping[Path, bytes], *, fsync: bool = True) -> None:
     asides = {path: _aside(path) for path in files}
     try:
         for path, data in files.items():
-            with asides[path].open("xb") as file:
+            with asides[path].open("xb") as file, _writing():
                 file.write(data)
                 if fsync:
                     _flush(file)
@@ -139,7 +141,8 @@ def fsync_dir(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _writing():
+            os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_FSYNC_OF_FOLDERS:  # some network file systems
             raise
@@ -165,8 +168,18 @@ def _aside(path: Path) -> Path:
 
 
 def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    with _writing():
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    WRITING.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        WRITING.remove(threading.get_ident())
 
 
 MOST_JSON_BYTES = 2**28  # twice a config of a million classes
