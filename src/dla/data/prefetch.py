@@ -15,8 +15,7 @@ from dla.errors import DlaError
 T = TypeVar("T")
 R = TypeVar("R")
 
-BLOCKED_S = 0.5  # after this a thread counts as waiting for a disk that may never answer
-_POLL_S = 0.25
+BLOCKED_S = 0.25  # after this a thread counts as waiting for a disk that may never answer
 
 
 def run_ahead(
@@ -39,8 +38,9 @@ def run_ahead(
         items: read in the caller's thread.
         workers: the number of threads.
         ahead: the number of items that are begun in advance.
-        end_wait_s: the seconds to wait at the end for threads in the middle of an item; None: until they finish it. A
-            thread that still waits for a file is left behind, and does not keep the process alive.
+        end_wait_s: the seconds to wait, if the caller stops or is interrupted, for threads in the middle of an item;
+            None: until they finish it. A thread that still waits for a file is left behind, and does not keep the
+            process alive.
         while_waiting: called several times a second while the next result is not ready; it may raise.
     """
     if workers == 0:
@@ -60,7 +60,7 @@ def run_ahead(
     threads = _Threads(work, workers)
     try:
         fill()
-        while waiting and not (isinstance(ended, KeyboardInterrupt | SystemExit) and _blocked(waiting[0])):
+        while waiting and not (isinstance(ended, KeyboardInterrupt | SystemExit) and _blocked(waiting[0], end_wait_s)):
             result = _result(waiting.popleft(), while_waiting)
             fill()
             yield result
@@ -109,11 +109,11 @@ class _Threads(Generic[T, R]):
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
 
 
-def _blocked(future: Future[R]) -> bool:
-    return not wait([future], BLOCKED_S).done
+def _blocked(future: Future[R], wait_s: float | None) -> bool:
+    return not wait([future], wait_s).done
 
 
 def _result(future: Future[R], while_waiting: Callable[[], None] | None) -> R:
-    while while_waiting is not None and not wait([future], _POLL_S).done:
+    while while_waiting is not None and not wait([future], BLOCKED_S).done:
         while_waiting()
     return future.result()
