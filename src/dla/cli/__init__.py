@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import importlib
 import io
@@ -13,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -53,8 +55,31 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (docs/errors.md lists them)."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Run one command and return its exit code (docs/errors.md lists them).
+
+    Without `argv` it is the command of this process, which then ends without taking its modules apart: that lasts
+    seconds with PyTorch.
+    """
+    if argv is not None:
+        return _run(list(argv))
+    code = 1
+    atexit.register(lambda: _end_process(code))  # first of all, so it is called last
+    try:
+        code = _run(sys.argv[1:])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0
+        raise
+    return code
+
+
+def _end_process(code: int) -> NoReturn:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(args: list[str]) -> int:
     _open_streams()
     before = signal.signal(signal.SIGTERM, _terminated)
     watch = _BlockedReadWatch() if sys.platform == "linux" else None
