@@ -7,7 +7,7 @@ TORCH = $(shell grep '^torch==' constraints.txt) --extra-index-url https://downl
 RUNTIMES = $(addprefix .venv/onnxruntime-, 1.17.3 1.20.1 1.24.4)
 .venv/onnxruntime-1.17.3: NUMPY = numpy==1.26.4
 
-.PHONY: demo test quick check
+.PHONY: demo test quick check fuzz
 
 demo: .venv/demo
 	.venv/bin/python examples/demo.py build/demo
@@ -17,6 +17,12 @@ quick: .venv/dev
 
 test: .venv/dev $(RUNTIMES)
 	.venv/bin/python -m pytest -q -n auto --dist loadfile
+
+# Damaged files of every kind: make fuzz SEED=1 TRIES=20000
+SEED ?= 0
+TRIES ?= 1000
+fuzz: .venv/dev
+	PYTHONPATH=tests .venv/bin/python -m attacks.fuzz --seed $(SEED) --tries $(TRIES)
 
 check: .venv/dev
 	.venv/bin/ruff format --check .

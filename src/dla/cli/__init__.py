@@ -57,13 +57,13 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (docs/errors.md lists them).
 
-    Without `argv` it is the command of this process, which then ends without taking its modules apart: that lasts
-    seconds with PyTorch.
+    Without `argv` it is the command of this process. A signal then ends it without taking its modules apart, which
+    lasts seconds with PyTorch.
     """
     if argv is not None:
         return _run(list(argv))
     code = 1
-    atexit.register(lambda: _end_process(code))  # first of all, so it is called last
+    atexit.register(lambda: _end_process(code))  # before PyTorch's, so it is called after them
     try:
         code = _run(sys.argv[1:])
     except SystemExit as error:
@@ -72,11 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _end_process(code: int) -> NoReturn:
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+def _end_process(code: int) -> None:
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _run(args: list[str]) -> int:
