@@ -48,7 +48,6 @@ from dla.images.decode import ERROR_CODES
 from dla.images.find import read_path_list
 from dla.inference.classifier import Prediction
 from dla.inference.result_files import PredictionWriter, engine_of, open_results
-from dla.options import ReadOptions
 from dla.training.checkpoints import Checkpoints
 from dla.training.events import EpochEvent
 from dla.training.recipe import Recipe
@@ -83,8 +82,8 @@ BYTES = (b"\0", b"\x01", b"\x7f", b"\x80", b"\xff")
 NUMBERS = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)
 TOKEN = re.compile(rb'"(?:[^"\\\n]|\\.)*"|-?\d[\d.eE+-]*|true|false|null|[A-Za-z_]\w*|[\[\]{}:,\n]')
 TOKENS = (b"0", b"-1", b"1e999", b"NaN", b"99999999999999999999", b"null", b"true", b"[]", b"{}", b'""', b'"\\u0000"',
-          b'"\\ud800"', b"[[[[[[", b"0.5", b"1.0", b'"../../x"', b"\xff\xfe", b"-0", b'[1, "a"]', b'{"a": {}}', b"2001-99-99",
-          b"\x1b[31m", b"&a [*a]", b"!!int x", b'"', b",", b"\t", b"\r\n")  # fmt: skip
+          b'"\\ud800"', b"[[[[[[", b"0.5", b"1.0", b'"../../x"', b"\xff\xfe", b"-0", b'[1, "a"]', b'{"a": {}}',
+          b"2001-99-99", b"\x1b[31m", b"&a [*a]", b"!!int x", b'"', b",", b"\t", b"\r\n")  # fmt: skip
 
 
 def damaged(data: bytes, dice: random.Random) -> bytes:
@@ -451,7 +450,7 @@ class Fuzzer:
         return self.place if in_folder else self.place / victim
 
     def check_whole(self) -> None:
-        """Read every file as it is: otherwise a damaged one could be refused for a reason that has nothing to do with it."""
+        """Read every file as it is: otherwise a damaged one could be refused for another reason than its damage."""
         for name, kind in self.kinds.items():
             for victim, data in kind.files.items():
                 kind.read(self.write(name, victim, data))
