@@ -54,7 +54,7 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
         for part in run_ahead(_look_at_each, parts, workers, 2 * workers):
             yield from part
         return
-    context = multiprocessing.get_context("fork")
+    context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_stopping_to_the_parent) as pool:
         try:
             # A signal during a fork would be lost in a fork hook, or end a process that has no handler yet.
@@ -69,6 +69,10 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
             raise DlaError(
                 "a process that decoded photos was killed, perhaps for lack of memory. Try --workers 1"
             ) from None
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()  # it may be waiting for a file, for ever
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -52,10 +52,16 @@ class ValidationSet:
     workers: int
 
     @torch.inference_mode()
-    def logits(self, network: nn.Module, trainer: Trainer, pause: Callable[[], None] = lambda: None) -> Array:
+    def logits(
+        self,
+        network: nn.Module,
+        trainer: Trainer,
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Array:
         """Return the logits (N, K) of all photos, gathered from all ranks and prepared as by `dla predict`.
 
-        `pause` is called before each batch.
+        `pause` is called before each batch, `while_waiting` several times a second while the next one is not ready.
         """
         device, ranks = trainer.device, trainer.ranks
         fused: nn.Module = fuse_conv_bn(network)
@@ -70,7 +76,7 @@ class ValidationSet:
             x_N3HW = trainer.normalize(torch.from_numpy(pixels_NHW3).to(device))
             return fused(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
 
-        pipeline = InputPipeline(self.batch_size, self.workers)
+        pipeline = InputPipeline(self.batch_size, self.workers, while_waiting=while_waiting)
         logits = list(pipeline.results(rows.tolist(), prepare, compute, lambda _, logits_K: logits_K))
         most = math.ceil(len(self.targets_N) / ranks.world)
         if math.ceil(most / self.batch_size) > math.ceil(len(rows) / self.batch_size):
@@ -162,7 +168,7 @@ class Trainer:
         """
         while not self.done:
             began, first, clock = time.monotonic(), self.position.step, _Clock()
-            for batch in clock.timing(batches.epoch(self.position.epoch, first)):
+            for batch in clock.timing(batches.epoch(self.position.epoch, first, callback.on_wait)):
                 rate = learning_rate(self.recipe, self.position.epoch + self.position.step / batches.steps)
                 loss, top1 = self.step(batch, rate)
                 self.position.step += 1
@@ -172,7 +178,7 @@ class Trainer:
             seconds = max(time.monotonic() - began, 1e-9)
             photos = (self.position.step - first) * self.recipe.batch_size
             self.ranks.broadcast(list(self.eval_network.buffers()))  # batch-norm statistics differ between ranks
-            logits_NK = val.logits(self.stored(), self, callback.on_validation_batch)
+            logits_NK = val.logits(self.stored(), self, callback.on_validation_batch, callback.on_wait)
             outcome = sample_results(logits_NK, val.targets_N)
             epoch = EpochEvent(
                 epoch=self.position.epoch + 1,
