@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,17 @@ from dla.cli.progress import clock
 from dla.cli.train import summary
 from dla.training.events import EpochEvent
 from support import flat_photos
+from support.tiny import in_the_table
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--model", "dla34_half", "--batch-size", "8", "--epochs", "1", "--input.val-size", "32", "--workers", "0"]
+SMALL = ["--model", "tiny", "--batch-size", "8", "--epochs", "1", "--input.val-size", "32", "--workers", "0"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> Iterator[None]:
+    with in_the_table():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +181,7 @@ def test_a_line_says_what_an_epoch_came_to() -> None:
 
 
 def test_from_python_with_the_same_arguments(data: Path, tmp_path: Path) -> None:
-    settings = {"model": "dla34_half", "epochs": 1, "batch_size": 8, "input.sizes": {0: 32}, "input.val_size": 32}
+    settings = {"model": "tiny", "epochs": 1, "batch_size": 8, "input.sizes": {0: 32}, "input.val_size": 32}
     folder = dla.train(data, "finetune-small", output=tmp_path / "run", workers=0,
                        settings=settings | {"pretrained": False})  # fmt: skip
     assert dla.load(str(folder / "best")).predict(data / "val" / "red" / "0.png").classes[0].class_id in ("red", "blue")
