@@ -5,6 +5,7 @@ Each process is forked off one that has imported PyTorch and nothing of this lib
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -56,6 +57,7 @@ class WarmCommand:
 
 
 def _run(words: list[str], errors: Connection) -> None:
+    gc.freeze()  # a collection would write to, and so copy, all memory that is shared with the first process
     os.dup2(errors.fileno(), sys.stderr.fileno())
     errors.close()
     from dla.cli import main
@@ -86,6 +88,7 @@ def run_together(envs: list[Mapping[str, str]], *words: str) -> list[subprocess.
 
 
 def _python(words: tuple[str, ...], env: dict[str, str], files: tuple[Path, Path]) -> None:
+    gc.freeze()
     os.environ.clear()
     os.environ.update(env)
     for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
