@@ -88,12 +88,21 @@ def run_together(envs: list[Mapping[str, str]], *words: str) -> list[subprocess.
 
 
 def _python(words: tuple[str, ...], env: dict[str, str], files: tuple[Path, Path]) -> None:
+    become(env, files)
+    run_python(words)
+
+
+def become(env: dict[str, str], files: tuple[Path, Path]) -> None:
+    """A process with this environment, and these files for what it prints on stdout and stderr."""
     gc.freeze()
     os.environ.clear()
     os.environ.update(env)
     for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
-        with file.open("wb") as opened:
+        with file.open("ab") as opened:
             os.dup2(opened.fileno(), stream.fileno())
+
+
+def run_python(words: tuple[str, ...]) -> None:
     if words[0] == "-m":
         sys.argv = list(words[1:])
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
