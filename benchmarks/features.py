@@ -21,7 +21,21 @@ RUNS = [(at, ending) for at in ("pre_logits", "level4.tree1") for ending in ("np
 
 
 def peak_mb(model: str, at: str, listed: Path, out: Path) -> float:
-    command = [sys.executable, "-m", "dla", "features", "-", "-q", "--model", model, "--at", at, "-o", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "dla",
+        "features",
+        "-",
+        "-q",
+        "--model",
+        model,
+        "--at",
+        at,
+        "--force",
+        "-o",
+        str(out),
+    ]
     with listed.open() as lines, subprocess.Popen(command, stdin=lines) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -98,7 +98,7 @@ def timm_loop(name: str, photos: Path, model: Path, workers: int, out: Path) -> 
 
 def ours(photos: Path, model: Path, out: Path, *flags: str) -> float:
     command = [sys.executable, "-m", "dla", "predict", str(photos), "--model", str(model), "--batch-size", str(BATCH)]
-    done = subprocess.run([*command, *flags, "-o", str(out)], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, *flags, "--force", "-o", str(out)], capture_output=True, text=True, check=True)
     found = re.search(r"([\d.]+) s, ", done.stderr)
     assert found, done.stderr
     return float(found[1])
@@ -148,7 +148,7 @@ def memory(photos: Path, work: Path) -> None:
     for count in (1_000, 20_000):
         listed = work / "list.txt"
         listed.write_text("\n".join((paths * (count // len(paths) + 1))[:count]))
-        command = [sys.executable, "-m", "dla", "predict", "-", "-q", "-o", str(work / "out.jsonl")]
+        command = [sys.executable, "-m", "dla", "predict", "-", "-q", "--force", "-o", str(work / "out.jsonl")]
         with listed.open() as lines, subprocess.Popen(command, stdin=lines) as process:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)

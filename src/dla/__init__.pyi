@@ -13,6 +13,7 @@ from .drawing.network import draw as draw
 from .errors import CheckError as CheckError
 from .errors import DamagedError as DamagedError
 from .errors import DlaError as DlaError
+from .errors import GuessedWarning as GuessedWarning
 from .errors import ImageError as ImageError
 from .errors import InputError as InputError
 from .errors import OnlyTorchError as OnlyTorchError
@@ -57,3 +58,4 @@ from .version import __version__ as __version__
 from .weights.convert import convert as convert
 from .weights.create import create_model as create_model
 from .weights.create import model_entrypoint as model_entrypoint
+from .weights.save import save as save

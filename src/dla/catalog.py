@@ -16,7 +16,7 @@ from dla.models.registry import TABLE, Row
 from dla.types import DEFAULT_MODEL
 from dla.weights import hub
 from dla.weights.model_folder import WEIGHTS, ModelConfig, read_config
-from dla.weights.spec import ModelSource, open_files, read_header, shipped, shipped_names
+from dla.weights.spec import ModelSource, guesses, open_files, read_header, shipped, shipped_names
 
 if TYPE_CHECKING:
     from dla.inference.open_engine import EngineChoice
@@ -226,9 +226,14 @@ def _info(
         published={"top1": r.top1, "top5": r.top5} if r and r.top1 and r.top5 else None,
         results=_if(dict, dla_config.get("results")),
         recipe=_if(dict, dla_config.get("recipe")),
-        notes=loaded.report.notes if loaded else (),
+        notes=_notes(loaded) if loaded else (),
         nodes=tuple(asdict(node) for node in feature_nodes(model)) if nodes else None,
     )
+
+
+def _notes(loaded: LoadedModel) -> tuple[str, ...]:
+    guessed = guesses(loaded.source, loaded.config)
+    return loaded.report.notes + ((guessed,) if guessed else ())
 
 
 def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:

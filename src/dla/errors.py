@@ -80,6 +80,10 @@ class CheckError(DlaError):
     exit_code = 4
 
 
+class GuessedWarning(UserWarning):
+    """The class names and preprocessing of a model are guesses, because a bare weight file has none."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Return at most `count` known names most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.55)

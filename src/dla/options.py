@@ -18,6 +18,9 @@ Preset = Literal["model", "imagenet"]
 TestTime = Literal["none", "flips", "scales", "both"]
 PhotoCache = Literal["none", "ram", "disk"]
 ConvertFormat = Literal["folder", "timm", "authors"]
+CropMode = Literal["center", "squash", "border"]
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
+Exif = Literal["apply", "ignore"]
 TargetName = Literal["onnx", "openvino", "pt2"]
 
 
@@ -60,7 +63,7 @@ class ReadOptions:
     max_bytes: larger files are refused before they are read.
     """
 
-    exif: Literal["apply", "ignore"] = "apply"
+    exif: Exif = "apply"
     max_pixels: int = 179_000_000
     allow_truncated: bool = field(default=False, metadata=described("decode the available part of truncated files"))
     max_bytes: int = 600_000_000
@@ -121,6 +124,23 @@ class EngineOptions(_Checked):
             raise UsageError(f"int8 runs in the engine openvino on the CPU, not in {where}. Try --engine openvino")
         if self.device not in ("auto", "cpu") and self.engine not in ("auto", "torch"):
             raise UsageError(f"the engine {self.engine} runs on the CPU, not on {self.device}. Try --engine torch")
+
+
+@dataclass(frozen=True)
+class PreprocessingOptions(_Checked):
+    """How photos are prepared for a network, where its files do not say it; None: as they say, or a guess."""
+
+    input_size: int | None = field(
+        default=None, metadata=described("side of the square that the network sees, in pixels", 1, 65_536)
+    )
+    crop_pct: float | None = field(
+        default=None, metadata=described("fraction of the resized photo that the crop keeps", 0.001, 100)
+    )
+    crop_mode: CropMode | None = field(
+        default=None, metadata=described("crop the long side, squash the photo, or add a border to the short side")
+    )
+    interpolation: Interpolation | None = field(default=None, metadata=described("resampling filter"))
+    exif: Exif | None = field(default=None, metadata=described("apply or ignore the EXIF orientation of photos"))
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_case_runs_in_every_round(fake: type[Fake], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--against", "timm", "--batch", "1", "--rounds", "3"]) == 0
+    assert main(["bench", "--against", "timm", "--batch-size", "1", "--rounds", "3"]) == 0
     one = [f"{name} fp32" for name in (PEAK, "timm", "openvino", "onnx", "torch")]
     assert fake.order == 3 * one
     said = capsys.readouterr()
@@ -99,7 +99,7 @@ def test_json_says_the_same(
 ) -> None:
     no_bf16(monkeypatch)
     file = tmp_path / "b.json"
-    words = ["--precision", "all", "--batch", "1,4", "--rounds", "3", "--threads", "2", "--format", "json"]
+    words = ["--precision", "all", "--batch-size", "1,4", "--rounds", "3", "--threads", "2", "--format", "json"]
     assert main(["bench", *words, "--output", str(file)]) == 0
     assert capsys.readouterr() == ("", "")
     report = json.loads(file.read_text())
@@ -126,7 +126,7 @@ def test_what_is_skipped_is_told_once(capsys: pytest.CaptureFixture[str], monkey
     no_bf16(monkeypatch)
     assert main(["bench", "dla46_c", "shipped:tiny200", "--precision", "bf16", "--engine", "all"]) == 2
     assert capsys.readouterr().err.startswith("dla: this CPU has no instruction for bf16. Try --precision fp32")
-    twice = ["dla46_c", "shipped:tiny200", "dla46_c", "--batch", "1,2,1"]
+    twice = ["dla46_c", "shipped:tiny200", "dla46_c", "--batch-size", "1,2,1"]
     assert main(["bench", *twice, "--precision", "all", "--rounds", "3"]) == 0
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if "bf16" in line and not line.startswith(machine())]
@@ -152,7 +152,7 @@ def test_timm_that_lacks_an_option_is_skipped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Fake, "refused", {("timm", "fp32"): UsageError("timm has no dla34_half with output_stride 8")})
-    assert main(["bench", "--against", "timm", "--engine", "onnx", "--batch", "2", "--rounds", "3"]) == 0
+    assert main(["bench", "--against", "timm", "--engine", "onnx", "--batch-size", "2", "--rounds", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].endswith("1: onnx fp32")
     assert lines[-1] == "skipped: timm fp32: timm has no dla34_half with output_stride 8"
@@ -171,7 +171,7 @@ def test_ctrl_c_keeps_what_was_measured(capsys: pytest.CaptureFixture[str], monk
 
 def test_a_busy_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_run.BackgroundLoad, "cores", lambda self: 1.25)
-    words = ["bench", "--engine", "onnx", "--batch", "1", "--rounds", "3"]
+    words = ["bench", "--engine", "onnx", "--batch-size", "1", "--rounds", "3"]
     assert main(words) == 0
     assert "dla: this machine is busy: other processes use 1.2 of " in capsys.readouterr().err
     assert main([*words, "--quiet"]) == 0
@@ -183,7 +183,9 @@ def test_the_picture(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     file = tmp_path / f"p.{ending}"
     own = write_small(tmp_path / "own", ["a", "b"])
     models = ["dla34", "dla46_c", "shipped:tiny200", str(own)]
-    assert main(["bench", *models, "--engine", "all", "--batch", "1", "--rounds", "3", "--picture", str(file)]) == 0
+    assert (
+        main(["bench", *models, "--engine", "all", "--batch-size", "1", "--rounds", "3", "--picture", str(file)]) == 0
+    )
     if ending == "png":
         with Image.open(file) as image:
             assert image.width == 1800
@@ -204,8 +206,8 @@ def test_the_picture(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--output", "no/such/b.json"], "--output no/such/b.json: there is no folder no/such. Create it, or give"),
         (["--output", "/"], "--output / is a folder. Give a file"),
         (["--picture", "/tmp/no/such.svg"], "--picture /tmp/no/such.svg: there is no folder /tmp/no."),
-        (["--batch", "1;8"], "--batch is 1;8. Allowed: whole numbers from 1, separated by commas, such as 1,8"),
-        (["--batch", "0"], "batch is 0: whole numbers from 1, as in 1,8"),
+        (["--batch-size", "1;8"], "--batch-size is 1;8. Allowed: whole numbers from 1, separated by commas"),
+        (["--batch-size", "0"], "batch is 0: whole numbers from 1, as in 1,8"),
         (["--rounds", "1"], "rounds is 1: at least 3, of which the median is taken"),
         (["dla35"], 'no network is called "dla35"'),
     ],

@@ -70,10 +70,14 @@ def test_notes_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
         (["dla46x_c", "a.onnx"], 2, "ends with .onnx. Allowed: .safetensors, .pth"),
         (["dla61", "a"], 2, 'no network is called "dla61"'),
         (["gone.pth", "a"], 3, "gone.pth does not exist"),
-        (["dla46x_c", "a.pth", "--model", "dla60"], 3, "is a dla46x_c by its config.json, but dla60 was asked for"),
+        (
+            ["dla46x_c", "a.pth", "--architecture", "dla60"],
+            3,
+            "is a dla46x_c by its config.json, but dla60 was asked for",
+        ),
         (["dla46x_c", "a.pth", "--to", "onnx"], 2, "to is onnx. Allowed: folder, timm, authors"),
         (["dla46x_c"], 2, "OUT is missing"),
-        ([], 2, "IN, OUT is missing"),
+        ([], 2, "MODEL and OUT are missing, as in: dla convert dla34 dla34-ba72cf86.pth --to authors\n"),
         (["dla46x_c", "models/v1.0"], 2, "ends with .0. Allowed: .safetensors, .pth, or --to folder"),
     ],
 )

@@ -114,13 +114,13 @@ def test_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     side = dla.info("shipped:tiny200").input_size[1] // 32
     assert f"level5: 256 x {side} x {side} numbers per photo" in err
     assert "dla: gone.jpg: there is no such file" in err
-    assert f"2 photos: 1 succeeded, 1 failed (see the errors in {tmp_path / 'f.npz'})" in err
+    assert f"2 photos: 1 answered, 1 failed (1 not_found; see {tmp_path / 'f.npz'})" in err
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([str(COFFEE)], 2, "--output is missing"),
+        ([str(COFFEE)], 2, ".npz or .parquet, as in: dla features cat.jpg holiday/ --output features.npz\n"),
         ([str(COFFEE), "-o", "f.csv"], 2, "--output is f.csv. Allowed: a file that ends in .npz or .parquet"),
         (["-o", "f.npz"], 2, "nothing to extract features of: name photos"),
         (["empty", "-o", "f.npz"], 2, "nothing to extract features of: no photos in empty"),
@@ -167,7 +167,7 @@ def test_a_run_that_breaks_leaves_the_old_file(
 
     monkeypatch.setattr(report._Npz, "finish", full)
     monkeypatch.setattr(report._Parquet, "finish", full)
-    assert features(str(COFFEE), "-o", str(out)) == 1
+    assert features(str(COFFEE), "-o", str(out), "--force") == 1
     assert capsys.readouterr().err == f"dla: {out}: No space left on device\n"
     assert os.listdir(tmp_path) == [out.name]
     assert out.read_bytes() == b"old"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import constants
 
 import dla
@@ -17,6 +18,7 @@ from dla.cli import main
 from dla.images.labels import imagenet_classes
 from dla.models.build import build
 from dla.models.registry import TABLE
+from dla.training.recipe_files import recipe_from
 from dla.types import DEFAULT_MODEL
 from dla.weights.convert import convert
 from dla.weights.spec import resolve_source, shipped
@@ -86,6 +88,26 @@ def test_without_a_name_it_is_the_default_of_predict(capsys: pytest.CaptureFixtu
         assert said in out
 
 
+def test_a_recipe_is_what_differs_from_the_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = json.loads((shipped("tiny200") / "config.json").read_text())["dla"]["recipe"]
+    line = " ".join(table(capsys).split()).partition(" recipe ")[2].partition(" licence ")[0]
+    assert line.endswith("; the rest by default (--recipe prints all)")
+    assert f"epochs {stored['epochs']}, " in line
+    assert f"augment.margin {stored['augment']['margin']}, " in line
+    assert "cutmix" not in line
+    assert "None" not in line
+    assert main(["info", "--recipe"]) == 0
+    (tmp_path / "mine.yaml").write_text(printed := capsys.readouterr().out)
+    assert yaml.safe_load(printed) == stored
+    recipe = recipe_from(str(tmp_path / "mine.yaml"), {})
+    assert (recipe.epochs, recipe.augment.margin) == (stored["epochs"], stored["augment"]["margin"])
+
+
+def test_weights_without_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "dla34", "--recipe"]) == 3
+    assert capsys.readouterr().err == "dla: dla34.in1k has no recipe: its files do not say how it was trained\n"
+
+
 def test_variables_for_predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLA_MODEL", "dla60")
     monkeypatch.setenv("DLA_FORMAT", "jsonl")
@@ -136,6 +158,7 @@ def test_what_is_cached_is_read(cache: Path, capsys: pytest.CaptureFixture[str])
     assert "truncated or damaged" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore::dla.errors.GuessedWarning")
 def test_a_model_of_ones_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,7 @@ def test_a_folder_with_every_trouble(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [os.path.basename(r["path"]) for r in found] == sorted(expected)
     codes = [r["error"]["code"] if "error" in r else None for r in found]
     assert codes == [expected[name] for name in sorted(expected)]
-    assert "8 photos: 5 succeeded, 3 failed" in err
+    assert "8 photos: 5 answered, 3 failed (1 truncated, 1 empty_file, 1 not_an_image). " in err
     assert "skipped 1 file of other kinds" in err
     by_name = {os.path.basename(r["path"]): r for r in found}
     top = by_name["a_good.png"]["predictions"]
@@ -123,7 +123,7 @@ def test_formats_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     text = (tmp_path / "out.txt").read_text()
     assert text.splitlines()[0] == photos[0]
     assert f"{lines[0]['predictions'][0]['probability']:.1%}".replace("%", " %") in text
-    assert "no answer: not_found" in text
+    assert "\n  no answer: there is no such file\n" in text
 
 
 @pytest.mark.parametrize("what", ["empty", "empty/*.jpg", "-"])

@@ -107,7 +107,7 @@ def test_what_is_answered_is_not_answered_again(tmp_path: Path, capsys: pytest.C
         Path(path).unlink()
     capsys.readouterr()
     assert main(["predict", *photos, "-o", str(out), "--resume", *SETTINGS[1:]]) == 0
-    assert "7 photos (4 of them in an earlier run): all succeeded." in capsys.readouterr().err
+    assert "7 photos (4 of them in an earlier run): all answered." in capsys.readouterr().err
     assert [json.loads(line)["path"] for line in out.read_text().splitlines()] == photos
     before = out.read_bytes()
     for path in photos:
@@ -151,7 +151,7 @@ def test_a_run_goes_on_with_its_engine(tmp_path: Path, capsys: pytest.CaptureFix
     """What is fastest may be measured anew in between."""
     out = tmp_path / "out.jsonl"
     for engine, title in (("onnx", "ONNX Runtime"), ("torch", "PyTorch")):
-        assert predict(str(CHELSEA), "-o", str(out), "--engine", engine) == 0
+        assert predict(str(CHELSEA), "-o", str(out), "--force", "--engine", engine) == 0
         assert predict(str(CHELSEA), str(COFFEE), "-o", str(out), "--resume") == 0
         assert json.loads((tmp_path / "out.jsonl.run.json").read_text())["model"]["engine"] == f"{title} on cpu"
     assert predict(str(CHELSEA), str(COFFEE), "-o", str(out), "--resume", "--engine", "openvino") == 2
@@ -183,7 +183,11 @@ def test_a_side_file_that_says_nothing(text: str, tmp_path: Path, capsys: pytest
     (tmp_path / "out.jsonl.run.json").unlink()
     assert predict(str(CHELSEA), "-o", str(out), "--resume") == 2
     assert "out.jsonl has no out.jsonl.run.json next to it" in capsys.readouterr().err
-    assert predict(str(CHELSEA), "-o", str(out)) == 0  # without --resume an existing file is written anew
+    before = out.read_bytes()
+    assert predict(str(CHELSEA), "-o", str(out)) == 2
+    assert f"{out} exists already: --resume continues it, --force replaces it\n" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert predict(str(CHELSEA), "-o", str(out), "--force") == 0
 
 
 def test_other_inputs_are_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,25 +318,26 @@ def test_wrong_usage_leaves_the_file_alone(
 ) -> None:
     out = tmp_path / "keep.jsonl"
     out.write_bytes(b"kept")
-    assert main(["predict", str(CHELSEA), "-o", str(out), *SETTINGS, *words]) == 2
+    assert main(["predict", str(CHELSEA), "-o", str(out), "--force", *SETTINGS, *words]) == 2
     assert message in capsys.readouterr().err
     assert out.read_bytes() == b"kept"
 
 
-@pytest.mark.parametrize("resume", [[], ["--resume"]])
-@pytest.mark.parametrize("name", ["out.jsonl", "out.json"])
+@pytest.mark.parametrize(
+    ("name", "way"), [("out.jsonl", "--resume"), ("out.jsonl", "--force"), ("out.json", "--force")]
+)
 def test_a_file_that_another_run_writes(
-    name: str, resume: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / name
     assert predict(str(CHELSEA), "-o", str(out)) == 0
     files = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with out.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert predict(str(CHELSEA), "-o", str(out), *(resume if name == "out.jsonl" else [])) == 2
+        assert predict(str(CHELSEA), "-o", str(out), way) == 2
         assert f"another run is writing to {out}." in capsys.readouterr().err
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
-    assert predict(str(CHELSEA), "-o", str(out)) == 0
+    assert predict(str(CHELSEA), "-o", str(out), "--force") == 0
 
 
 def test_a_run_locks_its_file_until_it_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -399,7 +404,7 @@ def test_pictures_are_not_put_where_photos_are_looked_for(
     for name in ("a.jpg", "a.png", "a/a.png"):
         Path(name).write_bytes(jpeg(crops(1)[0]))
     for _ in range(2):
-        code = predict(given, "-o", "out.jsonl", "--pictures", "seen")
+        code = predict(given, "-o", "out.jsonl", "--force", "--pictures", "seen")
         assert code == (2 if refused else 0)
         assert (f"--pictures seen is in {given}, which is an input." in capsys.readouterr().err) == refused
     assert (not os.listdir("seen")) == refused

@@ -94,7 +94,7 @@ def test_a_folder_of_ones_own_needs_torch_only_once(tmp_path: Path) -> None:
     net = build("dla46x_c", num_classes=2)
     cfg = {"input_size": [3, 64, 64]}
     write_folder(tmp_path / "m", net.state_dict(), ModelConfig("dla46x_c", 2, pretrained_cfg=cfg))
-    predict = ("-m", "dla", "predict", str(COFFEE), "--model", "m", "-o", "out.jsonl")
+    predict = ("-m", "dla", "predict", str(COFFEE), "--model", "m", "-o", "out.jsonl", "--force")
     assert "torch" in watched(tmp_path, *predict)
     first = (tmp_path / "out.jsonl").read_text()
     assert watched(tmp_path, *predict) == "loaded []"

@@ -47,7 +47,7 @@ def test_features_without_classes(
     shape = np.load(out)["features"].shape
     assert shape == ((1, width) if width else (1, 256, 2, 2))
     if width is None:
-        assert main(["features", str(CHELSEA), "--model", path, "--output", str(out)]) == 2
+        assert main(["features", str(CHELSEA), "--model", path, "--output", str(out), "--force"]) == 2
         assert 'no node of this network is called "pre_logits"' in capsys.readouterr().err
     assert dla.create_model(path, pretrained=True).num_classes == args.get("num_classes", 2)
 

@@ -33,7 +33,7 @@ def written(folder: Path, form: ResultFormat) -> tuple[Path, list[ResultRecord]]
     ):
         for p in PREDICTIONS:
             writer.write(p)
-            expected.append(ResultRecord(p.path, p.error is not None, path.stat().st_size))
+            expected.append(ResultRecord(p.path, p.error.code if p.error else "", path.stat().st_size))
     return path, expected
 
 

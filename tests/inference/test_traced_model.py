@@ -115,6 +115,7 @@ def test_loading_a_folder_that_is_known_reads_it_once(folder: Path, reads: Reads
     check_once(reads, "model.safetensors")
 
 
+@pytest.mark.filterwarnings("ignore::dla.errors.GuessedWarning")
 def test_loading_a_file_reads_it_once(folder: Path, reads: Reads) -> None:
     path = bare(folder)
     reads.begin(reads.size)
@@ -148,6 +149,7 @@ print([c.probability for c in classifier.predict(sys.argv[2]).classes])
 """
 
 
+@pytest.mark.filterwarnings("ignore::dla.errors.GuessedWarning")
 def test_a_file_that_was_opened_before_needs_no_torch(folder: Path, tmp_path: Path) -> None:
     path = bare(folder)
     first = dla.load(str(path), engine="openvino")
@@ -162,6 +164,7 @@ def test_a_file_that_was_opened_before_needs_no_torch(folder: Path, tmp_path: Pa
     assert config.architecture == "dla46x_c"
 
 
+@pytest.mark.filterwarnings("ignore::dla.errors.GuessedWarning")
 def test_a_known_file_under_another_name_still_says_what_its_name_promises(folder: Path) -> None:
     plain = dla.load(str(bare(folder)))
     assert plain.notes == ()
@@ -190,6 +193,7 @@ def test_files_of_a_folder_under_other_names(folder: Path) -> None:
         assert again.notes == (f"{folder} has several weight files; last.safetensors is used, not zz.safetensors.",)
 
 
+@pytest.mark.filterwarnings("ignore::dla.errors.GuessedWarning")
 def test_what_only_pytorch_reads_is_not_remembered(folder: Path, tmp_path: Path) -> None:
     state = load_model(str(folder)).model.state_dict()
     state = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in state.items()}

@@ -62,6 +62,7 @@ def folder(small: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore::dla.errors.GuessedWarning")
 def test_timm_reads_the_folder(small: nn.Module, folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "weights.pth"
     torch.save({"state_dict": small.state_dict()}, bare)
@@ -179,6 +180,7 @@ def test_names_that_do_not_fit(out: str, to: str | None, said: str, folder: Path
         convert(str(folder), tmp_path / out, to=to)
 
 
+@pytest.mark.filterwarnings("ignore::dla.errors.GuessedWarning")
 def test_the_network_of_a_bare_file_is_checked(small: nn.Module, folder: Path, tmp_path: Path) -> None:
     bare = convert(str(folder), tmp_path / "b.pth")
     with pytest.raises(DamagedError, match="These are the weights of dla46x_c"):

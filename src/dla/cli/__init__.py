@@ -11,10 +11,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from dla.errors import DlaError, UnknownNameError
+from dla.errors import DlaError, GuessedWarning, UnknownNameError
 from dla.version import __version__
 
 COMMANDS = {
@@ -31,6 +32,7 @@ COMMANDS = {
     "train": "train or fine-tune a network on your photos",
     "bench": "benchmark networks and engines on this machine",
     "validate": "measure a classifier's accuracy, or compare several",
+    "completion": "print a script that completes commands and options in a shell",
 }
 
 HELP = f"""\
@@ -39,7 +41,7 @@ usage: dla COMMAND ...
 Deep Layer Aggregation: classify photos, train your own networks.
 
 commands:
-{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
+{chr(10).join(f"  {name:<12}{what}" for name, what in COMMANDS.items())}
 
   dla COMMAND --help   show the options of a command, with examples
   dla --version        {__version__}
@@ -54,9 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     before = signal.signal(signal.SIGTERM, _terminated)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that does not affect results
     try:
-        code = _command(args)(args[1:])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that does not affect results
+            warnings.filterwarnings("default", category=GuessedWarning)
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            code = _command(args)(args[1:])
         sys.stdout.flush()
     except DlaError as error:
         print(f"dla: {error}", file=sys.stderr)
@@ -89,6 +94,16 @@ def _command(argv: list[str]) -> Callable[[list[str]], int]:
         raise UnknownNameError("command", argv[0], COMMANDS, see="dla --help")
     run: Callable[[list[str]], int] = importlib.import_module(f"dla.cli.{argv[0]}").run
     return run
+
+
+def _show_warning(
+    usual: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> None:
+    """Print our own warnings like other messages, and others as usual."""
+    if category is GuessedWarning:
+        print(f"dla: {message}", file=sys.stderr)
+    else:
+        usual(message, category, *place, **more)
 
 
 def _print(text: str) -> int:

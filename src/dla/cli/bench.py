@@ -28,7 +28,7 @@ Exit code 2: wrong usage, or nothing requested can run here; 3: a package or wei
 
 EXAMPLE = """\
   dla bench
-  dla bench dla34 dla60 --precision all --batch 1,8,16 --against timm
+  dla bench dla34 dla60 --precision all --batch-size 1,8,16 --against timm
   dla bench dla34 --format json --output bench.json --picture bench.svg"""
 
 BUSY_CORES = 0.5  # a background load above this disturbs a measurement
@@ -37,10 +37,12 @@ BUSY_CORES = 0.5  # a background load above this disturbs a measurement
 def build_parser() -> Parser:
     """Build the parser of the command."""
     parser = Parser("bench", DESCRIPTION, EXAMPLE, "[MODEL...] [options]")
-    parser.flag("models", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
+    parser.flag("models", metavar="MODEL", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
     parser.options(BenchOptions, engine="E", precision=None)
     batches = ",".join(map(str, BenchOptions.batches))
-    parser.flag("--batch", default=batches, metavar="N,...", help=f"batch sizes (default: {batches})")
+    parser.flag(
+        "--batch-size", default=batches, metavar="N,...", help=f"photos per call, one row each (default: {batches})"
+    )
     parser.options(BenchOptions, against=None, threads="N", rounds="N")
     parser.output_format()
     parser.flag("-o", "--output", metavar="FILE", help="write to this file instead of standard output")
@@ -52,7 +54,7 @@ def build_parser() -> Parser:
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
     args = build_parser().read(argv)
-    batches = _batches(args.batch)
+    batches = _batches(args.batch_size)
     _check_files(args)
     from dla.benchmarking.bench import Bench, BenchmarkPlan
 
@@ -77,7 +79,7 @@ def _batches(text: str) -> tuple[int, ...]:
         return tuple(map(int, text.split(",")))
     except ValueError:
         raise UsageError(
-            f"--batch is {text}. Allowed: whole numbers from 1, separated by commas, such as 1,8"
+            f"--batch-size is {text}. Allowed: whole numbers from 1, separated by commas, such as 1,8"
         ) from None
 
 

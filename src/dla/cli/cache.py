@@ -27,12 +27,17 @@ KINDS = {
 }
 
 
-def run(argv: list[str]) -> int:
-    """Run the command; return the exit code."""
+def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
     parser.flag("--clear", action="store_true", help="clear the cache, except int8 models")
     parser.output_format()
-    args = parser.read(argv)
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
+    args = build_parser().read(argv)
 
     entries = cache.clear() if args.clear else list(cache.entries())
     files, sizes = Counter[str](), Counter[str]()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import MODEL_HELP, Parser
-from dla.errors import UsageError
+from dla.errors import DlaError, UsageError
 from dla.images.find import PhotoFinder, read_path_list
 from dla.options import BatchOptions, EngineOptions, ReadOptions
+from dla.storage.files import write_file
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
@@ -26,9 +30,14 @@ if TYPE_CHECKING:
 
 def add_input_flags(parser: Parser) -> None:
     """Add the flags for input photos and the network."""
-    parser.flag("images", nargs="*", help="photos, folders, quoted patterns, or - to read paths from standard input")
+    parser.flag(
+        "images",
+        metavar="IMAGE",
+        nargs="*",
+        help="photos, folders, quoted patterns, or - to read paths from standard input",
+    )
     add_verbose_flag(parser)
-    parser.flag("--model", default=DEFAULT_MODEL, metavar="M", help=MODEL_HELP)
+    parser.flag("--model", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
 
 
 def add_verbose_flag(parser: Parser) -> None:
@@ -44,6 +53,15 @@ def add_run_flags(parser: Parser) -> None:
     parser.options(ReadOptions, allow_truncated=None)
     parser.flag("--max-megapixels", type=float, default=ReadOptions.max_pixels / 1e6, metavar="N", help="refuse larger "
                 f"photos (default: {ReadOptions.max_pixels / 1e6:g})")  # fmt: skip
+
+
+def add_record_flags(parser: Parser) -> None:
+    """Add the flags about an existing output file, failed inputs and the summary, which `RunCounter` reads."""
+    parser.flag("--force", action="store_true", help="replace --output if it exists")
+    parser.flag("--max-failed", type=str | int, default="0", metavar="N|P%", help="exit with 0 if at most so many "
+                "inputs failed, a number or a percentage such as 1%% (default: 0)")  # fmt: skip
+    parser.flag("--summary", metavar="FILE", help="also write counts, times and the exit code of this run as JSON; "
+                "replaces FILE")  # fmt: skip
 
 
 def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder, Iterator[str]]:
@@ -84,8 +102,9 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     for note in classifier.notes:
         log(args, f"dla: {note}")
     if model == DEFAULT_MODEL:
-        log(args, f"dla: {DEFAULT_MODEL} knows {len(classifier.classes)} classes and is for non-commercial research; "
-                  "--model dla60 knows 1,000.")  # fmt: skip
+        known = f"{len(classifier.classes)} classes"
+        log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {known}; your photos may be of none "
+                  "of them. --model dla60 knows 1,000; dla train makes your own.")  # fmt: skip
     if args.verbose:
         p = classifier.preprocessing
         log(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
@@ -108,42 +127,141 @@ def input_options(args: Namespace) -> dict[str, Any]:
     }
 
 
-class Counter:
-    """Counts a run's records and reports failures. A resumed run starts with `done` records, `failed` of them wrong."""
+SUMMARY_SCHEMA = "dla.summary/1"
+_MAX_FAILED = re.compile(r"(?P<count>\d{1,15})|(?P<percent>\d{1,3}(\.\d{1,9})?)\s*%")
 
-    def __init__(self, args: Namespace, finder: PhotoFinder, done: int = 0, failed: int = 0) -> None:
-        self.args, self.finder = args, finder
-        self.before, self.done, self.failed = done, done, failed
+
+MANY = 10_000  # inputs are not counted further before a run
+
+
+class RunCounter:
+    """Counts a run's records and reports failures.
+
+    Leaving the `with` block prints the last line, or that the run was stopped, and writes the file of --summary.
+    `exit_code` is then the code of the run. `kept` says what becomes of the records of a stopped run.
+
+    Raises:
+        UsageError: --max-failed or --summary is not allowed.
+    """
+
+    def __init__(self, args: Namespace, command: str) -> None:
+        self.args, self.command = args, command
+        self.kept = ""
+        self.finder: PhotoFinder | None = None
+        self.total: int | None = None
+        self.before = self.done = self.exit_code = 0
+        self.errors = Counter[str]()
+        self.started, self.began = time.time(), time.monotonic()
+        self.limit = _MAX_FAILED.fullmatch(str(args.max_failed).strip())
+        if self.limit is None or float(self.limit["percent"] or 0) > 100:
+            raise UsageError(f"--max-failed is {args.max_failed}. Allowed: a number of inputs, such as 5, or a "
+                             "percentage of them, such as 1%")  # fmt: skip
+        if args.summary is not None:
+            check_file("--summary", args.summary)
+            if args.output is not None and os.path.realpath(args.output) == os.path.realpath(args.summary):
+                raise UsageError(f"--output and --summary are both {args.output}. Give two files")
+
+    def begin(
+        self, finder: PhotoFinder, expected: int | None, before: int = 0, errors: Mapping[str, int] | None = None
+    ) -> None:
+        """Start the clock, with `before` records and these `errors` of an earlier run.
+
+        `expected` is the number of all inputs, if it is known.
+        """
+        self.finder, self.total = finder, expected
+        self.before = self.done = before
+        self.errors.update(errors or {})
         self.began = time.monotonic()
 
     def left(self) -> int | None:
-        """Return the number of remaining records; None if it is unknown or no bar shows it."""
-        count = count_photos(self.args) if wants_bar(self.args) else None
-        return None if count is None else count - self.before
+        """Return the number of remaining records; None if it is unknown and no bar shows it."""
+        if self.total is None and wants_bar(self.args):
+            self.total = count_photos(self.args)
+        return None if self.total is None else self.total - self.before
 
     def add(self, record: Prediction | Features, progress: Progress) -> None:
         """Count one record, and report its error."""
         self.done += 1
         progress.advance()
         if record.error is not None:
-            self.failed += 1
+            self.errors[record.error.code] += 1
             progress.log(record.error.message)
 
-    def finish(self) -> int:
-        """Print the summary, and return the exit code."""
+    def __enter__(self) -> RunCounter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         seconds = time.monotonic() - self.began
+        if error is None:
+            self.exit_code = int(self._too_many())
+            self._say_end(seconds)
+        else:
+            self.exit_code = _exit_code(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit) and self.finder is not None:
+                of = f" of {self.total:,}" if self.total is not None else ""
+                log(self.args, f"dla: stopped after {self.done:,}{of} photos.{self.kept}")
+        if self.args.summary is not None:
+            with nullcontext() if error is None else suppress(OSError):  # the first error is the one to report
+                self._write_summary(seconds)
+
+    def _too_many(self) -> bool:
+        assert self.limit is not None
+        percent, count = self.limit["percent"], self.limit["count"]
+        failed = self.errors.total()
+        return failed > int(count) if percent is None else 100 * failed > float(percent) * self.done
+
+    def _say_end(self, seconds: float) -> None:
+        assert self.finder is not None
         for item in self.finder.unmatched:
             log(self.args, f"dla: no photos in {item}")
         if self.finder.skipped:
             log(self.args, f"dla: skipped {_others(self.finder)}")
-        if self.done > 1:
-            now, output = self.done - self.before, self.args.output
-            where = f" (see the errors in {output})" if self.failed and output else ""
-            counts = f"{self.done - self.failed:,} succeeded, {self.failed:,} failed{where}"
-            earlier = f" ({self.before:,} of them in an earlier run)" if self.before else ""
-            log(self.args, f"{self.done:,} photos{earlier}: {counts if self.failed else 'all succeeded'}. "
-                           f"{seconds:.1f} s, {now / max(seconds, 1e-9):.0f} photos/s.")  # fmt: skip
-        return 1 if self.failed else 0
+        if self.done < 2:
+            return
+        failed, output, counts = self.errors.total(), self.args.output, "all answered"
+        if failed:
+            codes = ", ".join(f"{count:,} {code}" for code, count in self.errors.most_common())
+            where = f"; see {output}" if output else ""
+            counts = f"{self.done - failed:,} answered, {failed:,} failed ({codes}{where})"
+        earlier = f" ({self.before:,} of them in an earlier run)" if self.before else ""
+        log(self.args, f"{self.done:,} photos{earlier}: {counts}. {seconds:.1f} s, {self._rate(seconds):.0f} photos/s.")
+
+    def _rate(self, seconds: float) -> float:
+        return (self.done - self.before) / max(seconds, 1e-9)
+
+    def _write_summary(self, seconds: float) -> None:
+        failed = self.errors.total()
+        summary = {
+            "schema": SUMMARY_SCHEMA,
+            "command": self.command,
+            "model": self.args.model,
+            "output": self.args.output,
+            "exit_code": self.exit_code,
+            "total": self.done,
+            "answered": self.done - failed,
+            "failed": failed,
+            "errors": dict(self.errors.most_common()),
+            "from_earlier_run": self.before,
+            "started": _utc(self.started),
+            "ended": _utc(time.time()),
+            "seconds": round(seconds, 3),
+            "photos_per_s": round(self._rate(seconds), 3),
+        }
+        write_file(self.args.summary, f"{json.dumps(summary, indent=1)}\n".encode())
+
+
+def _exit_code(error: BaseException) -> int:
+    """Return the exit code of a run that this error ended."""
+    if isinstance(error, DlaError):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return int(error.code or 0)
+    return {KeyboardInterrupt: 130, BrokenPipeError: 0}.get(type(error), 1)
+
+
+def _utc(seconds: float) -> str:
+    """Return a time as ISO 8601 text in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def wants_bar(args: Namespace) -> bool:

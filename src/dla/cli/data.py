@@ -45,16 +45,23 @@ def run(argv: list[str]) -> int:
     return _check(argv[1:])
 
 
-def _check(argv: list[str]) -> int:
+def build_check_parser() -> Parser:
+    """Build the parser of `dla data check`."""
     parser = Parser("data check", DESCRIPTION, EXAMPLE, "DATA [options]")
     parser.flag(
-        "data", help="a folder with one subfolder per class, or with train/ and val/; or a .csv, .tsv or .parquet file"
+        "data",
+        metavar="DATA",
+        help="a folder with one subfolder per class, or with train/ and val/; or a .csv, .tsv or .parquet file",
     )
     parser.output_format()
     parser.options(DataOptions, image_column="C", label_column="C", split_column="C")
     parser.flag("--workers", type=int, metavar="N", help="processes that decode photos (default: one per core)")
-    parser.flag("-q", "--quiet", action="store_true", help="show no progress")
-    args = parser.read(argv)
+    parser.flag("-q", "--quiet", action="store_true", help="print only results")
+    return parser
+
+
+def _check(argv: list[str]) -> int:
+    args = build_check_parser().read(argv)
     if args.workers is not None and args.workers < 0:
         raise UsageError(f"--workers is {args.workers}. Allowed: 0 or more")
 

@@ -6,7 +6,6 @@ import os
 
 from dla.cli.common import check_file
 from dla.cli.parser import MODEL_HELP, Parser, default_model
-from dla.errors import UsageError
 
 DESCRIPTION = """\
 Draw a network's aggregation trees: levels, blocks and aggregation nodes with their inputs, channels and
@@ -19,14 +18,20 @@ EXAMPLE = """\
   dla draw runs/mine/best -o tree.png"""
 
 
+def build_parser() -> Parser:
+    """Build the parser of the command."""
+    parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
+    parser.flag("model", metavar="MODEL", nargs="?", default=default_model(), help=MODEL_HELP)
+    parser.flag("-o", "--output", metavar="FILE", help="output file, .svg or .png")
+    return parser
+
+
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
-    parser.flag("model", nargs="?", default=default_model(), help=MODEL_HELP)
-    parser.flag("-o", "--output", metavar="FILE", help="output file, .svg or .png")
+    parser = build_parser()
     args = parser.read(argv)
     if args.output is None:
-        raise UsageError("--output is missing. Give a file that ends in .svg or .png")
+        raise parser.missing("--output", "Give a file that ends in .svg or .png")
 
     from dla.drawing.shapes import writer_of
 

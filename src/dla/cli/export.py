@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, get_args
 
 from dla.cli.common import show_progress
 from dla.cli.parser import MODEL_HELP, Parser
-from dla.errors import UsageError
 from dla.options import ExportOptions, TargetName
 from dla.text_table import text_table
 
@@ -50,17 +49,18 @@ def build_parser() -> Parser:
     parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos, and check it on part of "
                 "them; at least 550, labelled if possible (default: use the stored int8 model)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="photos to compare the results on (default: built-in photos)")
-    parser.flag("-q", "--quiet", action="store_true", help="show no progress")
+    parser.flag("-q", "--quiet", action="store_true", help="print only results")
     return parser
 
 
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    args = build_parser().read(argv)
+    parser = build_parser()
+    args = parser.read(argv)
     if args.output is None:
-        raise UsageError("--output is missing. Give a new or empty folder")
+        raise parser.missing("--output", "Give a new or empty folder")
     if args.to is None:
-        raise UsageError(f"--to is missing. Allowed: {', '.join(get_args(TargetName))}")
+        raise parser.missing("--to", f"Allowed: {', '.join(get_args(TargetName))}")
 
     from dla.exporting.export import export
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dla.cli.common import (
-    Counter,
+    MANY,
+    RunCounter,
     add_input_flags,
+    add_record_flags,
     add_run_flags,
     check_file,
     count_photos,
@@ -15,15 +17,15 @@ from dla.cli.common import (
     show_progress,
 )
 from dla.cli.parser import Parser
-from dla.errors import UsageError
 from dla.models.registry import PRE_LOGITS
+from dla.storage.files import check_new
 
 DESCRIPTION = """\
 Extract features of photos at one node of the network, as arrays. FILE gets one row per input, in order, with
 its path, and an error if it has no features. An interrupted run leaves no FILE.
 
-Exit code 0: all inputs have features; 1: some failed; 2: wrong usage or no inputs; 3: the weights are missing
-or damaged."""
+Exit code 0: all inputs have features, or all but --max-failed; 1: more failed; 2: wrong usage, no inputs, or
+FILE exists; 3: the weights are missing or damaged."""
 
 EXAMPLE = """\
   dla features cat.jpg holiday/ --output features.npz
@@ -37,6 +39,7 @@ def build_parser() -> Parser:
     parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits, the classifier's input; level0 to "
                 "level5; or a node that dla info MODEL --nodes lists")  # fmt: skip
     parser.flag("-o", "--output", metavar="FILE", help="output file, .npz or .parquet")
+    add_record_flags(parser)
     add_run_flags(parser)
     return parser
 
@@ -51,19 +54,24 @@ def run(argv: list[str]) -> int:
     from dla.inference.feature_files import check_output, open_features
 
     if args.output is None:
-        raise UsageError("--output is missing. Give a file that ends in .npz or .parquet")
+        raise parser.missing("--output", "Give a file that ends in .npz or .parquet")
     check_output(args.output)
     check_file("--output", args.output)
-    finder, photos = find_photos(args, "extract features of", "features")
-    classifier = load_classifier(args, args.model, count_photos(args, 10_000))
-    shape = classifier.features_shape(args.at)
-    if args.verbose:
-        log(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers per photo")
-    about = {"at": args.at, "model": classifier.origin, "weights_sha256": classifier.sha256}
-    counter = Counter(args, finder)
-    with open_features(args.output, shape, about) as writer, show_progress(args.quiet) as progress:
-        progress.start("computing", counter.left())
-        for features in classifier.features(photos, args.at, **input_options(args)):
-            writer.write(features)
-            counter.add(features, progress)
-    return counter.finish()
+    if not args.force:
+        check_new(args.output)
+    with RunCounter(args, "features") as counter:
+        finder, photos = find_photos(args, "extract features of", "features")
+        expected = count_photos(args, MANY)
+        classifier = load_classifier(args, args.model, expected)
+        shape = classifier.features_shape(args.at)
+        if args.verbose:
+            log(args, f"dla: {args.at}: {' x '.join(map(str, shape))} numbers per photo")
+        about = {"at": args.at, "model": classifier.origin, "weights_sha256": classifier.sha256}
+        counter.kept = f" {args.output} is not written: it needs the whole run"
+        with open_features(args.output, shape, about) as writer, show_progress(args.quiet) as progress:
+            counter.begin(finder, None if expected == MANY else expected)
+            progress.start("computing", counter.left())
+            for features in classifier.features(photos, args.at, **input_options(args)):
+                writer.write(features)
+                counter.add(features, progress)
+    return counter.exit_code

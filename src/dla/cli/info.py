@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from dla.cli.parser import MODEL_HELP, WIDTH, Parser, default_model, table_width
+from dla.errors import UnavailableError
 from dla.text_table import text_table
 
 if TYPE_CHECKING:
@@ -25,22 +28,34 @@ EXAMPLE = """\
   dla info dla60
   dla info dla34 --nodes
   dla info --engines
+  dla info --recipe > mine.yaml
   dla info runs/mine --format json"""
+
+
+def build_parser() -> Parser:
+    """Build the parser of the command."""
+    parser = Parser("info", DESCRIPTION, EXAMPLE, "[MODEL] [options]")
+    parser.flag("model", metavar="MODEL", nargs="?", default=default_model(), help=MODEL_HELP)
+    parser.flag("--nodes", action="store_true", help="also list the aggregation nodes with their inputs, channels and "
+                "strides")  # fmt: skip
+    parser.flag("--engines", action="store_true", help="also time each engine, and show which ones --engine auto uses")
+    parser.flag("--recipe", action="store_true", help="print only the recipe of its training, as YAML")
+    parser.output_format()
+    return parser
 
 
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    parser = Parser("info", DESCRIPTION, EXAMPLE, "[NAME|PATH] [options]")
-    parser.flag("model", nargs="?", default=default_model(), help=MODEL_HELP)
-    parser.flag("--nodes", action="store_true", help="also list the aggregation nodes with their inputs, channels and "
-                "strides")  # fmt: skip
-    parser.flag("--engines", action="store_true", help="also time each engine, and show which ones --engine auto uses")
-    parser.output_format()
-    args = parser.read(argv)
+    args = build_parser().read(argv)
 
     from dla.catalog import info
 
     model = info(args.model, nodes=args.nodes, engines=args.engines)
+    if args.recipe:
+        if model.recipe is None:
+            raise UnavailableError(f"{model.model} has no recipe: its files do not say how it was trained")
+        print(yaml.safe_dump(dict(model.recipe), sort_keys=False, allow_unicode=True, width=120), end="")
+        return 0
     if args.format == "json":
         print(json.dumps(model.to_dict(), indent=1))
         return 0
@@ -73,8 +88,7 @@ def _lines(model: ModelInfo) -> Iterator[tuple[str, str]]:
     if model.dataset:
         yield "data", model.dataset
     if model.recipe:
-        # data and licence have their own lines
-        yield "recipe", _settings({k: v for k, v in model.recipe.items() if k not in ("dataset", "license")})
+        yield "recipe", _changed(model.recipe) + "; the rest by default (--recipe prints all)"
     if model.weights.state != "none":
         yield "licence", model.license or "not stated in its files"
     if model.restrictions:
@@ -102,6 +116,17 @@ def _preprocessing(settings: Mapping[str, Any]) -> str:
 def _settings(settings: Mapping[str, Any]) -> str:
     """Format nested settings in one line, as in "epochs 15, augment.flip 0.5"."""
     return ", ".join(f"{name} {value}" for name, value in _flat(settings))
+
+
+def _changed(recipe: Mapping[str, Any]) -> str:
+    """Return what of a recipe differs from the defaults; data and licence have lines of their own."""
+    from dla.training.recipe import Recipe
+    from dla.training.recipe_files import differing, to_yaml
+
+    changed = {
+        name: value for name, value, _ in differing(recipe, yaml.safe_load(to_yaml(Recipe()))) if value is not None
+    }
+    return _settings({name: value for name, value in changed.items() if name not in ("dataset", "license")})
 
 
 def _results(results: Mapping[str, Any]) -> str:

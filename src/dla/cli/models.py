@@ -30,11 +30,16 @@ MB: size of the weight file; ~ is an estimate of 4 bytes per parameter.
 Details: dla info NAME. Download weights: dla pull NAME. Default of dla predict: {DEFAULT_MODEL}."""
 
 
-def run(argv: list[str]) -> int:
-    """Run the command; return the exit code."""
+def build_parser() -> Parser:
+    """Build the parser of the command."""
     parser = Parser("models", DESCRIPTION, EXAMPLE, "[--format table|json]")
     parser.output_format()
-    args = parser.read(argv)
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Run the command; return the exit code."""
+    args = build_parser().read(argv)
 
     from dla.catalog import models
 

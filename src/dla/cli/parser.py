@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
@@ -65,27 +66,33 @@ class Parser(ArgumentParser):
             usage=f"dla {command} {usage}",
             add_help=False,
         )
+        self.example = example
         self.config, self.find_file = config, find_file or self._option_file
         self.types: dict[str, Any] = {}
         self.ranges: dict[str, Field[Any]] = {}
         self.flag("-h", "--help", action="help", help="print this help and exit")
         if config is not None:
             self.flag("-q", "--quiet", action="store_true", help="print only results")
-            self.flag(config, action="config", metavar="FILE", help="a YAML file with any of these options")
+            kind, placeholder = ("", "FILE") if find_file is None else ("a built-in recipe, or ", "RECIPE")
+            self.flag(config, action="config", metavar=placeholder, help=f"{kind}a YAML file with any of these options")
             self.flag("--print-config", action="store_true", help="print all options as such a file and exit")
 
     def flag(self, *names: str, **settings: Any) -> None:
         """Add one argument; its default is appended to its help."""
         if settings.get("default") is not None:
             settings["help"] = _with_default(settings["help"], settings["default"])
-        if choices := _choices(settings.get("type")):
-            settings.setdefault("metavar", f"{{{','.join(choices)}}}")
+        if _choices(settings.get("type")):
+            settings.setdefault("metavar", _placeholder(settings["type"]))
         action = self.add_argument(*names, **settings)
         self.types[action.dest] = settings.get("type")
 
     def output_format(self) -> None:
         """Add --format for commands that print a table or JSON."""
         self.flag("--format", type=Literal["table", "json"], default="table", help="output format")
+
+    def choices_of(self, name: str) -> tuple[str, ...]:
+        """Return the values of an option that takes one of a few; () for others."""
+        return _choices(self.types.get(name))
 
     def options(self, schema: type, **metavars: str | None) -> None:
         """Add a flag for each of these fields of a dataclass, with its type, default, range and help."""
@@ -102,7 +109,10 @@ class Parser(ArgumentParser):
             self.ranges[f.name] = f
 
     def group(self, schema: type, name: str | None, skip: set[str | int] | None = None) -> None:
-        """Add an option `--name.field` (`--field` if `name` is None) for each field of a dataclass not in `skip`."""
+        """Add an option `--name.field` (`--field` if `name` is None) for each field of a dataclass not in `skip`.
+
+        Dashes are shown, as in other flags; underscores, as in option files, work too.
+        """
         from dla.storage.option_files import dotted_types  # here, because only `train` has groups
 
         self.add_class_arguments(schema, name, skip=skip)
@@ -113,8 +123,9 @@ class Parser(ArgumentParser):
             if action.dest == name:  # jsonargparse's option file for the group alone
                 action.help = argparse.SUPPRESS
                 continue
-            if action.choices is None and not isinstance(action.metavar, str):
-                action.metavar = "VALUE"
+            action.option_strings = [flag.replace("_", "-") for flag in action.option_strings]
+            self._option_string_actions |= dict.fromkeys(action.option_strings, action)
+            action.metavar = _placeholder(self.types[action.dest])
             action.help = _with_default((action.help or "").rstrip("."), action.default)
 
     def read(self, argv: Sequence[str]) -> Any:
@@ -146,10 +157,16 @@ class Parser(ArgumentParser):
             flags = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
             raise UnknownNameError("option", unknown[1].split("=")[0], flags, see=see)
         if missing := re.search(r"arguments are required: (.*)", message):
-            raise UsageError(f"{missing[1].upper()} is missing. See: {see}")
+            raise self.missing(missing[1].upper().replace(", ", " and "))
         from dla.storage.option_files import value_error
 
         raise UsageError(value_error(message, {name: _given(hint) for name, hint in self.types.items()}))
+
+    def missing(self, what: str, hint: str = "") -> UsageError:
+        """Return the error about missing arguments, with the command's first example."""
+        verb = "are" if " and " in what else "is"
+        example = self.example.partition("\n")[0].partition(" #")[0].strip()
+        return UsageError(f"{what} {verb} missing{f'. {hint}' * bool(hint)}, as in: {example}")
 
     def _option_names(self) -> list[str]:
         """Return the names of the options that an option file can set."""
@@ -203,6 +220,14 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
 
+def _placeholder(hint: Any) -> str:
+    """Return what stands for a value of this type in --help: the choices, or a letter or word for its kind."""
+    if choices := ("true", "false") if hint is bool else _choices(hint):
+        return f"{{{','.join(choices)}}}"
+    kind = get_args(hint)[0] if NoneType in get_args(hint) else hint
+    return {int: "N", float: "X", str: "TEXT", tuple: "[X,X]", dict: "{N:N,...}"}[get_origin(kind) or kind]
+
+
 def _given(hint: Any) -> Any:
     """Return the type of an optional flag without its None."""
     choices = _choices(hint)
@@ -210,10 +235,15 @@ def _given(hint: Any) -> Any:
 
 
 def _with_default(text: str, default: object) -> str:
-    """Append the default in YAML's notation to the help, unless the help already has it."""
+    """Append the default in YAML's notation to the help, unless the help already has it.
+
+    A help that ends with "null: WHAT" says what null, the default, means.
+    """
     if "(default" in text:
         return text
-    words = {None: "null", True: "true", False: "false", "": "none"}
+    if default is None and (meaning := re.fullmatch(r"(.*?)[.;] null: (.*)", text, re.DOTALL)):
+        return f"{meaning[1]} (default: {meaning[2]})"
+    words = {None: "none", True: "true", False: "false", "": "none"}
     if isinstance(default, str | bool | None):
         default = words.get(default, default)
     elif isinstance(default, float):

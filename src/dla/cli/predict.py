@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast, get_args
 
 from dla.cli.common import (
-    Counter,
+    MANY,
+    RunCounter,
     add_input_flags,
+    add_record_flags,
     add_run_flags,
     count_photos,
     find_photos,
     input_options,
     load_classifier,
+    log,
     show_progress,
     wants_bar,
 )
@@ -24,6 +28,7 @@ from dla.cli.parser import Parser
 from dla.errors import UsageError
 from dla.images.find import PHOTO_SUFFIXES
 from dla.options import PredictOptions, ResultFormat
+from dla.storage.files import check_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,14 +42,17 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Classify photos. Each input gets one record, in order: its most likely classes, or an error.
 
-Exit code 0: all inputs were classified; 1: some failed; 2: wrong usage or no inputs; 3: the weights are
-missing or damaged."""
+Exit code 0: all inputs were classified, or all but --max-failed; 1: more failed; 2: wrong usage, no inputs, or
+the output exists; 3: the weights are missing or damaged."""
 
 EXAMPLE = """\
   dla predict cat.jpg holiday/ 'more/**/*.png'
   dla predict holiday/ --pictures seen/
   find . -name '*.jpg' | dla predict - --model dla60 --format jsonl --output out.jsonl
-  dla predict holiday/ --output out.jsonl --resume    # continue after Ctrl-C"""
+  dla predict holiday/ --output out.jsonl --resume    # continue after Ctrl-C
+  dla predict new/ -o out.jsonl --max-failed 1% --summary run.json    # every night"""
+
+UNSURE = 0.3  # a best class below this probability is hardly an answer
 
 
 def build_parser() -> Parser:
@@ -58,6 +66,7 @@ def build_parser() -> Parser:
     parser.flag("-o", "--output", metavar="FILE", help="write to this file instead of standard output")
     parser.flag("--resume", action="store_true", help="continue an interrupted run with the same model, settings and "
                 "inputs, whose --output is jsonl or csv")  # fmt: skip
+    add_record_flags(parser)
     parser.flag("--pictures", metavar="DIR", help="also save each classified photo here, with a bar chart of its top-5")
     parser.flag("--fail-fast", action="store_true", help="stop at the first input that cannot be classified")
     add_run_flags(parser)
@@ -73,23 +82,34 @@ def run(argv: list[str]) -> int:
         return 0
     result_format = _format(args)
     _check_pictures(args)
-    finder, photos = find_photos(args, "classify", "predict")
-    from dla.inference.result_files import PredictionWriter, engine_of
+    with RunCounter(args, "predict") as counter:
+        finder, photos = find_photos(args, "classify", "predict")
+        from dla.inference.result_files import RESUMABLE, PredictionWriter, engine_of
 
-    if args.resume and args.engine == "auto":
-        args.engine = engine_of(args.output)
-    classifier = load_classifier(args, args.model, count_photos(args, 10_000))
-    options = input_options(args) | {"strict": args.fail_fast, "pictures": args.pictures}
-    classifier.predict((), args.topk, **options)  # check the options before a file is emptied
-    with _results(args, result_format, classifier, photos) as (file, before, left):
-        counter = Counter(args, finder, before.count, before.failed)
-        writer = PredictionWriter(file, result_format, args.topk, resumed=before.size > 0)
-        with writer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
-            progress.start("predicting", counter.left())
-            for prediction in classifier.predict(left, args.topk, **options):
-                writer.write(prediction)
-                counter.add(prediction, progress)
-    return counter.finish()
+        if args.resume and args.engine == "auto":
+            args.engine = engine_of(args.output)
+        expected = count_photos(args, MANY)
+        classifier = load_classifier(args, args.model, expected)
+        options = input_options(args) | {"strict": args.fail_fast, "pictures": args.pictures}
+        classifier.predict((), args.topk, **options)  # check the options before a file is emptied
+        if args.output is not None:
+            resumable = "; --resume continues it" if result_format in RESUMABLE else ""
+            counter.kept = f" They are in {args.output}{resumable}"
+        unsure = Counter[bool]()
+        with _results(args, result_format, classifier, photos) as (file, before, left):
+            counter.begin(finder, None if expected == MANY else expected, before.count, before.errors)
+            writer = PredictionWriter(file, result_format, args.topk, resumed=before.size > 0)
+            with writer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
+                progress.start("predicting", counter.left())
+                for prediction in classifier.predict(left, args.topk, **options):
+                    writer.write(prediction)
+                    counter.add(prediction, progress)
+                    unsure.update(c.probability < UNSURE for c in prediction.classes[:1])
+        if unsure[True] > unsure[False]:
+            count = f"{len(classifier.classes):,}"
+            log(args, f"dla: the best class of most photos is below {100 * UNSURE:.0f} %: they may be of none of the "
+                      f"{count} classes of {args.model}. To train a network on yours: dla train DIR")  # fmt: skip
+    return counter.exit_code
 
 
 def _format(args: Namespace) -> ResultFormat:
@@ -100,9 +120,13 @@ def _format(args: Namespace) -> ResultFormat:
     result_format = cast(ResultFormat, args.format or by_suffix)
     from dla.inference.result_files import RESUMABLE
 
+    if args.resume and args.force:
+        raise UsageError("--resume continues --output, and --force replaces it. Give one of them")
     if args.resume and (args.output is None or result_format not in RESUMABLE):
         what = f"{result_format} in {args.output}" if args.output else "standard output"
         raise UsageError(f"--resume cannot continue {what}. Give --output a file such as out.jsonl or out.csv")
+    if args.output is not None and not (args.resume or args.force):
+        check_new(args.output, resumable=result_format in RESUMABLE)
     return result_format
 
 
@@ -126,4 +150,4 @@ def _results(
     if args.output is None:
         return nullcontext((sys.stdout, FinishedResults(), photos))
     settings = {key: args[key] for key in ("topk", "batch_size", "allow_truncated", "max_megapixels")}
-    return open_results(args.output, result_format, classifier, settings, photos, resume=args.resume)
+    return open_results(args.output, result_format, classifier, settings, photos, resume=args.resume, force=args.force)

@@ -28,12 +28,19 @@ EXAMPLE = """\
   dla pull --verify"""
 
 
+def build_parser() -> Parser:
+    """Build the parser of the command."""
+    parser = Parser("pull", DESCRIPTION, EXAMPLE, "MODEL... | --verify [MODEL...]")
+    parser.flag(
+        "names", metavar="MODEL", nargs="*", help="networks (see dla models), hf-hub:owner/name[@revision], or all"
+    )
+    parser.flag("--verify", action="store_true", help="check cached weights (default: of every released network)")
+    return parser
+
+
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    parser = Parser("pull", DESCRIPTION, EXAMPLE, "NAME... | --verify [NAME...]")
-    parser.flag("names", nargs="*", help="networks (see dla models), hf-hub:owner/name[@revision], or all")
-    parser.flag("--verify", action="store_true", help="check cached weights (default: of every released network)")
-    args = parser.read(argv)
+    args = build_parser().read(argv)
     if not args.names and not args.verify:
         raise UsageError("nothing to download: name networks, as in: dla pull dla34 dla60, or: dla pull all")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ EXAMPLE = """\
   dla train --recipe runs/flowers/config.yaml --output runs/again"""
 
 # The fields of a recipe that are listed first in --help, with the placeholder of their value.
-_SHORT = {"model": "M", "epochs": "N", "batch_size": "N", "lr": "RATE", "seed": "N"}
+_SHORT = {"model": "MODEL", "epochs": "N", "batch_size": "N", "lr": "RATE", "seed": "N"}
 
 
 def build_parser() -> Parser:
@@ -56,7 +55,7 @@ def build_parser() -> Parser:
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
     parser = build_parser()
-    values = parser.instantiate(parser.read(_with_underscores(argv))).as_dict()
+    values = parser.instantiate(parser.read(argv)).as_dict()
     recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe)})
     if values["given"] is not None:
         recipe = replace(recipe, photos=values["given"])
@@ -156,17 +155,6 @@ def _print_proposed_rate(recipe: Recipe, picture: Path, options: dict[str, Any])
     options["progress"].log(
         f"The loss was lowest at {sweep.proposed * 10:g}; a tenth of that is proposed. Curve: {picture}"
     )
-
-
-def _with_underscores(argv: list[str]) -> list[str]:
-    """Replace dashes by underscores in dotted flags, such as --optimizer.weight-decay."""
-    arguments = []
-    for argument in argv:
-        flag, *value = argument.partition("=")
-        if re.match(r"--\w+\.", flag):
-            flag = f"--{flag[2:].replace('-', '_')}"
-        arguments.append("".join([flag, *value]))
-    return arguments
 
 
 def _recipe_file(name: str) -> str:

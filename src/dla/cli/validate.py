@@ -52,7 +52,7 @@ def build_parser() -> Parser:
                 "several splits, val is taken")  # fmt: skip
     parser.flag("-q", "--quiet", action="store_true", help="print only results")
     add_verbose_flag(parser)
-    parser.flag("--model", action="append", metavar="M", help=f"{MODEL_HELP}; repeat it to compare several "
+    parser.flag("--model", action="append", metavar="MODEL", help=f"{MODEL_HELP}; repeat it to compare several "
                 f"(default: {DEFAULT_MODEL})")  # fmt: skip
     parser.flag("--format", type=Literal["table", "json"] | None, help="output format (default: by the suffix of "
                 "--output, else table)")  # fmt: skip

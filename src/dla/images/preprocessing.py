@@ -8,18 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
 from dla.errors import DamagedError, UsageError
+from dla.options import CropMode, Exif, Interpolation
 from dla.types import IMAGENET_MEAN, IMAGENET_STD, Array
 
 Box = tuple[float, float, float, float]
-CropMode = Literal["center", "squash", "border"]
-Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
-Exif = Literal["apply", "ignore"]
 
 _MAX_VALUE, _MIN_CROP_PCT = 1e6, 1e-3  # far beyond what any network uses, and finite in float32
 _FILTER_SUPPORT = 3  # of the widest filter (lanczos), in pixels of the smaller image

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dla.images.preprocessing import Interpolation, crop_resize
+from dla.images.preprocessing import crop_resize
+from dla.options import Interpolation
 from dla.types import Array
 
 CropBox = tuple[float, float, float, float]

@@ -18,9 +18,9 @@ from PIL import Image
 
 from dla.errors import UsageError, nearest
 from dla.images.decode import to_photo
-from dla.images.preprocessing import Interpolation, Preprocessing
+from dla.images.preprocessing import Preprocessing
 from dla.images.random_crop import random_resized_crop
-from dla.options import ReadOptions
+from dla.options import Interpolation, ReadOptions
 from dla.types import Array
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -19,7 +20,7 @@ from dla.errors import UnavailableError, UsageError
 from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
 from dla.inference.pipeline import in_batches
 from dla.options import ResultFormat
-from dla.storage.files import JsonObject, errors_name, read_json, write_files
+from dla.storage.files import JsonObject, check_new, errors_name, read_json, write_files
 
 RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # the records of an interrupted run can be read back
 
@@ -86,7 +87,7 @@ def _csv_line(cells: list[object] | list[str]) -> str:
 def _table(prediction: Prediction) -> str:
     lines = [prediction.path]
     if prediction.error is not None:
-        lines.append(f"  no answer: {prediction.error.code}")
+        lines.append(f"  no answer: {prediction.error.message.removeprefix(f'{prediction.path}: ')}")
     if prediction.truncated:
         lines.append("  the file ends early; this is what is there:")
     width = max((len(c.label) for c in prediction.classes), default=0)
@@ -98,10 +99,13 @@ def _table(prediction: Prediction) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """The part of a record that resuming needs. `end` is the offset in the file where the record ends, in bytes."""
+    """The part of a record that resuming needs.
+
+    `error_code` is empty if there is no error; `end` is the offset in the file where the record ends, in bytes.
+    """
 
     path: str
-    failed: bool
+    error_code: str
     end: int
 
 
@@ -117,10 +121,11 @@ def read_jsonl(file: BinaryIO) -> Iterator[ResultRecord]:
         try:
             root = json.loads(line)
             known = root["schema"] == PREDICT_SCHEMA
-            record = ResultRecord(root["path"], "error" in root, end)
+            code = root["error"]["code"] if "error" in root else ""
+            record = ResultRecord(root["path"], code, end)
         except (ValueError, KeyError, TypeError, RecursionError):
             known = False
-        if not known:
+        if not known or not isinstance(code, str):
             raise _no_record(file, number)
         yield record
 
@@ -150,7 +155,7 @@ def read_csv(file: BinaryIO, topk: int) -> Iterator[ResultRecord]:
             if len(row) != len(columns) or (number == 1 and row != columns):
                 raise _no_record(file, number)
             if number > 1:
-                yield ResultRecord(row[0], row[1] != "", end)
+                yield ResultRecord(row[0], row[1], end)
             number += len(begun)
             begun.clear()
     except csv.Error:
@@ -165,7 +170,7 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _no_record(file: BinaryIO, line: int) -> UsageError:
     return UsageError(
-        f"{file.name}, line {line}: this is not a record of dla predict. Give another --output, or leave --resume out"
+        f"{file.name}, line {line}: this is not a record of dla predict. Give another file, or --force to replace it"
     )
 
 
@@ -174,11 +179,11 @@ RUN_SCHEMA = "dla.predict.run/1"
 
 @dataclass(frozen=True, slots=True)
 class FinishedResults:
-    """What a result file holds already: its number of records, how many of them are errors, and their size in bytes."""
+    """What a result file holds already: its number of records, their size in bytes, and the errors by code."""
 
     count: int = 0
-    failed: int = 0
     size: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
 
 
 def engine_of(output: str) -> str:
@@ -198,7 +203,8 @@ def open_results(
     settings: Mapping[str, Any],
     inputs: Iterator[str],
     *,
-    resume: bool,
+    resume: bool = False,
+    force: bool = False,
 ) -> Iterator[tuple[TextIO, FinishedResults, Iterator[str]]]:
     """Open a result file. Yield it, what it holds already, and the inputs that have no record in it yet.
 
@@ -208,11 +214,12 @@ def open_results(
         classifier: the model, whose identity is stored for resuming.
         settings: everything else that the records depend on, including `topk` and `batch_size`.
         inputs: the paths of all inputs, in order.
-        resume: keep the records of an earlier run with the same model, settings and inputs; otherwise start over.
+        resume: keep the records of an earlier run with the same model, settings and inputs.
+        force: replace an existing file.
 
     Raises:
-        UsageError: the file belongs to another run or holds something else, or another process is writing to it. The
-            file is unchanged.
+        UsageError: the file exists and neither `resume` nor `force` is given, it belongs to another run or holds
+            something else, or another process is writing to it. The file is unchanged.
         OSError: it cannot be written.
     """
     from dla.storage.locks import lock_file
@@ -229,6 +236,8 @@ def open_results(
                 with open(output, "rb") as file:
                     before, inputs = _match(file, format, settings, inputs)
             else:
+                if not force:
+                    check_new(output, resumable=format in RESUMABLE)
                 # never leave records next to the settings of another run
                 run_file.unlink(missing_ok=True)
             results.truncate(before.size)
@@ -252,7 +261,7 @@ def _identity(classifier: Classifier) -> dict[str, str]:
 
 
 def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
-    way_out = "Give the same ones, or another --output, or leave --resume out to start over"
+    way_out = "Give the same ones, or another --output, or --force instead of --resume to start over"
     if not run_file.exists():
         raise UsageError(
             f"{output} has no {run_file.name} next to it, which records the model and settings of its run. {way_out}"
@@ -287,21 +296,21 @@ def _match(
                 now = "there are fewer inputs" if path is None else f"that input is {path}"
                 raise UsageError(
                     f"record {number} of {file.name} is of {record.path}, but now {now}. "
-                    "Give the same inputs in the same order, or leave --resume out to start over"
+                    "Give the same inputs in the same order, or --force instead of --resume to start over"
                 )
             again.append(path)
             yield record
 
     kept = FinishedResults()
     batch_size: int = settings["batch_size"]
-    batches = in_batches(matched(), repeat(batch_size), lambda record: not record.failed)
+    batches = in_batches(matched(), repeat(batch_size), lambda record: not record.error_code)
     for batch in batches:
-        failed = sum(record.failed for record in batch)
-        if len(batch) - failed not in (0, batch_size):
+        codes = [record.error_code for record in batch if record.error_code]
+        if len(batch) - len(codes) not in (0, batch_size):
             next(batches, None)  # there is no further batch, but an error that ended this one is raised here
             following = next(inputs, None)
             if following is not None:
                 return kept, chain(again, [following], inputs)
         again.clear()
-        kept = FinishedResults(kept.count + len(batch), kept.failed + failed, batch[-1].end)
+        kept = FinishedResults(kept.count + len(batch), batch[-1].end, Counter(kept.errors) + Counter(codes))
     return kept, inputs

@@ -19,7 +19,7 @@ from dla.images.preprocessing import Preprocessing
 from dla.storage import cache
 from dla.storage.files import parse_object, read_json
 from dla.weights.model_folder import ModelConfig
-from dla.weights.spec import SAFE, ModelFiles, open_files, read_header
+from dla.weights.spec import SAFE, ModelFiles, open_files, read_header, warn_of_guesses
 
 if TYPE_CHECKING:
     from dla.models.dla import DLA
@@ -88,6 +88,7 @@ def for_photos(loaded: LoadedModel) -> tuple[DLA, TracedModel]:
     if config.in_chans != 3:
         raise UsageError(f"{loaded.origin} takes {config.in_chans} channels, photos have 3. Try: dla.create_model")
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
+    warn_of_guesses(loaded.source, config)
     folder = Path(loaded.source.where) if loaded.source.kind == "folder" else None
     return loaded.model.eval(), TracedModel(
         config, preprocessing, loaded.origin, loaded.digest, loaded.report.notes, folder
@@ -133,6 +134,7 @@ def _from_cached(files: ModelFiles, cached: dict[str, Any]) -> tuple[Network, Tr
     config = ModelConfig.from_mapping(cached["config"], f"the config of {files.origin}")
     files.check_architecture(config)
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
+    warn_of_guesses(files.source, config)
     graph = OpGraph.from_json(cached["graph"])
     from safetensors.numpy import load
 

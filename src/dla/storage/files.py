@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dla.errors import DamagedError, UnavailableError
+from dla.errors import DamagedError, UnavailableError, UsageError
 
 _ASIDE = ".part-"
 _LONGEST_NAME = 255  # bytes, on every usual file system
@@ -113,6 +113,19 @@ def open_folder_aside(folder: Path, last: str = "") -> Iterator[Path]:
             fsync_dir(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_new(path: str | os.PathLike[str], *, resumable: bool = False) -> None:
+    """Check that no file with content would be replaced; pipes, devices and empty files are written into.
+
+    `resumable` says whether the message also offers --resume.
+
+    Raises:
+        UsageError: there is such a file.
+    """
+    if os.path.isfile(path) and os.path.getsize(path):
+        ways = "--resume continues it, --force replaces it" if resumable else "--force replaces it"
+        raise UsageError(f"{os.fspath(path)} exists already: {ways}")
 
 
 def is_leftover(name: str) -> bool:

@@ -6,14 +6,16 @@ import hashlib
 import io
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
 
 from dla.errors import DlaError, UsageError
+from dla.images.preprocessing import Preprocessing
 from dla.models.dla import DLA
 from dla.models.registry import TABLE
 from dla.options import ConvertFormat
@@ -21,6 +23,8 @@ from dla.storage.files import write_files
 from dla.weights.keys import authors_state
 from dla.weights.load import LoadedModel, load_model
 from dla.weights.model_folder import WEIGHTS, write_folder
+from dla.weights.save import Labels, check_free, described
+from dla.weights.spec import warn_of_guesses
 
 _ENDINGS: dict[ConvertFormat, tuple[str, ...]] = {"timm": (".safetensors", ".pth"), "authors": (".pth",)}
 _AUTHORS = "https://github.com/ucbdrive/dla"
@@ -44,6 +48,8 @@ def convert(
     *,
     architecture: str | None = None,
     to: ConvertFormat | None = None,
+    labels: Labels | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     force: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ConvertResult:
@@ -55,11 +61,16 @@ def convert(
         architecture: the network in a bare file whose tensors fit several networks.
         to: "folder" for a model folder; "timm" for the bare state dict; "authors" for a .pth file that the authors'
             code loads strictly. Defaults to "timm" if `out` has a file's extension, else to "folder".
+        labels: for a model folder, the class of each output, in their order: a list of names, or a mapping from names
+            to readable labels. Defaults to the source's own.
+        preprocessing: for a model folder, how photos must be prepared: a `Preprocessing`, or fields as in `dla.save`.
+            Defaults to the source's own; of a bare file, that is a guess, and a `GuessedWarning` says so.
         force: overwrite `out`; in a model folder, its config and weights.
         cache_dir: the hub's cache, by default huggingface_hub's own.
 
     Raises:
-        UsageError: if `out` exists, its extension is wrong, or the authors' code has no such network.
+        UsageError: if `out` exists, its extension is wrong, the labels or the preprocessing do not fit, or the
+            authors' code has no such network.
         UnavailableError: if the weights are unavailable.
         DamagedError: if the weights are damaged.
         DlaError: if `out` cannot be written.
@@ -67,10 +78,15 @@ def convert(
     path = Path(os.path.expanduser(out))
     to = to or _format_of(path)
     _check_out(path, to, force)
+    if to != "folder" and (labels is not None or preprocessing):
+        raise UsageError(f"labels and preprocessing are stored only in a model folder, and {path} is a file of weights")
     loaded = load_model(source, architecture=architecture, cache_dir=cache_dir)
     notes = loaded.report.notes
     if to == "folder":
-        write_folder(path, loaded.model.state_dict(), loaded.config)
+        config = described(loaded.config, labels, preprocessing or None)
+        sized = isinstance(preprocessing, Preprocessing) or "input_size" in (preprocessing or ())
+        warn_of_guesses(loaded.source, config, names=labels is None, size=not sized)
+        write_folder(path, loaded.model.state_dict(), config)
         weights = path / WEIGHTS
     else:
         data = _authors_file(loaded) if to == "authors" else _bare_file(loaded.model, path.suffix)
@@ -102,12 +118,7 @@ def _check_out(path: Path, to: ConvertFormat, force: bool) -> None:
         raise UsageError(f"{path} must be a file that ends with {' or '.join(_ENDINGS[to])}, for --to {to}")
     if to != "folder" and path.is_dir():
         raise UsageError(f"{path} is a folder; --to {to} writes a file")
-    above = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
-    if os.path.lexists(above) and not above.is_dir():
-        raise UsageError(f"{above} is a file, so nothing can be written to {path}")
-    empty = path.is_dir() and not any(path.iterdir())
-    if os.path.lexists(path) and not force and not empty:
-        raise UsageError(f"{path} exists already. Try: another name, or --force to replace it")
+    check_free(path, force)
 
 
 def _bare_file(model: DLA, ending: str) -> bytes:

@@ -37,7 +37,7 @@ from dla.weights.spec import ModelFiles, ModelSource, open_files
 from dla.weights.state_files import WeightFile, parse_weights
 
 # The fields of the table's preprocessing, for sources that specify none.
-_PREPROCESSING = (
+PREPROCESSING = (
     "input_size", "pool_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "fixed_input_size",
     "first_conv", "classifier",
 )  # fmt: skip
@@ -161,7 +161,7 @@ def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None
     in_chans = shapes.get(FIRST_CONV, (0, 3))[1]
     num_classes = shapes.get(f"{HEAD}weight", (0,))[0]
     size = {"input_size": (in_chans, 224, 224)}
-    return ModelConfig(architecture, num_classes, pretrained_cfg={key: cfg[key] for key in _PREPROCESSING} | size)
+    return ModelConfig(architecture, num_classes, pretrained_cfg={key: cfg[key] for key in PREPROCESSING} | size)
 
 
 def _assemble(
@@ -244,7 +244,7 @@ def _cfg_attribute(config: ModelConfig) -> dict[str, Any]:
         "label_names": config.label_names,
         "label_descriptions": config.label_descriptions,
     }
-    return {key: cfg[key] for key in _PREPROCESSING} | stored | {k: v for k, v in root.items() if v is not None}
+    return {key: cfg[key] for key in PREPROCESSING} | stored | {k: v for k, v in root.items() if v is not None}
 
 
 def adapt_first_conv(weight: Tensor, in_chans: int) -> Tensor:

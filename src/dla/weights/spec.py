@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from dla.errors import DamagedError, UnavailableError, UnknownNameError, UsageError
+from dla.errors import DamagedError, GuessedWarning, UnavailableError, UnknownNameError, UsageError
 from dla.models.registry import TABLE, row
 from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import CONFIG, WEIGHT_NAMES, WEIGHTS, ModelConfig, parse_config, read_config_bytes
@@ -236,6 +237,28 @@ def open_files(model: str | ModelFiles, cache_dir: CacheDir = None, progress: Pr
     if isinstance(model, ModelFiles):
         return model
     return ModelFiles(model, resolve_source(model), cache_dir, progress)
+
+
+def guesses(source: ModelSource, config: ModelConfig, *, names: bool = True, size: bool = True) -> str:
+    """Return a sentence about what is guessed of a bare weight file, names and preprocessing; "" if nothing is."""
+    if source.kind != "file" or not (names or size):
+        return ""
+    _, height, width = config.pretrained_cfg.get("input_size") or (3, 224, 224)
+    crop = config.pretrained_cfg.get("crop_pct", 0.875)
+    guessed = [f"a size of {height}x{width} pixels, crop {crop:g}"] if size else []
+    if names and config.num_classes:
+        last = config.num_classes - 1
+        guessed.append("ImageNet's class names" if last == 999 else f"the class names class_0 to class_{last}")
+    return (
+        f"{source.where} holds only weights, so {' and '.join(guessed)} are guesses. To set them: "
+        f"dla convert {source.where} FOLDER --labels FILE --input-size N"
+    )
+
+
+def warn_of_guesses(source: ModelSource, config: ModelConfig, **given: bool) -> None:
+    """Issue a `GuessedWarning` with the sentence of `guesses`."""
+    if sentence := guesses(source, config, **given):
+        warnings.warn(sentence, GuessedWarning, stacklevel=3)
 
 
 def _weights_in(folder: Path) -> tuple[Path, tuple[str, ...]]:
