@@ -170,7 +170,7 @@ def test_help_begins_with_the_short_flags() -> None:
         "--device",
     ):
         assert f"{flag} " in first
-    assert "--optimizer.momentum VALUE" in done.stdout.split("recipe:\n")[1]
+    assert "--optimizer.momentum X" in done.stdout.split("recipe:\n")[1]
     assert "(default: 0.9)" in done.stdout
 
 
