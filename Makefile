@@ -15,8 +15,9 @@ demo: .venv/demo
 quick: .venv/dev
 	.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
+# The usual order, by the number of tests, would leave single tests of half a minute for the end, on one core.
 test: .venv/dev $(RUNTIMES)
-	.venv/bin/python -m pytest -q -n auto --dist loadfile
+	.venv/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 # Damaged files of every kind: make fuzz SEED=1 TRIES=20000
 SEED ?= 0
