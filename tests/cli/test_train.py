@@ -195,7 +195,7 @@ def test_the_time_left_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) 
     now, progress = [100.0], Recorder()
     monkeypatch.setattr("dla.cli.train.time", SimpleNamespace(monotonic=lambda: now[-1]))
     figures = RunFigures(progress, 12)
-    epoch = EpochEvent(3, 120, 0.6, 0.01, 0.8, 1.0, 0.5, 8.0, 40.0, 0.01)
+    epoch = EpochEvent(3, 120, 0.6, 0.01, {"top1": 0.8, "top5": 1.0, "val_loss": 0.5}, 8.0, 40.0, 0.01)
     figures.on_epoch(epoch, False)  # a run that continues behind the last step
     figures.on_step(StepEvent(3, 12, 40, 40, 0.6, 0.5, 0.01, 8))
     now.append(102.0)
@@ -228,7 +228,7 @@ def test_the_recipes_batch_is_lowered_and_one_that_is_given_refused_before_weigh
     def load(*_: object) -> None:
         raise LoadedError
 
-    monkeypatch.setattr("dla.training.setup.build_initial", load)
+    monkeypatch.setattr("dla.training.classify_task.build_initial", load)
     monkeypatch.chdir(tmp_path)
     data = flat_photos.write(tmp_path / "few", train=9, val=2)
     with pytest.raises(LoadedError):

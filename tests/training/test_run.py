@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 import dla
 from dla.cli import main
 from dla.training.events import EpochEvent, TrainerCallback
-from dla.training.recipe import AugmentConfig, DistillConfig, EmaConfig, InputConfig, Recipe, ScheduleConfig
+from dla.training.recipe import DistillConfig, EmaConfig, Recipe, ScheduleConfig
+from dla.training.recipe_input import AugmentConfig, InputConfig
 from dla.training.run import train
 from support import flat_photos
 from support.oracle import timm

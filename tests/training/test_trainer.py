@@ -22,18 +22,17 @@ from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.loss import Criterion, balanced_weights, label_texts
 from dla.training.model import InitialModel, freeze
 from dla.training.recipe import (
-    AugmentConfig,
     ComputeConfig,
     DistillConfig,
     EarlyStopConfig,
     EmaConfig,
-    InputConfig,
     LossConfig,
     OptimizerConfig,
     Recipe,
     RegularizationConfig,
     ScheduleConfig,
 )
+from dla.training.recipe_input import AugmentConfig, InputConfig
 from dla.training.task import Batch
 from dla.training.trainer import Trainer
 from dla.weights.model_folder import ModelConfig
