@@ -339,7 +339,7 @@ def _bar(repo: str, progress: Progress) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Disable huggingface_hub's telemetry, the request that identifies its caller, and warnings, which errors repeat."""
+    """Disable huggingface_hub's telemetry, the request that identifies its caller, and warnings that errors repeat."""
     from huggingface_hub import constants
 
     logger = logging.getLogger("huggingface_hub")
