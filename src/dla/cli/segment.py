@@ -1,4 +1,16 @@
-"""`dla segment`."""
+"""Assign a class to each pixel of photos. Each input gets one record, in order: the share and the bounding box of each
+class that it has, or an error. With --output, DIR gets a mask and an overlay of each photo.
+
+Exit code 0: all inputs were segmented, or all but --max-failed; 1: more failed; 2: wrong usage, no inputs, or DIR holds
+an earlier run; 3: the weights are missing or damaged.
+
+example:
+  dla segment street.jpg --model my-run/best --output masks/
+  dla segment holiday/ --model my-run/best --format jsonl
+  dla segment drive/ --model my-run/best -o masks/ --coco masks.json
+  dla segment drive/ --model my-run/best -o voc/ --layout voc    # to correct them in CVAT
+  dla segment drive/ --model my-run/best -o masks/ --resume    # continue after Ctrl-C
+"""
 
 from __future__ import annotations
 
@@ -9,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dla.cli.common import check_file
 from dla.cli.dense import PhotoFiles, add_dense_flags, answer_photos, check_output
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, about
 from dla.errors import UsageError
 from dla.storage.files import check_new
 
@@ -19,24 +31,10 @@ if TYPE_CHECKING:
     from dla.inference.result_files import RecordWriter
     from dla.inference.segmenter import Segmentation, Segmenter
 
-DESCRIPTION = """\
-Assign a class to each pixel of photos. Each input gets one record, in order: the share and the bounding box of each
-class that it has, or an error. With --output, DIR gets a mask and an overlay of each photo.
-
-Exit code 0: all inputs were segmented, or all but --max-failed; 1: more failed; 2: wrong usage, no inputs, or DIR holds
-an earlier run; 3: the weights are missing or damaged."""
-
-EXAMPLE = """\
-  dla segment street.jpg --model my-run/best --output masks/
-  dla segment holiday/ --model my-run/best --format jsonl
-  dla segment drive/ --model my-run/best -o masks/ --coco masks.json
-  dla segment drive/ --model my-run/best -o voc/ --layout voc    # to correct them in CVAT
-  dla segment drive/ --model my-run/best -o masks/ --resume    # continue after Ctrl-C"""
-
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("segment", DESCRIPTION, EXAMPLE, "IMAGE... [options]", config="--config")
+    parser = Parser("segment", *about(__doc__), "IMAGE... [options]", config="--config")
     add_dense_flags(parser, "segment", "write NAME.mask.png, which holds class indices, and NAME.overlay.png for each "
                     "photo, and records.jsonl, into this folder")  # fmt: skip
     parser.flag("--probabilities", action="store_true", help="also write the probability of each class at each pixel, "

@@ -6,14 +6,14 @@ K classes; logits are float32 (K, H, W).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from dla.errors import UsageError
 from dla.images.preprocessing import crop_resize
-from dla.options import Interpolation, described
+from dla.options import Interpolation, option
 from dla.types import Array
 
 GRID = 32  # tiles begin at multiples of the coarsest stride, so that all maps lie as in the whole photo
@@ -27,16 +27,12 @@ Compute = Callable[[Array], Array]  # uint8 (1, H, W, 3) to logits (1, K, H, W)
 class DenseOptions:
     """At which size a photo is seen, and from which size on in tiles."""
 
-    size: int | str = field(
-        default="trained",
-        metadata=described(
-            "the short side at which the network sees a photo, in pixels; trained: as in its training; native: the "
-            "photo's own"
-        ),
+    size: int | str = option(
+        "trained",
+        "the short side at which the network sees a photo, in pixels; trained: as in its training; native: the photo's "
+        "own",
     )
-    tile: int = field(
-        default=1024, metadata=described("larger photos are computed in tiles of this side", 2 * OVERLAP, 65_536)
-    )
+    tile: int = option(1024, "larger photos are computed in tiles of this side", 2 * OVERLAP, 65_536)
 
     def __post_init__(self) -> None:
         if not (self.size in ("trained", "native") or (isinstance(self.size, int) and 1 <= self.size <= 65_536)):
