@@ -196,3 +196,24 @@ class ExportOptions:
     precision: Literal["fp32", "int8"] = field(
         default="fp32", metadata=described("int8 (only for openvino) is faster and slightly less exact")
     )
+
+
+@dataclass(frozen=True)
+class BoundaryOptions(_Checked):
+    """How boundary maps are scored.
+
+    nms: apply non-maximum suppression first. Maps that had theirs, and the benchmark's own, need none.
+    """
+
+    thresholds: int = field(
+        default=99, metadata=described("boundaries: thresholds, evenly spaced between 0 and 1", 1, 10_000)
+    )
+    tolerance: float = field(
+        default=0.0075,
+        metadata=described("boundaries: largest distance of a match, as a share of the diagonal", 1e-6, 1),
+    )
+    nms: bool = True
+    nms_m: float = field(
+        default=1.01,
+        metadata=described("boundaries: factor of non-maximum suppression; above 1, wider maxima stay", 0.1, 10),
+    )

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from dla.data.pair_split import IGNORED, RunPairs
 from dla.data.photo_cache import Budget, open_store
-from dla.metrics.boundaries import BoundaryCounts, BoundaryOptions, count_boundaries, evaluate_boundaries
+from dla.metrics.boundaries import BoundaryCounts, count_boundaries, evaluate_boundaries
 from dla.models.normalize import Normalize
+from dla.options import BoundaryOptions
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
 from dla.training.model import InitialModel, build_dense
