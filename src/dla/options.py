@@ -21,6 +21,7 @@ ConvertFormat = Literal["folder", "timm", "authors"]
 CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
 Exif = Literal["apply", "ignore"]
+TaskName = Literal["classify", "segment", "edges"]
 TargetName = Literal["onnx", "openvino", "pt2"]
 
 
