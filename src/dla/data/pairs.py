@@ -179,7 +179,10 @@ def open_pair_split(data: str | Path, task: PairTask, options: DataOptions = Dat
         UnavailableError: as `find_pairs`, or the split has no masks.
         UsageError: as `find_pairs`, or there is only train.
     """
-    _check_has_targets(Path(data), task)
+    if Path(data).is_dir():
+        place = _validated(Path(data), TARGETS[task])
+        if "images" in _folders(place) and TARGETS[task] not in _folders(place):
+            raise UnavailableError(f"{place} has images/, but no {TARGETS[task]}/ to validate with")
     sources = find_pairs(data, task, options)
     name = "" if "" in sources else val_name(sources)
     if name is None:
@@ -189,15 +192,26 @@ def open_pair_split(data: str | Path, task: PairTask, options: DataOptions = Dat
     return sources[name]
 
 
-def _check_has_targets(data: Path, task: PairTask) -> None:
-    """Raise an UnavailableError if the photos to validate on, in folders, have no masks or boundary maps."""
-    if not data.is_dir():
-        return
-    places = {name: data / name for name in _folders(data) if split_word(name)}
-    name = val_name({split_word(name): name for name in places})
-    place = data if name is None else next(path for own, path in places.items() if split_word(own) == name)
-    if "images" in _folders(place) and TARGETS[task] not in _folders(place):
-        raise UnavailableError(f"{place} has images/, but no {TARGETS[task]}/ to validate with")
+def split_folder(data: str | os.PathLike[str], target: str) -> Path:
+    """Return the folder of masks or boundary maps to validate with: that of `data`, or of its validation split.
+
+    Raises:
+        UnavailableError: there is none.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        raise UnavailableError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}")
+    place = _validated(folder, target)
+    if target not in _folders(place):
+        raise UnavailableError(f"{place} has no {target}/ to validate with")
+    return place / target
+
+
+def _validated(folder: Path, target: str) -> Path:
+    """Return the folder itself if it has masks or maps or no splits, else its split to validate on."""
+    places = {split_word(name): folder / name for name in _folders(folder) if split_word(name)}
+    name = val_name({str(word): place for word, place in places.items()})
+    return folder if target in _folders(folder) or name is None else places[name]
 
 
 def divide_groups(
