@@ -89,18 +89,24 @@ def check_megapixels(args: Namespace) -> None:
         raise UsageError(f"--max-megapixels is {args.max_megapixels}. Allowed: a number above 0, such as 179")
 
 
-def load_classifier(args: Namespace, model: str, photos: int | None = None) -> Classifier:
-    """Load the network `model` for this number of photos, and print its notes."""
+def load_network(args: Namespace, model: str, task: str | None, photos: int | None = None) -> Any:
+    """Load the network `model` of this task (None: any) for this number of photos, and print its notes."""
     # Waiting threads must not spin: the cores are needed for decoding. Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.inference.classifier import load
 
     with show_progress(args.quiet) as progress:
-        classifier = load(model, task="classify", device=args.device, engine=args.engine, precision=args.precision,
-                          threads=args.threads, photos=photos, progress=progress)  # fmt: skip
-    classifier.engine.own_process()
-    for note in classifier.notes:
+        network: Any = load(model, task=task, device=args.device, engine=args.engine, precision=args.precision,
+                            threads=args.threads, photos=photos, progress=progress)  # type: ignore[call-overload]  # fmt: skip
+    network.engine.own_process()
+    for note in network.notes:
         log(args, f"dla: {note}")
+    return network
+
+
+def load_classifier(args: Namespace, model: str, photos: int | None = None) -> Classifier:
+    """Load the classifier `model`; arguments as in `load_network`."""
+    classifier: Classifier = load_network(args, model, "classify", photos)
     if model == DEFAULT_MODEL:
         known = f"{len(classifier.classes)} classes"
         log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {known}; your photos may be of none "

@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from dla.data.dataset import Split, open_split
+from dla.data.pairs import check_not_pairs
 from dla.data.sources import DataOptions
 from dla.engines.torch import pick_device
 from dla.errors import DlaError, UsageError
@@ -74,7 +75,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
         progress: receives each photo, model by model.
 
     Raises:
-        UsageError: the model lacks a class of the data, or its temperature cannot be fitted or saved.
+        UsageError: the photos are paired with masks; the model lacks a class of the data; or its temperature cannot be fitted or saved.
         UnavailableError, DamagedError: the data or the model are missing or damaged.
         DlaError: no photo can be read.
     """
@@ -84,6 +85,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     reading = ReadConfig(allow_truncated, max_pixels, views.preset, views.tta)
     pipeline = InputPipeline(batch.batch_size, batch.threads)
     _check(named, reading, calibrate)
+    check_not_pairs(data)
     chosen_device = pick_device(device)
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS
