@@ -208,10 +208,11 @@ def split_folder(data: str | os.PathLike[str], target: str) -> Path:
 
 
 def _validated(folder: Path, target: str) -> Path:
-    """Return the folder itself if it has masks or maps or no splits, else its split to validate on."""
-    places = {split_word(name): folder / name for name in _folders(folder) if split_word(name)}
-    name = val_name({str(word): place for word, place in places.items()})
-    return folder if target in _folders(folder) or name is None else places[name]
+    """Return the folder to validate on: itself, if it has pairs or no split to validate on, else that split."""
+    places = {str(split_word(name)): folder / name for name in _folders(folder) if split_word(name)}
+    name = val_name(places)
+    whole = {"images", target} <= _folders(folder)
+    return folder if whole or name is None or not {"images", target} & _folders(places[name]) else places[name]
 
 
 def divide_groups(
