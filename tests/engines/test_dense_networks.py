@@ -54,4 +54,4 @@ def test_openvino_keeps_the_compiled_networks_of_some_sizes() -> None:
     engine = OpenvinoEngine(network)
     for width in range(20, 40):
         engine.features_at(LOGITS)(np.zeros((1, 16, width, 3), np.uint8))
-    assert len(engine.compiled) == 16
+    assert len(engine.models.get().compiled) == 16

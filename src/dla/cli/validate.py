@@ -1,4 +1,18 @@
-"""`dla validate`."""
+"""Measure a network on labelled photos, or compare several: the accuracy and calibration of a classifier, the mean
+IoU of a segmentation network on photos with masks, the ODS of a boundary network on photos with annotators' maps.
+The results are those of what dla predict, dla segment and dla edges answer for the same files.
+
+Exit code 0: all photos were read; 1: some were not, and are left out; 2: wrong usage, or a class that the
+model does not have; 3: the data or the model is missing or damaged, or the data has no masks.
+
+example:
+  dla validate flowers/val --model runs/flowers/best
+  dla validate flowers/ --model runs/a/best --model runs/b/best --report compared.html
+  dla validate flowers/ --model runs/flowers/best --calibrate    # fit the temperature
+  dla validate imagenet/val --model dla60 --preset imagenet --format json
+  dla validate streets/ --model runs/streets/best --scales 0.75,1,1.25 --flip
+  dla validate bsds/ --maps other/maps --no-nms
+"""
 
 from __future__ import annotations
 
@@ -21,7 +35,7 @@ from dla.cli.common import (
     log,
     show_progress,
 )
-from dla.cli.parser import MODEL_HELP, Parser, default_model
+from dla.cli.parser import MODEL_HELP, Parser, about, default_model
 from dla.data.pairs import check_not_pairs
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
@@ -45,26 +59,10 @@ OWN_OPTIONS: dict[str, dict[str, Any]] = {
               "tolerance": BoundaryOptions.tolerance, "nms_m": BoundaryOptions.nms_m},
 }  # fmt: skip
 
-DESCRIPTION = """\
-Measure a network on labelled photos, or compare several: the accuracy and calibration of a classifier, the mean IoU
-of a segmentation network on photos with masks, the ODS of a boundary network on photos with annotators' maps. The
-results are those of what dla predict, dla segment and dla edges answer for the same files.
-
-Exit code 0: all photos were read; 1: some were not, and are left out; 2: wrong usage, or a class that the
-model does not have; 3: the data or the model is missing or damaged, or the data has no masks."""
-
-EXAMPLE = """\
-  dla validate flowers/val --model runs/flowers/best
-  dla validate flowers/ --model runs/a/best --model runs/b/best --report compared.html
-  dla validate flowers/ --model runs/flowers/best --calibrate    # fit the temperature
-  dla validate imagenet/val --model dla60 --preset imagenet --format json
-  dla validate streets/ --model runs/streets/best --scales 0.75,1,1.25 --flip
-  dla validate bsds/ --maps other/maps --no-nms"""
-
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("validate", DESCRIPTION, EXAMPLE, "DATA [options]")
+    parser = Parser("validate", *about(__doc__), "DATA [options]")
     parser.flag("data", metavar="DATA", help="a folder with one subfolder per class, or a table, or photos with masks "
                 "or boundary maps (docs/data.md); of several splits, val is taken")  # fmt: skip
     parser.flag("-q", "--quiet", action="store_true", help="print only results")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import numpy as np
 from dla.types import Array
 from dla.version import __version__
 
-OPSET, IR_VERSION = 18, 9  # old enough for the runtimes of recent years
+OPSET, IR_VERSION = 18, 9
+OLDEST_RUNTIME = "1.17"  # of ONNX Runtime, that runs the graphs
 
 
 class OnnxBuilder:
@@ -19,12 +22,13 @@ class OnnxBuilder:
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.numbers = count()
 
     def add(self, op: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
         """Add one operation and return the name of its result."""
         from onnx import helper
 
-        name = name or f"x{len(self.nodes)}"
+        name = name or f"x{next(self.numbers)}"
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
@@ -36,6 +40,17 @@ class OnnxBuilder:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
+    def branch(self, build: Callable[[], Value]) -> Any:
+        """Return the nodes that `build` adds as a subgraph, whose result is float32. It may use values from outside."""
+        from onnx import TensorProto, helper
+
+        outer, self.nodes = self.nodes, []
+        try:
+            result = helper.make_tensor_value_info(build().name, TensorProto.FLOAT, None)
+            return helper.make_graph(self.nodes, f"branch{next(self.numbers)}", [], [result])
+        finally:
+            self.nodes = outer
+
     def model(self, inputs: list[Any], outputs: list[Any]) -> Any:
         """Return the `onnx.ModelProto`; `inputs` and `outputs` are `ValueInfoProto`s."""
         from onnx import helper
@@ -43,6 +58,10 @@ class OnnxBuilder:
         graph = helper.make_graph(self.nodes, "dla", inputs, outputs, self.constants)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
                                  producer_name="dla", producer_version=__version__)  # fmt: skip
+
+
+def _operator(op: str) -> Callable[[Value, Value | float], Value]:
+    return lambda value, other: value.apply(op, other)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,37 +81,24 @@ class Value:
         values = [other if isinstance(other, Value) else Value.of(self.builder, other) for other in others]
         return Value(self.builder, self.builder.add(op, [self.name, *(v.name for v in values)], **attributes))
 
-    def __add__(self, other: Value | float) -> Value:
-        return self.apply("Add", other)
-
-    def __sub__(self, other: Value | float) -> Value:
-        return self.apply("Sub", other)
-
-    def __mul__(self, other: Value | float) -> Value:
-        return self.apply("Mul", other)
-
-    def __truediv__(self, other: Value | float) -> Value:
-        """Divide; int64 values are truncated."""
-        return self.apply("Div", other)
-
-    def __matmul__(self, other: Value) -> Value:
-        return self.apply("MatMul", other)
-
-    def __lt__(self, other: Value | float) -> Value:
-        return self.apply("Less", other)
-
-    def __gt__(self, other: Value | float) -> Value:
-        return self.apply("Greater", other)
-
-    def __ge__(self, other: Value | float) -> Value:
-        return self.apply("GreaterOrEqual", other)
-
-    def __and__(self, other: Value) -> Value:
-        return self.apply("And", other)
+    __add__ = _operator("Add")
+    __sub__ = _operator("Sub")
+    __mul__ = _operator("Mul")
+    __truediv__ = _operator("Div")  # truncates int64 values
+    __matmul__ = _operator("MatMul")
+    __lt__ = _operator("Less")
+    __gt__ = _operator("Greater")
+    __ge__ = _operator("GreaterOrEqual")
+    __and__ = _operator("And")
 
     def choose(self, yes: Value | float, no: Value | float | Array) -> Value:
         """Return `yes` where this is true, else `no`."""
         return self.apply("Where", yes, no)
+
+    def run_one(self, yes: Callable[[], Value], no: Callable[[], Value]) -> Value:
+        """Return the float32 result of `yes` where this scalar is true, else of `no`; the other one is not computed."""
+        branches = {"then_branch": self.builder.branch(yes), "else_branch": self.builder.branch(no)}
+        return self.apply("If", **branches)
 
     def to(self, kind: type[np.generic]) -> Value:
         """Cast to another type."""

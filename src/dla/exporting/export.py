@@ -7,23 +7,16 @@ import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from dla.catalog import ModelInfo, info_of
 from dla.engines.base import Engine
+from dla.engines.quantized import QuantizedModel
 from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError, pip_line
+from dla.exporting import verify
 from dla.exporting.readme import readme, usage_script
 from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target
-from dla.exporting.verify import (
-    AGREEMENT,
-    BATCHES,
-    DIFFERENCE,
-    LEVEL,
-    ExportReport,
-    FileComparison,
-    SampleImages,
-    compare,
-)
+from dla.exporting.verify import ExportReport, FileComparison, SampleImages, compare
 from dla.inference.classifier import check_classifies
 from dla.inference.int8_store import find_quantized, not_quantized_error
 from dla.inference.traced_model import for_photos, open_traced
@@ -34,9 +27,6 @@ from dla.types import NO_PROGRESS, Array, Progress
 from dla.version import __version__
 from dla.weights.load import load_model
 from dla.weights.spec import ModelFiles, open_files
-
-if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as QuantizedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,18 +163,14 @@ def _open(files: ModelFiles, takes_photos: bool, stored_int8: bool) -> tuple[Exp
         network, _ = open_traced(files, loaded=loaded)
     except OnlyTorchError as error:
         raise UsageError(f"{opened.origin} has a part that only PyTorch runs, so it cannot be exported") from error
-    known = info_of(loaded)
+    known, p = info_of(loaded), opened.preprocessing
     about = {
         "architecture": config.architecture,
         "weights": opened.origin,
         "weights_sha256": opened.digest,
         "class_ids": [class_id for class_id, _ in known.classes],
         "labels": [label for _, label in known.classes],
-        "preprocessing": {
-            **opened.preprocessing.to_config(),
-            "exif": opened.preprocessing.exif,
-            "inside": takes_photos,
-        },
+        "preprocessing": {**p.to_config(), "exif": p.exif, "inside": takes_photos},
         "temperature": config.temperature,
         "license": known.license or "",
         "dataset": known.dataset or "",
@@ -194,7 +180,7 @@ def _open(files: ModelFiles, takes_photos: bool, stored_int8: bool) -> tuple[Exp
     if stored_int8 and quantized is None:
         raise not_quantized_error(files.name)
     network = network.at_temperature(config.temperature)
-    return ExportSource(network, net, config.temperature, opened.preprocessing, takes_photos, about, quantized), known
+    return ExportSource(network, net, config.temperature, p, takes_photos, about, quantized), known
 
 
 def _compared(
@@ -209,17 +195,13 @@ def _compared(
     run: RunFile = target.open(file, source.takes_photos)
     other_size = target.any_size or source.above_stride
     compare(run, expect, source.preprocessing, images, result, other_size=other_size, progress=progress)
-    inside: dict[str, Any] = {"max_pixel_difference": None, "photo_disagreements": None}
-    if source.takes_photos:
-        inside = {
-            "max_pixel_difference": max(result.pixel_differences),
-            "photo_disagreements": tuple(result.photo_disagreements),
-        }
     return ExportReport(
         model=info.origin or info.model, sha256=source.about["weights_sha256"], format=target.title, file=target.file,
         runtime=target.runtime, reference=reference, photos=len(images.read),
-        unreadable=images.unreadable, images=result.images, batch_sizes=BATCHES,
-        max_difference=max(result.differences), disagreements=tuple(result.disagreements), **inside,
+        unreadable=images.unreadable, images=result.images, batch_sizes=verify.BATCHES,
+        max_difference=max(result.differences), disagreements=tuple(result.disagreements),
+        max_pixel_difference=max(result.pixel_differences, default=None),
+        photo_disagreements=tuple(result.photo_disagreements) if source.takes_photos else None,
         passed=result.passed,
         precision="fp32" if source.quantized is None else "int8",
         gates=() if source.quantized is None else tuple(gate.sentence() for gate in source.quantized.gates),
@@ -242,11 +224,11 @@ def _reference(source: ExportSource) -> tuple[Engine, str]:
 def _failed(report: ExportReport, report_file: Path) -> str:
     count, same = report.images, report.images - len(report.disagreements)
     measured = f"on the same pixels first class {same} of {count}, probabilities within {report.max_difference:.1e}"
-    allowed = f"all, {DIFFERENCE:g}"
+    allowed = f"all, {verify.DIFFERENCE:g}"
     if report.photo_disagreements is not None:
         measured += f", from photos first class {count - len(report.photo_disagreements)} of {count}, pixels within "
         measured += str(report.max_pixel_difference)
-        allowed += f", {100 * AGREEMENT:g} %, {LEVEL}"
+        allowed += f", {100 * verify.AGREEMENT:g} %, {verify.LEVEL}"
     reference = "PyTorch" if report.precision == "fp32" else "the int8 model"
     what = f"the {report.format} file does not compute the same as {reference}, so it was removed"
     return f"{what}: {measured} (allowed: {allowed}). Report: {report_file}"

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
 from dla.engines.graph import Network
+from dla.engines.onnx_builder import OLDEST_RUNTIME
+from dla.engines.quantized import QuantizedModel
 from dla.images.preprocessing import Preprocessing
+from dla.models.dla import DLA
 from dla.models.fuse import fuse_conv_bn
 from dla.models.normalize import Normalize
 from dla.options import TargetName, cores
 from dla.types import Array
-
-if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as QuantizedModel
-    from dla.models.dla import DLA
 
 # uint8 (N, H, W, 3) -> the preprocessed pixels, uint8 (N, H, W, 3), and the probabilities (N, K)
 RunFile = Callable[[Array], tuple[Array, Array]]
@@ -60,12 +60,14 @@ class ExportSource:
 class Target:
     """One export format. `file` is the name of the file to open; `packages` are needed to write and to run it.
 
+    `runs_in` names the runtime, and its oldest release where that is tested.
     `takes_photos`: the file can include the preprocessing. `any_size`: H and W are free, however small.
     """
 
     title: str
     file: str
     packages: tuple[str, ...]
+    runs_in: str
     takes_photos: bool
     any_size: bool
     write: Callable[[ExportSource, Path], None]
@@ -147,10 +149,6 @@ def _open_openvino(path: Path, takes_photos: bool) -> RunFile:
 
 
 def _write_pt2(source: ExportSource, path: Path) -> None:
-    import io
-
-    import torch
-
     scale_shift = source.network.scale_3, source.network.shift_3
     program = to_program(source.model, *scale_shift, source.temperature, source.preprocessing.size)
     file = io.BytesIO()
@@ -159,8 +157,6 @@ def _write_pt2(source: ExportSource, path: Path) -> None:
 
 
 def _open_pt2(path: Path, takes_photos: bool) -> RunFile:
-    import torch
-
     module = torch.export.load(path).module()
 
     def run(pixels_NHW3: Array) -> tuple[Array, Array]:
@@ -175,10 +171,11 @@ def _texts(about: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
+_ONNX_RUNTIMES = f"ONNX Runtime {OLDEST_RUNTIME} or newer"
 TARGETS: Mapping[TargetName, Target] = {
-    "onnx": Target("ONNX", "model.onnx", ("onnxruntime", "onnx"), True, True, _write_onnx, _open_onnx),
-    "openvino": Target("OpenVINO", "model.xml", ("openvino",), True, True, _write_openvino, _open_openvino),
-    "pt2": Target("PyTorch", "model.pt2", ("torch",), False, False, _write_pt2, _open_pt2),
+    "onnx": Target("ONNX", "model.onnx", ("onnxruntime", "onnx"), _ONNX_RUNTIMES, True, True, _write_onnx, _open_onnx),
+    "openvino": Target("OpenVINO", "model.xml", ("openvino",), "OpenVINO", True, True, _write_openvino, _open_openvino),
+    "pt2": Target("PyTorch", "model.pt2", ("torch",), "PyTorch", False, False, _write_pt2, _open_pt2),
 }
 assert set(TARGETS) == set(get_args(TargetName))
 

@@ -22,17 +22,7 @@ from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.models.registry import row
 from dla.types import NO_PROGRESS, Progress
-from dla.weights import hub
-from dla.weights.keys import (
-    COUNTER,
-    FIRST_CONV,
-    HEAD,
-    candidate_networks,
-    check_match,
-    plain_names,
-    shapes_of,
-    unused_projections,
-)
+from dla.weights import hub, keys
 from dla.weights.model_folder import CONFIG, ModelConfig, check_task, parse_config
 from dla.weights.spec import ModelFiles, ModelSource, open_files
 from dla.weights.state_files import WeightFile, parse_weights
@@ -183,16 +173,16 @@ def _overlaid(config: ModelConfig, overlay: Mapping[str, Any] | None) -> ModelCo
 
 def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None) -> ModelConfig:
     """Return a config for a bare file, inferred from its tensors."""
-    shapes = shapes_of(plain_names(state))
+    shapes = keys.shapes_of(keys.plain_names(state))
     if architecture is None:
-        fits = candidate_networks(shapes)
+        fits = keys.candidate_networks(shapes)
         if len(fits) != 1:
             match = f"fits several networks ({', '.join(fits)})" if fits else "fits no network of the table exactly"
             raise UsageError(f"{where} {match}. Try: name the architecture, such as dla60.")
         architecture = fits[0]
-    cfg = row(architecture).pretrained_cfg()
-    in_chans = shapes.get(FIRST_CONV, (0, 3))[1]
-    num_classes = shapes.get(f"{HEAD}weight", (0,))[0]
+    cfg = row(architecture).pretrained_cfg().to_dict()
+    in_chans = shapes.get(keys.FIRST_CONV, (0, 3))[1]
+    num_classes = shapes.get(f"{keys.HEAD}weight", (0,))[0]
     size = {"input_size": (in_chans, 224, 224)}
     return ModelConfig(architecture, num_classes, pretrained_cfg={key: cfg[key] for key in PREPROCESSING} | size)
 
@@ -212,7 +202,7 @@ def _assemble(
     classes = config.num_classes if num_classes is None else num_classes
     replace = new_head or classes != config.num_classes
     pool = kwargs.pop("global_pool", None) if replace else None
-    state, notes = plain_names(weights.state), list(weights.notes)
+    state, notes = keys.plain_names(weights.state), list(weights.notes)
     chans = in_chans or config.in_chans
     if chans != config.in_chans:
         notes.append(_adapt(state, config.in_chans, chans, origin))
@@ -234,9 +224,9 @@ def _assemble(
 
 
 def _adapt(state: dict[str, Tensor], stored: int, wanted: int, where: str) -> str:
-    weight = state.get(FIRST_CONV)
+    weight = state.get(keys.FIRST_CONV)
     if weight is not None and weight.ndim == 4 and weight.shape[1] == stored:
-        state[FIRST_CONV] = adapt_first_conv(weight, wanted)
+        state[keys.FIRST_CONV] = adapt_first_conv(weight, wanted)
     return f"the first convolution of {where} was adapted from {stored} to {wanted} channels."
 
 
@@ -269,13 +259,10 @@ def _as_built(config: ModelConfig, built: Mapping[str, Any], model: DLA, replace
 
 def _cfg_attribute(config: ModelConfig) -> dict[str, Any]:
     """Return timm's `model.pretrained_cfg`: the source's fields over the table's preprocessing."""
-    cfg = row(config.architecture).pretrained_cfg()
+    cfg = row(config.architecture).pretrained_cfg().to_dict()
     stored = {key: tuple(value) if isinstance(value, list) else value for key, value in config.pretrained_cfg.items()}
     root = {
-        "architecture": config.architecture,
-        "num_classes": config.num_classes,
-        "label_names": config.label_names,
-        "label_descriptions": config.label_descriptions,
+        name: getattr(config, name) for name in ("architecture", "num_classes", "label_names", "label_descriptions")
     }
     return {key: cfg[key] for key in PREPROCESSING} | stored | {k: v for k, v in root.items() if v is not None}
 
@@ -306,30 +293,28 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool 
     """
     where = where or "the state dict"
     wanted = model.state_dict()
-    tensors = plain_names(state)
-    unused = unused_projections(model)
+    tensors = keys.plain_names(state)
+    unused = keys.unused_projections(model)
     dropped = {name for name in tensors if name not in wanted and unused.get(name) == tensors[name].shape}
     if isinstance(model, Dense):  # the authors' files keep the classifier of the backbone
-        dropped |= {name for name in tensors if name.startswith(f"base.{HEAD}") and name not in wanted}
+        dropped |= {name for name in tensors if name.startswith(f"base.{keys.HEAD}") and name not in wanted}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     if new_head:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
-        tensors |= {name: tensor for name, tensor in wanted.items() if name.startswith(HEAD)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(keys.HEAD)}
+        tensors |= {name: tensor for name, tensor in wanted.items() if name.startswith(keys.HEAD)}
     for name, tensor in wanted.items():
-        if name.endswith(COUNTER) and name not in tensors:
+        if name.endswith(keys.COUNTER) and name not in tensors:
             tensors[name] = torch.zeros((), dtype=tensor.dtype)
-    check_match(model, shapes_of(wanted), shapes_of(tensors), where)
+    keys.check_match(model, keys.shapes_of(wanted), keys.shapes_of(tensors), where)
     converted = {name: _converted(name, tensors[name], tensor, where) for name, tensor in wanted.items()}
     model.load_state_dict(converted, strict=True, assign=any(tensor.is_meta for tensor in wanted.values()))
     return LoadReport(tuple(sorted(dropped)), new_head, _notes(where, dropped, new_head))
 
 
 def _notes(where: str, dropped: Collection[str], new_head: bool) -> tuple[str, ...]:
-    layers = sorted({name.rsplit(".", 2)[0] for name in dropped})
-    notes = [f"{where} has projections that no output depends on; these were dropped: {', '.join(layers)}."] * bool(
-        layers
-    )
-    notes += [f"the classifier of {where} was not loaded; the network keeps its own."] * new_head
+    layers = ", ".join(sorted({name.rsplit(".", 2)[0] for name in dropped}))
+    notes = [f"{where} has projections that no output depends on; these were dropped: {layers}."] if layers else []
+    notes += [f"the classifier of {where} was not loaded; the network keeps its own."] if new_head else []
     return tuple(notes)
 
 
