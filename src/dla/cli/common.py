@@ -96,8 +96,8 @@ def load_network(args: Namespace, model: str, task: str | None, photos: int | No
     from dla.inference.classifier import load
 
     with show_progress(args.quiet) as progress:
-        network: Any = load(model, task=task, device=args.device, engine=args.engine, precision=args.precision,
-                            threads=args.threads, photos=photos, progress=progress)  # type: ignore[call-overload]  # fmt: skip
+        options: dict[str, Any] = {key: args[key] for key in ("device", "engine", "precision", "threads")}
+        network: Any = load(model, photos=photos, progress=progress, **options | {"task": task})
     network.engine.own_process()
     for note in network.notes:
         log(args, f"dla: {note}")

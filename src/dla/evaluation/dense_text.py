@@ -28,8 +28,8 @@ def segmentation_text(results: SegmentationResults) -> str:
         rows.append((one.model.origin, _percent(e.miou), _span(e.miou_interval), _percent(e.pixel_accuracy),
                      _percent(e.miou_per_photo)))  # fmt: skip
     lines += ["", *text_table(rows, "<><>>")]
-    for one, other, c in results.comparisons:
-        lines += ["", f"{one} minus {other}", _difference("mIoU", c.miou, c.miou_interval),
+    for a, b, c in results.comparisons:
+        lines += ["", f"{a} minus {b}", _difference("mIoU", c.miou, c.miou_interval),
                   _difference("pixel accuracy", c.pixel_accuracy, c.pixel_accuracy_interval),
                   _better(c.better, c.worse)]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -83,7 +83,7 @@ def _figures(one: SegmentationResult) -> Iterator[tuple[str, str]]:
 
 
 def _classes(one: SegmentationResult) -> list[str]:
-    rows = [("class", "pixels", "IoU", "precision", "recall", "Dice")]
+    rows: list[tuple[str, ...]] = [("class", "pixels", "IoU", "precision", "recall", "Dice")]
     for c, name in zip(one.evaluation.classes, one.model.classes, strict=True):
         shares = (_percent(share) for share in (c.iou, c.precision, c.recall, c.dice))
         rows.append((name.label, f"{c.pixels:,}", *shares))
@@ -112,7 +112,7 @@ def _boundary_figures(one: BoundaryResult) -> Iterator[tuple[str, str]]:
 
 
 def _photos(one: BoundaryResult) -> list[str]:
-    rows = [("weakest photos", "F", "precision", "recall", "threshold")]
+    rows: list[tuple[str, ...]] = [("weakest photos", "F", "precision", "recall", "threshold")]
     for photo in sorted(one.evaluation.photos, key=lambda photo: (photo.best.f1, photo.name))[:WORST]:
         best = photo.best
         rows.append((photo.name, *(f"{v:.4f}" for v in (best.f1, best.precision, best.recall)),

@@ -123,7 +123,7 @@ def validate_boundaries(
     """
     if not models:
         raise UsageError("no model is given. Name a boundary network")
-    source = open_pair_split(data, "edges")
+    source = open_pair_split(Path(data), "edges")
     left_out = [Unreadable(one.names[0], one.kind, one.message) for one in source.unpaired]
     reading = {"workers": workers, "allow_truncated": allow_truncated, "max_pixels": max_pixels}
     results = []

@@ -87,7 +87,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     reading = ReadOptions(max_pixels=max_pixels, allow_truncated=allow_truncated)
     pipeline = InputPipeline(batch.batch_size, batch.threads)
     _check(named, options, calibrate)
-    check_not_pairs(data)
+    check_not_pairs(Path(data))
     chosen_device = pick_device(device)
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS

@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ class SegmentationResult:
 
     def mask(self, row: int) -> Array:
         """Return the mask of a photo in the model's indices."""
-        return self.lookup[self.split.mask(row)]  # type: ignore[no-any-return]
+        mask_HW: Array = self.lookup[self.split.mask(row)]
+        return mask_HW
 
     def figures(self) -> dict[str, Any]:
         """Return the part of the JSON record that is about this model."""
@@ -147,8 +149,8 @@ def validate_segmentation(
     """
     if not models:
         raise UsageError("no model is given. Name a segmentation network")
-    source = open_pair_split(data, "segment", columns)
-    classes = mask_classes(data, {"": source}, BatchOptions(workers=workers).threads, progress)
+    source = open_pair_split(Path(data), "segment", columns)
+    classes = mask_classes(Path(data), {"": source}, BatchOptions(workers=workers).threads, progress)
     split = PairSplit(source.pairs, classes)
     left_out = [Unreadable(one.names[0], one.kind, one.message) for one in source.unpaired]
     options = {"workers": workers, "allow_truncated": allow_truncated, "max_pixels": max_pixels}
@@ -212,6 +214,7 @@ def _count(
         try:
             if answer.error is not None:
                 raise ImageError(answer.error.code, answer.error.message)
+            assert answer.mask is not None
             truth_HW = lookup[split.mask(row)]
             masks = [answer.mask, *([] if views.is_plain else [mask_of_views(model, answer, views)])]
             for place, mask_HW in zip(counts[i], masks, strict=True):
@@ -243,4 +246,5 @@ def mask_of_views(model: Segmenter, answer: Segmentation, views: Views) -> Array
         own_KHW = found.probabilities[..., ::-1] if mirrored else found.probabilities
         total_KHW = own_KHW.astype(np.float32) if total_KHW is None else total_KHW + own_KHW
     assert total_KHW is not None
-    return total_KHW.argmax(0).astype(np.uint8)
+    mask_HW: Array = total_KHW.argmax(0).astype(np.uint8)
+    return mask_HW

@@ -257,7 +257,7 @@ def mosaic_png(pixels_NHW3: np.ndarray[Any, np.dtype[np.uint8]], labels: Sequenc
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     size = max(10, width // 8)
-    font, line = ImageFont.load_default(size), math.ceil(1.4 * size) if any(labels) else 0
+    font, line = ImageFont.load_default(size), math.ceil(1.4 * size)
     across, down = width + GAP, height + line + GAP
     sheet = Image.new("RGBA", (columns * across - GAP, rows * down - GAP))
     draw = ImageDraw.Draw(sheet)

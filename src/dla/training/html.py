@@ -74,6 +74,10 @@ def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str
     return write_run_page(run, "classify", heading, headline(evaluation), curves, sections, mosaic)
 
 
+def _tenths(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
 @dataclass(frozen=True, slots=True)
 class Curves:
     """The figures of the validations that a report draws: a title, names and keys in metrics.jsonl, the axis's format.
@@ -84,7 +88,7 @@ class Curves:
     title: str
     keys: Mapping[str, str]
     format: NumberFormat = percent
-    shown: NumberFormat = "{:.1%}".format
+    shown: NumberFormat = _tenths
 
 
 def write_run_page(
