@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dla.metrics.boundaries import BoundaryOptions, count_boundaries, evaluate_boundaries
+from dla.metrics.boundaries import count_boundaries, evaluate_boundaries
+from dla.options import BoundaryOptions
 
 OPTIONS = BoundaryOptions(thresholds=5, nms=False)
 

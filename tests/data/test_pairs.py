@@ -192,7 +192,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     images(tmp_path, "train/images/a.png test/images/b.png")
     with pytest.raises(UsageError, match="has train. Both train and val are needed"):
         open_pair_splits(tmp_path, "segment")
-    with pytest.raises(UsageError, match="has only train"):
+    with pytest.raises(UnavailableError, match=r"test has images/, but no masks/ to validate with"):
         open_pair_split(tmp_path, "segment")
     (tmp_path / "test" / "masks").mkdir()
     with pytest.raises(UnavailableError, match="test has no masks to validate with"):

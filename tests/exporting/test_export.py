@@ -34,7 +34,7 @@ from dla.images.preprocessing import Preprocessing
 from dla.inference.pipeline import PreparedInput
 from dla.models.build import build
 from dla.options import ReadOptions
-from dla.weights.model_folder import ModelConfig, write_folder, write_temperature
+from dla.weights.model_folder import ModelConfig, set_fields, write_folder
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE, jpeg
 from support.progress import Recorder
@@ -63,7 +63,7 @@ def cooled(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder.mkdir()
     for path in shipped("tiny200").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    write_temperature(folder, 1.7)
+    set_fields(folder, temperature=1.7)
     return str(folder)
 
 

@@ -14,11 +14,11 @@ from skimage import morphology
 from dla.errors import UsageError
 from dla.metrics.boundaries import (
     BoundaryCounts,
-    BoundaryOptions,
     count_boundaries,
     count_lines,
     evaluate_boundaries,
 )
+from dla.options import BoundaryOptions
 
 seeds = st.integers(0, 10_000)
 PLAIN = BoundaryOptions(thresholds=7, tolerance=0.08, nms=False)

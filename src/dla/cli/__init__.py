@@ -38,7 +38,7 @@ COMMANDS = {
     "cache": "show or clear the cache",
     "train": "train or fine-tune a network on your photos",
     "bench": "benchmark networks and engines on this machine",
-    "validate": "measure a classifier's accuracy, or compare several",
+    "validate": "measure a network on labelled photos, or compare several",
     "completion": "print a script that completes commands and options in a shell",
 }
 

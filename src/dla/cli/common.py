@@ -105,15 +105,15 @@ def check_outside_inputs(flag: str, folder: str, inputs: Sequence[str], suffix: 
             raise UsageError(f"{flag} {folder} is in {item}, which is an input. Give a folder outside of it")
 
 
-def load_network(args: Namespace, model: str, task: str, photos: int | None = None) -> Any:
-    """Load the network `model` of this task for this number of photos, and print its notes."""
+def load_network(args: Namespace, model: str, task: str | None, photos: int | None = None) -> Any:
+    """Load the network `model` of this task (None: any) for this number of photos, and print its notes."""
     # Waiting threads must not spin: the cores are needed for decoding. Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.inference.classifier import load
 
     with show_progress(args.quiet) as progress:
-        network = load(model, task=task, device=args.device, engine=args.engine, precision=args.precision,
-                       threads=args.threads, photos=photos, progress=progress)  # fmt: skip
+        options: dict[str, Any] = {key: args[key] for key in ("device", "engine", "precision", "threads")}
+        network: Any = load(model, photos=photos, progress=progress, **options | {"task": task})
     network.engine.own_process()
     for note in network.notes:
         log(args, f"dla: {note}")

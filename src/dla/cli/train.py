@@ -19,6 +19,7 @@ from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import (
     DEFAULT_RECIPE,
+    DEFAULT_RECIPES,
     default_output,
     find_recipe,
     read_recipe,
@@ -31,13 +32,15 @@ from dla.types import Progress
 DESCRIPTION = f"""\
 Train a network on your photos, or fine-tune one. To continue an interrupted run, give the same command again.
 
-Built-in recipes for --recipe: {", ".join(shipped_recipes())}. Without --recipe it is {DEFAULT_RECIPE}. A default below
+Built-in recipes for --recipe: {", ".join(shipped_recipes())}. Without --recipe it is {DEFAULT_RECIPE}, with --task
+segment or edges {DEFAULT_RECIPES["segment"]} or {DEFAULT_RECIPES["edges"]}. A default below
 is for an option that the recipe leaves out. A batch size of the recipe is lowered if there are fewer photos; one given
 here is not."""
 
 EXAMPLE = """\
   dla train flowers/
   dla train flowers/ --recipe finetune --model dla34 --epochs 20 --output runs/flowers
+  dla train streets/ --task segment
   dla train flowers/ --optimizer.weight-decay 0.001 --print-config > mine.yaml
   dla train --recipe runs/flowers/config.yaml --output runs/again"""
 
@@ -45,12 +48,12 @@ EXAMPLE = """\
 _SHORT = {"model": "MODEL", "epochs": "N", "batch_size": "N", "lr": "RATE", "seed": "N"}
 
 
-def build_parser() -> Parser:
-    """Build the parser of the command."""
+def build_parser(default: str = DEFAULT_RECIPE) -> Parser:
+    """Build the parser of the command; `default` is the recipe that is read if none is named."""
     parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", find_file=_recipe_file,
-                    default_file=DEFAULT_RECIPE)  # fmt: skip
+                    default_file=default)  # fmt: skip
     parser.flag("given", metavar="DATA", nargs="?", help="a folder with one subfolder per class, optionally under "
-                "train/ and val/, or a table (docs/data.md)")  # fmt: skip
+                "train/ and val/, or a table, or photos with masks (docs/data.md)")  # fmt: skip
     parser.options(Recipe, **_SHORT)
     parser.flag("-o", "--output", metavar="DIR", help="the run's folder (default: runs/<recipe>-<data>)")
     parser.options(RuntimeOptions, workers="N", device="D", photo_cache=None, save_every="SECONDS")
@@ -68,7 +71,7 @@ def build_parser() -> Parser:
 
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    parser = build_parser()
+    parser = build_parser(DEFAULT_RECIPES.get(_task_in(argv), DEFAULT_RECIPE))
     values = parser.instantiate(parser.read(argv)).as_dict()
     recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe)})
     if values["given"] is not None:
@@ -96,6 +99,16 @@ def run(argv: list[str]) -> int:
             figures = RunFigures(progress, recipe.epochs)
             train(recipe=recipe, output=output, save_every=values["save_every"], callback=figures, **options)
     return 0
+
+
+def _task_in(argv: list[str]) -> str:
+    """Return the value of the last --task, which decides the default recipe; the parser checks it."""
+    task = os.environ.get("DLA_TASK", "")
+    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = flag.partition("=")
+        if name == "--task":
+            task = value if equals else following
+    return task
 
 
 def _sets_batch_size(argv: list[str]) -> bool:

@@ -24,6 +24,7 @@ MASK_ERRORS = {
     "size_differs": "the mask has neither the size of the photo nor its size before turning by EXIF",
     "unknown_id": "the mask has an id that is not one of the classes",
     "unknown_colour": "the mask has a colour that is not one of the classes'",
+    "not_a_map": "a map of boundary probabilities is not a grey image of 8 bits",
     "not_two_valued": "the boundary map has values other than 0 and 1, or 0 and 255",
 }
 _ID_MODES = ("1", "P", "L", "I;16", "I;16B", "I;16L", "I")
@@ -127,6 +128,20 @@ def read_boundaries(path: str, photo: Header | None = None, options: ReadOptions
     if photo is not None:
         values_HW, _ = turn_with_photo(path, values_HW, photo)
     return values_HW > 0
+
+
+def read_boundary_map(path: str, options: ReadOptions = ReadOptions()) -> Array:
+    """Return another program's map of boundary probabilities, uint8 (H, W), as stored.
+
+    Raises:
+        ImageError: the file cannot be read, or is no grey image of up to 8 bits.
+    """
+    image = read_stored(path, options).image
+    if image.mode not in ("L", "1"):
+        raise ImageError(
+            "not_a_map", f"{path}: it is of mode {image.mode}. Allowed: grey of 8 bits (L), 255 for certain"
+        )
+    return np.asarray(image.convert("L"))
 
 
 def turn_with_photo(path: str, values_HW: Array, photo: Header) -> tuple[Array, bool]:

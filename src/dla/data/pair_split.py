@@ -51,6 +51,11 @@ class PairSplit:
         """The classes in the order of the network's outputs."""
         return (BOUNDARY,) if self.classes is None else self.classes.class_ids
 
+    def short_side(self) -> int | None:
+        """Return the short side of all photos in pixels, or None if they differ."""
+        sides = {min(read_header(pair.photo, name=pair.name).size) for pair in self.pairs}
+        return sides.pop() if len(sides) == 1 else None
+
     def take(self, rows: Sequence[int]) -> PairSplit:
         """Return a split of the pairs in these rows."""
         return replace(self, pairs=[self.pairs[row] for row in rows])

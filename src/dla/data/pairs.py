@@ -116,10 +116,27 @@ def has_pairs(data: str | Path) -> PairTask | None:
     return None
 
 
+def check_not_pairs(data: str | Path) -> None:
+    """Check that a folder whose photos are to have one class each holds no pairs: `masks` is no class.
+
+    Raises:
+        UsageError: it does.
+    """
+    if task := has_pairs(data):
+        what = "segmentation" if task == "segment" else "boundaries"
+        raise UsageError(
+            f"{data} has images/ and {TARGETS[task]}/, which are pairs for {what}, no classes. Try: --task {task}"
+        )
+
+
 def class_folders(data: str | Path) -> list[Path]:
-    """Return the folders where a file may name the classes: that of `data`, and its splits."""
+    """Return the folders where a file may name the classes: that of `data`, and its splits.
+
+    For a folder that is itself a split, such as camvid/val, it is the folder above too.
+    """
     folder = Path(data) if Path(data).is_dir() else Path(data).parent
-    return [folder, *(folder / name for name in sorted(_folders(folder)) if split_word(name))]
+    above = [folder.resolve().parent] if split_word(folder.resolve().name) else []
+    return [*above, folder, *(folder / name for name in sorted(_folders(folder)) if split_word(name))]
 
 
 def open_pair_splits(
@@ -162,6 +179,10 @@ def open_pair_split(data: str | Path, task: PairTask, options: DataOptions = Dat
         UnavailableError: as `find_pairs`, or the split has no masks.
         UsageError: as `find_pairs`, or there is only train.
     """
+    if Path(data).is_dir():
+        place = _validated(Path(data), TARGETS[task])
+        if "images" in _folders(place) and TARGETS[task] not in _folders(place):
+            raise UnavailableError(f"{place} has images/, but no {TARGETS[task]}/ to validate with")
     sources = find_pairs(data, task, options)
     name = "" if "" in sources else val_name(sources)
     if name is None:
@@ -169,6 +190,29 @@ def open_pair_split(data: str | Path, task: PairTask, options: DataOptions = Dat
     if not sources[name].pairs:
         raise UnavailableError(f"{data}{f': {name}' if name else ''} has no {TARGETS[task]} to validate with")
     return sources[name]
+
+
+def split_folder(data: str | os.PathLike[str], target: str) -> Path:
+    """Return the folder of masks or boundary maps to validate with: that of `data`, or of its validation split.
+
+    Raises:
+        UnavailableError: there is none.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        raise UnavailableError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}")
+    place = _validated(folder, target)
+    if target not in _folders(place):
+        raise UnavailableError(f"{place} has no {target}/ to validate with")
+    return place / target
+
+
+def _validated(folder: Path, target: str) -> Path:
+    """Return the folder to validate on: itself, if it has pairs or no split to validate on, else that split."""
+    places = {str(split_word(name)): folder / name for name in _folders(folder) if split_word(name)}
+    name = val_name(places)
+    whole = {"images", target} <= _folders(folder)
+    return folder if whole or name is None or not {"images", target} & _folders(places[name]) else places[name]
 
 
 def divide_groups(

@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from dla.data.dataset import Split, open_split
+from dla.data.pairs import check_not_pairs
 from dla.data.sources import DataOptions
 from dla.engines.torch import pick_device
 from dla.errors import DlaError, UsageError
@@ -25,7 +26,7 @@ from dla.metrics.classification import compare, evaluate
 from dla.options import BatchOptions, EngineOptions, EvalOptions, Preset, ReadOptions, TestTime
 from dla.training.distributed import Ranks, process_group
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
-from dla.weights.model_folder import CONFIG, write_temperature
+from dla.weights.model_folder import CONFIG, set_fields
 
 ModelOrName = str | Classifier
 DIGITS = 4  # of a temperature
@@ -75,7 +76,8 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
         progress: receives each photo, model by model.
 
     Raises:
-        UsageError: the model lacks a class of the data, or its temperature cannot be fitted or saved.
+        UsageError: the model lacks a class of the data, its temperature cannot be fitted or saved, or the data has
+            pairs of photos and masks.
         UnavailableError, DamagedError: the data or the model are missing or damaged.
         DlaError: no photo can be read.
     """
@@ -85,6 +87,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     reading = ReadOptions(max_pixels=max_pixels, allow_truncated=allow_truncated)
     pipeline = InputPipeline(batch.batch_size, batch.threads)
     _check(named, options, calibrate)
+    check_not_pairs(Path(data))
     chosen_device = pick_device(device)
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS
@@ -176,6 +179,6 @@ def _calibrated(result: Validation, logs_NK: Array, folder: Path, seed: int, ran
     temperature = round(result.temperature * fit_temperature(logs_NK, targets_N), DIGITS)
     after = evaluate(logs_NK * (result.temperature / temperature), targets_N, class_ids, seed=seed)
     if ranks.is_main:
-        write_temperature(folder, temperature)
+        set_fields(folder, temperature=temperature)
     ranks.barrier()
     return replace(result, calibrated=Calibrated(temperature, after.log_loss, after.calibration.error))

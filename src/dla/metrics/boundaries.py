@@ -17,38 +17,13 @@ from typing import Any
 import numpy as np
 
 from dla.errors import UsageError
-from dla.metrics.edge_maps import SUPPRESSION_MARGIN, suppress_non_maxima, thin
+from dla.metrics.edge_maps import suppress_non_maxima, thin
+from dla.metrics.intervals import Interval, resampled_ci
 from dla.metrics.pixel_matching import match_pixels
+from dla.options import BoundaryOptions
 from dla.types import Array
 
 _STEPS = 100  # between two thresholds, when the best F is looked for
-
-
-@dataclass(frozen=True, slots=True)
-class BoundaryOptions:
-    """How boundary maps are scored.
-
-    Args:
-        thresholds: number of thresholds, evenly spaced between 0 and 1 without these.
-        tolerance: largest distance of a matched pair, as a share of the photo's diagonal.
-        nms: apply non-maximum suppression first. Maps that had theirs, and the benchmark's own, need none.
-        nms_margin: its factor `m`; above 1, wider maxima stay.
-    """
-
-    thresholds: int = 99
-    tolerance: float = 0.0075
-    nms: bool = True
-    nms_margin: float = SUPPRESSION_MARGIN
-
-    def __post_init__(self) -> None:
-        if self.thresholds < 1:
-            raise UsageError(f"thresholds is {self.thresholds}. Allowed: at least 1")
-        if not 0 < self.tolerance < 1:
-            raise UsageError(f"tolerance is {self.tolerance}. Allowed: a share of the diagonal, such as 0.0075")
-
-    def values(self) -> Array:
-        """Return the thresholds, (T,), in the last bit as MATLAB's linspace: 8-bit levels are compared with them."""
-        return np.linspace(1 / (self.thresholds + 1), 1 - 1 / (self.thresholds + 1), self.thresholds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +60,15 @@ class BoundaryCounts:
 class BoundaryEvaluation:
     """The figures of a set of boundary maps.
 
-    `ods` is the best point with one threshold for all photos, interpolated between thresholds; `ois` sums each photo at
+    `ods` is the best point with one threshold for all photos, interpolated between thresholds, and `ods_interval` the
+    interval over photos of its F, which is computed at the thresholds; `ois` sums each photo at
     its own best threshold (and has none itself: NaN). `ap` is the mean precision at the recalls 0, 0.01, ..., 1, where
     those out of reach count as 0, and the sum is divided by 100, as in the benchmark. `r50` is the recall at a
     precision of one half, or at the least precision above.
     """
 
     ods: PrecisionRecall
+    ods_interval: Interval
     ois: PrecisionRecall
     ap: float
     r50: float
@@ -100,9 +77,31 @@ class BoundaryEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
-        record = asdict(self)
+        record = asdict(self) | {"ods_interval": self.ods_interval.to_list()}
         del record["ois"]["threshold"]
         return record
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryComparison:
+    """The difference of two networks' ODS on the same photos, first less second, with its paired interval.
+
+    `better` and `worse` count the photos whose own best F is higher, or lower, for the first.
+    """
+
+    ods: float
+    ods_interval: Interval
+    better: int
+    worse: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return asdict(self) | {"ods_interval": self.ods_interval.to_list()}
+
+
+def threshold_values(options: BoundaryOptions) -> Array:
+    """Return the thresholds, (T,), in the last bit as MATLAB's linspace: 8-bit levels are compared with them."""
+    return np.linspace(1 / (options.thresholds + 1), 1 - 1 / (options.thresholds + 1), options.thresholds)
 
 
 def count_boundaries(
@@ -119,11 +118,11 @@ def count_boundaries(
         UsageError: there are no annotators, sizes differ, or values are out of range.
     """
     if options.nms:
-        map_HW = suppress_non_maxima(_as_shares(map_HW), options.nms_margin)
+        map_HW = suppress_non_maxima(_as_shares(map_HW), options.nms_m)
     levels_HW = _as_levels(map_HW)
     _check(levels_HW, annotators)
     levels = np.arange(256) / 255
-    lowest_T = np.searchsorted(levels, np.maximum(options.values(), np.finfo(float).eps))
+    lowest_T = np.searchsorted(levels, np.maximum(threshold_values(options), np.finfo(float).eps))
     at_least = np.bincount(levels_HW.ravel(), minlength=257)[::-1].cumsum()[::-1]
     counted: dict[int, Array] = {}  # maps with as many pixels are equal, since those of higher thresholds are subsets
     for lowest in lowest_T.tolist():
@@ -145,16 +144,16 @@ def count_lines(lines_HW: Array, annotators: Sequence[Array], tolerance: float =
 
 
 def evaluate_boundaries(
-    names: Sequence[str], counts: Sequence[BoundaryCounts], options: BoundaryOptions = BoundaryOptions()
+    names: Sequence[str], counts: Sequence[BoundaryCounts], options: BoundaryOptions = BoundaryOptions(), seed: int = 0
 ) -> BoundaryEvaluation:
-    """Compute the figures from the counts of each photo, made with the same `options`.
+    """Compute the figures from the counts of each photo, made with the same `options`. `seed` is of the resampling.
 
     Raises:
         UsageError: there are no photos.
     """
     if not counts:
         raise UsageError("there are no photos to evaluate on")
-    thresholds_T = options.values()
+    thresholds_T = threshold_values(options)
     photos, own_N4 = [], []
     for name, one in zip(names, counts, strict=True):
         precision_T, recall_T, f1_T = _rates(one.pixels_T4)
@@ -165,12 +164,34 @@ def evaluate_boundaries(
     columns = zip(*(values.tolist() for values in (thresholds_T, precision_T, recall_T, f1_T)), strict=True)
     return BoundaryEvaluation(
         ods=_best(thresholds_T, precision_T, recall_T),
+        ods_interval=resampled_ci(_highest_f1, np.stack([one.pixels_T4 for one in counts]), seed),
         ois=PrecisionRecall(float("nan"), *(float(rate) for rate in _rates(np.sum(own_N4, axis=0)))),
         ap=_average_precision(precision_T, recall_T),
         r50=_recall_at_half(precision_T, recall_T),
         curve=tuple(PrecisionRecall(*point) for point in columns),
         photos=tuple(photos),
     )
+
+
+def compare_boundaries(
+    names: Sequence[str], one: Sequence[BoundaryCounts], other: Sequence[BoundaryCounts], options: BoundaryOptions,
+    seed: int = 0,
+) -> BoundaryComparison:  # fmt: skip
+    """Compare two networks on the same photos in the same order; differences are `one` less `other`."""
+    a, b = (evaluate_boundaries(names, counts, options, seed) for counts in (one, other))
+    pairs_N2T4 = np.stack([np.stack((x.pixels_T4, y.pixels_T4)) for x, y in zip(one, other, strict=True)])
+    gains = [x.best.f1 - y.best.f1 for x, y in zip(a.photos, b.photos, strict=True)]
+    return BoundaryComparison(
+        ods=a.ods.f1 - b.ods.f1,
+        ods_interval=resampled_ci(lambda sums: _highest_f1(sums[:, 0]) - _highest_f1(sums[:, 1]), pairs_N2T4, seed),
+        better=sum(gain > 0 for gain in gains),
+        worse=sum(gain < 0 for gain in gains),
+    )
+
+
+def _highest_f1(sums_RT4: Array) -> Array:
+    """Return the highest F over the thresholds, (R,), of sums over photos."""
+    return _rates(sums_RT4)[2].max(-1)  # type: ignore[no-any-return]
 
 
 def _match_all(predicted_HW: Array, annotators: Sequence[Array], tolerance: float) -> Array:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from dla.options import BoundaryOptions
 from dla.types import Array
 
-SUPPRESSION_MARGIN = 1.01
 _SMOOTHING = 4  # radius of the triangle filter, pixels
 _BORDER = 5  # pixels
 # The neighbours of a pixel, x1 to x8 of Lam, Lee and Suen: from the right counter-clockwise, as (row, column).
 _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
 
 
-def suppress_non_maxima(map_HW: Array, margin: float = SUPPRESSION_MARGIN) -> Array:
+def suppress_non_maxima(map_HW: Array, margin: float = BoundaryOptions.nms_m) -> Array:
     """Set pixels to 0 that are not maxima across the boundary, (H, W) of floats from 0 to 1; return float64.
 
     Source: Dollár and Zitnick, "Fast Edge Detection Using Structured Forests" (2015), as in their toolbox. The

@@ -57,6 +57,10 @@ class PixelCounts:
             raise UsageError("there are no photos to evaluate on")
         return cls(total_KK, np.concatenate(photos), ignored)
 
+    def photo_miou(self) -> Array:
+        """Return the mIoU of each photo, (N,); NaN for photos without a counted pixel."""
+        return _miou(self.photos_N3K)
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentMetrics:
@@ -174,7 +178,7 @@ def evaluate_pixels(counts: PixelCounts, class_ids: Sequence[str], *, seed: int 
         raise UsageError(f"no pixel of {len(counts.photos_N3K):,} photos is counted: all are ignored")
     classes = tuple(_of_class(class_id, *sums) for class_id, sums in zip(class_ids, sums_3K.T.tolist(), strict=True))
     counted = int(np.count_nonzero(true_K + predicted_K))
-    per_photo_N = _miou(counts.photos_N3K)
+    per_photo_N = counts.photo_miou()
     frequency_K = np.divide(true_K, pixels)
     return SegmentationEvaluation(
         photos=len(counts.photos_N3K),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dla.data.dataset import Split, Splits, open_splits
 from dla.data.header_check import without_unreadable
+from dla.data.pairs import check_not_pairs
 from dla.data.photo_cache import Budget, open_store
 from dla.data.split_file import restore_splits, splits_to_dict
 from dla.images.preprocessing import Preprocessing
@@ -183,6 +184,7 @@ class ClassifyTask:
 
     def open_photos(self, recipe: Recipe, runtime: Runtime) -> Splits:
         """Open the recipe's photos, without those that cannot be read."""
+        check_not_pairs(recipe.photos)
         splits = open_splits(recipe.photos, recipe.data, recipe.seed)
         return without_unreadable(splits, recipe.data.max_unreadable, runtime.workers, runtime.progress)
 

@@ -12,20 +12,24 @@ from torch import Tensor, nn
 
 from dla.data.pair_split import IGNORED, RunPairs
 from dla.data.photo_cache import Budget, open_store
-from dla.metrics.boundaries import BoundaryCounts, BoundaryOptions, count_boundaries, evaluate_boundaries
+from dla.metrics.boundaries import BoundaryCounts, count_boundaries, evaluate_boundaries
 from dla.models.normalize import Normalize
+from dla.options import BoundaryOptions
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
 from dla.training.model import InitialModel, build_dense
+from dla.training.pair_html import write_edges_report
 from dla.training.pair_samples import PairSamples, WholePhotos, pair_tiles
 from dla.training.pixel_loss import PixelLabels, PixelObjective, balanced_sides
 from dla.training.recipe import LossConfig, Recipe
 from dla.training.task import Measured, Parts, Runtime
 from dla.types import Array
 from dla.weights.load import load_dense
+from dla.weights.model_folder import set_fields
 
 AGREED = 0.3  # share of the annotators from which a pixel is a boundary; those that fewer mark are ignored
 SCORED, THRESHOLDS = 20, 15  # photos and thresholds of the validation after each epoch
+REPORTED = 33  # thresholds of the report on all photos
 
 
 class EdgesValidation(WholePhotos):
@@ -101,11 +105,18 @@ class EdgesTask:
         return pair_tiles(pixels_NHW3, labels, palette), [""] * len(pixels_NHW3)
 
     def report(self, run: Path, splits: RunPairs, validation: EdgesValidation, ranks: Ranks) -> dict[str, Any]:
-        """Measure the run's `best` on all photos and write report.html; return its figures and threshold."""
+        """Measure the run's `best` on all photos, save its threshold, and write report.html; return the figures.
+
+        They take the place of those of the epoch, which are of some photos at few thresholds.
+        """
         best = ranks.broadcast_object(lambda: load_dense(str(run / "best")))
-        options = BoundaryOptions(thresholds=33)
+        options = BoundaryOptions(thresholds=REPORTED)
         found = evaluate_boundaries(splits.val.names, validation.boundary_counts(best.model, options), options)
-        return {"ods_all": found.ods.f1, "ois_all": found.ois.f1, "ap_all": found.ap, "threshold": found.ods.threshold}
+        figures = {"ods": found.ods.f1, "ois": found.ois.f1, "ap": found.ap}
+        if ranks.is_main:
+            set_fields(run / "best", threshold=found.ods.threshold, results=figures)
+            write_edges_report(run, splits.val, found)
+        return {**figures, "ods_interval": found.ods_interval.to_list(), "threshold": found.ods.threshold}
 
 
 def consensus(annotators: list[Array]) -> Array:

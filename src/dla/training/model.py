@@ -123,7 +123,8 @@ def build_dense(recipe: Recipe, split: PairSplit) -> InitialModel:
         network.set_grad_checkpointing()
     preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
     own = _model_config(config, recipe, class_ids, preprocessing)
-    dense = {"task": recipe.task, "down_ratio": recipe.down_ratio, "palette": split.classes and split.classes.colors}
+    dense = {"task": recipe.task, "down_ratio": recipe.down_ratio, "palette": split.classes and split.classes.colors,
+             "short_side": split.short_side()}  # fmt: skip
     own = replace(own, dla={**own.dla, **dense})
     return InitialModel(network, preprocessing, own, (*notes, f"decoder to stride {recipe.down_ratio}"))
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
+from dla.options import TaskName
 from dla.training.recipe_input import AugmentConfig, InputConfig, at_least, below_one, from_to
 
-TaskName = Literal["classify", "segment", "edges"]
 Stage = Literal["none", "stem", "level0", "level1", "level2", "level3", "level4", "level5"]
 
 

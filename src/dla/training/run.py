@@ -78,7 +78,7 @@ def train(
         check_can_write()
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
         check_apart(folder, whole)
-        run = _Run(whole, RunFolder(folder), runtime)
+        run = _Run(whole, RunFolder(folder, TASKS[whole.task].figure), runtime)
         if lower_batch is None:
             lower_batch = isinstance(recipe, str) and "batch_size" not in (settings or {})
         with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):

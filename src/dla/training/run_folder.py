@@ -43,10 +43,10 @@ _NEEDED = ("config.yaml", "data.json", "run.json")  # to continue from a checkpo
 
 
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run. `figure` is the name of the one by which its best epoch is told."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, figure: str = "top1") -> None:
+        self.path, self.figure = path, figure
         self.best, self.checkpoints = path / "best", path / "checkpoints"
         self.metrics, self.mosaic = path / "metrics.jsonl", path / "mosaic.png"
         self.report = path / "report.html"
@@ -108,7 +108,7 @@ class RunFolder:
         """
         facts = self._read("run.json") or {}
         try:
-            _check_facts(JsonObject(facts, str(self.path / "run.json")))
+            _check_facts(JsonObject(facts, str(self.path / "run.json")), self.figure)
         except DamagedError as error:
             raise UsageError(f"{error} Give another --output") from error
         return facts
@@ -161,7 +161,7 @@ class RunFolder:
             raise DlaError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _check_facts(facts: JsonObject) -> None:
+def _check_facts(facts: JsonObject, figure: str) -> None:
     """Raise a DamagedError unless the facts of run.json that are used have their types."""
     facts.get("finished", bool, "true or false", default=False)
     for part in ("versions", "machine", "data"):
@@ -169,9 +169,9 @@ def _check_facts(facts: JsonObject) -> None:
     best = facts.object("best")
     if best.fields or facts.fields.get("finished"):
         best.get("epoch", int, "a number")
-        best.get("top1", (int, float), "a number")
+        best.get(figure, (int, float), "a number")
     if facts.fields.get("finished"):
-        best.get("top1_interval", list, "two numbers", _are_two_numbers)
+        best.get(f"{figure}_interval", list, "two numbers", _are_two_numbers)
 
 
 def _are_two_numbers(values: list[Any]) -> bool:

@@ -18,6 +18,7 @@ from dla.models.normalize import Normalize
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
 from dla.training.model import InitialModel, build_dense
+from dla.training.pair_html import write_segment_report
 from dla.training.pair_samples import PairSamples, WholePhotos, pair_tiles
 from dla.training.pixel_loss import PixelLabels, PixelObjective, class_weights
 from dla.training.recipe import Recipe
@@ -107,6 +108,8 @@ class SegmentTask:
         """Measure the run's `best` and write report.html; return the interval of the mean IoU."""
         best = ranks.broadcast_object(lambda: load_dense(str(run / "best")))
         found = evaluate_pixels(validation.counts(best.model), splits.val.class_ids)
+        if ranks.is_main:
+            write_segment_report(run, splits.val, found)
         return {"miou_interval": found.miou_interval.to_list()}
 
 

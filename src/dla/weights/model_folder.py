@@ -303,8 +303,8 @@ def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tenso
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
-def write_temperature(folder: str | os.PathLike[str], temperature: float) -> None:
-    """Set the temperature in a model folder's config and leave all other fields unchanged, unknown ones too.
+def set_fields(folder: str | os.PathLike[str], **fields: Any) -> None:
+    """Set fields under `dla` in a model folder's config and leave all others unchanged, unknown ones too.
 
     Raises:
         UnavailableError: if it is not a model folder.
@@ -316,7 +316,7 @@ def write_temperature(folder: str | os.PathLike[str], temperature: float) -> Non
     parse_config(data, str(path))
     root = files.parse_object(data, str(path))
     try:
-        root["dla"] = {"format": FORMAT, **(root.get("dla") or {}), "temperature": temperature}
+        root["dla"] = {"format": FORMAT, **(root.get("dla") or {}), **fields}
         text = json.dumps(root, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         files.write_files({path: text.encode()})
     except OSError as error:
