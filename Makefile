@@ -3,6 +3,10 @@ PYTHON ?= python3
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 CPU = --extra-index-url https://download.pytorch.org/whl/cpu
 
+# The releases of ONNX Runtime that the tests run exported files with, beside the newest. 1.17 needs NumPy below 2.
+RUNTIMES = $(addprefix .venv/onnxruntime-, 1.17.3 1.20.1 1.24.4)
+.venv/onnxruntime-1.17.3: NUMPY = numpy==1.26.4
+
 .PHONY: demo test quick check
 
 demo: .venv/demo
@@ -11,7 +15,7 @@ demo: .venv/demo
 quick: .venv/dev
 	.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
-test: .venv/dev
+test: .venv/dev $(RUNTIMES)
 	.venv/bin/python -m pytest -q -n auto --dist loadfile
 
 check: .venv/dev
@@ -33,3 +37,8 @@ check: .venv/dev
 .venv/dev: .venv/demo
 	$(PIP) -e '.[bench,demo,engines,export,train,dev]'
 	touch $@
+
+.venv/onnxruntime-%: .venv/bin/pip
+	rm -rf $@.part
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part onnxruntime==$* $(NUMPY)
+	mv $@.part $@

@@ -16,10 +16,16 @@ SIDE = 32
 SPREAD = 1.5  # of the scores
 
 
-def write_small(folder: Path, class_ids: Sequence[str], seed: int = 0, labels: dict[str, str] | None = None) -> Path:
-    """A dla46_c for photos of 32 pixels."""
+def write_small(
+    folder: Path,
+    class_ids: Sequence[str],
+    seed: int = 0,
+    labels: dict[str, str] | None = None,
+    architecture: str = "dla46_c",
+) -> Path:
+    """A network for photos of 32 pixels."""
     torch.manual_seed(seed)
-    model = dla.create_model("dla46_c", num_classes=len(class_ids))
+    model = dla.create_model(architecture, num_classes=len(class_ids))
     preprocessing = dla.Preprocessing((SIDE, SIDE), 1.0)
     scale, shift = preprocessing.scale_shift()
     pixels = np.stack([preprocessing.pixels(photo) * scale + shift for photo in crops(24, seed=9)])
@@ -29,7 +35,7 @@ def write_small(folder: Path, class_ids: Sequence[str], seed: int = 0, labels: d
             model(x_N3HW)
         model.fc.weight.mul_(SPREAD / model.eval()(x_N3HW).std())
     config = ModelConfig(
-        "dla46_c", len(class_ids), tuple(class_ids), labels, pretrained_cfg=preprocessing.to_config(),
+        architecture, len(class_ids), tuple(class_ids), labels, pretrained_cfg=preprocessing.to_config(),
         dla={"task": "classify"},
     )  # fmt: skip
     write_folder(folder, model.state_dict(), config)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import numpy as np
 from dla.types import Array
 from dla.version import __version__
 
-OPSET, IR_VERSION = 18, 9  # old enough for the runtimes of recent years
+OPSET, IR_VERSION = 18, 9
+OLDEST_RUNTIME = "1.17"  # of ONNX Runtime, that runs the graphs
 
 
 class OnnxBuilder:
@@ -19,12 +22,13 @@ class OnnxBuilder:
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.numbers = count()
 
     def add(self, op: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
         """Add one operation and return the name of its result."""
         from onnx import helper
 
-        name = name or f"x{len(self.nodes)}"
+        name = name or f"x{next(self.numbers)}"
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
@@ -35,6 +39,17 @@ class OnnxBuilder:
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
+
+    def branch(self, build: Callable[[], Value]) -> Any:
+        """Return the nodes that `build` adds as a subgraph, whose result is float32. It may use values from outside."""
+        from onnx import TensorProto, helper
+
+        outer, self.nodes = self.nodes, []
+        try:
+            result = helper.make_tensor_value_info(build().name, TensorProto.FLOAT, None)
+            return helper.make_graph(self.nodes, f"branch{next(self.numbers)}", [], [result])
+        finally:
+            self.nodes = outer
 
     def model(self, inputs: list[Any], outputs: list[Any]) -> Any:
         """Return the `onnx.ModelProto`; `inputs` and `outputs` are `ValueInfoProto`s."""
@@ -93,6 +108,11 @@ class Value:
     def choose(self, yes: Value | float, no: Value | float | Array) -> Value:
         """Return `yes` where this is true, else `no`."""
         return self.apply("Where", yes, no)
+
+    def run_one(self, yes: Callable[[], Value], no: Callable[[], Value]) -> Value:
+        """Return the float32 result of `yes` where this scalar is true, else of `no`; the other one is not computed."""
+        branches = {"then_branch": self.builder.branch(yes), "else_branch": self.builder.branch(no)}
+        return self.apply("If", **branches)
 
     def to(self, kind: type[np.generic]) -> Value:
         """Cast to another type."""

@@ -33,7 +33,7 @@ def add_preprocessing(builder: OnnxBuilder, pixels: str, preprocessing: Preproce
             f"{', '.join(_FILTERS)}. Try --no-preprocessing"
         )
     photos = Value(builder, pixels)
-    count, *size = (photos.apply("Shape").apply("Gather", axis) for axis in range(3))
+    size = [photos.apply("Shape").apply("Gather", axis) for axis in (1, 2)]
     resized = _resized_size(preprocessing, (size[0], size[1]))
     filter_ = _FILTERS[preprocessing.interpolation]
     rows, columns = map(_Axis, size, resized, preprocessing.size)
@@ -41,13 +41,11 @@ def add_preprocessing(builder: OnnxBuilder, pixels: str, preprocessing: Preproce
     # the same rule as in `dla.images.preprocessing._vertical_first`
     lost = size[0] - resized[0]
     vertical_first = (lost > 0) & (lost > (size[1] - resized[1]) * 2)
-    # All photos of a batch have one size, so one of the two branches gets none of them, at no cost.
-    split = (count * vertical_first.to(np.int64)).apply("Reshape", np.array([1]))
-    one = photos.apply("Slice", np.array([0]), split, np.array([0]))
-    other = photos.apply("Slice", split, count.apply("Reshape", np.array([1])), np.array([0]))
-    one_NCHW = _whole(_nearly_whole(down @ _floats(one)) @ across)
-    other_NCHW = _whole(down @ _nearly_whole(_floats(other) @ across))
-    result = one_NCHW.apply("Concat", other_NCHW, axis=0)
+    levels = _floats(photos)
+    result = vertical_first.run_one(
+        lambda: _whole(_nearly_whole(down @ levels) @ across),
+        lambda: _whole(down @ _nearly_whole(levels @ across)),
+    )
     if preprocessing.may_be_short:
         fill = np.array(preprocessing.fill, np.float32).reshape(3, 1, 1)
         covered = rows.covered().apply("Reshape", np.array([-1, 1])) & columns.covered()

@@ -31,6 +31,7 @@ def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: Expo
         "preprocessing": f"{size}, {p.crop_mode} crop of {p.crop_pct:g}, {p.interpolation}, EXIF orientation: {p.exif}",
         "precision": _precision(source),
         "temperature": f"{source.temperature:g}" if source.temperature != 1 else None,
+        "runs in": target.runs_in,
         "needs": f"`{target.packages[0]}`; `use.py` also numpy and pillow",
     }
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value)

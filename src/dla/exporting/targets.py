@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export
 
 from dla.engines.graph import Network
+from dla.engines.onnx_builder import OLDEST_RUNTIME
 from dla.images.preprocessing import Preprocessing
 from dla.models.fuse import fuse_conv_bn
 from dla.models.normalize import Normalize
@@ -60,12 +61,14 @@ class ExportSource:
 class Target:
     """One export format. `file` is the name of the file to open; `packages` are needed to write and to run it.
 
+    `runs_in` names the runtime, and its oldest release where that is tested.
     `takes_photos`: the file can include the preprocessing. `any_size`: H and W are free, however small.
     """
 
     title: str
     file: str
     packages: tuple[str, ...]
+    runs_in: str
     takes_photos: bool
     any_size: bool
     write: Callable[[ExportSource, Path], None]
@@ -175,10 +178,11 @@ def _texts(about: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
+_ONNX_RUNTIMES = f"ONNX Runtime {OLDEST_RUNTIME} or newer"
 TARGETS: Mapping[TargetName, Target] = {
-    "onnx": Target("ONNX", "model.onnx", ("onnxruntime", "onnx"), True, True, _write_onnx, _open_onnx),
-    "openvino": Target("OpenVINO", "model.xml", ("openvino",), True, True, _write_openvino, _open_openvino),
-    "pt2": Target("PyTorch", "model.pt2", ("torch",), False, False, _write_pt2, _open_pt2),
+    "onnx": Target("ONNX", "model.onnx", ("onnxruntime", "onnx"), _ONNX_RUNTIMES, True, True, _write_onnx, _open_onnx),
+    "openvino": Target("OpenVINO", "model.xml", ("openvino",), "OpenVINO", True, True, _write_openvino, _open_openvino),
+    "pt2": Target("PyTorch", "model.pt2", ("torch",), "PyTorch", False, False, _write_pt2, _open_pt2),
 }
 assert set(TARGETS) == set(get_args(TargetName))
 
