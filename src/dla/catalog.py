@@ -21,6 +21,7 @@ from dla.weights.spec import ModelSource, guesses, open_files, read_header, ship
 
 if TYPE_CHECKING:
     from dla.inference.open_engine import EngineChoice
+    from dla.models.dense import Dense
     from dla.models.dla import DLA
     from dla.weights.load import LoadedModel
 
@@ -132,17 +133,15 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
         UnavailableError: it is neither on this machine nor in the table.
         DamagedError: the weights are damaged or do not fit the network.
     """
-    from dla.weights.load import load_model
-
     if source in TABLE and TABLE[source].tag is None and not engines:
         return _not_here(TABLE[source], nodes)
     files = open_files(source)
     parsed, r = files.source, _row_of(files.source)
     if parsed.kind != "hub" or hub.locate(parsed.where, parsed.revision):
         from dla.inference.open_engine import time_engines
-        from dla.weights.load import load_model
+        from dla.weights.load import load_any
 
-        known = info_of(load_model(files), nodes=nodes)
+        known = info_of(load_any(files), nodes=nodes)
         return replace(known, engines=time_engines(files)) if engines else known
     if r is None:
         raise UnavailableError(
@@ -190,7 +189,7 @@ def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
 
 def _info(
     name: str,
-    model: DLA,
+    model: DLA | Dense,
     config: ModelConfig,
     r: Row | None,
     weights: StoredWeights,
@@ -199,7 +198,6 @@ def _info(
 ) -> ModelInfo:
     """Build the description; `r` is the table's row of the released weights, or None."""
     from dla.inference.classifier import class_names
-    from dla.models.nodes import nodes as feature_nodes
     from dla.weights.keys import shapes_of
 
     cfg, dla_config = config.pretrained_cfg, config.dla
@@ -228,8 +226,20 @@ def _info(
         results=_if(dict, dla_config.get("results")),
         recipe=_if(dict, dla_config.get("recipe")),
         notes=_notes(loaded) if loaded else (),
-        nodes=tuple(asdict(node) for node in feature_nodes(model)) if nodes else None,
+        nodes=_nodes(config) if nodes else None,
     )
+
+
+def _nodes(config: ModelConfig) -> tuple[Mapping[str, Any], ...]:
+    """Return every aggregation node of the network, or of its backbone."""
+    import torch
+
+    from dla.models.build import build
+    from dla.models.nodes import nodes
+
+    with torch.device("meta"):
+        model = build(config.architecture, num_classes=0, **config.model_args)
+    return tuple(asdict(node) for node in nodes(model))
 
 
 def _notes(loaded: LoadedModel[Any]) -> tuple[str, ...]:

@@ -12,23 +12,8 @@ import dla
 from dla.models.dense import Dense
 from dla.models.registry import TABLE
 from dla.weights.load import load_state
-from support.centernet import WIDTHS, ConcatDLAUp, Levels
+from support.authors_segmenter import AuthorsSegmenter
 from support.oracle import randomise
-
-
-class AuthorsSegmenter(nn.Module):
-    """The authors' dla34up: six maps, the decoder over those from stride `ratio` on, classifier, fixed upsampling."""
-
-    def __init__(self, classes: int, ratio: int) -> None:
-        super().__init__()
-        self.first = ratio.bit_length() - 1
-        self.base = Levels(fc=True)
-        self.dla_up = ConcatDLAUp(WIDTHS[self.first :])
-        self.fc = nn.Sequential(nn.Conv2d(WIDTHS[self.first], classes, 1))
-        self.up = nn.ConvTranspose2d(classes, classes, 2 * ratio, ratio, ratio // 2, groups=classes, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.fc(self.dla_up(self.base(x)[self.first :])))
 
 
 @pytest.mark.parametrize(("ratio", "classes"), [(2, 19), (4, 3), (8, 2)])
