@@ -33,6 +33,7 @@ class Op:
         "slice"     along the channels: start, stop
         "scale"     factor
         "upsample"  bilinear, by the whole number `factor`, cut to the size of the second input
+        "transposed"    the same by a depthwise transposed convolution: layer, factor (kernel 2 factor, padding factor/2)
     inputs: numbers of operations.
     """
 
@@ -97,6 +98,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "relu": (), "add": (), "concat": (), "flatten": (), "global_avg_pool": (), "global_max_pool": (),
     "max_pool": ("stride", "dilation", "pad_end"), "avg_pool": ("stride",),
     "avg_pool_dilated": ("dilation", "channels"), "slice": ("start", "stop"), "scale": ("factor",),
+    "upsample": ("factor",), "transposed": ("layer", "factor"),
 }  # fmt: skip
 
 

@@ -160,6 +160,19 @@ def _upsample(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str])
     factor = op.attributes["factor"]
     scales = builder.constant(np.array([1, 1, factor, factor], np.float32))
     larger = builder.add("Resize", [x, "", scales], mode="linear", coordinate_transformation_mode="half_pixel")
+    return _cut(builder, larger, like)
+
+
+def _transposed(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    x, like = inputs
+    weight, factor = network.state[f"{op.attributes['layer']}.weight"].astype(np.float32), op.attributes["factor"]
+    larger = builder.add("ConvTranspose", [x, builder.constant(weight)], strides=[factor] * 2, pads=[factor // 2] * 4,
+                         group=len(weight))  # fmt: skip
+    return _cut(builder, larger, like)
+
+
+def _cut(builder: OnnxBuilder, larger: str, like: str) -> str:
+    """Add the cut of a map to the size of another."""
     size = builder.add("Shape", [like], start=2)
     numbers = [builder.constant(np.array([0, 0])), size, builder.constant(np.array([2, 3]))]
     return builder.add("Slice", [larger, *numbers])
@@ -167,6 +180,7 @@ def _upsample(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str])
 
 _OPERATIONS: dict[str, Callable[[OnnxBuilder, Op, Network, list[str]], str]] = {
     "upsample": _upsample,
+    "transposed": _transposed,
     "conv": _conv,
     "relu": lambda builder, op, network, inputs: builder.add("Relu", inputs),
     "add": lambda builder, op, network, inputs: builder.add("Add", inputs),

@@ -219,7 +219,9 @@ def to_openvino(network: Network, size: tuple[int, ...] | None = None, at: str |
     return model
 
 
-def _weights(op: Op, network: Network) -> dict[str, Layer]:
+def _weights(op: Op, network: Network) -> dict[str, Any]:
+    if op.op_type == "transposed":
+        return {"weight": network.state[f"{op.attributes['layer']}.weight"].astype(np.float32)}
     return {"layer": fold_constants(op, network.state)} if op.op_type == "conv" else {}
 
 
@@ -248,14 +250,27 @@ def _avg_pool_dilated(opset: Any, s: Mapping[str, Any], x: Any) -> Any:
 def _upsample(opset: Any, s: Mapping[str, Any], x: Any, like: Any) -> Any:
     """Interpolate between the centres of pixels, repeating those at the border, and cut to the size of `like`."""
     axes, factor = np.array([2, 3]), np.full(2, s["factor"], np.float32)
-    y = opset.interpolate(x, factor, "linear_onnx", "scales", axes=axes)
+    return _cut(opset, opset.interpolate(x, factor, "linear_onnx", "scales", axes=axes), like)
+
+
+def _transposed(opset: Any, s: Mapping[str, Any], x: Any, like: Any, weight: Array) -> Any:
+    strides, pads = [s["factor"]] * 2, [s["factor"] // 2] * 2
+    per_channel = opset.constant(weight[:, None])  # (groups, 1, 1, k, k)
+    y = opset.group_convolution_backprop_data(x, per_channel, strides, pads_begin=pads, pads_end=pads, dilations=[1, 1])
+    return _cut(opset, y, like)
+
+
+def _cut(opset: Any, larger: Any, like: Any) -> Any:
+    """Cut a map to the size of another."""
+    axes = np.array([2, 3])
     size = opset.gather(opset.shape_of(like), axes, np.array(0))
-    return opset.slice(y, np.array([0, 0]), size, np.array([1, 1]), axes)
+    return opset.slice(larger, np.array([0, 0]), size, np.array([1, 1]), axes)
 
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
     "upsample": _upsample,
+    "transposed": _transposed,
     "relu": lambda opset, s, x: opset.relu(x),
     "add": lambda opset, s, a, b: opset.add(a, b),
     "concat": lambda opset, s, *xs: opset.concat(xs, 1),
