@@ -33,7 +33,7 @@ class Op:
         "slice"     along the channels: start, stop
         "scale"     factor
         "upsample"  bilinear, by the whole number `factor`, cut to the size of the second input
-        "transposed"    the same by a depthwise transposed convolution: layer, factor (kernel 2 factor, padding factor/2)
+        "transposed"    the same by a depthwise transposed convolution of kernel 2 factor: layer, factor
     inputs: numbers of operations.
     """
 

@@ -91,22 +91,34 @@ def to_onnx(network: Network, at: str | None = None, preprocessing: Preprocessin
     """
     from onnx import TensorProto, helper
 
-    graph = network.graph if at is None else network.graph.truncate(at)
     builder, seen = OnnxBuilder(), "pixels" if preprocessing is None else PREPARED
     if preprocessing is not None:
         add_preprocessing(builder, "pixels", preprocessing, PREPARED)
-    x = builder.add("Cast", [builder.add("Transpose", [seen], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
+    result = add_network(builder, network, seen, at)
+    name = "probabilities" if at is None else "features"
+    builder.add("Softmax" if at is None else "Identity", [result], name, **({"axis": 1} if at is None else {}))
+    shape = ["batch", "classes"] if at is None else None
+    return builder.model([pixels_input()], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
+
+
+def pixels_input() -> Any:
+    """Return the `ValueInfoProto` of the input "pixels", uint8 (N, H, W, 3)."""
+    from onnx import TensorProto, helper
+
+    return helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
+
+
+def add_network(builder: OnnxBuilder, network: Network, pixels: str, at: str | None) -> str:
+    """Add the operations from `pixels`, uint8 (N, H, W, 3), to the logits or a feature node; return their result."""
+    from onnx import TensorProto
+
+    graph = network.graph if at is None else network.graph.truncate(at)
+    x = builder.add("Cast", [builder.add("Transpose", [pixels], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
     scale, shift = (builder.constant(a.reshape(1, 3, 1, 1)) for a in (network.scale_3, network.shift_3))
     results = [builder.add("Add", [builder.add("Mul", [x, scale]), shift])]
     for op in graph.ops:
         results.append(_OPERATIONS[op.op_type](builder, op, network, [results[i] for i in op.inputs]))
-    name = "probabilities" if at is None else "features"
-    builder.add(
-        "Softmax" if at is None else "Identity", [results[graph.output]], name, **({"axis": 1} if at is None else {})
-    )
-    shape = ["batch", "classes"] if at is None else None
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
-    return builder.model([pixels], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
+    return results[graph.output]
 
 
 def _conv(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:

@@ -293,16 +293,22 @@ def add_preprocessing_to(body: Any, preprocessing: Preprocessing, name: str) -> 
     Raises:
         UsageError: the preprocessing cannot be expressed in OpenVINO.
     """
-    from onnx import TensorProto, helper
-
-    from dla.engines.onnx_builder import OnnxBuilder
     from dla.engines.onnx_resize import add_preprocessing
 
+    return add_front(body, name, preprocessing.size, lambda b: add_preprocessing(b, "pixels", preprocessing, name))
+
+
+def add_front(body: Any, name: str, size: tuple[Any, Any], add: Callable[[Any], None]) -> Any:
+    """Put ONNX nodes before a model: `add` gives a builder those from "pixels" to `name`, which has this size."""
+    from onnx import TensorProto, helper
+
+    from dla.engines.onnx import pixels_input
+    from dla.engines.onnx_builder import OnnxBuilder
+
     builder = OnnxBuilder()
-    add_preprocessing(builder, "pixels", preprocessing, name)
-    photos = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
-    seen = helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *preprocessing.size, 3])
-    front = core().read_model(builder.model([photos], [seen]).SerializeToString())
+    add(builder)
+    seen = helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *size, 3])
+    front = core().read_model(builder.model([pixels_input()], [seen]).SerializeToString())
     prepared = front.output(0).get_node().input_value(0)
     for consumer in body.input(0).get_target_inputs():
         consumer.replace_source_output(prepared)
