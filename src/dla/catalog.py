@@ -201,7 +201,7 @@ def _info(
     from dla.weights.keys import shapes_of
 
     cfg, dla_config = config.pretrained_cfg, config.dla
-    _, height, width = cfg.get("input_size") or (3, 224, 224)
+    height, width = config.photo_size
     license_ = _if(str, dla_config.get("license")) or (r.license if r else _if(str, cfg.get("license"))) or None
     has_weights = weights.state != "none"
     return ModelInfo(
@@ -253,7 +253,8 @@ def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:
         return None
     from dla.images.preprocessing import Preprocessing
 
-    return {**Preprocessing.from_config(config.pretrained_cfg, config.exif).to_config(), "exif": config.exif}
+    known = {**Preprocessing.from_config(config.pretrained_cfg, config.exif).to_config(), "exif": config.exif}
+    return known if config.task == "classify" else {**known, "short_side": config.dla.get("short_side")}
 
 
 def _if(kind: type[T], value: Any) -> T | None:
@@ -299,14 +300,14 @@ def _of_shipped(name: str) -> ModelRow:
     path = folder / WEIGHTS
     with path.open("rb") as file:
         shapes = {name: shape for name, (_, shape) in read_header(file).items()}
-    channels, height, width = config.pretrained_cfg["input_size"]
+    height, width = config.photo_size
     top1 = config.dla.get("results", {}).get("top1")
     return ModelRow(
         model=f"shipped:{name}",
         architecture=config.architecture,
         params=flops.parameters(shapes),
         macs=flops.macs(shapes, (height, width)),
-        input_size=(channels, height, width),
+        input_size=(config.in_chans, height, width),
         top1=None if top1 is None else round(100 * top1, 2),
         num_classes=config.num_classes,
         license=config.dla.get("license"),

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from dla.models.registry import check_feature_node
+from dla.models.registry import LOGITS, check_feature_node
 from dla.types import Array
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class Engine(Protocol):
             UnknownNameError: the network has no such node (`dla.models.nodes.truncate` documents the names).
         """
         ...
+
+
+def whole_network(engine: Engine, dense: bool) -> Callable[[Array], Array]:
+    """Return a function that runs all of a network: to probabilities, or to the logits of a dense network."""
+    return engine.features_at(LOGITS) if dense else engine.probabilities
 
 
 T = TypeVar("T")

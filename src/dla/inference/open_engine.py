@@ -120,9 +120,7 @@ def time_engines(source: str | ModelFiles) -> EngineChoice:
 
 def _benchmark(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
     threads = options.threads or cores()
-    return EngineBenchmark(
-        lambda name: _make(name, files, network, options), network, model.preprocessing.size, threads
-    )
+    return EngineBenchmark(lambda name: _make(name, files, network, options), network, model.config.photo_size, threads)
 
 
 def _fastest(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> Engine:
