@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dla.models.registry import check_feature_node
+from dla.models.registry import LOGITS, check_feature_node
 from dla.storage.cache import key_of
 from dla.storage.files import JsonObject, Kind, parse_object
 from dla.types import Array
@@ -134,6 +134,11 @@ class Network:
     scale_3: Array
     shift_3: Array
     digest: str
+
+    @property
+    def is_dense(self) -> bool:
+        """Return whether it gives logits for each pixel, at the feature node LOGITS."""
+        return LOGITS in self.graph.nodes
 
     @property
     def content(self) -> str:

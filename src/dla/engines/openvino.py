@@ -19,6 +19,7 @@ from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.graph import Layer, Network, Op, fold_constants
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
+from dla.models.registry import LOGITS
 from dla.options import Precision, cores
 from dla.types import Array
 
@@ -58,7 +59,8 @@ class OpenvinoEngine(NetworkEngine):
     """Run `network` in OpenVINO on the CPU with `threads` compute threads, by default one per core.
 
     For int8, `quantized` is the `openvino.Model` of the int8 network (`dla.engines.quantized`), which gives only
-    probabilities. Features are then computed in fp32 with `exact_features`, and raise an error without it.
+    probabilities, or logits if it is dense. Features are then computed in fp32 with `exact_features`, and raise an
+    error without it.
 
     Raises:
         UsageError: bf16 on a CPU that has no instruction for it.
@@ -78,6 +80,7 @@ class OpenvinoEngine(NetworkEngine):
         if precision == "bf16" and not has_bf16():
             raise bf16_error()
         self.exact_features = exact_features
+        self.whole = LOGITS if network.is_dense else None  # what the int8 network computes
         self.models = PerProcess(_Models)
 
     @property
@@ -93,7 +96,7 @@ class OpenvinoEngine(NetworkEngine):
             UsageError: the engine runs in int8, without `exact_features`.
         """
         features = super().features_at(at)
-        if self.quantized is not None and not self.exact_features:
+        if self.quantized is not None and not self.exact_features and at != self.whole:
             raise UsageError(
                 "features are not computed in int8: an int8 model gives only classes. Try --precision fp32"
             )
@@ -103,7 +106,11 @@ class OpenvinoEngine(NetworkEngine):
         size, models = pixels_NHW3.shape[1:3], self.models.get()
         with models.lock:
             if (at, size) not in models.compiled:
-                model = self.quantized.clone() if self.quantized and at is None else to_openvino(self.network, size, at)
+                model = (
+                    self.quantized.clone()
+                    if self.quantized and at == self.whole
+                    else to_openvino(self.network, size, at)
+                )
                 models.compiled[at, size] = _Compiled(model, size, self._config())
                 if len(models.compiled) > MOST_COMPILED:
                     del models.compiled[next(iter(models.compiled))]

@@ -16,7 +16,6 @@ from dla.engines.base import Engine, whole_network
 from dla.engines.cpu import machine
 from dla.engines.graph import Network
 from dla.errors import DamagedError, UnavailableError, UnknownNameError, pip_line
-from dla.models.registry import LOGITS
 from dla.storage import cache
 from dla.storage.files import JsonObject, parse_json
 from dla.types import Array
@@ -87,7 +86,7 @@ class EngineBenchmark:
     """
 
     def __init__(self, make: Callable[[str], Engine], network: Network, size: tuple[int, int], threads: int) -> None:
-        self.make, self.names, self.dense = make, installed(), LOGITS in network.graph.nodes
+        self.make, self.names, self.dense = make, installed(), network.is_dense
         self.pixels_NHW3 = np.full((BATCH, *size, 3), 128, np.uint8)
         versions = (f"{package} {version(package)}" for name in self.names for package in ENGINES[name])
         self.key = cache.key_of(network.key, str(size), str(threads), machine(), *versions)

@@ -62,7 +62,8 @@ def export(
             "pt2" file never includes it: it takes preprocessed pixels.
         precision: "int8", for "openvino" only, exports the network's int8 model, whose results differ a little. The
             file is then compared with that model in dla; its gate compares it with fp32.
-        calibrate: photos to make and check the int8 model with (`dla.inference.calibrate_int8.make_quantized`); it is
+        calibrate: photos to make and check the int8 model with (`dla.inference.calibrate_int8.make_quantized`), for a
+            dense network with masks or boundaries (`dla.inference.calibrate_dense_int8.make_dense_quantized`); it is
             also stored for `load(precision="int8")`. Without it, the stored int8 model is exported.
         photos: a folder of photos to compare with, ideally similar to those it will classify; by default photos of the
             package. If there are fewer than 60, crops of them make up the number.
@@ -128,9 +129,11 @@ def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
 
 
 def _made_int8(files: ModelFiles, calibrate: str | os.PathLike[str], progress: Progress) -> QuantizedModel:
+    from dla.inference.calibrate_dense_int8 import make_dense_quantized
     from dla.inference.calibrate_int8 import make_quantized
 
-    result = make_quantized(files, calibrate, progress=progress)
+    make = make_quantized if task_of(files) == "classify" else make_dense_quantized
+    result = make(files, calibrate, progress=progress)
     progress.log(f"int8: {result.gate.sentence()}")
     place = "not stored, as neither the model's folder nor the cache can be written"
     if result.stored_in:
