@@ -122,7 +122,7 @@ def _open_pt2(path: Path, file: DenseFile) -> RunDenseFile:
     return run
 
 
-class _Program(nn.Module):
+class _DenseProgram(nn.Module):
     """The program in a "pt2" file: pixels (N, H, W, 3) -> the answer (N, H, W) and the logits (N, K, H, W)."""
 
     def __init__(self, network: nn.Module, scale_3: Array, shift_3: Array, file: DenseFile) -> None:
@@ -146,7 +146,7 @@ def dense_to_program(model: nn.Module, scale_3: Array, shift_3: Array, file: Den
 
     N is dynamic, and so are H and W above the backbone's stride.
     """
-    program = _Program(fuse_conv_bn(model), scale_3, shift_3, file).eval()
+    program = _DenseProgram(fuse_conv_bn(model), scale_3, shift_3, file).eval()
     example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
     return export(program, (example,), dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},))
 
