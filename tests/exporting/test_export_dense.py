@@ -93,8 +93,8 @@ def test_use_py_answers_as_dla_does(
 
 def test_use_py_of_a_file_that_takes_pixels(exported: dict[tuple[str, bool], Any], tmp_path: Path) -> None:
     mask_HW, _ = ran(exported["pt2", False].folder, COFFEE, tmp_path / "mask.png")
-    width, height = Image.open(COFFEE).size
-    assert mask_HW.shape == (height, width)
+    with Image.open(COFFEE) as photo:
+        assert mask_HW.shape == (photo.height, photo.width)
 
 
 def test_boundaries(models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

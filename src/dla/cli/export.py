@@ -49,7 +49,8 @@ def build_parser() -> Parser:
                 "cropped pixels")  # fmt: skip
     parser.options(ExportOptions, precision=None)
     parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos, and check it on part of "
-                "them; at least 550, labelled if possible (default: use the stored int8 model)")  # fmt: skip
+                "them; at least 550, labelled if possible; for a segmentation or boundary network with their masks or boundaries, "
+                "as for dla train (default: use the stored int8 model)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="photos to compare the results on (default: built-in photos)")
     parser.flag("-q", "--quiet", action="store_true", help="print only results")
     return parser
