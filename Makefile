@@ -7,7 +7,7 @@ CPU = --extra-index-url https://download.pytorch.org/whl/cpu
 RUNTIMES = $(addprefix .venv/onnxruntime-, 1.17.3 1.20.1 1.24.4)
 .venv/onnxruntime-1.17.3: NUMPY = numpy==1.26.4
 
-.PHONY: demo test quick check
+.PHONY: demo test quick check fuzz
 
 demo: .venv/demo
 	.venv/bin/python examples/demo.py build/demo
@@ -15,8 +15,15 @@ demo: .venv/demo
 quick: .venv/dev
 	.venv/bin/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
+# The usual order, by the number of tests, would leave single tests of half a minute for the end, on one core.
 test: .venv/dev $(RUNTIMES)
-	.venv/bin/python -m pytest -q -n auto --dist loadfile
+	.venv/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+
+# Damaged files of every kind: make fuzz SEED=1 TRIES=20000
+SEED ?= 0
+TRIES ?= 1000
+fuzz: .venv/dev
+	PYTHONPATH=tests .venv/bin/python -m attacks.fuzz --seed $(SEED) --tries $(TRIES)
 
 check: .venv/dev
 	.venv/bin/ruff format --check .

@@ -167,9 +167,8 @@ def _not_here(r: Row, nodes: bool) -> ModelInfo:
 
     with torch.device("meta"):
         model = build(r.name)
-    config = ModelConfig(r.name, model.num_classes, pretrained_cfg=r.pretrained_cfg())
-    name = f"{r.name}.{r.tag}" if r.tag else r.name
-    return _info(name, model, config, r, stored_of_row(r), nodes)
+    config = ModelConfig(r.name, model.num_classes, pretrained_cfg=r.pretrained_cfg().to_dict())
+    return _info(r.tagged_name, model, config, r, stored_of_row(r), nodes)
 
 
 def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
@@ -180,7 +179,7 @@ def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
     if source.kind == "hub":
         weights = StoredWeights("cached", size, path=path)
         revision = f"@{source.revision}" if source.revision else ""
-        name = f"hf-hub:{source.where}{revision}" if r is None or revision else f"{r.name}.{r.tag}"
+        name = f"hf-hub:{source.where}{revision}" if r is None or revision else r.tagged_name
     else:
         weights = StoredWeights("shipped" if source.name else "here", size, path=path)
         name = source.name or os.path.abspath(source.where)

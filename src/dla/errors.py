@@ -15,10 +15,12 @@ Each message is one or two sentences: what happened, the value, what is allowed,
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,14 @@ def printable(text: str, keep: str = "") -> str:
         f"\\u{ord(c):04x}" if c not in keep and (unicodedata.category(c) in _HIDDEN or _TURNING.match(c)) else c
         for c in text
     )
+
+
+def import_optional(module: str, message: str) -> Any:
+    """Import a module of an optional package; raise an UnavailableError with `message` if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UnavailableError(message) from None
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -29,9 +29,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def described(text: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """Return a field's metadata: the help text of its flag and the range of its values."""
-    return {"help": text, "range": None if low is None else (low, high)}
+def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    """Return a field with its default, the help text of its flag and the range of its values."""
+    return field(default=default, metadata={"help": text, "range": None if low is None else (low, high)})
 
 
 def check_range(name: str, value: Any, option: Field[Any]) -> None:
@@ -65,7 +65,7 @@ class ReadOptions:
 
     exif: Exif = "apply"
     max_pixels: int = 179_000_000
-    allow_truncated: bool = field(default=False, metadata=described("decode the available part of truncated files"))
+    allow_truncated: bool = option(False, "decode the available part of truncated files")
     max_bytes: int = 600_000_000
 
 
@@ -73,10 +73,8 @@ class ReadOptions:
 class BatchOptions(_Checked):
     """How photos are read and batched."""
 
-    batch_size: int = field(default=8, metadata=described("photos per batch", 1, 100_000))
-    workers: int | None = field(
-        default=None, metadata=described("threads that read and resize photos (default: one per core)", 0, 1024)
-    )
+    batch_size: int = option(8, "photos per batch", 1, 100_000)
+    workers: int | None = option(None, "threads that read and resize photos (default: one per core)", 0, 1024)
 
     @property
     def threads(self) -> int:
@@ -88,7 +86,7 @@ class BatchOptions(_Checked):
 class PredictOptions(_Checked):
     """What a prediction holds."""
 
-    topk: int = field(default=5, metadata=described("classes per photo", 1, 100_000))
+    topk: int = option(5, "classes per photo", 1, 100_000)
 
 
 @dataclass(frozen=True)
@@ -99,22 +97,15 @@ class EngineOptions(_Checked):
         UsageError: for values that contradict each other.
     """
 
-    device: str = field(default="auto", metadata=described("auto, cpu, cuda, mps"))
+    device: str = option("auto", "auto, cpu, cuda, mps")
     cache_dir: str | None = None
-    engine: str = field(
-        default="auto",
-        metadata=described("openvino, onnx, torch, or auto: the fastest here, see dla info MODEL --engines"),
+    engine: str = option("auto", "openvino, onnx, torch, or auto: the fastest here, see dla info MODEL --engines")
+    precision: PrecisionChoice = option(
+        "fp32",
+        "bf16 (if the CPU or GPU supports it) and int8 (if the network has an int8 model) are faster and slightly "
+        "less exact; auto: int8 if it was checked on such a CPU, else fp32",
     )
-    precision: PrecisionChoice = field(
-        default="fp32",
-        metadata=described(
-            "bf16 (if the CPU or GPU supports it) and int8 (if the network has an int8 model) are faster and slightly "
-            "less exact; auto: int8 if it was checked on such a CPU, else fp32"
-        ),
-    )
-    threads: int | None = field(
-        default=None, metadata=described("threads of the network (default: one per core)", 1, 1024)
-    )
+    threads: int | None = option(None, "threads of the network (default: one per core)", 1, 1024)
     photos: int | None = None
 
     def __post_init__(self) -> None:
@@ -130,69 +121,49 @@ class EngineOptions(_Checked):
 class PreprocessingOptions(_Checked):
     """How photos are prepared for a network, where its files do not say it; None: as they say, or a guess."""
 
-    input_size: int | None = field(
-        default=None, metadata=described("side of the square that the network sees, in pixels", 1, 65_536)
-    )
-    crop_pct: float | None = field(
-        default=None, metadata=described("fraction of the resized photo that the crop keeps", 0.001, 100)
-    )
-    crop_mode: CropMode | None = field(
-        default=None, metadata=described("crop the long side, squash the photo, or add a border to the short side")
-    )
-    interpolation: Interpolation | None = field(default=None, metadata=described("resampling filter"))
-    exif: Exif | None = field(default=None, metadata=described("apply or ignore the EXIF orientation of photos"))
+    input_size: int | None = option(None, "side of the square that the network sees, in pixels", 1, 65_536)
+    crop_pct: float | None = option(None, "fraction of the resized photo that the crop keeps", 0.001, 100)
+    crop_mode: CropMode | None = option(None, "crop the long side, squash the photo, or add a border to the short side")
+    interpolation: Interpolation | None = option(None, "resampling filter")
+    exif: Exif | None = option(None, "apply or ignore the EXIF orientation of photos")
 
 
 @dataclass(frozen=True)
 class EvalOptions(_Checked):
     """How photos are preprocessed in a validation."""
 
-    preset: Preset = field(
-        default="model",
-        metadata=described(
-            "model: the model's own preprocessing; imagenet: as timm validates, ignoring EXIF orientation"
-        ),
+    preset: Preset = option(
+        "model", "model: the model's own preprocessing; imagenet: as timm validates, ignoring EXIF orientation"
     )
-    tta: TestTime = field(default="none", metadata=described("test-time augmentation: flips, scales or both"))
+    tta: TestTime = option("none", "test-time augmentation: flips, scales or both")
 
 
 @dataclass(frozen=True)
 class RuntimeOptions(_Checked):
     """Runtime settings of a training run. They do not change the result."""
 
-    workers: int = field(default=2, metadata=described("threads that crop and resize", 0, 1024))
-    device: str = field(default="auto", metadata=described("auto, cpu, cuda, ..."))
-    photo_cache: PhotoCache = field(
-        default="none",
-        metadata=described("cache decoded photos: in ram, up to half of it, or on disk, in the user's cache folder"),
+    workers: int = option(2, "threads that crop and resize", 0, 1024)
+    device: str = option("auto", "auto, cpu, cuda, ...")
+    photo_cache: PhotoCache = option(
+        "none", "cache decoded photos: in ram, up to half of it, or on disk, in the user's cache folder"
     )
-    save_every: float = field(
-        default=120.0, metadata=described("seconds between checkpoints; one is also saved after each epoch")
-    )
+    save_every: float = option(120.0, "seconds between checkpoints; one is also saved after each epoch")
 
 
 @dataclass(frozen=True)
 class BenchOptions:
     """What a benchmark measures and how often."""
 
-    engine: str = field(default="all", metadata=described("openvino, onnx, torch, or all"))
-    precision: Literal["all", "fp32", "bf16", "int8"] = field(
-        default="fp32", metadata=described("one precision, or all that are possible here")
-    )
+    engine: str = option("all", "openvino, onnx, torch, or all")
+    precision: Literal["all", "fp32", "bf16", "int8"] = option("fp32", "one precision, or all that are possible here")
     batches: tuple[int, ...] = (1, 8)
-    against: Literal["timm"] | None = field(
-        default=None, metadata=described("also measure timm's network with the same weights and compare")
-    )
-    threads: int | None = field(
-        default=None, metadata=described("threads that compute (default: each engine's own choice)")
-    )
-    rounds: int = field(default=7, metadata=described("measurements of each row, at least 3"))
+    against: Literal["timm"] | None = option(None, "also measure timm's network with the same weights and compare")
+    threads: int | None = option(None, "threads that compute (default: each engine's own choice)")
+    rounds: int = option(7, "measurements of each row, at least 3")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """How an exported file computes."""
 
-    precision: Literal["fp32", "int8"] = field(
-        default="fp32", metadata=described("int8 (only for openvino) is faster and slightly less exact")
-    )
+    precision: Literal["fp32", "int8"] = option("fp32", "int8 (only for openvino) is faster and slightly less exact")

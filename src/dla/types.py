@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from typing import Any
@@ -17,8 +17,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Progress(Protocol):
-    """Receives the progress of long-running functions, from any thread.
+class Progress:
+    """Receives the progress of long-running functions, from any thread, and ignores it; subclasses show it.
 
     One task runs at a time: `start` ends the one before it.
     """
@@ -36,21 +36,7 @@ class Progress(Protocol):
         """Show a sentence that stays visible after the task has ended."""
 
 
-class _NoProgress:
-    def start(self, what: str, total: int | None = None, unit: str = "photos") -> None:
-        pass
-
-    def advance(self, count: int = 1) -> None:
-        pass
-
-    def note(self, words: str) -> None:
-        pass
-
-    def log(self, sentence: str) -> None:
-        pass
-
-
-NO_PROGRESS: Progress = _NoProgress()
+NO_PROGRESS = Progress()
 
 
 @dataclass(frozen=True, slots=True)

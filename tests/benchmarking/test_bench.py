@@ -22,6 +22,7 @@ from dla.benchmarking.rows import peak_flops, rows_of
 from dla.benchmarking.worker import CALLS, PEAK, PEAK_SIDE, ROUND_S, BenchmarkCase, Round, Worker
 from dla.catalog import ModelInfo
 from support.small_models import SIDE, write_small
+from support.tiny import in_the_table
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +130,7 @@ def test_a_process_that_cannot_run() -> None:
 
 @pytest.fixture(scope="module")
 def found() -> ModelInfo:
-    return dla.info()
+    return dla.info("shipped:tiny200")
 
 
 @given(first=ROUNDS, second=ROUNDS)
@@ -147,17 +148,18 @@ def test_figures_by_another_road(found: ModelInfo, first: list[Round], second: l
     assert row.speedup_range == pytest.approx((min(speedups), max(speedups)))
     assert (row.peak_memory_bytes, row.baseline, base.baseline) == (5, "timm fp32", "timm fp32")
     assert base.speedup_range == (1, 1)
-    assert row.top1 == pytest.approx(100 * dla.info("shipped:tiny200").results["top1"])  # type: ignore[index]
+    assert row.top1 == pytest.approx(100 * found.results["top1"])  # type: ignore[index]
 
 
 def test_random_weights_have_an_int8_model_that_passed_no_gate(tmp_path: Path) -> None:
-    write_random_model("dla46_c", tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["pretrained_cfg"]["input_size"] = [3, SIDE, SIDE]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    add_random_int8(tmp_path)
-    assert dla.load(str(tmp_path), precision="int8").engine.name == "OpenVINO on cpu in int8"
-    assert dla.load(str(tmp_path), precision="auto").engine.name != "OpenVINO on cpu in int8"
+    with in_the_table() as name:
+        write_random_model(name, tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["pretrained_cfg"]["input_size"] = [3, SIDE, SIDE]
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        add_random_int8(tmp_path)
+        assert dla.load(str(tmp_path), precision="int8").engine.name == "OpenVINO on cpu in int8"
+        assert dla.load(str(tmp_path), precision="auto").engine.name != "OpenVINO on cpu in int8"
 
 
 def test_timm_in_a_process_of_its_own(tmp_path: Path) -> None:

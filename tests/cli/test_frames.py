@@ -15,6 +15,7 @@ from dla.cli import main
 from dla.engines.openvino import OpenvinoEngine
 from support import flat_photos
 from support.photos import COFFEE
+from support.tiny import in_the_table
 
 ROOT = str(Path(dla.__file__).parent)
 
@@ -56,9 +57,10 @@ def test_from_main_to_the_step_of_the_optimizer(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(torch.optim.SGD, "step", watched)
     data = flat_photos.write(tmp_path / "data", train=4, val=2)
-    small = ["--recipe", flat_photos.PLAIN, "--model", "dla34_half", "--batch-size", "8", "--epochs", "1",
+    small = ["--recipe", flat_photos.PLAIN, "--model", "tiny", "--batch-size", "8", "--epochs", "1",
              "--input.val-size", "32", "--workers", "0"]  # fmt: skip
-    assert main(["train", str(data), *small, "--output", str(tmp_path / "run"), "-q"]) == 0
+    with in_the_table():
+        assert main(["train", str(data), *small, "--output", str(tmp_path / "run"), "-q"]) == 0
     assert seen
     assert seen[0][0] == "main"
     assert len(seen[0]) <= 6, seen[0]

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,13 +43,25 @@ def predict(*words: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def finished(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of uninterrupted runs, out.jsonl and out.csv, with what is written beside them."""
+    folder = tmp_path_factory.mktemp("finished")
+    for ending in ("jsonl", "csv"):
+        assert predict(*inputs, "-o", str(folder / f"out.{ending}")) == 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Path) -> dict[str, bytes]:
     """What an uninterrupted run writes, by the file's ending."""
-    folder = tmp_path_factory.mktemp("whole")
-    files = {ending: folder / f"out.{ending}" for ending in ("jsonl", "csv")}
-    for file in files.values():
-        assert predict(*inputs, "-o", str(file)) == 1
-    return {ending: file.read_bytes() for ending, file in files.items()}
+    return {ending: (finished / f"out.{ending}").read_bytes() for ending in ("jsonl", "csv")}
+
+
+def copied(folder: Path, to: Path, name: str) -> Path:
+    """The output `name` of a run in `folder`, copied with what lies beside it."""
+    for path in folder.glob(f"{name}*"):
+        shutil.copy2(path, to)
+    return to / name
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
@@ -74,9 +87,10 @@ def test_killed_at_random_moments_and_gone_on_with(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
-def test_cut_off_at_any_byte(ending: str, inputs: list[str], whole: dict[str, bytes], tmp_path: Path) -> None:
-    out = tmp_path / f"out.{ending}"
-    assert predict(*inputs, "-o", str(out)) == 1
+def test_cut_off_at_any_byte(
+    ending: str, inputs: list[str], finished: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = copied(finished, tmp_path, f"out.{ending}")
     for size in (0, 20, *random.Random(1).sample(range(len(whole[ending])), 4), len(whole[ending]) - 1):
         out.write_bytes(whole[ending][:size])
         assert predict(*inputs, "-o", str(out), "--resume") == 1
@@ -262,10 +276,9 @@ def test_one_other_input_in_the_middle_changes_nothing(
 @pytest.mark.parametrize("junk", [b"garbage", b"[" * 100_000])
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 def test_a_spoilt_line_in_the_middle_changes_nothing(
-    ending: str, junk: bytes, inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ending: str, junk: bytes, inputs: list[str], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / f"out.{ending}"
-    assert predict(*inputs, "-o", str(out)) == 1
+    out = copied(finished, tmp_path, f"out.{ending}")
     lines = out.read_bytes().split(b"\n")
     lines[10] = junk
     out.write_bytes(b"\n".join(lines))

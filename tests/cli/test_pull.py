@@ -13,6 +13,7 @@ import pytest
 
 from support import hub_server
 from support.released import released
+from support.warm import run_warm
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +30,18 @@ def hub() -> Iterator[hub_server.Hub]:
         yield running
 
 
+def environment(hub: hub_server.Hub, home: Path) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DLA_"))}
+    return clean | {"HOME": str(home), "HF_HOME": str(home / "hf"), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "*"}
+
+
 @pytest.fixture
 def dla(hub: hub_server.Hub, tmp_path: Path) -> Run:
     """Runs a command with an empty cache."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "DLA_"))}
-    clean |= {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "*"}
+    clean = environment(hub, tmp_path)
 
     def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "dla", *words], env=clean | env, capture_output=True, text=True)
+        return run_warm("-m", "dla", *words, env=clean | env)
 
     return run
 
@@ -140,9 +145,11 @@ def test_whole_files_of_another_network_do_not_pass(hub: hub_server.Hub, dla: Ru
     assert "These are the weights of dla46x_c." in done.stdout
 
 
-def test_an_output_of_plain_letters(hub: hub_server.Hub, dla: Run) -> None:
+def test_an_output_of_plain_letters(hub: hub_server.Hub, dla: Run, tmp_path: Path) -> None:
     dla("pull", "dla46_c")
-    done = dla("pull", "--verify", PYTHONIOENCODING="ascii")
+    command = [sys.executable, "-m", "dla", "pull", "--verify"]
+    env = environment(hub, tmp_path) | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith("ok dla46_c ")
 

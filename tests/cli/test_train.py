@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +22,18 @@ from dla.cli.train import RunFigures, summary
 from dla.training.events import EpochEvent, StepEvent
 from support import flat_photos
 from support.progress import Recorder
+from support.tiny import in_the_table
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--recipe", flat_photos.PLAIN, "--model", "dla34_half", "--batch-size", "8", "--epochs", "1",
-         "--input.val-size", "32", "--workers", "0"]  # fmt: skip
+SMALL = ["--recipe", flat_photos.PLAIN, "--model", "tiny", "--batch-size", "8", "--epochs", "1",
+             "--input.val-size", "32", "--workers", "0"]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> Iterator[None]:
+    with in_the_table():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +195,7 @@ def test_the_time_left_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) 
     now, progress = [100.0], Recorder()
     monkeypatch.setattr("dla.cli.train.time", SimpleNamespace(monotonic=lambda: now[-1]))
     figures = RunFigures(progress, 12)
-    epoch = EpochEvent(3, 120, 0.6, 0.01, 0.8, 1.0, 0.5, 8.0, 40.0, 0.01)
+    epoch = EpochEvent(3, 120, 0.6, 0.01, {"top1": 0.8, "top5": 1.0, "val_loss": 0.5}, 8.0, 40.0, 0.01)
     figures.on_epoch(epoch, False)  # a run that continues behind the last step
     figures.on_step(StepEvent(3, 12, 40, 40, 0.6, 0.5, 0.01, 8))
     now.append(102.0)
@@ -198,7 +206,7 @@ def test_the_time_left_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_from_python_with_the_same_arguments(data: Path, tmp_path: Path) -> None:
-    settings = {"model": "dla34_half", "epochs": 1, "batch_size": 8, "input.sizes": {0: 32}, "input.val_size": 32}
+    settings = {"model": "tiny", "epochs": 1, "batch_size": 8, "input.sizes": {0: 32}, "input.val_size": 32}
     folder = dla.train(data, "finetune-small", output=tmp_path / "run", workers=0,
                        settings=settings | {"pretrained": False})  # fmt: skip
     assert dla.load(str(folder / "best")).predict(data / "val" / "red" / "0.png").classes[0].class_id in ("red", "blue")
@@ -220,7 +228,7 @@ def test_the_recipes_batch_is_lowered_and_one_that_is_given_refused_before_weigh
     def load(*_: object) -> None:
         raise LoadedError
 
-    monkeypatch.setattr("dla.training.setup.build_initial", load)
+    monkeypatch.setattr("dla.training.classify_task.build_initial", load)
     monkeypatch.chdir(tmp_path)
     data = flat_photos.write(tmp_path / "few", train=9, val=2)
     with pytest.raises(LoadedError):

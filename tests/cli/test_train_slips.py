@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,38 +15,46 @@ from PIL import Image
 from dla.cli import main
 from dla.training.trainer import Trainer
 from support import flat_photos
+from support.tiny import in_the_table
 
 pytestmark = pytest.mark.slow
 
-SMALL = [
-    "--recipe",
-    flat_photos.PLAIN,
-    "--model",
-    "dla34_half",
-    "--batch-size",
-    "8",
-    "--epochs",
-    "1",
-    "--input.val-size",
-    "32",
-    "--workers",
-    "0",
-    "-q",
-]
+SMALL = ["--recipe", flat_photos.PLAIN, "--model", "tiny", "--batch-size", "8", "--epochs", "1", "--input.val-size",
+         "32", "--workers", "0", "-q"]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> Iterator[None]:
+    with in_the_table():
+        yield
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, and a run that is over but for its end, as if it had been killed then; both a second time in kept/."""
+    folder = tmp_path_factory.mktemp("room")
+    data, run = flat_photos.write(folder / "data", train=8, val=2), folder / "run"
+    assert main(["train", str(data), *SMALL, "--output", str(run)]) == 0
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"finished": False}))
+    for path in (data, run):
+        shutil.copytree(path, folder / "kept" / path.name)
+    return folder
+
+
+def fresh(room: Path, name: str) -> Path:
+    shutil.rmtree(room / name)
+    return shutil.copytree(room / "kept" / name, room / name)
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return flat_photos.write(tmp_path / "data", train=8, val=2)
+def data(room: Path) -> Path:
+    return fresh(room, "data")
 
 
 @pytest.fixture
-def run(data: Path, tmp_path: Path) -> Path:
-    """A run that is over but for its end: as if it had been killed then."""
-    assert main(["train", str(data), *SMALL, "--output", str(tmp_path / "run")]) == 0
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(json.dumps(facts | {"finished": False}))
-    return tmp_path / "run"
+def run(room: Path, data: Path) -> Path:
+    return fresh(room, "run")
 
 
 def said(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:

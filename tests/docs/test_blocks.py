@@ -43,6 +43,12 @@ def hub() -> Iterator[hub_server.Hub]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all pages, as a reader has: weights are downloaded and traced once."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
     """The folder of someone who reads the docs: one photo, a few in folders, a set of two classes to train on."""
@@ -60,9 +66,7 @@ def desk(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if any(language in RUNNING for language, _ in blocks(p))],
                          ids=lambda p: p.stem)  # fmt: skip
-def test_every_block_runs(page: Path, hub: hub_server.Hub, desk: Path) -> None:
-    home = desk / "home"
-    home.mkdir()
+def test_every_block_runs(page: Path, hub: hub_server.Hub, home: Path, desk: Path) -> None:
     if page.stem == "first-hour":
         write_small(desk / "runs" / "finetune-small-flowers" / "best", ["rose", "tulip"])
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DLA_", "TORCH_", "XDG_"))}

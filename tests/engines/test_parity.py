@@ -40,6 +40,14 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 SIZES = (1, 1), (7, 90), (33, 64)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_cache() -> Iterator[None]:
+    """No network comes a second time, and writing hundreds of megabytes takes longer than computing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLA_CACHE", "/dev/null")
+        yield
+
+
 def lively(model: DLA, *, damped: bool = False) -> DLA:
     """In evaluation mode, with statistics of photos and scores of about -1 to 1, so that all of it matters.
 
@@ -58,9 +66,9 @@ def lively(model: DLA, *, damped: bool = False) -> DLA:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_var *= 1 + damped
         if isinstance(model.fc, torch.nn.Conv2d) and model.global_pool.pool_type:
-            scores = model(x)
-            model.fc.weight /= 2 * scores.std(0).mean()
-            model.fc.bias = torch.nn.Parameter(model.fc.bias - model(x).mean(0))
+            features = model.global_pool(model.forward_features(x))
+            model.fc.weight /= 2 * model.fc(features).std(0).mean()
+            model.fc.bias = torch.nn.Parameter(model.fc.bias - model.fc(features).mean(0).flatten())
     return model
 
 

@@ -38,7 +38,7 @@ from dla.weights.model_folder import ModelConfig, write_folder, write_temperatur
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE, jpeg
 from support.progress import Recorder
-from support.tiny import tiny
+from support.tiny import in_the_table, shallow
 
 pytestmark = pytest.mark.slow
 
@@ -385,9 +385,9 @@ def test_pt2_of_a_network_for_small_photos(tmp_path: Path, monkeypatch: pytest.M
     """No larger than its stride: H and W are those."""
     monkeypatch.setattr(verify, "SAMPLE_IMAGES", 12)
     cfg = {"input_size": [3, 32, 32], "crop_pct": 1.0}
-    state = build("dla46x_c", num_classes=3).state_dict()
-    write_folder(tmp_path / "m", state, ModelConfig("dla46x_c", 3, pretrained_cfg=cfg))
-    made = dla.export(str(tmp_path / "m"), tmp_path / "out", "pt2")
+    with in_the_table() as name:
+        write_folder(tmp_path / "m", build(name, num_classes=3).state_dict(), ModelConfig(name, 3, pretrained_cfg=cfg))
+        made = dla.export(str(tmp_path / "m"), tmp_path / "out", "pt2")
     assert made.report.images == 12
     assert "resized and cropped as `use.py` does. N is free. |" in (made.folder / "README.md").read_text()
 
@@ -396,7 +396,7 @@ def test_pt2_of_a_network_for_small_photos(tmp_path: Path, monkeypatch: pytest.M
     ("block", "options"), [("bottle2neck", {"output_stride": 8}), ("basic", {"global_pool": "avgmax"})]
 )
 def test_pt2_takes_any_size_above_the_stride(block: str, options: dict[str, Any]) -> None:
-    model, scale_shift = tiny(block, **options).eval(), Preprocessing().scale_shift()
+    model, scale_shift = shallow(block, **options).eval(), Preprocessing().scale_shift()
     module = to_program(model, *scale_shift, 2.0, (64, 48)).module()
     engine = TorchEngine(model, *scale_shift, "cpu")
     generator = np.random.default_rng(0)

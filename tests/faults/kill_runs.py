@@ -39,11 +39,10 @@ from PIL import Image
 import dla.cli.train
 import dla.training.run
 from dla.cli import main
-from dla.models.registry import TABLE, Row
 from support.ends import differing, ended_in
 from support.flat_photos import PLAIN
+from support.tiny import in_the_table
 
-TINY = Row("tiny", (1, 1, 1, 1, 1, 1), (4, 8, 8, 8, 16, 16), "basic", params=0, macs=0)
 USUAL = ["--recipe", PLAIN, "--model", "tiny", "--epochs", "2", "--batch-size", "4", "--input.sizes", "{0: 24}",
          "--input.val_size", "24", "--schedule.warmup_epochs", "0.5", "--lr", "0.05", "--save-every", "0",
          "-q"]  # fmt: skip
@@ -173,7 +172,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dla.cli.train.build_parser()
     gc.freeze()  # a child copies no memory for what it does not change
-    gc.get_referents(TABLE)[0]["tiny"] = TINY  # the table is closed; this network is for here alone
-    with tempfile.TemporaryDirectory() as room:
+    with in_the_table(), tempfile.TemporaryDirectory() as room:
         os.chdir(room)
         sys.exit(measure(args.kills, args.chain, args.seed, Path(room)))

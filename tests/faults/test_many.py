@@ -1,10 +1,9 @@
-"""`dla train` on two processes by torchrun: one is killed and the end is the same; then one process goes on alone."""
+"""`dla train` on two processes: one is killed and the end is the same; then one goes on alone."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from dla.training.run import train
 from dla.training.task import Batch
 from support.flat_photos import PLAIN
 from support.progress import Recorder
-from support.torchrun import command, environment, torchrun
+from support.torchrun import elastic, two_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -55,18 +54,19 @@ def words(photos: Path, run: Path, *more: str) -> list[str]:
 def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on two processes that nothing interrupted."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    done = torchrun(*words(photos, run))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch 1/2  loss") == 1  # only the main rank prints
+    both = two_ranks(*words(photos, run))
+    assert [done.returncode for done in both] == [0, 0], both
+    assert [done.stderr.count("epoch 1/2  loss") for done in both] == [1, 0]  # only the main rank prints
     return run
 
 
 def test_a_killed_process_is_started_again_and_the_end_is_the_same(photos: Path, whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "killed"
-    script, *rest = [str(KILLING), *words(photos, run, "--save-every", "0")[2:]]
-    done = torchrun(script, *rest, restarts=1)
-    assert done.returncode == 0, done.stderr
-    assert "continues at epoch " in done.stderr
+    run, log = tmp_path / "killed", tmp_path / "log.txt"
+    command = [KILLING, *words(photos, run, "--save-every", "0")[2:]]
+    with elastic(*command, log=log, restarts=1) as process:
+        process.join()
+    assert process.exitcode == 0, log.read_text()
+    assert "continues at epoch " in log.read_text()
     for name in ("model.safetensors", "config.json"):
         assert (run / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
     assert weights(run) == weights(whole)
@@ -83,19 +83,18 @@ def figures(run: Path) -> list[list[float]]:
 
 
 def test_a_schedulers_sigterm_makes_all_ranks_save_and_end(photos: Path, tmp_path: Path) -> None:
-    run = tmp_path / "preempted"
-    long = command(*words(photos, run), "--epochs", "1000")
-    with subprocess.Popen(long, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    run, log = tmp_path / "preempted", tmp_path / "log.txt"
+    with elastic(*words(photos, run), "--epochs", "1000", log=log) as process:
         while not (run / "metrics.jsonl").exists():
-            assert process.poll() is None
+            assert process.is_alive(), log.read_text()
             time.sleep(0.01)
         process.terminate()
-        assert process.stderr is not None
-        text = process.stderr.read()
+        process.join()
+    text = log.read_text()
     (saved,) = [line for line in text.splitlines() if line.startswith("Saved at step ")]
     newest = sorted((run / "checkpoints").iterdir())[-1]
     assert saved == f"Saved at step {newest.name.split('-')[-1]}. Run the same command again to continue."
-    assert text.count("Traceback") == 1  # torchrun's own
+    assert text.count("Traceback") == 1  # the agent's own
 
 
 def test_one_process_goes_on_alone_and_says_so(photos: Path, whole: Path, tmp_path: Path) -> None:

@@ -76,12 +76,12 @@ def said(process: Training) -> str:
     return process.stderr.read()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code", "warm"), [(signal.SIGTERM, 143, True), (signal.SIGINT, 130, False)])
 def test_a_stop_saves_first_and_the_same_command_goes_on(
-    number: signal.Signals, code: int, photos: Path, tmp_path: Path
+    number: signal.Signals, code: int, warm: bool, photos: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with training(photos, run, "--epochs", "1000", warm=False) as process:
+    with training(photos, run, "--epochs", "1000", warm=warm) as process:
         wait_for(process, run / "metrics.jsonl")
         time.sleep(0.1)
         process.send_signal(number)

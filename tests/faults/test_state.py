@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from safetensors.torch import load_file
 import dla
 from dla.training.checkpoints import Checkpoints
 from support.progress import Recorder
+from support.warm import run_warm
 
 pytestmark = pytest.mark.slow
 
@@ -168,10 +167,14 @@ except dla.DlaError as error:
 
 
 @pytest.mark.parametrize("room", [10_000, 24_000])
-def test_without_room_it_is_said_and_nothing_is_lost(room: int, tmp_path: Path) -> None:
+def test_without_room_it_is_said_and_nothing_is_lost(
+    room: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Room for half the tensors; for them, but not for the facts."""
     checkpoints = saved(tmp_path, 10, 20)
-    done = subprocess.run([sys.executable, "-c", SAVE, tmp_path, str(room)], capture_output=True, text=True, check=True)
+    script = tmp_path_factory.mktemp("script") / "save.py"
+    script.write_text(SAVE)
+    done = run_warm(str(script), str(tmp_path), str(room), env=os.environ)
     assert done.stdout == (
         f"1 the checkpoint {tmp_path}/000003-step-30 cannot be written: File too large. Run the same command again "
         f"to continue from {tmp_path}/000002-step-20\n"

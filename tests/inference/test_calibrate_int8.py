@@ -148,28 +148,30 @@ def test_without_labels_the_gate_is_agreement(model: str, photos: Path, tmp_path
     assert gate.photos == GATE_PHOTOS
 
 
-def test_what_does_not_agree_is_not_kept(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = write_model(tmp_path / "unsure", sure=False)
+def test_what_does_not_agree_is_not_kept(
+    model: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(shutil.copytree(model, tmp_path / "m", ignore=shutil.ignore_patterns("int8.zip")))
     (tmp_path / "flat").mkdir()
     for path in photos.rglob("*.png"):
         (tmp_path / "flat" / f"{path.parent.name}{path.name}").symlink_to(path)
     monkeypatch.setattr("dla.inference.calibrate_int8.AGREEMENT", 1.01)
     with pytest.raises(CheckError, match=r"did not pass: the first class is fp32's on .* Nothing is stored"):
         make_quantized(model, tmp_path / "flat")
-    assert not (tmp_path / "unsure" / "int8.zip").exists()
+    assert not (tmp_path / "m" / "int8.zip").exists()
     with pytest.raises(UnavailableError, match="has no int8 model. Make one"):
         dla.load(model, precision="int8")
 
 
 def test_a_labelled_gate_that_fails_leads_to_more_care(
-    model: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+    made: CalibrationResult, model: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     progress = Recorder()
     monkeypatch.setattr("dla.inference.calibrate_int8.MAX_DROP", -1.0)
-    monkeypatch.setattr("dla.inference.calibrate_int8.quantize", quantized.quantize.__wrapped__)  # each time anew
+    monkeypatch.setattr("dla.inference.calibrate_int8.quantize", quantized.quantize.__wrapped__)  # with its progress
 
     def accuracy_control(network: Any, pixels: Any, targets_N: Any, progress: Any) -> QuantizedModel | None:
-        return quantized.quantize(network, pixels) if len(targets_N) == len(pixels) else None
+        return made.quantized if len(targets_N) == len(pixels) else None
 
     monkeypatch.setattr("dla.inference.calibrate_int8.quantize_with_accuracy_control", accuracy_control)
     with pytest.raises(CheckError, match=r"a loss of .* points"):
@@ -360,10 +362,11 @@ def test_another_way_of_packing_is_refused(made: CalibrationResult, method: int)
 
 
 def test_photos_beside_folders_are_not_left_out(model: str, photos: Path, tmp_path: Path) -> None:
-    for path in photos.rglob("*.png"):
+    one, *others = photos.rglob("*.png")
+    for path in others:
         (tmp_path / f"{path.parent.name}{path.name}").symlink_to(path)
     (tmp_path / "thumbs").mkdir()
-    (tmp_path / "thumbs" / "one.png").symlink_to(next(photos.rglob("*.png")))
+    (tmp_path / "thumbs" / "one.png").symlink_to(one)
     assert make_quantized(model, tmp_path).gate.kind == "agreement"
 
 

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from functools import cache, partial
 from itertools import chain, combinations
+from typing import Any
 
 import pytest
 import torch
@@ -30,11 +31,17 @@ X_N3HW = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 GROUPED: Callable[..., nn.Module] = partial(nn.GroupNorm, 4)
 
 
+def narrow(name: str, **options: Any) -> nn.Module:
+    """A network of timm with all of its layers, and few channels in each."""
+    widths = {"dims": (8, 16, 24, 32)} if name.startswith("convnext") else {"channels": (64, 24, 32, 48)}
+    return timm.create_model(name, num_classes=5, **widths, **options)
+
+
 @cache
 def trained(name: str) -> nn.Module:
     """A network whose norms and scales are not those of a fresh one. To be copied."""
     torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=5)
+    net = narrow(name)
     randomise(net)
     for module in net.modules():
         if hasattr(module, "gamma"):  # ConvNeXt's scale of a block, which begins at a millionth
@@ -107,7 +114,7 @@ def test_copies_and_files_of_a_grafted_network() -> None:
     net = graft(copy.deepcopy(trained("resnet18")), ["layer2", "layer4"]).eval()
     for node in (*net.layer2.nodes, *net.layer4.nodes):
         nn.init.uniform_(node.bn.weight)
-    again = graft(timm.create_model("resnet18", num_classes=5), ["layer2", "layer4"]).eval()
+    again = graft(narrow("resnet18"), ["layer2", "layer4"]).eval()
     again.load_state_dict(net.state_dict())
     for other in (again, copy.deepcopy(net), pickle.loads(pickle.dumps(net)), torch.fx.symbolic_trace(net)):
         assert torch.equal(other(X_N3HW), net(X_N3HW))
@@ -115,7 +122,7 @@ def test_copies_and_files_of_a_grafted_network() -> None:
 
 
 def test_dtype_mode_and_other_images() -> None:
-    net = timm.create_model("resnet18", num_classes=5, in_chans=1).double().eval()
+    net = narrow("resnet18", in_chans=1).double().eval()
     net.layer1.train()
     before = copy.deepcopy(net)
     images_N1HW = torch.randn(1, 1, 32, 32, dtype=torch.float64)

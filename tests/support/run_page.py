@@ -4,6 +4,7 @@ Python blocks share their names, as a reader's session would. Of a bash block ea
 pipe in a shell.
 """
 
+import gc
 import importlib
 import os
 import re
@@ -71,6 +72,7 @@ def run(page: Path) -> int:
 
 def run_alone(page: Path, folder: Path, env: dict[str, str], log: Path) -> None:
     """Be a process for this page alone: its folder, its environment, and `log` for what it prints."""
+    gc.freeze()  # as in support.warm
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)

@@ -15,7 +15,8 @@ from dla.images.random_crop import crop_generator, random_crop
 from dla.training.batches import TrainBatches, fit_batch
 from dla.training.classify_task import ClassifySamples, ClassifyValidation
 from dla.training.distributed import Ranks
-from dla.training.recipe import AugmentConfig, InputConfig, LossConfig, OptimizerConfig, Recipe
+from dla.training.recipe import LossConfig, OptimizerConfig, Recipe
+from dla.training.recipe_input import AugmentConfig, InputConfig
 
 RECIPE = Recipe(batch_size=8, input=InputConfig(sizes={0: 16, 1: [8, 12]}), augment=AugmentConfig(scale=(0.5, 1)))
 IMAGES = [Image.fromarray(np.full((20, 26, 3), i, np.uint8)) for i in range(43)]

@@ -1,4 +1,4 @@
-"""Several processes of one run; two real ones by torchrun on gloo."""
+"""Several processes of one run; two real ones on gloo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import dla
 from dla.errors import UsageError
 from dla.training.distributed import Ranks, process_group
-from support.torchrun import torchrun
+from support.torchrun import torchrun, two_ranks
 
 SCRIPT = Path(__file__).with_name("ranks_script.py")
 
@@ -88,8 +88,8 @@ def test_variables_that_cannot_be(variables: dict[str, str], message: str, monke
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    done = torchrun(SCRIPT, tmp_path, "all")
-    assert done.returncode == 0, done.stderr
+    for done in two_ranks(SCRIPT, tmp_path, "all"):
+        assert done.returncode == 0, done.stderr
     main, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert main["ranks"] == [0, 2, 0]
     assert second["ranks"] == [1, 2, 1]
@@ -110,13 +110,23 @@ def test_two_processes(tmp_path: Path) -> None:
     [
         ("error on the second", ["this one has three legs"], 2),
         ("error on both", ["both stumble, left", "both stumble, right"], 1),
-        ("killed", ["another process of this run ended or cannot be reached"], -9),
     ],
 )
 def test_an_error_on_one_ends_all_with_one_sentence(what: str, sentences: list[str], code: int, tmp_path: Path) -> None:
-    done = torchrun(SCRIPT, tmp_path, what)
+    both = two_ranks(SCRIPT, tmp_path, what)
+    assert all(done.returncode != 0 for done in both)
+    assert both[1].returncode == code
+    lines = "".join(done.stderr for done in both).splitlines()
+    (said,) = [line for line in lines if line.startswith("dla: ")]
+    assert any(sentence in said for sentence in sentences)
+    assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_with_one_sentence(tmp_path: Path) -> None:
+    done = torchrun(SCRIPT, tmp_path, "killed")
     assert done.returncode != 0
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("dla: ")]
-    assert any(sentence in said for sentence in sentences)
-    assert f"exitcode  : {code} " in done.stderr
+    assert "another process of this run ended or cannot be reached" in said
+    assert "exitcode  : -9 " in done.stderr
     assert done.stderr.count("Traceback") == 1  # torchrun's own

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dla.training.pair_augment import IGNORED, random_pair
-from dla.training.recipe import AugmentConfig
+from dla.training.recipe_input import AugmentConfig
 
 H, W = 120, 150
 Y, X = np.mgrid[:H, :W].astype(np.uint8)

@@ -14,7 +14,8 @@ from torch import Tensor
 from dla.training.augment import BatchAugment
 from dla.training.edges_task import consensus, weigh_sides
 from dla.training.pixel_loss import PixelLabels, PixelObjective, balanced_sides, class_weights, lovasz_softmax
-from dla.training.recipe import AugmentConfig, LossConfig
+from dla.training.recipe import LossConfig
+from dla.training.recipe_input import AugmentConfig
 from dla.training.task import Batch
 
 N, K, H, W = 4, 3, 6, 5

@@ -1,6 +1,7 @@
 """`dla train` as a whole: a tiny run learns, stops and goes on, and ends in a folder that predicts."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,18 @@ from safetensors.torch import load_file
 import dla
 from dla.cli import main
 from dla.training.events import EpochEvent, TrainerCallback
-from dla.training.recipe import AugmentConfig, DistillConfig, EmaConfig, InputConfig, Recipe, ScheduleConfig
+from dla.training.recipe import DistillConfig, EmaConfig, Recipe, ScheduleConfig
+from dla.training.recipe_input import AugmentConfig, InputConfig
 from dla.training.run import train
 from support import flat_photos
 from support.oracle import timm
 from support.progress import Piece, Recorder
+from support.tiny import in_the_table
 
 pytestmark = pytest.mark.slow
 
 TINY = Recipe(
-    model="dla34_half", epochs=2, batch_size=8, lr=0.01, input=InputConfig(sizes={0: 32}, val_size=32, crop_pct=1.0),
+    model="tiny", epochs=2, batch_size=8, lr=0.01, input=InputConfig(sizes={0: 32}, val_size=32, crop_pct=1.0),
     augment=AugmentConfig(scale=(0.8, 1.0)), schedule=ScheduleConfig(warmup_epochs=0.5), average=EmaConfig(0.8),
 )  # fmt: skip
 
@@ -33,6 +36,12 @@ class Figures(TrainerCallback):
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         self.epochs.append(epoch)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> Iterator[None]:
+    with in_the_table():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,22 +22,21 @@ from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.loss import Criterion, balanced_weights, label_texts
 from dla.training.model import InitialModel, freeze
 from dla.training.recipe import (
-    AugmentConfig,
     ComputeConfig,
     DistillConfig,
     EarlyStopConfig,
     EmaConfig,
-    InputConfig,
     LossConfig,
     OptimizerConfig,
     Recipe,
     RegularizationConfig,
     ScheduleConfig,
 )
+from dla.training.recipe_input import AugmentConfig, InputConfig
 from dla.training.task import Batch
 from dla.training.trainer import Trainer
 from dla.weights.model_folder import ModelConfig
-from support.tiny import tiny
+from support.tiny import shallow
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +59,7 @@ class Pictures:
 
 def fit_of(recipe: Recipe, network: nn.Module | None = None, teacher: Any = None) -> Trainer:
     torch.manual_seed(0)
-    network = network or tiny(drop_rate=recipe.regular.drop_rate).reset_classifier(CLASSES)
+    network = network or shallow(drop_rate=recipe.regular.drop_rate).reset_classifier(CLASSES)
     freeze(network, recipe.freeze)
     config = ModelConfig("dla34", CLASSES)
     start = InitialModel(network, Preprocessing((SIDE, SIDE), crop_pct=1.0), config, ())
@@ -217,14 +216,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Tensor]:
+    """Where two epochs without any option end."""
+    trainer = fit_of(replace(RECIPE, epochs=2))
+    run(trainer.recipe, trainer)
+    return trainer.state()[0]
+
+
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_run_with_each_option_differs_and_goes_on_from_its_state_to_the_bit(name: str) -> None:
+def test_a_run_with_each_option_differs_and_goes_on_from_its_state_to_the_bit(
+    name: str, plain: dict[str, Tensor]
+) -> None:
     """What is carried over is written as a checkpoint would: tensors by name, facts as JSON."""
     recipe = replace(RECIPE, epochs=2, **OPTIONS[name])
-    whole, plain = fit_of(recipe), fit_of(replace(RECIPE, epochs=2))
+    whole = fit_of(recipe)
     figures = run(recipe, whole)
-    run(replace(RECIPE, epochs=2), plain)
-    assert largest_difference(whole.state()[0], {**whole.state()[0], **plain.state()[0]}) > 0
+    assert largest_difference(whole.state()[0], {**whole.state()[0], **plain}) > 0
 
     first = fit_of(recipe)
     saved: list[Any] = []

@@ -119,21 +119,12 @@ def bench(
     return run.report()
 
 
-@dataclass(frozen=True, slots=True)
-class _Network:
-    """One network of the plan, its description, and whether it runs with random weights."""
-
-    model: str
-    info: ModelInfo
-    random_weights: bool
-
-
 class Bench:
     """A run of `plan`. `rows` and `skipped` grow while `measure` runs."""
 
     def __init__(self, plan: BenchmarkPlan) -> None:
         self.plan = plan
-        self.networks = [_network(model) for model in dict.fromkeys(plan.models)]
+        self.networks = {model: info(model) for model in plan.models}
         self.batches = tuple(dict.fromkeys(plan.batches))
         self.rows: list[BenchRow] = []
         self.skipped: list[BenchSkipped] = []
@@ -152,22 +143,20 @@ class Bench:
         progress.start("measuring", total, "rounds")
         with tempfile.TemporaryDirectory() as aside, Worker(BenchmarkCase(PEAK)) as peak:
             peak.wait()
-            for number, network in enumerate(self.networks):
-                source, cache = network.model, None
-                if network.random_weights:
+            for number, (model, described) in enumerate(self.networks.items()):
+                source, cache = model, None
+                if _has_no_weights(described):
                     source, cache = str(Path(aside, str(number))), str(Path(aside, "cache"))
-                    write_random_model(network.info.architecture, Path(source))
+                    write_random_model(described.architecture, Path(source))
                     if ("openvino", "int8") in self.plan.cases:
                         add_random_int8(Path(source))
                 for batch in self.batches:
-                    self._group(network, source, cache, batch, peak, progress)
+                    self._group(model, source, cache, batch, peak, progress)
 
-    def _group(
-        self, network: _Network, source: str, cache: str | None, batch: int, peak: Worker, progress: Progress
-    ) -> None:
+    def _group(self, model: str, source: str, cache: str | None, batch: int, peak: Worker, progress: Progress) -> None:
         """Measure one network at one batch size: each of its cases once per round."""
         with ExitStack() as stack:
-            workers = self._start(stack, network, source, cache, batch)
+            workers = self._start(stack, model, source, cache, batch)
             progress.advance((len(self.plan.cases) - len(workers)) * self.plan.rounds)  # the skipped cases
             rounds: dict[Worker, list[Round]] = {worker: [] for worker in (peak, *workers)}
             for _ in range(self.plan.rounds):
@@ -178,13 +167,15 @@ class Bench:
         flops = peak_flops(rounds.pop(peak))
         self.peaks.append(flops)
         measured = {worker.case: done for worker, done in rounds.items()}
-        self.rows += rows_of(network.model, network.info, network.random_weights, measured, flops)
+        described = self.networks[model]
+        self.rows += rows_of(model, described, _has_no_weights(described), measured, flops)
 
-    def _start(self, stack: ExitStack, network: _Network, source: str, cache: str | None, batch: int) -> list[Worker]:
+    def _start(self, stack: ExitStack, model: str, source: str, cache: str | None, batch: int) -> list[Worker]:
         """Start the cases that can run on this machine, and record why the others are skipped."""
         started, errors = [], []
+        size = self.networks[model].input_size[1:]
         for engine, precision in self.plan.cases:
-            case = BenchmarkCase(engine, source, precision, batch, network.info.input_size[1:], self.plan.threads)
+            case = BenchmarkCase(engine, source, precision, batch, size, self.plan.threads)
             try:
                 if engine in CACHING:
                     with Worker(case, cache) as first:  # fills the cache, so that compiling does not count as memory
@@ -197,15 +188,13 @@ class Bench:
                     raise  # every other network would fail in the same way
                 errors.append(error)
                 # random weights are in a temporary folder, whose path means nothing to the user
-                reason = str(error).replace(source, network.model).partition(". Try")[0]
-                self._skip(BenchSkipped(network.model, engine, precision, reason))
+                reason = str(error).replace(source, model).partition(". Try")[0]
+                skipped = BenchSkipped(model, engine, precision, reason)
+                if skipped not in self.skipped:
+                    self.skipped.append(skipped)
         if errors and all(worker.case.engine == TIMM for worker in started):
             raise next((error for error in errors if isinstance(error, UnavailableError)), errors[-1])
         return started
-
-    def _skip(self, skipped: BenchSkipped) -> None:
-        if skipped not in self.skipped:
-            self.skipped.append(skipped)
 
     def report(self) -> BenchReport:
         """Return what was measured so far.
@@ -230,9 +219,8 @@ class Bench:
         )
 
 
-def _network(model: str) -> _Network:
-    described = info(model)
-    return _Network(model, described, described.weights.state in ("none", "to download"))
+def _has_no_weights(described: ModelInfo) -> bool:
+    return described.weights.state in ("none", "to download")
 
 
 def _versions(engines: set[str]) -> dict[str, str]:

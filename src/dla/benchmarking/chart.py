@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from dla.benchmarking.rows import BenchReport, BenchRow
 from dla.drawing.shapes import Circle, Line, Page, Rect, Shape, Style, Text, text_width
@@ -48,9 +47,7 @@ def bench_chart(report: BenchReport) -> Page:
     batch = min(row.batch for row in report.rows)
     rows = [row for row in report.rows if row.batch == batch]
     plot = _Plot(rows)
-    shapes = [*_head(report, rows, batch), *_grid(plot), *_strip(plot)]
-    for row in rows:
-        shapes.append(_dot(plot, row))
+    shapes = [*_head(report, rows, batch), *_grid(plot), *_strip(plot), *(_dot(plot, row) for row in rows)]
     for model in plot.models:
         xs = [plot.x(row) for row in rows if row.model == model]
         shapes.append(Line("span", ((min(xs), plot.y(model)), (max(xs), plot.y(model)))))
@@ -146,23 +143,15 @@ def _labels(plot: _Plot) -> Iterator[Shape]:
     taken = [_around(plot.x(row), plot.y(row.model), DOT + 1) for row in plot.rows]
     for model, row in plot.models.items():
         text = shortened(model, 40) + (f", {row.top1:.1f} % of its own photos" if row.top1_dataset == "own" else "")
-        places = list(_places(plot, model, text_width(text, STYLES["middle"])))
-        free = [place for place in places if not any(_meet(place.box, box) for box in taken)]
-        place = (free or places)[0]
-        taken.append(place.box)
-        yield Text(place.anchor, place.x, place.y + 4, text)
+        places = list(_places(plot, model, text))
+        label, box = next((place for place in places if not any(_meet(place[1], box) for box in taken)), places[0])
+        taken.append(box)
+        yield label
 
 
-@dataclass(frozen=True, slots=True)
-class _LabelPlace:
-    anchor: str
-    x: float
-    y: float
-    box: PlotBox
-
-
-def _places(plot: _Plot, model: str, width: float) -> Iterator[_LabelPlace]:
-    """Yield label places in the plot: beside the fastest dot, beside the slowest, then above and below, by distance."""
+def _places(plot: _Plot, model: str, text: str) -> Iterator[tuple[Text, PlotBox]]:
+    """Yield labels in the plot and their boxes: beside the fastest dot, beside the slowest, then above and below."""
+    width = text_width(text, STYLES["middle"])
     xs = [plot.x(row) for row in plot.rows if row.model == model]
     y = plot.y(model)
     near = [("end", min(xs) - 10, y), ("start", max(xs) + 10, y)]
@@ -172,7 +161,7 @@ def _places(plot: _Plot, model: str, width: float) -> Iterator[_LabelPlace]:
     for anchor, x, at in near:
         left = x - {"end": 1.0, "start": 0.0, "middle": 0.5}[anchor] * width
         if left >= LEFT and left + width <= WIDTH - RIGHT:
-            yield _LabelPlace(anchor, x, at, (left, at - 6, left + width, at + 6))
+            yield Text(anchor, x, at + 4, text), (left, at - 6, left + width, at + 6)
 
 
 def _around(x: float, y: float, radius: float) -> PlotBox:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import importlib
 import io
@@ -9,9 +10,13 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -52,10 +57,35 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (docs/errors.md lists them)."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Run one command and return its exit code (docs/errors.md lists them).
+
+    Without `argv` it is the command of this process. A signal then ends it without taking its modules apart, which
+    lasts seconds with PyTorch.
+    """
+    if argv is not None:
+        return _run(list(argv))
+    code = 1
+    atexit.register(lambda: _end_process(code))  # before PyTorch's, so it is called after them
+    try:
+        code = _run(sys.argv[1:])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0
+        raise
+    return code
+
+
+def _end_process(code: int) -> None:
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(args: list[str]) -> int:
     _open_streams()
     before = signal.signal(signal.SIGTERM, _terminated)
+    watch = _BlockedReadWatch() if sys.platform == "linux" else None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that does not affect results
@@ -81,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        if watch is not None:
+            watch.close()
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # do not raise while the interpreter shuts down
     return code
 
@@ -144,3 +176,43 @@ def _unencodable(error: UnicodeError) -> tuple[bytes, int]:
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signum)
+
+
+class _BlockedReadWatch:
+    """Ends the process after a signal while the main thread is stuck in the kernel, where no signal handler can run.
+
+    That is so while it reads from a network disk that does not answer. A main thread that writes is left alone. Linux
+    only.
+    """
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+        reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader, threading.get_native_id()), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writer)
+
+    def _watch(self, signals: int, main_thread: int) -> None:
+        number = next((n for [n] in iter(lambda: os.read(signals, 1), b"") if n in (signal.SIGINT, signal.SIGTERM)), 0)
+        while number and not self._closed.wait(0.1):
+            if _stays_blocked(main_thread):
+                os._exit(128 + number)
+        os.close(signals)
+
+
+def _stays_blocked(thread: int) -> bool:
+    """Return whether the thread is stuck in a read for a second without a pause."""
+    from dla.storage.files import WRITING
+
+    for _ in range(10):
+        state = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[0]
+        if state != "D" or threading.main_thread().ident in WRITING:
+            return False
+        time.sleep(0.1)
+    return True

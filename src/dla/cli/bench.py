@@ -1,4 +1,14 @@
-"""`dla bench`."""
+"""Measure the speed of networks on this CPU, one row per engine, precision and batch size. Each row runs in its
+own process and is measured once per round. Networks whose weights are not on this machine run with random
+ones; nothing is downloaded.
+
+Exit code 2: wrong usage, or nothing requested can run here; 3: a package or weights are missing.
+
+example:
+  dla bench
+  dla bench dla34 dla60 --precision all --batch-size 1,8,16 --against timm
+  dla bench dla34 --format json --output bench.json --picture bench.svg
+"""
 
 from __future__ import annotations
 
@@ -7,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dla.cli.common import check_file, log, show_progress
-from dla.cli.parser import MODEL_HELP, Parser, default_model
+from dla.cli.parser import MODEL_HELP, Parser, about, default_model
 from dla.errors import UsageError, pip_line
 from dla.options import BenchOptions, cores
 from dla.storage.files import write_file
@@ -19,22 +29,9 @@ if TYPE_CHECKING:
     from dla.benchmarking.rows import BenchReport
 
 
-DESCRIPTION = """\
-Measure the speed of networks on this CPU, one row per engine, precision and batch size. Each row runs in its
-own process and is measured once per round. Networks whose weights are not on this machine run with random
-ones; nothing is downloaded.
-
-Exit code 2: wrong usage, or nothing requested can run here; 3: an engine or weights are missing."""
-
-EXAMPLE = """\
-  dla bench
-  dla bench dla34 dla60 --precision all --batch-size 1,8,16 --against timm
-  dla bench dla34 --format json --output bench.json --picture bench.svg"""
-
-
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("bench", DESCRIPTION, EXAMPLE, "[MODEL...] [options]")
+    parser = Parser("bench", *about(__doc__), "[MODEL...] [options]")
     parser.flag("models", metavar="MODEL", nargs="*", help=f"networks, each {MODEL_HELP} (default: {DEFAULT_MODEL})")
     parser.options(BenchOptions, engine="E", precision=None)
     batches = ",".join(map(str, BenchOptions.batches))

@@ -1,22 +1,20 @@
-"""`dla cache`."""
+"""Show or clear the cache: networks converted for the engines, decoded training photos and engine timings. They
+are recreated when needed. int8 models made from your photos are stored here too; --clear keeps them.
+Downloaded weights are not part of it; dla models lists them.
+
+example:
+  dla cache
+  dla cache --clear
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 
-from dla.cli.parser import Parser, table_width
+from dla.cli.parser import Parser, about, table_width
 from dla.storage import cache
 from dla.text_table import text_table
-
-DESCRIPTION = """\
-Show or clear the cache: networks converted for the engines, decoded training photos and engine timings. They
-are recreated when needed. int8 models made from your photos are stored here too; --clear keeps them.
-Downloaded weights are not part of it; dla models lists them."""
-
-EXAMPLE = """\
-  dla cache
-  dla cache --clear"""
 
 KINDS = {
     "ops": "networks that run without PyTorch",
@@ -29,7 +27,7 @@ KINDS = {
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("cache", DESCRIPTION, EXAMPLE, "[options]")
+    parser = Parser("cache", *about(__doc__), "[options]")
     parser.flag("--clear", action="store_true", help="clear the cache, except int8 models")
     parser.output_format()
     return parser

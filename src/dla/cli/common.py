@@ -289,7 +289,7 @@ def show_progress(quiet: bool, *, bar: bool | None = None, prefix: str = "dla: "
 NOTE_SECONDS = 30.0
 
 
-class _Shown:
+class _Shown(Progress):
     """Progress on standard error. Without a bar, a note is printed at most every `NOTE_SECONDS`, with the rate."""
 
     def __init__(self, with_bar: bool, prefix: str) -> None:

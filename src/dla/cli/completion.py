@@ -1,4 +1,12 @@
-"""`dla completion`."""
+"""Print a script that completes commands, options, their values and files. Load it in every new shell:
+
+  bash   eval "$(dla completion bash)" in ~/.bashrc
+  zsh    dla completion zsh > DIR/_dla, with a folder DIR of your $fpath
+
+example:
+  dla completion bash > ~/.local/share/bash-completion/completions/dla
+  dla completion zsh > ~/.zfunc/_dla
+"""
 
 from __future__ import annotations
 
@@ -8,21 +16,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from dla.cli import COMMANDS
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, about
 from dla.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-DESCRIPTION = """\
-Print a script that completes commands, options, their values and files. Load it in every new shell:
-
-  bash   eval "$(dla completion bash)" in ~/.bashrc
-  zsh    dla completion zsh > DIR/_dla, with a folder DIR of your $fpath"""
-
-EXAMPLE = """\
-  dla completion bash > ~/.local/share/bash-completion/completions/dla
-  dla completion zsh > ~/.zfunc/_dla"""
 
 # Functions that complete names or files, for metavars of flags whose value may be either.
 _FUNCTION = {
@@ -33,7 +31,7 @@ _FUNCTION = {
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("completion", DESCRIPTION, EXAMPLE, "bash|zsh")
+    parser = Parser("completion", *about(__doc__), "bash|zsh")
     parser.flag("shell", metavar="{bash,zsh}", type=Literal["bash", "zsh"], help="the shell that reads the script")
     return parser
 

@@ -1,11 +1,26 @@
-"""`dla convert`."""
+"""Convert weights to another format, in float32.
+
+  folder    a model folder, which dla and timm (local-dir:OUT) load; --labels to
+            --exif say what a bare weight file cannot
+  timm      only the weights, as .safetensors or .pth by the suffix of OUT
+  authors   a .pth that loads strictly in the authors' code and in projects that
+            use it (CenterNet, SMOKE, FairMOT, CLRerNet)
+
+Exit code 2: wrong usage, OUT exists, or the format does not support the network; 3: MODEL is missing or damaged.
+
+example:
+  dla convert dla34 dla34-ba72cf86.pth --to authors
+  dla convert mine.pth models/mine --labels classes.txt --input-size 128 --crop-pct 1
+  dla convert old.pth models/dla60 --architecture dla60
+  dla convert runs/mine mine.safetensors
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from dla.cli.parser import MODEL_HELP, Parser
+from dla.cli.parser import MODEL_HELP, Parser, about
 from dla.errors import UsageError, printable
 from dla.options import ConvertFormat, PreprocessingOptions
 
@@ -15,27 +30,10 @@ RESULTS = {
     "authors": "weights of {name} under the authors' names",
 }
 
-DESCRIPTION = """\
-Convert weights to another format, in float32.
-
-  folder    a model folder, which dla and timm (local-dir:OUT) load; --labels to
-            --exif say what a bare weight file cannot
-  timm      only the weights, as .safetensors or .pth by the suffix of OUT
-  authors   a .pth that loads strictly in the authors' code and in projects that
-            use it (CenterNet, SMOKE, FairMOT, CLRerNet)
-
-Exit code 2: wrong usage, OUT exists, or the format does not support the network; 3: MODEL is missing or damaged."""
-
-EXAMPLE = """\
-  dla convert dla34 dla34-ba72cf86.pth --to authors
-  dla convert mine.pth models/mine --labels classes.txt --input-size 128 --crop-pct 1
-  dla convert old.pth models/dla60 --architecture dla60
-  dla convert runs/mine mine.safetensors"""
-
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("convert", DESCRIPTION, EXAMPLE, "MODEL OUT [options]")
+    parser = Parser("convert", *about(__doc__), "MODEL OUT [options]")
     parser.flag("MODEL", help=MODEL_HELP)
     parser.flag("OUT", help="output folder, or file by its suffix")
     parser.flag(

@@ -1,11 +1,20 @@
-"""`dla data check`."""
+"""Decode every photo once and report what would harm a training run: unreadable files, the same photo in two
+splits or under two labels, classes without photos. The data is not changed.
+
+Exit code 0: ready for training; 2: wrong usage, or no classes; 3: the data is missing; 4: there are problems
+that would harm a training run.
+
+example:
+  dla data check photos/
+  dla data check photos.csv --format json
+"""
 
 from __future__ import annotations
 
 import json
 
 from dla.cli.common import show_progress
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, about
 from dla.data.sources import DataOptions
 from dla.errors import UnknownNameError, UsageError
 
@@ -23,17 +32,6 @@ example:
   dla data check photos/
 """
 
-DESCRIPTION = """\
-Decode every photo once and report what would harm a training run: unreadable files, the same photo in two
-splits or under two labels, classes without photos. The data is not changed.
-
-Exit code 0: ready for training; 2: wrong usage, or no classes; 3: the data is missing; 4: there are problems
-that would harm a training run."""
-
-EXAMPLE = """\
-  dla data check photos/
-  dla data check photos.csv --format json"""
-
 
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
@@ -47,7 +45,7 @@ def run(argv: list[str]) -> int:
 
 def build_check_parser() -> Parser:
     """Build the parser of `dla data check`."""
-    parser = Parser("data check", DESCRIPTION, EXAMPLE, "DATA [options]")
+    parser = Parser("data check", *about(__doc__), "DATA [options]")
     parser.flag(
         "data",
         metavar="DATA",

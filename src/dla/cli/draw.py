@@ -1,26 +1,24 @@
-"""`dla draw`."""
+"""Draw a network's aggregation trees: levels, blocks and aggregation nodes with their inputs, channels and
+strides. No weights are downloaded. An .svg shows details on hover; a .png has twice its resolution.
+
+Exit code 2: no such network, or another file type.
+
+example:
+  dla draw dla34 --output tree.svg
+  dla draw runs/mine/best -o tree.png
+"""
 
 from __future__ import annotations
 
 import os
 
 from dla.cli.common import check_file
-from dla.cli.parser import MODEL_HELP, Parser, default_model
-
-DESCRIPTION = """\
-Draw a network's aggregation trees: levels, blocks and aggregation nodes with their inputs, channels and
-strides. No weights are downloaded. An .svg shows details on hover; a .png has twice its resolution.
-
-Exit code 2: no such network, or another file type."""
-
-EXAMPLE = """\
-  dla draw dla34 --output tree.svg
-  dla draw runs/mine/best -o tree.png"""
+from dla.cli.parser import MODEL_HELP, Parser, about, default_model
 
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("draw", DESCRIPTION, EXAMPLE, "[MODEL] --output FILE")
+    parser = Parser("draw", *about(__doc__), "[MODEL] --output FILE")
     parser.flag("model", metavar="MODEL", nargs="?", default=default_model(), help=MODEL_HELP)
     parser.flag("-o", "--output", metavar="FILE", help="output file, .svg or .png")
     return parser

@@ -1,24 +1,4 @@
-"""`dla export`."""
-
-from __future__ import annotations
-
-import sys
-from typing import TYPE_CHECKING, get_args
-
-from dla.cli.common import show_progress
-from dla.cli.parser import MODEL_HELP, Parser
-from dla.options import ExportOptions, TargetName
-from dla.text_table import text_table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dla.exporting.export import Exported
-    from dla.exporting.verify import Disagreement
-
-
-DESCRIPTION = """\
-Export a network for other programs.
+"""Export a network for other programs.
 
   onnx       model.onnx, for ONNX Runtime and other ONNX programs
   openvino   model.xml and model.bin, for OpenVINO
@@ -30,18 +10,35 @@ a photo without dla, and a report that compares the export with PyTorch. An expo
 deleted.
 
 Exit code 2: wrong usage, or DIR is not empty; 3: MODEL or a package is missing; 4: the results differ from
-PyTorch's, or the int8 model loses too much accuracy."""
+PyTorch's, or the int8 model loses too much accuracy.
 
-EXAMPLE = """\
+example:
   dla export runs/mine/best -o out/ --to onnx
   dla export dla60 -o out/ --to openvino --photos holiday/
   dla export runs/mine/best -o small/ --to openvino --precision int8 --calibrate photos/
-  python out/use.py cat.jpg"""
+  python out/use.py cat.jpg
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, get_args
+
+from dla.cli.common import show_progress
+from dla.cli.parser import MODEL_HELP, Parser, about
+from dla.options import ExportOptions, TargetName
+from dla.text_table import text_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dla.exporting.export import Exported
+    from dla.exporting.verify import Disagreement
 
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("export", DESCRIPTION, EXAMPLE, "MODEL -o DIR --to KIND [options]")
+    parser = Parser("export", *about(__doc__), "MODEL -o DIR --to KIND [options]")
     parser.flag("model", metavar="MODEL", help=MODEL_HELP)
     parser.flag("-o", "--output", metavar="DIR", help="output folder, new or empty")
     parser.flag("--to", type=TargetName | None, help="format of the export")
@@ -49,8 +46,8 @@ def build_parser() -> Parser:
                 "cropped pixels")  # fmt: skip
     parser.options(ExportOptions, precision=None)
     parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos, and check it on part of "
-                "them; at least 550, labelled if possible; for a segmentation or boundary network with their masks or boundaries, "
-                "as for dla train (default: use the stored int8 model)")  # fmt: skip
+                "them; at least 550, labelled if possible; for segmentation and boundaries with masks, as for "
+                "dla train (default: use the stored int8 model)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="photos to compare the results on (default: built-in photos)")
     parser.flag("-q", "--quiet", action="store_true", help="print only results")
     return parser
@@ -68,16 +65,9 @@ def run(argv: list[str]) -> int:
     from dla.exporting.export import export
 
     with show_progress(args.quiet) as progress:
-        exported = export(
-            args.model,
-            args.output,
-            args.to,
-            preprocessing=not args.no_preprocessing,
-            precision=args.precision,
-            calibrate=args.calibrate,
-            photos=args.photos,
-            progress=progress,
-        )
+        options = {name: args[name] for name in ("precision", "calibrate", "photos")}
+        options |= {"preprocessing": not args.no_preprocessing, "progress": progress}
+        exported = export(args.model, args.output, args.to, **options)
     if exported.report.unreadable:
         print(f"dla: {exported.report.unreadable} photos of {args.photos} cannot be read", file=sys.stderr)
     print("\n".join(_lines(exported)))

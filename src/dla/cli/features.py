@@ -1,4 +1,13 @@
-"""`dla features`."""
+"""Extract features of photos at one node of the network, as arrays. FILE gets one row per input, in order, with
+its path, and an error if it has no features. An interrupted run leaves no FILE.
+
+Exit code 0: all inputs have features, or all but --max-failed; 1: more failed; 2: wrong usage, no inputs, or
+FILE exists; 3: the weights are missing or damaged.
+
+example:
+  dla features cat.jpg holiday/ --output features.npz
+  dla features holiday/ --model dla34 --at level4.tree1 --output maps.parquet
+"""
 
 from __future__ import annotations
 
@@ -16,25 +25,14 @@ from dla.cli.common import (
     log,
     show_progress,
 )
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, about
 from dla.models.registry import PRE_LOGITS
 from dla.storage.files import check_new
-
-DESCRIPTION = """\
-Extract features of photos at one node of the network, as arrays. FILE gets one row per input, in order, with
-its path, and an error if it has no features. An interrupted run leaves no FILE.
-
-Exit code 0: all inputs have features, or all but --max-failed; 1: more failed; 2: wrong usage, no inputs, or
-FILE exists; 3: the weights are missing or damaged."""
-
-EXAMPLE = """\
-  dla features cat.jpg holiday/ --output features.npz
-  dla features holiday/ --model dla34 --at level4.tree1 --output maps.parquet"""
 
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("features", DESCRIPTION, EXAMPLE, "IMAGE... --output FILE [options]", config="--config")
+    parser = Parser("features", *about(__doc__), "IMAGE... --output FILE [options]", config="--config")
     add_input_flags(parser)
     parser.flag("--at", default=PRE_LOGITS, metavar="NODE", help="pre_logits, the classifier's input; level0 to "
                 "level5; or a node that dla info MODEL --nodes lists")  # fmt: skip

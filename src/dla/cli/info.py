@@ -1,4 +1,16 @@
-"""`dla info`."""
+"""Show everything about one network: architecture, classes, preprocessing, licence, data, results and where its
+weights are. Nothing is downloaded: for weights that are not on this machine it shows the published data.
+
+Exit code 2: no such network; 3: its files are damaged, or nothing is known about it.
+
+example:
+  dla info
+  dla info dla60
+  dla info dla34 --nodes
+  dla info --engines
+  dla info --recipe > mine.yaml
+  dla info runs/mine --format json
+"""
 
 from __future__ import annotations
 
@@ -8,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dla.cli.parser import MODEL_HELP, WIDTH, Parser, default_model, table_width
+from dla.cli.parser import MODEL_HELP, WIDTH, Parser, about, default_model, table_width
 from dla.errors import UnavailableError
 from dla.text_table import text_table
 
@@ -17,24 +29,9 @@ if TYPE_CHECKING:
     from dla.inference.open_engine import EngineChoice
 
 
-DESCRIPTION = """\
-Show everything about one network: architecture, classes, preprocessing, licence, data, results and where its
-weights are. Nothing is downloaded: for weights that are not on this machine it shows the published data.
-
-Exit code 2: no such network; 3: its files are damaged, or nothing is known about it."""
-
-EXAMPLE = """\
-  dla info
-  dla info dla60
-  dla info dla34 --nodes
-  dla info --engines
-  dla info --recipe > mine.yaml
-  dla info runs/mine --format json"""
-
-
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("info", DESCRIPTION, EXAMPLE, "[MODEL] [options]")
+    parser = Parser("info", *about(__doc__), "[MODEL] [options]")
     parser.flag("model", metavar="MODEL", nargs="?", default=default_model(), help=MODEL_HELP)
     parser.flag("--nodes", action="store_true", help="also list the aggregation nodes with their inputs, channels and "
                 "strides")  # fmt: skip

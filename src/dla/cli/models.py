@@ -1,25 +1,22 @@
-"""`dla models`."""
+"""List the networks and their weights: parameters, GMACs (1e9 multiplications per photo), top-1, classes, size,
+whether the weights are on this machine, and licence. Nothing is downloaded.
+
+example:
+  dla models
+  dla models --format json
+"""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
-from dla.cli.parser import Parser, table_width
+from dla.cli.parser import Parser, about, table_width
 from dla.text_table import text_table
 from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from dla.catalog import ModelRow, StoredWeights
-
-
-DESCRIPTION = """\
-List the networks and their weights: parameters, GMACs (1e9 multiplications per photo), top-1, classes, size,
-whether the weights are on this machine, and licence. Nothing is downloaded."""
-
-EXAMPLE = """\
-  dla models
-  dla models --format json"""
 
 HEAD = ("network", "params", "GMACs", "top-1", "classes", "MB", "weights", "licence")
 ALIGN = "<>>>>><<"
@@ -32,7 +29,7 @@ Details: dla info NAME. Download weights: dla pull NAME. Default of dla predict:
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("models", DESCRIPTION, EXAMPLE, "[--format table|json]")
+    parser = Parser("models", *about(__doc__), "[--format table|json]")
     parser.output_format()
     return parser
 

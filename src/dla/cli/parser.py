@@ -36,6 +36,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return "\n\n".join(p if "\n " in p or p[0] == " " else filled(p, width, indent) for p in text.split("\n\n"))
 
 
+def about(doc: str | None) -> tuple[str, str]:
+    """Return the description and the examples in the docstring of a command."""
+    description, _, example = (doc or "").partition("\n\nexample:\n")
+    return description, example.rstrip()
+
+
 class Parser(ArgumentParser):
     """The parser of a command. Precedence: command line, option files in order, DLA_<FLAG> variables, defaults.
 

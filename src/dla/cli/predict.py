@@ -1,4 +1,15 @@
-"""`dla predict`."""
+"""Classify photos. Each input gets one record, in order: its most likely classes, or an error.
+
+Exit code 0: all inputs were classified, or all but --max-failed; 1: more failed; 2: wrong usage, no inputs, or
+the output exists; 3: the weights are missing or damaged.
+
+example:
+  dla predict cat.jpg holiday/ 'more/**/*.png'
+  dla predict holiday/ --pictures seen/
+  find . -name '*.jpg' | dla predict - --model dla60 --format jsonl --output out.jsonl
+  dla predict holiday/ --output out.jsonl --resume    # continue after Ctrl-C
+  dla predict new/ -o out.jsonl --max-failed 1% --summary run.json    # every night
+"""
 
 from __future__ import annotations
 
@@ -24,7 +35,7 @@ from dla.cli.common import (
     show_progress,
     wants_bar,
 )
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, about
 from dla.errors import UsageError
 from dla.images.find import PHOTO_SUFFIXES
 from dla.options import PredictOptions, ResultFormat
@@ -38,26 +49,12 @@ if TYPE_CHECKING:
     from dla.inference.classifier import Classifier
     from dla.inference.result_files import FinishedResults
 
-
-DESCRIPTION = """\
-Classify photos. Each input gets one record, in order: its most likely classes, or an error.
-
-Exit code 0: all inputs were classified, or all but --max-failed; 1: more failed; 2: wrong usage, no inputs, or
-the output exists; 3: the weights are missing or damaged."""
-
-EXAMPLE = """\
-  dla predict cat.jpg holiday/ 'more/**/*.png'
-  dla predict holiday/ --pictures seen/
-  find . -name '*.jpg' | dla predict - --model dla60 --format jsonl --output out.jsonl
-  dla predict holiday/ --output out.jsonl --resume    # continue after Ctrl-C
-  dla predict new/ -o out.jsonl --max-failed 1% --summary run.json    # every night"""
-
 UNSURE = 0.3  # a best class below this probability is hardly an answer
 
 
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("predict", DESCRIPTION, EXAMPLE, "IMAGE... [options]", config="--config")
+    parser = Parser("predict", *about(__doc__), "IMAGE... [options]", config="--config")
     add_input_flags(parser)
     parser.options(PredictOptions, topk="K")
     parser.flag(

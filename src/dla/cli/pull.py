@@ -1,4 +1,14 @@
-"""`dla pull`."""
+"""Download weights from the Hugging Face Hub into its cache, where all commands find them. Weights that are
+already complete are not downloaded again. With --verify nothing is downloaded: cached weights are checked
+against the digest that the hub announced, and loaded strictly.
+
+Exit code 2: wrong usage, or no such network; 3: some weights cannot be downloaded, are damaged or missing.
+
+example:
+  dla pull dla34 dla60
+  dla pull all
+  dla pull --verify
+"""
 
 from __future__ import annotations
 
@@ -8,29 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dla.cli.common import show_progress
-from dla.cli.parser import Parser
+from dla.cli.parser import Parser, about
 from dla.errors import UsageError
 
 if TYPE_CHECKING:
     from dla.weights.pull import PullResult
 
 
-DESCRIPTION = """\
-Download weights from the Hugging Face Hub into its cache, where all commands find them. Weights that are
-already complete are not downloaded again. With --verify nothing is downloaded: cached weights are checked
-against the digest that the hub announced, and loaded strictly.
-
-Exit code 2: wrong usage, or no such network; 3: some weights cannot be downloaded, are damaged or missing."""
-
-EXAMPLE = """\
-  dla pull dla34 dla60
-  dla pull all
-  dla pull --verify"""
-
-
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("pull", DESCRIPTION, EXAMPLE, "MODEL... | --verify [MODEL...]")
+    parser = Parser("pull", *about(__doc__), "MODEL... | --verify [MODEL...]")
     parser.flag(
         "names", metavar="MODEL", nargs="*", help="networks (see dla models), hf-hub:owner/name[@revision], or all"
     )

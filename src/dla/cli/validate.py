@@ -1,4 +1,15 @@
-"""`dla validate`."""
+"""Measure the accuracy and calibration of a classifier on labelled photos, or compare several. The results are
+those of what dla predict predicts for the same files.
+
+Exit code 0: all photos were read; 1: some were not, and are left out; 2: wrong usage, or a class that the
+model does not have; 3: the data or the model is missing or damaged.
+
+example:
+  dla validate flowers/val --model runs/flowers/best
+  dla validate flowers/ --model runs/a/best --model runs/b/best --report compared.html
+  dla validate flowers/ --model runs/flowers/best --calibrate    # fit the temperature
+  dla validate imagenet/val --model dla60 --preset imagenet --format json
+"""
 
 from __future__ import annotations
 
@@ -17,7 +28,7 @@ from dla.cli.common import (
     log,
     show_progress,
 )
-from dla.cli.parser import MODEL_HELP, Parser, default_model
+from dla.cli.parser import MODEL_HELP, Parser, about, default_model
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
 from dla.options import EvalOptions
@@ -31,23 +42,9 @@ if TYPE_CHECKING:
     from dla.training.distributed import Ranks
 
 
-DESCRIPTION = """\
-Measure the accuracy and calibration of a classifier on labelled photos, or compare several. The results are
-those of what dla predict predicts for the same files.
-
-Exit code 0: all photos were read; 1: some were not, and are left out; 2: wrong usage, or a class that the
-model does not have; 3: the data or the model is missing or damaged."""
-
-EXAMPLE = """\
-  dla validate flowers/val --model runs/flowers/best
-  dla validate flowers/ --model runs/a/best --model runs/b/best --report compared.html
-  dla validate flowers/ --model runs/flowers/best --calibrate    # fit the temperature
-  dla validate imagenet/val --model dla60 --preset imagenet --format json"""
-
-
 def build_parser() -> Parser:
     """Build the parser of the command."""
-    parser = Parser("validate", DESCRIPTION, EXAMPLE, "DATA [options]")
+    parser = Parser("validate", *about(__doc__), "DATA [options]")
     parser.flag("data", metavar="DATA", help="a folder with one subfolder per class, or a table (docs/data.md); of "
                 "several splits, val is taken")  # fmt: skip
     parser.flag("-q", "--quiet", action="store_true", help="print only results")
@@ -109,19 +106,10 @@ def _validate(args: Namespace, ranks: Ranks) -> tuple[Validation | Validations, 
     classifiers = [load_classifier(args, name) for name in names]
     began = time.monotonic()
     with show_progress(args.quiet) as progress:
-        result = validate(
-            args.data,
-            classifiers if len(names) > 1 else classifiers[0],
-            device=args.device,
-            preset=args.preset,
-            tta=args.tta,
-            calibrate=args.calibrate,
-            columns=DataOptions(
-                image_column=args.image_column, label_column=args.label_column, split_column=args.split_column
-            ),
-            progress=progress,
-            **input_options(args),
-        )
+        options = {name: args[name] for name in ("device", "preset", "tta", "calibrate")} | input_options(args)
+        columns = DataOptions(**{name: args[name] for name in ("image_column", "label_column", "split_column")})
+        models = classifiers if len(names) > 1 else classifiers[0]
+        result = validate(args.data, models, columns=columns, progress=progress, **options)
     return result, time.monotonic() - began
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dla.errors import DamagedError, UnavailableError, UsageError, pip_line
+from dla.errors import DamagedError, UnavailableError, UsageError, import_optional, pip_line
 from dla.images.find import PHOTO_SUFFIXES, PhotoFinder, is_kind
 from dla.storage.files import JsonObject, parse_object
 
@@ -97,11 +97,7 @@ def _csv_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, "excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
             header = next(reader, [])
-            columns = [
-                _column(path, header, options.image_column, ("path",), "image_column"),
-                _column(path, header, options.label_column, ("label",), "label_column"),
-                *_split_column(path, header, options),
-            ]
+            columns = _columns(path, header, options, "path", ("label",))
             places = [header.index(name) for name in columns]
             for row in reader:
                 if row:  # csv reads an empty line as an empty row
@@ -127,18 +123,12 @@ def _csv_row(path: Path, line: int, header: list[str], row: list[str], places: l
 
 
 def _parquet_rows(path: Path, options: DataOptions) -> Iterator[TableRow]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise UnavailableError(f"parquet files need pyarrow: {pip_line('train')}") from None
+    pq = import_optional("pyarrow.parquet", f"parquet files need pyarrow: {pip_line('train')}")
+    import pyarrow as pa
+
     try:
         schema = pq.read_schema(path)
-        columns = [
-            _column(path, schema.names, options.image_column, ("image",), "image_column"),
-            _column(path, schema.names, options.label_column, ("synset", "label"), "label_column"),
-            *_split_column(path, schema.names, options),
-        ]
+        columns = _columns(path, schema.names, options, "image", ("synset", "label"))
         table = pq.read_table(path, columns=columns)
         cells = [table[name].to_pylist() for name in columns]
     except UsageError:
@@ -185,21 +175,21 @@ def _label_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
     return []
 
 
-def _column(path: Path, header: Sequence[str], wanted: str | None, defaults: Sequence[str], option: str) -> str:
-    """Return the column `wanted`, or the first of the default names in the header."""
-    names = [wanted] if wanted is not None else defaults
-    column = next((name for name in names if name in header), None)
-    if column is None:
-        raise UsageError(
-            f'{path} has no column "{names[-1]}". It has: {", ".join(header) or "nothing"}. Name one with {option}'
-        )
-    return column
-
-
-def _split_column(path: Path, header: Sequence[str], options: DataOptions) -> list[str]:
+def _columns(path: Path, header: Sequence[str], options: DataOptions, image: str, labels: tuple[str, ...]) -> list[str]:
+    """Return the columns of the photos, the classes and, if there is one, the split; `image` and `labels` are usual."""
+    usual = {"image_column": (image,), "label_column": labels, "split_column": ("split",)}
     if options.split_column is None and "split" not in header:
-        return []
-    return [_column(path, header, options.split_column, ("split",), "split_column")]
+        del usual["split_column"]
+    columns = []
+    for option, names in usual.items():
+        wanted = getattr(options, option)
+        names = names if wanted is None else (wanted,)
+        column = next((name for name in names if name in header), None)
+        if column is None:
+            listed = ", ".join(header) or "nothing"
+            raise UsageError(f'{path} has no column "{names[-1]}". It has: {listed}. Name one with {option}')
+        columns.append(column)
+    return columns
 
 
 @dataclass(frozen=True)

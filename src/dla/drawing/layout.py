@@ -7,7 +7,7 @@ A `Drawing` describes the network on a grid: a level has columns, the drawing ha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,16 +70,11 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class LegendEntry:
-    """An entry of the legend: a kind of part or wire, or "tree", and its explanation."""
-
-    kind: PartKind | WireKind | Literal["tree"]
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Drawing:
-    """The content of a diagram. `rows` are the labels of row 1 and the rows above it, `legend` has lines of entries."""
+    """The content of a diagram. `rows` are the labels of row 1 and the rows above it.
+
+    A line of the `legend` explains kinds of parts and wires, and "tree", the background of a smaller tree.
+    """
 
     title: str
     subtitle: str
@@ -87,7 +82,7 @@ class Drawing:
     levels: tuple[Level, ...]
     wires: tuple[Wire, ...]
     rows: tuple[str, ...]
-    legend: tuple[tuple[LegendEntry, ...], ...]
+    legend: tuple[Mapping[str, str], ...]
 
 
 INK, FAINT = "#1b1f24", "#59636e"
@@ -307,10 +302,10 @@ def _legend(grid: _Grid) -> Iterator[Shape]:
     """Yield the samples of the legend with their text."""
     for number, line in enumerate(grid.drawing.legend):
         x, y = float(MARGIN), grid.legend + LINE * number
-        for entry in line:
-            yield _sample(entry.kind, x, y - 4)
-            yield Text("legend", x + 28, y, entry.text)
-            x += 28 + text_width(entry.text, STYLES["legend"]) + 18
+        for kind, text in line.items():
+            yield _sample(kind, x, y - 4)
+            yield Text("legend", x + 28, y, text)
+            x += 28 + text_width(text, STYLES["legend"]) + 18
 
 
 def _sample(kind: str, x: float, y: float) -> Shape:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dla.drawing.layout import Drawing, LegendEntry, Level, NetworkPart, Wire, lay_out
+from dla.drawing.layout import Drawing, Level, NetworkPart, Wire, lay_out
 from dla.drawing.shapes import writer_of
 from dla.errors import UsageError
 from dla.models import flops
@@ -77,11 +77,17 @@ def _of_dla(model: DLA, title: str) -> Drawing:
         wires.append(Wire(levels[-1].parts[-1].name, "fc", "path"))
         head = NetworkPart("fc", "conv", hint="fc: the mean of the map, and a score for each class")
         levels.append(Level(("classifier", f"{model.num_classes} classes"), (head,), levels[-1].stride))
-    rows = tuple(f"trees of {2**row} blocks" for row in range(1, max(level.rows for level in levels)))
     architecture = model.default_cfg.get("architecture") or type(model).__name__
     about = "" if title in ("", architecture) else f"{architecture}, "
-    legend = _legend(model.get_submodule(found[0][1][0]), levels, wires)
-    return Drawing(title or architecture, about + _size(model), _OF_TREES, tuple(levels), tuple(wires), rows, legend)
+    block = model.get_submodule(found[0][1][0])
+    return _of_trees(title or architecture, about + _size(model), levels, wires, "trees of", block)
+
+
+def _of_trees(
+    title: str, size: str, levels: Sequence[Level], wires: Sequence[Wire], row_words: str, block: nn.Module
+) -> Drawing:
+    rows = tuple(f"{row_words} {2**row} blocks" for row in range(1, max(level.rows for level in levels)))
+    return Drawing(title, size, _OF_TREES, tuple(levels), tuple(wires), rows, _legend(block, levels, wires))
 
 
 def _places(model: DLA) -> Iterator[tuple[str, str, int, int]]:
@@ -131,17 +137,13 @@ def _tree(
         covers[name] = len(inputs) - len(trees) - (pooled in inputs) + sum(covers[taken] for taken in trees)
         for taken in reversed(inputs):
             if taken == pooled:
-                parts.append(
-                    NetworkPart(
-                        pooled, "pool", 0, rows[name], text="pool", hint=f"{pooled}: the output of {before}, pooled"
-                    )
-                )
+                hint = f"{pooled}: the output of {before}, pooled"
+                parts.append(NetworkPart(pooled, "pool", 0, rows[name], text="pool", hint=hint))
                 wires += [Wire(before, pooled, "path")] if before else []
             elif taken not in trees:
                 column += 1
-                parts.append(
-                    NetworkPart(taken, "block", column, hint=f"{taken}: block" + (f", takes {last}" if last else ""))
-                )
+                hint = f"{taken}: block" + (f", takes {last}" if last else "")
+                parts.append(NetworkPart(taken, "block", column, hint=hint))
                 wires += [Wire(last, taken, "path")] if last else []
                 last = taken
         hint = f"{name}: takes {', '.join(inputs)}; gives {gives}"
@@ -151,25 +153,15 @@ def _tree(
     return tuple(parts), wires
 
 
-def _legend(block: nn.Module, levels: Sequence[Level], wires: Sequence[Wire]) -> tuple[tuple[LegendEntry, ...], ...]:
+def _legend(block: nn.Module, levels: Sequence[Level], wires: Sequence[Wire]) -> tuple[dict[str, str], ...]:
     """Return the legend of the kinds of parts and wires in the drawing."""
-    lines = (
-        (
-            LegendEntry("conv", "convolution"),
-            LegendEntry("block", f"block ({type(block).__name__})"),
-            LegendEntry("node", _OF_MAPS),
-        ),
-        (
-            LegendEntry("path", "input of a block"),
-            LegendEntry("takes", "input of a node"),
-            LegendEntry("pooled", "the level's input, pooled"),
-            LegendEntry("tree", "a smaller tree, up to its node"),
-        ),
-    )
+    blocks = {"conv": "convolution", "block": f"block ({type(block).__name__})", "node": _OF_MAPS}
+    inputs = {"path": "input of a block", "takes": "input of a node", "pooled": "the level's input, pooled"}
+    lines = blocks, inputs | {"tree": "a smaller tree, up to its node"}
     drawn = {part.kind for level in levels for part in level.parts} | {wire.kind for wire in wires} | {
         "tree" for level in levels for part in level.parts if 0 < part.covers < level.columns
     }  # fmt: skip
-    return tuple(tuple(entry for entry in line if entry.kind in drawn) for line in lines)
+    return tuple({kind: text for kind, text in line.items() if kind in drawn} for line in lines)
 
 
 def _of_stages(stages: dict[str, HDA], title: str, size: str) -> Drawing:
@@ -180,10 +172,8 @@ def _of_stages(stages: dict[str, HDA], title: str, size: str) -> Drawing:
         parts, taken = _tree(own, levels[-1].parts[-1].name if levels else None)
         levels.append(Level((path or "stage", own[-1][2]), parts))
         wires += taken
-    rows = tuple(f"trees of up to {2**row} blocks" for row in range(1, max(level.rows for level in levels)))
     first = next(iter(stages.values()))
-    legend = _legend(first.get_submodule(first.names[0]), levels, wires)
-    return Drawing(title, size, _OF_TREES, tuple(levels), tuple(wires), rows, legend)
+    return _of_trees(title, size, levels, wires, "trees of up to", first.get_submodule(first.names[0]))
 
 
 def _takings(path: str, hda: HDA) -> Iterator[Taking]:
@@ -219,14 +209,9 @@ def _of_decoder(model: DLAUp, size: str, output_stride: int) -> Drawing:
         for parts, (c, stride) in zip(columns, facts, strict=True)
     )
     rows = tuple(f"{ida}: {c} channels" for ida, c in zip(model, channels[-2::-1], strict=True))
-    legend = (
-        (LegendEntry("map", "feature map of the backbone, or the output"), LegendEntry("node", _OF_MAPS)),
-        (
-            LegendEntry("takes", "input of a node, unchanged"),
-            LegendEntry("up", "projected to the node's channels and upsampled"),
-        ),
-    )
-    return Drawing("DLAUp", size, _OF_ROWS, levels, tuple(wires), rows, legend)
+    maps = {"map": "feature map of the backbone, or the output", "node": _OF_MAPS}
+    inputs = {"takes": "input of a node, unchanged", "up": "projected to the node's channels and upsampled"}
+    return Drawing("DLAUp", size, _OF_ROWS, levels, tuple(wires), rows, (maps, inputs))
 
 
 def draw(model: str | nn.Module, output: str | os.PathLike[str]) -> None:

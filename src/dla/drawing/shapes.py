@@ -119,15 +119,11 @@ def text_width(text: str, style: Style) -> float:
 def to_svg(page: Page) -> str:
     """Return the page as the text of an SVG file, with a viewBox so that it scales."""
     size = f'width="{_n(page.width)}" height="{_n(page.height)}"'
-    return _svg(page, f'xmlns="http://www.w3.org/2000/svg" {size}') + "\n"
+    return inline_svg(page, f'xmlns="http://www.w3.org/2000/svg" {size}') + "\n"
 
 
-def inline_svg(page: Page) -> str:
-    """Return the page as an SVG element for an HTML page; it fills the width of its container."""
-    return _svg(page)
-
-
-def _svg(page: Page, attributes: str = "") -> str:
+def inline_svg(page: Page, attributes: str = "") -> str:
+    """Return the page as an SVG element for an HTML page; without `attributes` it fills the width of its container."""
     box = f'viewBox="0 0 {_n(page.width)} {_n(page.height)}"'
     about = f'role="img" aria-label={quoteattr(page.name)} font-family="{FONTS}" stroke-linejoin="round"'
     lines = [f"<svg {' '.join(filter(None, (attributes, box, about)))}>"]

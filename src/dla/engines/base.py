@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
 from dla.models.registry import LOGITS, check_feature_node
@@ -15,41 +15,6 @@ from dla.types import Array
 
 if TYPE_CHECKING:
     from dla.engines.graph import Network
-
-
-class Engine(Protocol):
-    """A network ready for inference. It normalizes the pixels itself, so that every engine takes the same input."""
-
-    @property
-    def name(self) -> str:
-        """Return the runtime and its device, such as "PyTorch on cpu"."""
-        ...
-
-    @property
-    def max_concurrent(self) -> int:
-        """Return how many concurrent calls, each from its own thread, give the highest throughput."""
-        ...
-
-    def own_process(self) -> None:
-        """Configure the whole process for this engine. The command line calls it; a library must not."""
-        ...
-
-    def probabilities(self, pixels_NHW3: Array) -> Array:
-        """Return float32 probabilities (N, K), each row summing to 1, for uint8 photos of one size."""
-        ...
-
-    def features_at(self, at: str) -> Callable[[Array], Array]:
-        """Return a function from uint8 photos (N, H, W, 3) to the float32 features (N, C[, H, W]) at a feature node.
-
-        Raises:
-            UnknownNameError: the network has no such node (`dla.models.nodes.truncate` documents the names).
-        """
-        ...
-
-
-def whole_network(engine: Engine, dense: bool) -> Callable[[Array], Array]:
-    """Return a function that runs all of a network: to probabilities, or to the logits of a dense network."""
-    return engine.features_at(LOGITS) if dense else engine.probabilities
 
 
 T = TypeVar("T")
@@ -90,28 +55,50 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 
 
-class NetworkEngine(ABC):
-    """Base class of the engines that are built from a network's operations; subclasses implement `_run`."""
+class Engine(ABC):
+    """A network ready for inference. It normalizes the pixels itself, so that every engine takes the same input.
 
-    network: Network
+    `name` is the runtime, its device and any reduced precision, such as "PyTorch on cpu". `max_concurrent` is how
+    many concurrent calls, each from its own thread, give the highest throughput.
+    """
+
+    name: str
     max_concurrent = 1
 
     def own_process(self) -> None:  # noqa: B027  # most have nothing to set up
-        """Do nothing: these engines need no setup of the process."""
+        """Configure the whole process for this engine. The command line calls it; a library must not."""
 
     def probabilities(self, pixels_NHW3: Array) -> Array:
-        """Return float32 probabilities (N, K) for uint8 photos of one size."""
+        """Return float32 probabilities (N, K), each row summing to 1, for uint8 photos of one size."""
         return self._run(None, pixels_NHW3)
 
     def features_at(self, at: str) -> Callable[[Array], Array]:
-        """Return a function from uint8 photos of one size to float32 features (N, C[, H, W]).
+        """Return a function from uint8 photos (N, H, W, 3) to the float32 features (N, C[, H, W]) at a feature node.
 
         Raises:
-            UnknownNameError: the network has no such node.
+            UnknownNameError: the network has no such node (`dla.models.nodes.truncate` documents the names).
         """
-        check_feature_node(at, self.network.graph.nodes)
+        self._check_node(at)
         return partial(self._run, at)
+
+    @abstractmethod
+    def _check_node(self, at: str) -> None:
+        """Raise an UnknownNameError unless the network has this feature node."""
 
     @abstractmethod
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         """Return the features at a node, or the probabilities if `at` is None."""
+
+
+class NetworkEngine(Engine):
+    """Base class of the engines that are built from a network's operations."""
+
+    network: Network
+
+    def _check_node(self, at: str) -> None:
+        check_feature_node(at, self.network.graph.nodes)
+
+
+def whole_network(engine: Engine, dense: bool) -> Callable[[Array], Array]:
+    """Return a function that runs all of a network: to probabilities, or to the logits of a dense network."""
+    return engine.features_at(LOGITS) if dense else engine.probabilities

@@ -15,23 +15,10 @@ from dla.options import cores
 # The instruction sets that multiply numbers of each type: on x86 either of the first two, on ARM the third. Without
 # one, the CPU converts the numbers, which is slower than fp32. The names are those of /proc/cpuinfo.
 HALF_PRECISION = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}
-_OF_INTEREST = frozenset(name for names in HALF_PRECISION.values() for name in names).union(
-    (
-        "sse4_1",
-        "avx",
-        "avx2",
-        "fma",
-        "avx512f",
-        "avx512_vnni",
-        "avx_vnni",
-        "amx_int8",
-        "asimd",
-        "asimddp",
-        "i8mm",
-        "sve",
-    )
-)
 _AVX2 = frozenset(("sse4_1", "avx", "avx2", "fma"))
+_OF_INTEREST = _AVX2.union(
+    ("avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve"), *HALF_PRECISION.values()
+)
 _LIMITS = {  # what ONEDNN_MAX_CPU_ISA allows oneDNN, the library that PyTorch and OpenVINO compute with
     "SSE41": frozenset(("sse4_1",)),
     "AVX": frozenset(("sse4_1", "avx")),

@@ -32,16 +32,13 @@ class OnnxEngine(NetworkEngine):
         UsageError: another precision than fp32.
     """
 
+    name = "ONNX Runtime on cpu"
+
     def __init__(self, network: Network, precision: Precision = "fp32", threads: int | None = None) -> None:
         if precision != "fp32":
             raise UsageError(f"the engine onnx computes in fp32, not in {precision}. Try --engine openvino")
         self.network, self.threads = network, threads or cores()
         self.sessions: PerProcess[dict[str | None, Any]] = PerProcess(dict)
-
-    @property
-    def name(self) -> str:
-        """Return the runtime and its device."""
-        return "ONNX Runtime on cpu"
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         sessions = self.sessions.get()
@@ -132,11 +129,8 @@ def _max_pool(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str])
     s = op.attributes
     end, pads = s["pad_end"], [0, 0, s["pad_end"], s["pad_end"]]
     if end > 1:  # ONNX Runtime's MaxPool does not accept such padding
-        ends = [
-            builder.constant(np.array([0, 0, 0, 0, 0, 0, end, end])),
-            builder.constant(np.array(-np.inf, np.float32)),
-        ]
-        inputs, pads = [builder.add("Pad", inputs + ends)], [0] * 4
+        ends = np.array([0, 0, 0, 0, 0, 0, end, end]), np.array(-np.inf, np.float32)
+        inputs, pads = [builder.add("Pad", [*inputs, *map(builder.constant, ends)])], [0] * 4
     return builder.add("MaxPool", inputs, kernel_shape=[2, 2], strides=[s["stride"]] * 2,
                     dilations=[s["dilation"]] * 2, pads=pads)  # fmt: skip
 

@@ -60,6 +60,10 @@ class OnnxBuilder:
                                  producer_name="dla", producer_version=__version__)  # fmt: skip
 
 
+def _operator(op: str) -> Callable[[Value, Value | float], Value]:
+    return lambda value, other: value.apply(op, other)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
     """A result in a graph, with arithmetic operators. Python ints become int64 constants, floats float32."""
@@ -77,33 +81,15 @@ class Value:
         values = [other if isinstance(other, Value) else Value.of(self.builder, other) for other in others]
         return Value(self.builder, self.builder.add(op, [self.name, *(v.name for v in values)], **attributes))
 
-    def __add__(self, other: Value | float) -> Value:
-        return self.apply("Add", other)
-
-    def __sub__(self, other: Value | float) -> Value:
-        return self.apply("Sub", other)
-
-    def __mul__(self, other: Value | float) -> Value:
-        return self.apply("Mul", other)
-
-    def __truediv__(self, other: Value | float) -> Value:
-        """Divide; int64 values are truncated."""
-        return self.apply("Div", other)
-
-    def __matmul__(self, other: Value) -> Value:
-        return self.apply("MatMul", other)
-
-    def __lt__(self, other: Value | float) -> Value:
-        return self.apply("Less", other)
-
-    def __gt__(self, other: Value | float) -> Value:
-        return self.apply("Greater", other)
-
-    def __ge__(self, other: Value | float) -> Value:
-        return self.apply("GreaterOrEqual", other)
-
-    def __and__(self, other: Value) -> Value:
-        return self.apply("And", other)
+    __add__ = _operator("Add")
+    __sub__ = _operator("Sub")
+    __mul__ = _operator("Mul")
+    __truediv__ = _operator("Div")  # truncates int64 values
+    __matmul__ = _operator("MatMul")
+    __lt__ = _operator("Less")
+    __gt__ = _operator("Greater")
+    __ge__ = _operator("GreaterOrEqual")
+    __and__ = _operator("And")
 
     def choose(self, yes: Value | float, no: Value | float | Array) -> Value:
         """Return `yes` where this is true, else `no`."""

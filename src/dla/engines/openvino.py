@@ -79,28 +79,17 @@ class OpenvinoEngine(NetworkEngine):
         self.network, self.precision, self.threads, self.quantized = network, precision, threads or cores(), quantized
         if precision == "bf16" and not has_bf16():
             raise bf16_error()
+        self.name = "OpenVINO on cpu" + ("" if precision == "fp32" else f" in {precision}")
         self.exact_features = exact_features
         self.whole = LOGITS if network.is_dense else None  # what the int8 network computes
         self.models = PerProcess(_Models)
 
-    @property
-    def name(self) -> str:
-        """Return the runtime, its device and any reduced precision."""
-        return "OpenVINO on cpu" + ("" if self.precision == "fp32" else f" in {self.precision}")
-
-    def features_at(self, at: str) -> Callable[[Array], Array]:
-        """Return a function from uint8 photos of one size to float32 features (N, C[, H, W]).
-
-        Raises:
-            UnknownNameError: the network has no such node.
-            UsageError: the engine runs in int8, without `exact_features`.
-        """
-        features = super().features_at(at)
+    def _check_node(self, at: str) -> None:
+        super()._check_node(at)
         if self.quantized is not None and not self.exact_features and at != self.whole:
             raise UsageError(
                 "features are not computed in int8: an int8 model gives only classes. Try --precision fp32"
             )
-        return features
 
     def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         size, models = pixels_NHW3.shape[1:3], self.models.get()

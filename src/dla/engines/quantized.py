@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import struct
 import tempfile
 import zipfile
 import zlib
@@ -24,7 +23,7 @@ import numpy as np
 from dla.engines.cpu import instructions
 from dla.engines.graph import Network
 from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
-from dla.errors import DamagedError, UnavailableError, pip_line
+from dla.errors import DamagedError, import_optional, pip_line
 from dla.models.registry import LOGITS
 from dla.storage.files import JsonObject, parse_object
 from dla.types import NO_PROGRESS, Array, Progress
@@ -36,6 +35,7 @@ MAX_DROP = 0.005  # of top-1, as a share of the photos
 _BEST_FIRST = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
 _XML, _BIN, _ABOUT = "model.xml", "model.bin", "about.json"
 _MOST_BYTES = 2**31
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # what reading a damaged file raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,11 @@ class Gate:
         elif self.kind in ("top1", "miou"):
             score = {"top1": "top-1", "miou": "mIoU"}[self.kind]
             what = f"{score} {100 * self.int8:.1f} % in int8, {100 * self.fp32:.1f} % in fp32"  # type: ignore[operator]
-            what += f": a loss of {100 * self.value:.2f} points{interval}"
+            what += f": a loss of {100 * self.value:.2f} points"
         else:
-            what = f"the first class is fp32's on {100 * self.value:.2f} %{interval}"
-        return (
-            f"{what}, on {self.photos:,} photos, on a CPU with {' '.join(self.instructions) or 'unknown instructions'}"
-        )
+            what = f"the first class is fp32's on {100 * self.value:.2f} %"
+        on = " ".join(self.instructions) or "unknown instructions"
+        return f"{what}{interval}, on {self.photos:,} photos, on a CPU with {on}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +154,7 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
         calibration.get("accuracy_control", bool, "true or false")
         gates = tuple(_gate(gate) for gate in root.objects("gates"))
         return QuantizedModel(xml, weights, root.get("content", str, "a text"), calibration.fields, gates)
-    except (
-        zipfile.BadZipFile,
-        struct.error,
-        zlib.error,
-        DamagedError,
-        EOFError,
-        KeyError,
-        OverflowError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (*_BAD_ZIP, DamagedError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DamagedError(
             f"{where} is damaged: it is not a complete int8 model ({error}). Make it again: dla export --precision int8"
         ) from None
@@ -274,11 +262,8 @@ def _quantized_model(model: Any, network: Network, nncf: Any, calibration: dict[
 def _nncf() -> Iterator[Any]:
     """Import NNCF without telemetry, and keep its progress bars off stdout."""
     import_openvino()
-    try:
-        with without_telemetry():
-            import nncf
-    except ImportError:
-        raise UnavailableError(f"int8 models are made by NNCF: {pip_line('export')}") from None
+    with without_telemetry():
+        nncf = import_optional("nncf", f"int8 models are made by NNCF: {pip_line('export')}")
     nncf.set_log_level(40)
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield nncf

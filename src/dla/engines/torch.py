@@ -18,6 +18,7 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
+from dla.engines.base import Engine
 from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.cuda_graph import CudaGraphs
 from dla.errors import UsageError
@@ -30,7 +31,7 @@ from dla.types import Array
 COMPILED_FROM = 10_000  # photos
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Run `model`, in evaluation mode, on `device`. Its input is pixels * scale + shift.
 
     `threads` is the number of compute threads, by default PyTorch's own setting; `photos` the expected number of
@@ -39,8 +40,6 @@ class TorchEngine:
     Raises:
         UsageError: bf16 on a CPU that has no instruction for it, or a device that is not available.
     """
-
-    max_concurrent = 1
 
     def __init__(
         self,
@@ -52,7 +51,8 @@ class TorchEngine:
         threads: int | None = None,
         photos: int | None = None,
     ) -> None:
-        self.device, self.precision, self.threads = pick_device(device), precision, threads
+        self.device, self.threads = pick_device(device), threads
+        self.name = f"PyTorch on {self.device}" + ("" if precision == "fp32" else f" in {precision}")
         self.compiles = worth_compiling(self.device, photos)
         self.compiled: dict[nn.Module, _CompiledTorch] = {}
         self.graphs = CudaGraphs(self.device) if self.device.type == "cuda" and not self.compiles else None
@@ -64,48 +64,29 @@ class TorchEngine:
         self.truncated: dict[str, nn.Module] = {}  # parts of the network, which share its weights
         self.normalize = Normalize(scale_3, shift_3).to(self.device)
 
-    @property
-    def name(self) -> str:
-        """Return the runtime, its device and any reduced precision."""
-        return f"PyTorch on {self.device}" + ("" if self.precision == "fp32" else f" in {self.precision}")
-
     def own_process(self) -> None:
         """Have the allocator keep freed memory for the next batch."""
         _keep_freed_memory()
 
-    @torch.inference_mode()
-    def probabilities(self, pixels_NHW3: Array) -> Array:
-        """Return float32 probabilities (N, K) for uint8 photos of one size."""
-        return self._run(self.network, pixels_NHW3).softmax(1).cpu().numpy()
-
-    def features_at(self, at: str) -> Callable[[Array], Array]:
-        """Return a function from uint8 photos of one size to float32 features (N, C[, H, W]).
-
-        Raises:
-            UnknownNameError: the network has no such node.
-        """
+    def _check_node(self, at: str) -> None:
         if at not in self.truncated:
             self.truncated[at] = truncate(self.network, at)
-        part = self.truncated[at]
 
-        @torch.inference_mode()
-        def features(pixels_NHW3: Array) -> Array:
-            return self._run(part, pixels_NHW3).contiguous().cpu().numpy()
-
-        return features
-
-    def _run(self, part: nn.Module, pixels_NHW3: Array) -> Tensor:
-        pixels = torch.from_numpy(pixels_NHW3)
+    @torch.inference_mode()
+    def _run(self, at: str | None, pixels_NHW3: Array) -> Array:
         if _forked and self.device.type != "cpu":
             raise UsageError(
                 f"a process that was forked cannot use the device {self.device}. Start processes with "
                 "multiprocessing's spawn, or use the device cpu"
             )
+        part, pixels = self.network if at is None else self.truncated[at], torch.from_numpy(pixels_NHW3)
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
         if self.graphs is not None:
-            return self.graphs.run(part, partial(self._compute, part), pixels)
-        return self._compute(part, pixels.to(self.device, non_blocking=True))
+            result = self.graphs.run(part, partial(self._compute, part), pixels)
+        else:
+            result = self._compute(part, pixels.to(self.device, non_blocking=True))
+        return (result.softmax(1) if at is None else result.contiguous()).cpu().numpy()
 
     def _compute(self, part: nn.Module, pixels_NHW3: Tensor) -> Tensor:
         x: Tensor = self.normalize(pixels_NHW3).to(self.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -16,7 +17,7 @@ from dla.data.sources import DataOptions
 from dla.engines.torch import pick_device
 from dla.errors import DlaError, UsageError
 from dla.evaluation.result import Calibrated, Validation, Validations
-from dla.evaluation.scores import ReadConfig, log_probabilities
+from dla.evaluation.scores import log_probabilities
 from dla.inference.classifier import Classifier, check_classifies, load
 from dla.inference.pipeline import InputPipeline
 from dla.metrics.calibration import fit_temperature
@@ -80,16 +81,16 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     """
     several = not isinstance(model, str | Classifier)
     named: Sequence[ModelOrName] = model if not isinstance(model, str | Classifier) else [model]
-    batch, views = BatchOptions(batch_size, workers), EvalOptions(preset, tta)
-    reading = ReadConfig(allow_truncated, max_pixels, views.preset, views.tta)
+    batch, options = BatchOptions(batch_size, workers), EvalOptions(preset, tta)
+    reading = ReadOptions(max_pixels=max_pixels, allow_truncated=allow_truncated)
     pipeline = InputPipeline(batch.batch_size, batch.threads)
-    _check(named, reading, calibrate)
+    _check(named, options, calibrate)
     chosen_device = pick_device(device)
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS
         classifiers = [_load(m, str(ranks.device(chosen_device))) for m in named]
         folder = _folder_of(classifiers[0]) if calibrate else None
-        results = [_one(_name(m), c, os.fspath(data), columns, reading, seed, pipeline, ranks, shown)
+        results = [_one(_name(m), c, os.fspath(data), columns, options, reading, seed, pipeline, ranks, shown)
                 for m, c in zip(named, classifiers, strict=True)]  # fmt: skip
         validations = [v for v, _ in results]
         if folder is not None:
@@ -99,12 +100,12 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
         return Validations(tuple(validations), compared) if several else validations[0]
 
 
-def _check(named: Sequence[ModelOrName], reading: ReadConfig, calibrate: bool) -> None:
+def _check(named: Sequence[ModelOrName], options: EvalOptions, calibrate: bool) -> None:
     if not named:
         raise UsageError("no model is given. Leave out `model` for the built-in network")
     if calibrate and len(named) > 1:
         raise UsageError(f"calibrate fits one model at a time, but {len(named)} are given")
-    if calibrate and (reading.tta, reading.preset) != ("none", "model"):
+    if calibrate and (options.tta, options.preset) != ("none", "model"):
         raise UsageError("calibrate fits the scores of dla predict. Leave out tta and preset")
 
 
@@ -135,12 +136,12 @@ def _folder_of(classifier: Classifier) -> Path:
 
 
 def _one(
-    name: str, classifier: Classifier, data: str, columns: DataOptions, reading: ReadConfig, seed: int,
-    pipeline: InputPipeline, ranks: Ranks, progress: Progress,
+    name: str, classifier: Classifier, data: str, columns: DataOptions, options: EvalOptions, reading: ReadOptions,
+    seed: int, pipeline: InputPipeline, ranks: Ranks, progress: Progress,
 ) -> tuple[Validation, Array]:  # fmt: skip
     """Return one model's results, and its log probabilities (N, K)."""
     split = _with_classes_of(classifier, data, columns)
-    logs_NK, unreadable = log_probabilities(split, classifier, reading, pipeline, ranks, progress)
+    logs_NK, unreadable = log_probabilities(split, classifier, options, reading, pipeline, ranks, progress)
     read = np.flatnonzero(~np.isnan(logs_NK[:, 0]))
     if not len(read):
         raise DlaError(f"none of the {len(split):,} photos of {data} can be read. The first: {unreadable[0].message}")
@@ -150,7 +151,7 @@ def _one(
     labels = tuple(c.label for c in classifier.classes)
     evaluation = evaluate(logs_NK, split_read.targets_N, split_read.class_ids, seed=seed)
     return Validation(
-        name, classifier.origin, classifier.sha256, data, reading.preset, reading.tta, classifier.config.temperature,
+        name, classifier.origin, classifier.sha256, data, options.preset, options.tta, classifier.config.temperature,
         labels, evaluation, split_read, unreadable, notes=(*classifier.notes, *split.notes),
         license=str(classifier.config.dla.get("license") or ""),
     ), logs_NK  # fmt: skip
@@ -163,12 +164,9 @@ def _with_classes_of(classifier: Classifier, data: str, columns: DataOptions) ->
     try:
         return open_split(data, columns, class_ids)
     except UsageError:
-        if len(set(labels)) < len(labels) or labels == class_ids:
-            raise
-        try:
-            return replace(open_split(data, columns, labels), class_ids=class_ids)
-        except UsageError:
-            pass  # report the error about the ids
+        if len(set(labels)) == len(labels) and labels != class_ids:
+            with suppress(UsageError):  # the error about the ids is reported
+                return replace(open_split(data, columns, labels), class_ids=class_ids)
         raise
 
 

@@ -19,7 +19,6 @@ from dla.html_report.sections import (
     today,
 )
 from dla.images.decode import read_photo
-from dla.metrics.intervals import Interval
 
 
 def write_report(path: str | os.PathLike[str], result: Validation | Validations) -> None:
@@ -56,14 +55,13 @@ def _heading(models: Sequence[Validation]) -> Heading:
 def _compared(result: Validations) -> Section:
     charts = [Chart("top-1", interval_chart([(m.model, m.top1, m.evaluation.top1_interval) for m in result.models]))]
     if any(len(m.evaluation.classes) > 5 for m in result.models):
-        charts.append(
-            Chart("top-5", interval_chart([(m.model, m.top5, m.evaluation.top5_interval) for m in result.models]))
-        )
+        top5 = [(m.model, m.top5, m.evaluation.top5_interval) for m in result.models]
+        charts.append(Chart("top-5", interval_chart(top5)))
     pairs = [(f"{one} minus {other}", c.top1, c.top1_interval) for one, other, c in result.comparisons]
     charts.append(Chart("difference in top-1", interval_chart(pairs, zero=True)))
     rows = tuple(
-        (one, other, f"{100 * c.top1:+.1f}", _span(c.top1_interval), f"{c.only_a_correct:,}", f"{c.only_b_correct:,}")
-        for one, other, c in result.comparisons
+        (a, b, f"{100 * c.top1:+.1f}", c.top1_interval.percent("+"), f"{c.only_a_correct:,}", f"{c.only_b_correct:,}")
+        for a, b, c in result.comparisons
     )
     heads = ("A", "B", "top-1 A - B, points", "95 % interval", "only A correct", "only B correct")
     note = ("A difference whose interval excludes zero is unlikely to be due to the choice of photos. The interval is "
@@ -81,10 +79,6 @@ def _of_model(result: Validation, of_model: str) -> Iterator[Section | SideBySid
     if errors:
         yield errors
     yield Section(f"About this validation{of_model}", (_facts(result),))
-
-
-def _span(interval: Interval) -> str:
-    return f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
 
 
 def _facts(result: Validation) -> Part:

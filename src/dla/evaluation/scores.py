@@ -6,7 +6,7 @@ Only the scores are held in memory; a few photos at a time are read ahead of the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from dla.data.dataset import Split, Unreadable
 from dla.images.preprocessing import Preprocessing
 from dla.inference.classifier import Classifier
 from dla.inference.pipeline import InputPipeline, PhotoReader
-from dla.options import Preset, ReadOptions, TestTime
+from dla.options import EvalOptions, ReadOptions, TestTime
 from dla.training.distributed import Ranks
 from dla.types import Array, Progress
 
@@ -23,20 +23,13 @@ STRIDE = 32  # sides that are not a multiple of it lose accuracy (docs/results.m
 TINY = np.finfo(np.float32).tiny
 
 
-@dataclass(frozen=True)
-class ReadConfig:
-    """How photos are read and augmented. `preset` "imagenet" ignores their EXIF orientation, as timm does."""
+def _reader(preprocessing: Preprocessing, options: EvalOptions, reading: ReadOptions) -> PhotoReader:
+    """Return the reader of photos for a network with this preprocessing.
 
-    allow_truncated: bool
-    max_pixels: int
-    preset: Preset
-    tta: TestTime
-
-    def reader(self, preprocessing: Preprocessing) -> PhotoReader:
-        """Return the reader of photos for a network with this preprocessing."""
-        exif = preprocessing.exif if self.preset == "model" else "ignore"
-        options = ReadOptions(exif, self.max_pixels, self.allow_truncated)
-        return PhotoReader(tta_views(preprocessing, self.tta), options)
+    The preset "imagenet" ignores the EXIF orientation, as timm does.
+    """
+    exif = preprocessing.exif if options.preset == "model" else "ignore"
+    return PhotoReader(tta_views(preprocessing, options.tta), replace(reading, exif=exif))
 
 
 def tta_views(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessing, ...]:
@@ -60,8 +53,9 @@ def tta_views(preprocessing: Preprocessing, tta: TestTime) -> tuple[Preprocessin
 
 
 def log_probabilities(
-    split: Split, classifier: Classifier, reading: ReadConfig, pipeline: InputPipeline, ranks: Ranks, progress: Progress
-) -> tuple[Array, tuple[Unreadable, ...]]:
+    split: Split, classifier: Classifier, options: EvalOptions, reading: ReadOptions, pipeline: InputPipeline,
+    ranks: Ranks, progress: Progress,
+) -> tuple[Array, tuple[Unreadable, ...]]:  # fmt: skip
     """Return log probabilities, float32 (N, K), gathered from all ranks, and the unreadable photos, whose rows are nan.
 
     A probability that is 0 in single precision counts as the smallest positive number.
@@ -69,7 +63,7 @@ def log_probabilities(
     rows_n = ranks.shard(np.arange(len(split)))
     logs_nK = np.full((len(rows_n), len(classifier.classes)), np.nan, np.float32)
     errors_n = np.full(len(rows_n), None, object)
-    flip = reading.tta in ("flips", "both")
+    flip = options.tta in ("flips", "both")
 
     def compute(*views: Array) -> Array:
         """Return the log of the mean probabilities over all views of each photo."""
@@ -81,7 +75,8 @@ def log_probabilities(
     photos = ((split.names[row], split.photos[row]) for row in rows_n.tolist())
     progress.start("validating", len(rows_n))
     pipeline = replace(pipeline, max_concurrent=classifier.engine.max_concurrent)
-    results = pipeline.results(photos, reading.reader(classifier.preprocessing), compute, lambda p, row: (p, row))
+    reader = _reader(classifier.preprocessing, options, reading)
+    results = pipeline.results(photos, reader, compute, lambda p, row: (p, row))
     for i, (p, logs_K) in enumerate(results):
         if p.error is None:
             logs_nK[i] = logs_K

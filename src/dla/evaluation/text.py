@@ -9,7 +9,6 @@ import numpy as np
 from dla.evaluation.result import Validation, Validations
 from dla.html_report.sections import shown_names
 from dla.metrics.classification import Comparison, Evaluation
-from dla.metrics.intervals import Interval
 from dla.text_table import text_table
 
 FEW, WORST = 12, 5
@@ -35,7 +34,7 @@ def several_as_text(result: Validations) -> str:
     for m in result.models:
         e = m.evaluation
         shares = [(e.top1, e.top1_interval), (e.top5, e.top5_interval)][: len(ranks)]
-        cells = [cell for share, interval in shares for cell in (_percent(share), _span(interval))]
+        cells = [cell for share, interval in shares for cell in (_percent(share), interval.percent())]
         rows.append((m.model, *cells, f"{e.log_loss:.3f}", _percent(e.calibration.error)))
     lines = [_head(result.models[0]), "", *text_table(rows, "<" + "><" * len(ranks) + ">>")]
     for one, other, c in result.comparisons:
@@ -50,9 +49,9 @@ def _head(result: Validation) -> str:
 
 
 def _figures(e: Evaluation) -> Iterator[tuple[str, str]]:
-    yield "top-1", f"{_percent(e.top1)}   95 % interval {_span(e.top1_interval)}"
+    yield "top-1", f"{_percent(e.top1)}   95 % interval {e.top1_interval.percent()}"
     if len(e.classes) > 5:
-        yield "top-5", f"{_percent(e.top5)}   95 % interval {_span(e.top5_interval)}"
+        yield "top-5", f"{_percent(e.top5)}   95 % interval {e.top5_interval.percent()}"
     yield "mean recall", f"{_percent(e.balanced_accuracy)}   every class has the same weight"
     yield "mean F1", _percent(e.macro_f1)
     yield "log loss", f"{e.log_loss:7.3f}"
@@ -82,14 +81,9 @@ def _comparison(c: Comparison, few: bool) -> Iterator[str]:
     differences = (("top-1", c.top1, c.top1_interval), ("top-5", c.top5, c.top5_interval))
     for name, difference, interval in differences[: 1 if few else 2]:
         verdict = "may be chance" if interval.low <= 0 <= interval.high else "unlikely to be chance"
-        yield (f"  {name}  {100 * difference:+5.1f} points, 95 % interval {100 * interval.low:+.1f} to "
-               f"{100 * interval.high:+.1f}: {verdict}")  # fmt: skip
+        yield f"  {name}  {100 * difference:+5.1f} points, 95 % interval {interval.percent('+')}: {verdict}"
     yield f"  only the first is correct on {c.only_a_correct:,} photos, only the second on {c.only_b_correct:,}"
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:5.1f} %"
-
-
-def _span(interval: Interval) -> str:
-    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"

@@ -7,7 +7,7 @@ from dla.drawing.palette import class_palette
 from dla.engines.dense_files import BYTE_CLASSES
 from dla.exporting.dense_targets import ABOVE_STRIDE, DenseSource
 from dla.exporting.dense_verify import LOGITS_DIFFERENCE, MOST_SIDE, SAME_PIXELS, DenseExportReport
-from dla.exporting.readme import IMPORTS, OPEN, READ_PHOTO, gates, int8_precision
+from dla.exporting.readme import IMPORTS, OPEN, READ_PHOTO, int8_precision
 from dla.exporting.targets import TARGETS
 from dla.exporting.verify import AGREEMENT, LEVEL
 from dla.options import TargetName
@@ -38,6 +38,7 @@ def dense_readme(name: TargetName, source: DenseSource, info: ModelInfo, report:
     }
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value)
     what = "the class" if file.task == "segment" else "the probability of a boundary"
+    gates = "".join(f"\n\nCompared with fp32: {gate}." for gate in report.gates)
     return f"""\
 # {info.model} for {target.title}
 
@@ -50,7 +51,7 @@ ids, colours and most of the facts below are also in `{report.file}`.
 
 ## Checked
 
-{_checked(report)}{gates(report.gates)}
+{_checked(report)}{gates}
 """
 
 

@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from dla.engines.quantized import QuantizedModel
 from dla.errors import CheckError, DlaError, UnavailableError, UnknownNameError, UsageError, pip_line
 from dla.exporting.classifier_file import ClassifierFile
 from dla.exporting.dense_file import DenseNetworkFile
@@ -20,9 +21,6 @@ from dla.storage.files import open_folder_aside, write_files
 from dla.types import NO_PROGRESS, Progress
 from dla.weights.identify import task_of
 from dla.weights.spec import ModelFiles, open_files
-
-if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as QuantizedModel
 
 
 @dataclass(frozen=True, slots=True)

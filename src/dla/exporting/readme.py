@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dla.catalog import ModelInfo
@@ -40,6 +39,7 @@ def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: Expo
         "runs in": target.runs_in,
         "needs": f"`{target.packages[0]}`; `use.py` also numpy and pillow",
     }
+    gates = "".join(f"\n\nCompared with fp32: {gate}." for gate in report.gates)
     lines = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value)
     return f"""\
 # {info.model} for {target.title}
@@ -53,13 +53,8 @@ and most of the facts below are also in `{report.file}`.
 
 ## Checked
 
-{_checked(report)}{gates(report.gates)}
+{_checked(report)}{gates}
 """
-
-
-def gates(sentences: Sequence[str]) -> str:
-    """Return how an int8 model compares with fp32."""
-    return "".join(f"\n\nCompared with fp32: {sentence}." for sentence in sentences)
 
 
 def _checked(report: ExportReport) -> str:
@@ -172,17 +167,17 @@ def _prepare(p: Preprocessing) -> str:
             f"ratio = {take}(photo.width / {to_width}, photo.height / {to_height})",
             f"photo = photo.resize([max(1, round(side / ratio)) for side in photo.size], {filter_})",
         ]
-    if not p.may_be_short:
-        return "\n".join([
-            *lines,
+    if p.may_be_short:
+        lines += [
+            f"spare = photo.width - {width}, photo.height - {height}",
+            "place = [-round(s / 2) if s >= 0 else -s // 2 for s in spare]",
+            f'whole = Image.new("RGB", ({width}, {height}), {p.fill})',
+            "whole.paste(photo, place)",
+            "photo = whole",
+        ]
+    else:
+        lines += [
             f"left, top = round((photo.width - {width}) / 2), round((photo.height - {height}) / 2)",
             f"photo = photo.crop((left, top, left + {width}, top + {height}))",
-        ])  # fmt: skip
-    return "\n".join([
-        *lines,
-        f"spare = photo.width - {width}, photo.height - {height}",
-        "place = [-round(s / 2) if s >= 0 else -s // 2 for s in spare]",
-        f'whole = Image.new("RGB", ({width}, {height}), {p.fill})',
-        "whole.paste(photo, place)",
-        "photo = whole",
-    ])  # fmt: skip
+        ]
+    return "\n".join(lines)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,13 @@ from torch.export import Dim, export
 
 from dla.engines.graph import Network
 from dla.engines.onnx_builder import OLDEST_RUNTIME
+from dla.engines.quantized import QuantizedModel
 from dla.images.preprocessing import Preprocessing
+from dla.models.dla import DLA
 from dla.models.fuse import fuse_conv_bn
 from dla.models.normalize import Normalize
 from dla.options import TargetName, cores
 from dla.types import Array
-
-if TYPE_CHECKING:
-    from dla.engines.quantized import QuantizedModel as QuantizedModel
-    from dla.models.dla import DLA
 
 # uint8 (N, H, W, 3) -> the preprocessed pixels, uint8 (N, H, W, 3), and the probabilities (N, K)
 RunFile = Callable[[Array], tuple[Array, Array]]

@@ -29,7 +29,7 @@ COLOURS = {
 }
 _PAPER, _INK, _FAINT, _RULE, *_SERIES = (f"var(--{name}, {colour})" for name, colour in COLOURS.items())
 _ONE, _TWO, _ = _SERIES
-_LINES = ("first", "second", "third")
+_LINES = dict(zip(("first", "second", "third"), _SERIES, strict=True))
 
 STYLES = {  # in the order of drawing
     "grid": Style(stroke=_RULE, stroke_width=1),
@@ -40,14 +40,11 @@ STYLES = {  # in the order of drawing
     "interval": Style(_ONE, 0.55),
     "target": Style(stroke=_TWO, stroke_width=2, stroke_dasharray="6 5"),
     "mark": Style(stroke=_FAINT, stroke_width=1.5, stroke_dasharray="3 4"),
-    **{name: Style(stroke=colour, stroke_width=2) for name, colour in zip(_LINES, _SERIES, strict=True)},
-    **{f"{name} dot": Style(colour) for name, colour in zip(_LINES, _SERIES, strict=True)},
+    **{name: Style(stroke=colour, stroke_width=2) for name, colour in _LINES.items()},
+    **{f"{name} dot": Style(colour) for name, colour in _LINES.items()},
     **{anchor: Style(_FAINT, font_size=12, text_anchor=anchor) for anchor in ("start", "middle", "end")},
     "row": Style(_INK, stroke=_PAPER, stroke_width=5, paint_order="stroke", font_size=12),  # lines end at its letters
-    **{
-        f"{name} name": Style(colour, font_size=12, font_weight="bold")
-        for name, colour in zip(_LINES, _SERIES, strict=True)
-    },
+    **{f"{name} name": Style(colour, font_size=12, font_weight="bold") for name, colour in _LINES.items()},
 }
 
 NumberFormat = Callable[[float], str]

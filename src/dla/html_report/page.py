@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dla.drawing.shapes import Page, inline_svg
-from dla.errors import UnavailableError, pip_line
+from dla.errors import import_optional, pip_line
 from dla.storage.files import write_file
 from dla.types import Array
 from dla.version import __version__
@@ -40,7 +40,6 @@ class Figure:
 class Figures:
     """Figures side by side."""
 
-    kind: ClassVar[str] = "figures"
     items: tuple[Figure, ...]
 
 
@@ -62,7 +61,6 @@ class Chart:
 class Charts:
     """Charts side by side where there is room. They are collapsed under the text `folded`, if any."""
 
-    kind: ClassVar[str] = "charts"
     items: tuple[Chart, ...]
     folded: str = ""
 
@@ -79,7 +77,6 @@ class Share:
 class Table:
     """A table; the first `texts` columns are text, the others numbers. `folded` is the text it is collapsed under."""
 
-    kind: ClassVar[str] = "table"
     heads: tuple[str, ...]
     rows: tuple[tuple[str | Share, ...], ...]
     texts: int = 1
@@ -93,7 +90,6 @@ class Matrix:
     Rows of `few` photos are faded.
     """
 
-    kind: ClassVar[str] = "matrix"
     names: tuple[str, ...]
     rows: tuple[tuple[tuple[int, float], ...], ...]
     few: tuple[bool, ...]
@@ -117,7 +113,6 @@ class PageImage:
 class ImageGrid:
     """Images side by side, or one as wide as the page (`wide`)."""
 
-    kind: ClassVar[str] = "pictures"
     items: tuple[PageImage, ...]
     wide: bool = False
 
@@ -126,7 +121,6 @@ class ImageGrid:
 class Facts:
     """Pairs of a name and a value. They are collapsed under the text `folded`, if any."""
 
-    kind: ClassVar[str] = "facts"
     items: tuple[tuple[str, str], ...]
     folded: str = ""
 
@@ -135,7 +129,6 @@ class Facts:
 class Code:
     """Preformatted text. It is collapsed under the text `folded`, if any."""
 
-    kind: ClassVar[str] = "code"
     text: str
     folded: str = ""
 
@@ -193,13 +186,12 @@ def write_page(path: str | os.PathLike[str], heading: Heading, sections: tuple[S
 
 @cache
 def _environment() -> Any:
-    try:
-        from jinja2 import DictLoader, Environment, StrictUndefined
-    except ImportError:
-        raise UnavailableError(f"a report needs jinja2: {pip_line('train')}") from None
+    jinja2 = import_optional("jinja2", f"a report needs jinja2: {pip_line('train')}")
     template = files("dla.html_report").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(loader=DictLoader({"page.html": template}), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True, finalize=_unbroken_units)  # fmt: skip
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({"page.html": template}), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=_unbroken_units,
+    )  # fmt: skip
     environment.filters["path_pieces"] = re.compile(r"[^/_.\s-]*[/_.\s-]*").findall
     return environment
 

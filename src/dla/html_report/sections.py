@@ -130,7 +130,7 @@ def headline(found: Evaluation) -> Figures:
 
 def _between(interval: Interval) -> str:
     """Format an interval of shares."""
-    return f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}"
+    return f"95 % interval {interval.percent()}"
 
 
 def surest_errors(

@@ -16,15 +16,8 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from dla.errors import ImageError, UsageError
-from dla.images.formats import (
-    FORMATS,
-    HEADER_BYTES,
-    ImageFormat,
-    UnsupportedError,
-    format_of,
-    turned_by_loading,
-    webp_size,
-)
+from dla.images import formats
+from dla.images.formats import HEADER_BYTES, ImageFormat
 from dla.images.rgb import image_from_array, to_rgb
 from dla.images.segments import MAX_SEGMENTS, TooManySegmentsError
 from dla.options import ReadOptions
@@ -270,14 +263,12 @@ def _read(file: BinaryIO, options: ReadOptions, finish: _Finish | None = None) -
     try:
         image = _open_image(format_, file, options)
         _check_scans(image, file)
-        turned = turned_by_loading(image)
-        image.load()
-        return Photo((finish or _upright)(image, turned, options))
+        return _loaded(image, options, finish)
     except ImageError:
         raise
     except TooManySegmentsError:
         raise ImageError("decode_error", f"this {format_.name} file has more than {MAX_SEGMENTS:,} segments") from None
-    except UnsupportedError as error:
+    except formats.UnsupportedError as error:
         raise ImageError("decode_error", f"{format_.name} files with {error} cannot be read") from None
     except Image.DecompressionBombError as error:
         raise ImageError(
@@ -308,10 +299,10 @@ def _format_of(file: BinaryIO) -> ImageFormat:
     header = file.read(HEADER_BYTES)
     if not header:
         raise ImageError("empty_file", "the file is empty (zero bytes)")
-    format_ = format_of(header)
+    format_ = formats.format_of(header)
     if format_ is None:
-        known = ", ".join(f.name for f in FORMATS[:-1])
-        raise ImageError("not_an_image", f"this is not a photo. Allowed: {known} and {FORMATS[-1].name}")
+        known = ", ".join(f.name for f in formats.FORMATS[:-1])
+        raise ImageError("not_an_image", f"this is not a photo. Allowed: {known} and {formats.FORMATS[-1].name}")
     return format_
 
 
@@ -319,7 +310,7 @@ def _open_image(format_: ImageFormat, file: BinaryIO, options: ReadOptions) -> I
     """Open an image: read its header and check its size, but decode nothing."""
     file.seek(0)
     if format_.name == "WebP":
-        _check_size(webp_size(file.read(HEADER_BYTES)), options)
+        _check_size(formats.webp_size(file.read(HEADER_BYTES)), options)
         file.seek(0)
     image = format_.open(file)
     _check_size(image.size, options)
@@ -333,6 +324,12 @@ def _check_size(size: tuple[int, int] | None, options: ReadOptions) -> None:
             f"{size[0]} x {size[1]} is {size[0] * size[1] / 1e6:,.1f} megapixels, "
             f"more than the {options.max_pixels / 1e6:,.1f} allowed. Raise --max-megapixels to read it",
         )
+
+
+def _loaded(image: Image.Image, options: ReadOptions, finish: _Finish | None = None) -> Photo:
+    turned = formats.turned_by_loading(image)
+    image.load()
+    return Photo((finish or _upright)(image, turned, options))
 
 
 def _upright(image: Image.Image, turned: int, options: ReadOptions) -> Image.Image:
@@ -352,9 +349,7 @@ def _orientation(image: Image.Image) -> int:
 def _from_pil(image: Image.Image, options: ReadOptions, name: str) -> Photo:
     try:
         _check_size(image.size, options)
-        turned = turned_by_loading(image)
-        image.load()
-        return Photo(_upright(image, turned, options))
+        return _loaded(image, options)
     except ImageError as error:
         raise ImageError(error.code, f"{name}: {error}") from None
     except Exception as error:

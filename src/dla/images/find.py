@@ -58,7 +58,7 @@ class PhotoFinder:
             if not is_kind(entry.is_dir):
                 # reading a pipe would block for ever; a broken link is returned, to be reported by its name
                 if entry.is_symlink() or is_kind(entry.is_file):
-                    yield from self._photos([entry.path])
+                    yield from self._if_photo(entry.path)
             elif not entry.is_symlink() and not entry.name.startswith("."):
                 yield from self._walk(entry.path)
         if entries is None:
@@ -69,19 +69,17 @@ class PhotoFinder:
         fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
         base = os.path.join(*path.parts[:fixed]) if fixed else ""
         for match in sorted(set(_matches(base, path.parts[fixed:])), key=lambda match: Path(match).parts):
-            yield from (
-                [match] if os.path.isdir(match) else self._photos([match])
-            )  # an unlistable folder is its own error
+            # an unlistable folder is its own error
+            yield from [match] if os.path.isdir(match) else self._if_photo(match)
 
-    def _photos(self, paths: Iterable[str]) -> Iterator[str]:
-        for path in paths:
-            name = os.path.basename(path)
-            suffix = os.path.splitext(name)[1].lower()
-            if name.startswith(".") or suffix not in PHOTO_SUFFIXES:
-                self.skipped += 1
-                self.others.update(() if name.startswith(".") else (suffix,))
-            else:
-                yield path
+    def _if_photo(self, path: str) -> Iterator[str]:
+        name = os.path.basename(path)
+        suffix = os.path.splitext(name)[1].lower()
+        if name.startswith(".") or suffix not in PHOTO_SUFFIXES:
+            self.skipped += 1
+            self.others.update(() if name.startswith(".") else (suffix,))
+        else:
+            yield path
 
 
 def is_kind(predicate: Callable[[], bool]) -> bool:

@@ -137,31 +137,30 @@ def _libtiff(image: TiffImageFile, raw: str) -> _Tile:
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """An image format: `open` reads the header and allocates no pixels, `starts` matches the first `HEADER_BYTES`."""
+    """An image format: `open` reads the header and allocates no pixels.
+
+    `starts` is a pattern of the first `HEADER_BYTES`.
+    """
 
     name: str
     open: type[ImageFile]
-    starts: re.Pattern[bytes]
-
-
-def _format(name: str, plugin: type[ImageFile], starts: bytes) -> ImageFormat:
-    return ImageFormat(name, plugin, re.compile(starts, re.DOTALL))
+    starts: bytes
 
 
 FORMATS = (
-    _format("JPEG", _Jpeg, rb"\xff\xd8\xff"),
-    _format("PNG", _Png, rb"\x89PNG\r\n\x1a\n"),
-    _format("WebP", WebPImageFile, rb"RIFF.{4}WEBP"),
-    _format("GIF", _Gif, rb"GIF8[79]a"),
-    _format("BMP", _Bmp, rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
-    _format("TIFF", _Tiff, rb"II[*+]\0|MM\0[*+]"),
-    _format("AVIF", AvifImageFile, rb".{4}ftyp(avif|avis|mif1|msf1)"),
+    ImageFormat("JPEG", _Jpeg, rb"\xff\xd8\xff"),
+    ImageFormat("PNG", _Png, rb"\x89PNG\r\n\x1a\n"),
+    ImageFormat("WebP", WebPImageFile, rb"RIFF.{4}WEBP"),
+    ImageFormat("GIF", _Gif, rb"GIF8[79]a"),
+    ImageFormat("BMP", _Bmp, rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),
+    ImageFormat("TIFF", _Tiff, rb"II[*+]\0|MM\0[*+]"),
+    ImageFormat("AVIF", AvifImageFile, rb".{4}ftyp(avif|avis|mif1|msf1)"),
 )
 
 
 def format_of(header: bytes) -> ImageFormat | None:
     """Return the format of a file that starts with `header`, or None."""
-    return next((f for f in FORMATS if f.starts.match(header)), None)
+    return next((f for f in FORMATS if re.match(f.starts, header, re.DOTALL)), None)
 
 
 def webp_size(header: bytes) -> tuple[int, int] | None:

@@ -131,14 +131,8 @@ class Preprocessing:
 
     def to_config(self) -> dict[str, Any]:
         """Return these settings under timm's names, for `pretrained_cfg`. `exif` is not one of them."""
-        return {
-            "input_size": (3, *self.size),
-            "crop_pct": self.crop_pct,
-            "crop_mode": self.crop_mode,
-            "interpolation": self.interpolation,
-            "mean": self.mean,
-            "std": self.std,
-        }
+        names = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
+        return {"input_size": (3, *self.size), **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def from_config(cls, pretrained_cfg: Mapping[str, Any], exif: Exif = "apply") -> Preprocessing:
@@ -147,17 +141,14 @@ class Preprocessing:
         Raises:
             DamagedError: a field has a value that is not allowed.
         """
-        values = {
-            "input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic",
-            "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
-        }  # fmt: skip
+        values = cls(interpolation="bicubic").to_config()
         values |= {key: pretrained_cfg[key] for key in values if pretrained_cfg.get(key)}
         size: Any = values.pop("input_size")
         if not isinstance(size, tuple | list) or len(size) != 3 or size[0] != 3:
             raise DamagedError(f"pretrained_cfg: input_size is 3, height, width, not {size!r}")
-        settings: dict[str, Any] = {"size": size[1:], "exif": exif, **values}
+        values |= {"size": size[1:], "exif": exif}
         try:
-            return cls(**settings)
+            return cls(**values)
         except UsageError as error:
             raise DamagedError(f"pretrained_cfg: {error}") from error
 

@@ -20,7 +20,7 @@ from dla.errors import UsageError, nearest
 from dla.images.decode import to_photo
 from dla.images.preprocessing import Preprocessing
 from dla.images.random_crop import random_resized_crop
-from dla.options import Interpolation, ReadOptions
+from dla.options import ReadOptions
 from dla.types import Array
 
 if TYPE_CHECKING:
@@ -115,29 +115,6 @@ def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[flo
 
 
 @dataclass(frozen=True, slots=True)
-class RandomCrop:
-    """A random resized crop to `size` (height, width), flipped horizontally with probability `hflip`.
-
-    The crop's share of the area is uniform in `scale`, its aspect ratio log-uniform in `ratio` (Szegedy et al. 2015).
-    The seed comes from torch's generator: `torch.manual_seed` makes it repeatable, and each DataLoader worker has its
-    own.
-    """
-
-    size: tuple[int, int]
-    scale: Range
-    ratio: Range
-    hflip: float
-    interpolations: tuple[Interpolation, ...]
-
-    def pixels(self, image: Image.Image) -> Array:
-        """Return a random crop of an RGB image: uint8 (H, W, 3)."""
-        import torch
-
-        generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        return random_resized_crop(image, self.size, self.interpolations, self.scale, self.ratio, self.hflip, generator)
-
-
-@dataclass(frozen=True, slots=True)
 class Transform:
     """Turn a photo into a network's input: float32 (3, H, W), normalized, or uint8 if `normalize` is False.
 
@@ -146,7 +123,7 @@ class Transform:
     """
 
     preprocessing: Preprocessing
-    crop: RandomCrop | None = None
+    crop: Mapping[str, Any] | None = None  # the settings of a random crop
     normalize: bool = True
 
     def __call__(self, image: Any) -> Tensor:
@@ -154,7 +131,7 @@ class Transform:
         import torch
 
         rgb = to_photo(image, ReadOptions(exif="ignore")).image
-        pixels_HW3 = (self.crop or self.preprocessing).pixels(rgb)
+        pixels_HW3 = self.preprocessing.pixels(rgb) if self.crop is None else _random_pixels(rgb, **self.crop)
         if self.normalize:
             scale, shift = self.preprocessing.scale_shift()
             pixels_HW3 = pixels_HW3 * scale + shift
@@ -212,7 +189,19 @@ def create_transform(
     if not is_training:
         return Transform(preprocessing, None, normalize)
     scale, ratio = _interval("scale", scale or (0.08, 1.0)), _interval("ratio", ratio or (3 / 4, 4 / 3))
-    return Transform(preprocessing, RandomCrop(size, scale, ratio, hflip, interpolations), normalize)
+    crop = {"size": size, "interpolations": interpolations, "scale": scale, "ratio": ratio, "flip": hflip}
+    return Transform(preprocessing, crop, normalize)
+
+
+def _random_pixels(image: Image.Image, **settings: Any) -> Array:
+    """Return a random resized crop, flipped or not (`random_resized_crop` documents the settings).
+
+    The seed comes from torch's generator: `torch.manual_seed` makes it repeatable, and each DataLoader worker has its
+    own.
+    """
+    import torch
+
+    return random_resized_crop(image, **settings, generator=np.random.default_rng(int(torch.randint(2**62, ()))))
 
 
 def _check_off(others: Mapping[str, Any]) -> None:

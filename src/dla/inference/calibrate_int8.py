@@ -91,7 +91,7 @@ def make_quantized(
     network, model = open_traced(source)
     check_classifies(model.config, model.origin)
     calibration, held_out = _split(os.fspath(photos), model, columns, seed)
-    loop = _PhotoLoop.of(model, workers, progress)
+    loop = _PhotoLoop(model, workers, progress)
     stored = None
     with suppress(DamagedError):  # the new model replaces it
         stored = find_quantized(network, model)
@@ -142,7 +142,7 @@ def try_quantized(
     """
     network, model = open_traced(source)
     _, held_out = _split(os.fspath(photos), model, columns, seed)
-    return _gate(network, quantized, _PhotoLoop.of(model, workers, progress), held_out, seed)
+    return _gate(network, quantized, _PhotoLoop(model, workers, progress), held_out, seed)
 
 
 def _split(photos: str, model: TracedModel, columns: DataOptions, seed: int) -> tuple[_Photos, _Photos]:
@@ -186,24 +186,17 @@ def _sets(photos: str, model: TracedModel, columns: DataOptions) -> list[_Photos
     return [_Photos(source.photos) for source in chosen]
 
 
-@dataclass(frozen=True)
 class _PhotoLoop:
     """Run a function over photos, prepared for a network."""
 
-    reader: PhotoReader
-    workers: int
-    progress: Progress
-
-    @classmethod
-    def of(cls, model: TracedModel, workers: int | None, progress: Progress) -> _PhotoLoop:
-        threads = BatchOptions(BATCH, workers).threads
-        return cls(PhotoReader((model.preprocessing,), ReadOptions(model.preprocessing.exif)), threads, progress)
+    def __init__(self, model: TracedModel, workers: int | None, progress: Progress) -> None:
+        self.pipeline, self.progress = InputPipeline(BATCH, BatchOptions(BATCH, workers).threads), progress
+        self.reader = PhotoReader((model.preprocessing,), ReadOptions(model.preprocessing.exif))
 
     def rows(self, photos: _Photos, what: str, compute: Callable[[Array], Iterable[Any]]) -> Iterator[Any]:
         """Yield the row that `compute` returns for each photo; None for a photo that cannot be read."""
         self.progress.start(what, len(photos))
-        pipeline = InputPipeline(BATCH, self.workers)
-        rows: Any = pipeline.of_photos(photos.photos, self.reader, compute, lambda p, row: row)
+        rows: Any = self.pipeline.of_photos(photos.photos, self.reader, compute, lambda p, row: row)
         for row in rows:
             self.progress.advance()
             yield row
@@ -229,16 +222,14 @@ def _gate(network: Network, quantized: QuantizedModel, loop: _PhotoLoop, photos:
     count = int(read_N.sum())
     if count < GATE_PHOTOS:
         raise UsageError(f"only {count} of the photos for the gate can be read: at least {GATE_PHOTOS}")
+    fp32 = int8 = None
     if photos.targets_N is None:
         same_N = (fp32_N == int8_N)[read_N]
-        share, interval = float(same_N.mean()), proportion_ci(same_N, seed)
-        return Gate(
-            share >= AGREEMENT, "agreement", share, interval.low, interval.high, count, None, None, instructions()
-        )
-    fp32_correct, int8_correct = (class_N[read_N] == photos.targets_N[read_N] for class_N in (fp32_N, int8_N))
-    fp32_top1, int8_top1 = float(fp32_correct.mean()), float(int8_correct.mean())
-    loss = float(fp32_correct.mean() - int8_correct.mean())
-    interval = paired_bootstrap_ci(fp32_correct, int8_correct, seed)
-    return Gate(
-        loss <= MAX_DROP, "top1", loss, interval.low, interval.high, count, fp32_top1, int8_top1, instructions()
-    )
+        kind, value, interval = "agreement", float(same_N.mean()), proportion_ci(same_N, seed)
+        passed = value >= AGREEMENT
+    else:
+        fp32_correct, int8_correct = (class_N[read_N] == photos.targets_N[read_N] for class_N in (fp32_N, int8_N))
+        fp32, int8 = float(fp32_correct.mean()), float(int8_correct.mean())
+        kind, value, interval = "top1", fp32 - int8, paired_bootstrap_ci(fp32_correct, int8_correct, seed)
+        passed = value <= MAX_DROP
+    return Gate(passed, kind, value, interval.low, interval.high, count, fp32, int8, instructions())

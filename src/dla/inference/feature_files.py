@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from dla.errors import UnavailableError, UsageError, pip_line
+from dla.errors import UsageError, import_optional, pip_line
 from dla.inference.classifier import Features
 from dla.storage.files import open_aside
 
@@ -45,10 +45,7 @@ def check_output(output: str) -> None:
     if _ending(output) not in _WRITERS:
         raise UsageError(f"--output is {output}. Allowed: a file that ends in .npz or .parquet")
     if _ending(output) == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise UnavailableError(f"parquet files need pyarrow: {pip_line('train')}") from None
+        import_optional("pyarrow.parquet", f"parquet files need pyarrow: {pip_line('train')}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dla.engines.base import Engine
@@ -113,14 +114,13 @@ def time_engines(source: str | ModelFiles) -> EngineChoice:
         "torch" if _by_torch_only(options) else select_fastest(timings, options.photos).engine
         for options in (one, many)
     )
-    return EngineChoice(
-        timings, best_for_one, best_for_many, tuple(name for name in ENGINES if name not in installed())
-    )
+    missing = tuple(name for name in ENGINES if name not in installed())
+    return EngineChoice(timings, best_for_one, best_for_many, missing)
 
 
 def _benchmark(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
-    threads = options.threads or cores()
-    return EngineBenchmark(lambda name: _make(name, files, network, options), network, model.config.photo_size, threads)
+    make = partial(_make, files=files, network=network, options=options)
+    return EngineBenchmark(make, network, model.config.photo_size, options.threads or cores())
 
 
 def _fastest(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> Engine:
@@ -129,11 +129,8 @@ def _fastest(files: ModelFiles, network: Network, model: TracedModel, options: E
     timings = benchmark.recall()
     if not timings:
         preferred = _make(installed()[0], files, network, options)
-        if (
-            options.photos is None
-            or options.photos < FEW
-            or options.photos * benchmark.seconds_each(preferred) < WORTH_MEASURING_S
-        ):
+        count = options.photos or 0
+        if count < FEW or count * benchmark.seconds_each(preferred) < WORTH_MEASURING_S:
             return preferred
         timings = benchmark.run()
     return _make(select_fastest(timings, options.photos).engine, files, network, options)
@@ -154,9 +151,8 @@ def _openvino(network: Network, options: EngineOptions, quantized: Any = None) -
     from dla.engines.openvino import OpenvinoEngine
 
     exact = options.precision == "auto"  # features are computed in fp32, as int8 models have none
-    return OpenvinoEngine(
-        network, _computed(options) if quantized is None else "int8", options.threads, quantized, exact
-    )
+    precision = _computed(options) if quantized is None else "int8"
+    return OpenvinoEngine(network, precision, options.threads, quantized, exact)
 
 
 def _by_torch(files: ModelFiles, options: EngineOptions) -> tuple[Engine, TracedModel]:

@@ -91,6 +91,7 @@ class InputPipeline:
     batch_size: inputs per batch; several sizes are used in rotation.
     workers: threads that prepare inputs; 0: the calling thread.
     max_concurrent: batches computed at the same time, by threads. More than 1 needs a `prepare` that never raises.
+    while_waiting: called several times a second while the next input is not ready; it may raise.
 
     Raises:
         UsageError: a batch size below 1, or a negative number of workers.
@@ -99,6 +100,7 @@ class InputPipeline:
     batch_size: int | tuple[int, ...]
     workers: int
     max_concurrent: int = 1
+    while_waiting: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         if min(self._sizes) < 1 or self.workers < 0:
@@ -124,15 +126,17 @@ class InputPipeline:
                 row per input. Inputs with an error are left out.
             record: builds the result from an input and its row, which is None if there is an error.
         """
-        prepared = run_ahead(prepare, items, self.workers, max(self._sizes) + 2 * self.workers)
+        ahead = max(self._sizes) + 2 * self.workers
+        prepared = run_ahead(prepare, items, self.workers, ahead, while_waiting=self.while_waiting)
         batches = in_batches(prepared, cycle(self._sizes), lambda p: p.error is None)
         if self.max_concurrent < 2 or not self.workers:
             for batch in batches:
                 yield from _answer(batch, compute, record)
             return
         answers = run_ahead(
-            lambda batch: list(_answer(batch, compute, record)), batches, self.max_concurrent, self.max_concurrent
-        )
+            lambda batch: list(_answer(batch, compute, record)), batches, self.max_concurrent, self.max_concurrent,
+            end_wait_s=None,
+        )  # fmt: skip
         for results in answers:
             yield from results
 
@@ -167,7 +171,7 @@ def in_batches(items: Iterable[T], sizes: Iterator[int], counts: Callable[[T], b
     """Yield the items in order, in lists that hold the next of `sizes` items for which `counts` is true.
 
     The last list may hold fewer. An item that does not count is yielded at once if no counted item waits before it. If
-    the items end in an error, the items before it are yielded first.
+    the items end in an error, or in Ctrl-C while they are waited for, the items before it are yielded first.
     """
     batch: list[T] = []
     filled, size = 0, next(sizes)
@@ -179,7 +183,7 @@ def in_batches(items: Iterable[T], sizes: Iterator[int], counts: Callable[[T], b
                 size = next(sizes) if filled else size
                 yield batch
                 batch, filled = [], 0
-    except DlaError:
+    except (DlaError, KeyboardInterrupt, SystemExit):
         if batch:
             yield batch
         raise

@@ -72,15 +72,10 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON values (docs/formats.md), without the results of each photo."""
-        return {
-            "count": self.count,
-            "top1": self.top1,
-            "top5": self.top5,
+        names = ("count", "top1", "top5", "top1_interval", "top5_interval", "log_loss", "balanced_accuracy", "macro_f1")
+        return {name: getattr(self, name) for name in names} | {
             "top1_interval": self.top1_interval.to_list(),
             "top5_interval": self.top5_interval.to_list(),
-            "log_loss": self.log_loss,
-            "balanced_accuracy": self.balanced_accuracy,
-            "macro_f1": self.macro_f1,
             "calibration": self.calibration.to_dict(),
             "classes": [asdict(c) for c in self.classes],
             "confusion": self.confusion_KK.tolist(),

@@ -29,6 +29,10 @@ class Interval:
         """Return [low, high], for JSON."""
         return [self.low, self.high]
 
+    def percent(self, sign: str = "") -> str:
+        """Format an interval of shares in per cent, such as "42.1 to 55.3"; with the sign "+", "+0.3 to +2.1"."""
+        return f"{100 * self.low:{sign}.1f} to {100 * self.high:{sign}.1f}"
+
 
 def proportion_ci(right_N: Array, seed: int = 0) -> Interval:
     """Return the interval of `right_N.mean()` (booleans). Its width is 0 if all are correct, or none."""

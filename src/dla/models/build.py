@@ -8,7 +8,7 @@ from typing import Any
 
 from dla.errors import nearest
 from dla.models.dla import DLA
-from dla.models.registry import PretrainedCfg, row
+from dla.models.registry import row
 
 _FROM_ROW = ("levels", "channels", "block", "cardinality", "base_width", "shortcut_root")
 MODEL_OPTIONS = tuple(name for name in inspect.signature(DLA).parameters if name not in _FROM_ROW)
@@ -36,7 +36,7 @@ def build(name: str, **options: Any) -> DLA:
         shortcut_root=r.shortcut,
         **kwargs,
     )
-    model.pretrained_cfg = model.default_cfg = PretrainedCfg(**r.pretrained_cfg()).to_dict()
+    model.pretrained_cfg = model.default_cfg = r.pretrained_cfg().to_dict()
     return model
 
 

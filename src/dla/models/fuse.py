@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dla.models.decoder import Bilinear, Transposed
 
 
-class _Tracer(fx.Tracer):
+class _FuseTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # upsampling depends on sizes
         return isinstance(m, Bilinear | Transposed) or super().is_leaf_module(m, module_qualified_name)
@@ -22,7 +22,7 @@ def fuse_conv_bn(model: nn.Module) -> fx.GraphModule:
     Outputs are equal except for float32 rounding. Other norms are unchanged.
     """
     model = copy.deepcopy(model).eval()
-    graph_module = fx.GraphModule(model, _Tracer().trace(model))
+    graph_module = fx.GraphModule(model, _FuseTracer().trace(model))
     modules = dict(graph_module.named_modules())
     for node in list(graph_module.graph.nodes):
         norm = modules.get(str(node.target)) if node.op == "call_module" else None

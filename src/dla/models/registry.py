@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, Literal
@@ -69,13 +69,10 @@ class PretrainedCfg:
 
     def to_dict(self, remove_source: bool = False, remove_null: bool = True) -> dict[str, Any]:
         """Return the fields by name, by default without None; with `remove_source`, without the weights' location."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        dropped = {name for name, value in values.items() if value is None and name not in _KEPT_EMPTY and remove_null}
-        return {
-            name: value
-            for name, value in values.items()
-            if name not in dropped and not (remove_source and name in _PLACES)
-        }
+        dropped = set(_PLACES) if remove_source else set()
+        if remove_null:
+            dropped |= {name for name, value in vars(self).items() if value is None and name not in _KEPT_EMPTY}
+        return {name: value for name, value in vars(self).items() if name not in dropped}
 
 
 def list_models(
@@ -100,7 +97,7 @@ def list_models(
     modules = _several(module)
     rows = [] if modules and MODULE not in modules else [r for r in TABLE.values() if r.tag or not pretrained]
     wanted, unwanted = _patterns(filter, tagged), _patterns(exclude_filters, tagged)
-    names = [_tagged(r) if tagged else r.name for r in rows]
+    names = [r.tagged_name if tagged else r.name for r in rows]
     kept = [name for name in names if (not wanted or _matches(name, wanted)) and not _matches(name, unwanted)]
     return sorted(kept, key=lambda name: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)])
 
@@ -122,7 +119,7 @@ def is_model(model_name: str) -> bool:
 
 def is_model_pretrained(model_name: str) -> bool:
     """Return whether this name, with or without a tag, has released weights."""
-    return any(model_name in (r.name, _tagged(r)) for r in TABLE.values() if r.tag)
+    return any(model_name in (r.name, r.tagged_name) for r in TABLE.values() if r.tag)
 
 
 def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> PretrainedCfg | None:
@@ -132,14 +129,12 @@ def get_pretrained_cfg(model_name: str, allow_unregistered: bool = True) -> Pret
         UnknownNameError: if the network has no weights of that tag, or is unknown without `allow_unregistered`.
     """
     name, _, tag = model_name.partition(".")
-    r = TABLE.get(name)
-    if r is None:
-        if allow_unregistered:
-            return None
-        raise UnknownNameError("network", name, TABLE, see="dla models")
+    if name not in TABLE and allow_unregistered:
+        return None
+    r = row(name)
     if tag and tag != r.tag:
-        raise UnknownNameError("released set of weights", model_name, [_tagged(r)] if r.tag else [])
-    return PretrainedCfg(**r.pretrained_cfg())
+        raise UnknownNameError("released set of weights", model_name, [r.tagged_name] if r.tag else [])
+    return r.pretrained_cfg()
 
 
 def get_pretrained_cfg_value(model_name: str, cfg_key: str) -> Any:
@@ -149,10 +144,6 @@ def get_pretrained_cfg_value(model_name: str, cfg_key: str) -> Any:
         UnknownNameError: if there is no such network, or it has no weights of that tag.
     """
     return getattr(get_pretrained_cfg(model_name, allow_unregistered=False), cfg_key, None)
-
-
-def _tagged(r: Row) -> str:
-    return f"{r.name}.{r.tag}" if r.tag else r.name
 
 
 def _several(value: Patterns) -> list[str]:
@@ -195,100 +186,73 @@ class Row:
     macs: int = 0
     top1: float | None = None
     top5: float | None = None
-    tag: str | None = None
-    license: str = ""
-    origin: str = ""
+    tag: str | None = "in1k"
+    license: str = "bsd-3-clause"
+    origin: str = "https://github.com/ucbdrive/dla"
+
+    @property
+    def tagged_name(self) -> str:
+        """The name with the tag of the released weights, if there are any."""
+        return f"{self.name}.{self.tag}" if self.tag else self.name
 
     @property
     def hub_id(self) -> str | None:
         """Hub repository of the released weights; None if there are none."""
-        return f"timm/{self.name}.{self.tag}" if self.tag else None
+        return f"timm/{self.tagged_name}" if self.tag else None
 
-    def pretrained_cfg(self) -> dict[str, Any]:
+    def pretrained_cfg(self) -> PretrainedCfg:
         """Return timm's record of the released weights and their preprocessing."""
-        return {
-            "url": "",
-            "hf_hub_id": self.hub_id,
-            "architecture": self.name,
-            "tag": self.tag or "",
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "pool_size": (7, 7),
-            "crop_pct": 0.875,
-            "crop_mode": "center",
-            "interpolation": "bilinear",
-            "fixed_input_size": False,
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
-            "first_conv": "base_layer.0",
-            "classifier": "fc",
-            "license": self.license,
-            "origin_url": self.origin,
-            "paper_name": "Deep Layer Aggregation",
-            "paper_ids": "arXiv:1707.06484",
-        }
+        return PretrainedCfg(
+            url="",
+            hf_hub_id=self.hub_id,
+            architecture=self.name,
+            tag=self.tag or "",
+            pool_size=(7, 7),
+            interpolation="bilinear",
+            first_conv="base_layer.0",
+            classifier="fc",
+            license=self.license,
+            origin_url=self.origin,
+            paper_name="Deep Layer Aggregation",
+            paper_ids="arXiv:1707.06484",
+        )
 
 
-def _released(
-    name: str,
-    depths: tuple[int, int, int, int, int, int],
-    channels: tuple[int, int, int, int, int, int],
-    block: BlockName,
-    *,
-    cardinality: int = 1,
-    base_width: int = 64,
-    shortcut: bool = False,
-    size: tuple[int, int],
-    accuracy: tuple[float, float],
-) -> Row:
-    res2 = block == "bottle2neck"
-    return Row(
-        name,
-        depths,
-        channels,
-        block,
-        cardinality,
-        base_width,
-        shortcut,
-        *size,
-        *accuracy,
-        tag="in1k",
-        license="unknown" if res2 else "bsd-3-clause",
-        origin="https://github.com/gasvn/Res2Net" if res2 else "https://github.com/ucbdrive/dla",
-    )
-
-
+_RES2NET = "https://github.com/gasvn/Res2Net"
 _COMPACT = (16, 32, 64, 64, 128, 256)
 _WIDE = (16, 32, 128, 256, 512, 1024)
 
 # fmt: off
 _ROWS = (
-    _released("dla34", (1, 1, 1, 2, 2, 1), (16, 32, 64, 128, 256, 512), "basic",
-              size=(15_742_104, 3_060_043_776), accuracy=(74.632, 92.052)),
-    _released("dla46_c", (1, 1, 1, 2, 2, 1), _COMPACT, "bottleneck",
-              size=(1_301_400, 574_269_440), accuracy=(64.880, 86.330)),
-    _released("dla46x_c", (1, 1, 1, 2, 2, 1), _COMPACT, "bottleneck_x", cardinality=32, base_width=4,
-              size=(1_068_440, 532_723_712), accuracy=(66.008, 86.946)),
-    _released("dla60x_c", (1, 1, 1, 2, 3, 1), _COMPACT, "bottleneck_x", cardinality=32, base_width=4,
-              size=(1_319_832, 581_294_080), accuracy=(67.928, 88.426)),
-    _released("dla60", (1, 1, 1, 2, 3, 1), _WIDE, "bottleneck",
-              size=(22_036_632, 4_235_878_400), accuracy=(77.036, 93.316)),
-    _released("dla60x", (1, 1, 1, 2, 3, 1), _WIDE, "bottleneck_x", cardinality=32, base_width=4,
-              size=(17_352_344, 3_516_555_264), accuracy=(78.234, 94.022)),
-    _released("dla102", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck", shortcut=True,
-              size=(33_268_888, 7_164_551_168), accuracy=(78.016, 93.952)),
-    _released("dla102x", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck_x", cardinality=32, base_width=4, shortcut=True,
-              size=(26_309_272, 5_847_932_928), accuracy=(78.516, 94.226)),
-    _released("dla102x2", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck_x", cardinality=64, base_width=4, shortcut=True,
-              size=(41_282_200, 9_283_985_408), accuracy=(79.448, 94.654)),
-    _released("dla169", (1, 1, 2, 3, 5, 1), _WIDE, "bottleneck", shortcut=True,
-              size=(53_389_720, 11_557_560_320), accuracy=(78.702, 94.334)),
-    _released("dla60_res2net", (1, 1, 1, 2, 3, 1), _WIDE, "bottle2neck", cardinality=1, base_width=28,
-              size=(20_848_072, 4_122_681_344), accuracy=(78.480, 94.204)),
-    _released("dla60_res2next", (1, 1, 1, 2, 3, 1), _WIDE, "bottle2neck", cardinality=8, base_width=4,
-              size=(17_032_984, 3_458_752_512), accuracy=(78.488, 94.144)),
+    Row("dla34", (1, 1, 1, 2, 2, 1), (16, 32, 64, 128, 256, 512), "basic",
+        params=15_742_104, macs=3_060_043_776, top1=74.632, top5=92.052),
+    Row("dla46_c", (1, 1, 1, 2, 2, 1), _COMPACT, "bottleneck",
+        params=1_301_400, macs=574_269_440, top1=64.880, top5=86.330),
+    Row("dla46x_c", (1, 1, 1, 2, 2, 1), _COMPACT, "bottleneck_x", cardinality=32, base_width=4,
+        params=1_068_440, macs=532_723_712, top1=66.008, top5=86.946),
+    Row("dla60x_c", (1, 1, 1, 2, 3, 1), _COMPACT, "bottleneck_x", cardinality=32, base_width=4,
+        params=1_319_832, macs=581_294_080, top1=67.928, top5=88.426),
+    Row("dla60", (1, 1, 1, 2, 3, 1), _WIDE, "bottleneck",
+        params=22_036_632, macs=4_235_878_400, top1=77.036, top5=93.316),
+    Row("dla60x", (1, 1, 1, 2, 3, 1), _WIDE, "bottleneck_x", cardinality=32, base_width=4,
+        params=17_352_344, macs=3_516_555_264, top1=78.234, top5=94.022),
+    Row("dla102", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck", shortcut=True,
+        params=33_268_888, macs=7_164_551_168, top1=78.016, top5=93.952),
+    Row("dla102x", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck_x", cardinality=32, base_width=4, shortcut=True,
+        params=26_309_272, macs=5_847_932_928, top1=78.516, top5=94.226),
+    Row("dla102x2", (1, 1, 1, 3, 4, 1), _WIDE, "bottleneck_x", cardinality=64, base_width=4, shortcut=True,
+        params=41_282_200, macs=9_283_985_408, top1=79.448, top5=94.654),
+    Row("dla169", (1, 1, 2, 3, 5, 1), _WIDE, "bottleneck", shortcut=True,
+        params=53_389_720, macs=11_557_560_320, top1=78.702, top5=94.334),
+    Row("dla60_res2net", (1, 1, 1, 2, 3, 1), _WIDE, "bottle2neck", cardinality=1, base_width=28,
+        params=20_848_072, macs=4_122_681_344, top1=78.480, top5=94.204,
+        license="unknown", origin=_RES2NET),
+    Row("dla60_res2next", (1, 1, 1, 2, 3, 1), _WIDE, "bottle2neck", cardinality=8, base_width=4,
+        params=17_032_984, macs=3_458_752_512, top1=78.488, top5=94.144,
+        license="unknown", origin=_RES2NET),
     # Not from the paper: dla34 with half the channels, for small photos and small machines.
-    Row("dla34_half", (1, 1, 1, 2, 2, 1), (8, 16, 32, 64, 128, 256), "basic", params=4_068_736, macs=794_642_432),
+    Row("dla34_half", (1, 1, 1, 2, 2, 1), (8, 16, 32, 64, 128, 256), "basic", params=4_068_736, macs=794_642_432,
+        tag=None, license="", origin=""),
 )
 
 # fmt: on

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from dla.errors import DamagedError, UnavailableError, UsageError
 _ASIDE = ".part-"
 _DAY_S = 24 * 3600
 _LONGEST_NAME = 255  # bytes, on every usual file system
+WRITING: list[int] = []  # the threads that are writing a file at this moment
 _NO_FSYNC_OF_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
 
 
@@ -42,7 +44,7 @@ def write_files(files: Mapping[Path, bytes], *, fsync: bool = True) -> None:
     with ExitStack() as held:
         asides = {path: held.enter_context(_held(path)) for path in files}
         for path, data in files.items():
-            with asides[path].open("r+b") as file:
+            with asides[path].open("r+b") as file, _writing():
                 file.write(data)
                 if fsync:
                     _flush(file)
@@ -161,7 +163,8 @@ def fsync_dir(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _writing():
+            os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_FSYNC_OF_FOLDERS:  # some network file systems
             raise
@@ -220,8 +223,18 @@ def _machine() -> str:
 
 
 def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    with _writing():
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    WRITING.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        WRITING.remove(threading.get_ident())
 
 
 MOST_JSON_BYTES = 2**28  # twice a config of a million classes
@@ -238,7 +251,7 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
     return parse_object(read_bytes(path, most_bytes), str(path))
 
 
-def read_bytes(path: Path, most_bytes: int = MOST_JSON_BYTES) -> bytes:
+def read_bytes(path: Path, most_bytes: float = MOST_JSON_BYTES) -> bytes:
     """Return the bytes of a file of at most `most_bytes`; raises as `read_json`."""
     try:
         with path.open("rb") as file:

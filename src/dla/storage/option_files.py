@@ -30,6 +30,9 @@ def read_options(path: Path, what: str, example: str) -> dict[str, Any]:
     values = parse_yaml(path)
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a {what}: it has no fields such as `{example}`")
+    for key in values:
+        if not isinstance(key, str):
+            raise UsageError(f"{path}: the field {key} is not text. Write a {what} as `{example}`")
     if binary := next((key for key, value in values.items() if isinstance(value, bytes)), None):
         raise UsageError(f"{path}: {binary} is binary. Write it as text or a number")
     return values
@@ -83,15 +86,12 @@ def as_dataclass(schema: type[T], values: Mapping[str, Any]) -> T:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(schema, None)
     try:
-        kwargs = parser.instantiate(parser.parse_object(dict(values))).as_dict()
+        parsed = parser.parse_object(dict(values))
+        for name, hint in dotted_types(schema).items():
+            check_null(name, parsed[name], hint)  # before the dataclasses, which check their fields further
+        return schema(**parser.instantiate(parsed).as_dict())
     except ArgumentError as error:
         raise UsageError(value_error(str(error), dotted_types(schema))) from error
-    for name, hint in dotted_types(schema).items():
-        value: Any = kwargs
-        for part in name.split("."):
-            value = value[part] if isinstance(value, dict) else getattr(value, part)
-        check_null(name, value, hint)
-    return schema(**kwargs)
 
 
 def check_null(name: str, value: object, hint: Any) -> None:

@@ -5,7 +5,7 @@ Batches are uint8 (N, H, W, 3).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -63,14 +63,18 @@ class TrainBatches:
                 f"{recipe.optimizer.accumulate} need a multiple of {ranks.world * recipe.optimizer.accumulate}"
             )
 
-    def epoch(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """Yield the epoch's batches from `first_step` on. An incomplete last batch is dropped."""
+    def epoch(self, epoch: int, first_step: int, while_waiting: Callable[[], None] | None = None) -> Iterator[Batch]:
+        """Yield the epoch's batches from `first_step` on. An incomplete last batch is dropped.
+
+        `while_waiting` is called several times a second while the next batch is not ready; it may raise.
+        """
         order = self.samples.order(epoch)
         return run_ahead(
             lambda step: self._make(order, epoch, step),
             range(first_step, self.steps),
             self.workers,
             2 * max(self.workers, 1),
+            while_waiting=while_waiting,
         )
 
     def _make(self, order: Array, epoch: int, step: int) -> Batch:

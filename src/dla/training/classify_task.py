@@ -135,14 +135,24 @@ class ClassifyValidation:
         """Return the first `count` photos."""
         return replace(self, targets_N=self.targets_N[:count])
 
-    def measure(self, network: nn.Module, pause: Callable[[], None] = lambda: None) -> Measured:
+    def measure(
+        self,
+        network: nn.Module,
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Measured:
         """Measure accuracy and loss; epochs are compared by top-1, equal ones by the loss."""
-        outcome = sample_results(self.logits(network, pause), self.targets_N)
+        outcome = sample_results(self.logits(network, pause, while_waiting), self.targets_N)
         top1, loss = float(outcome.right(1).mean()), float(outcome.loss_N.mean())
         return Measured({"top1": top1, "top5": float(outcome.right(5).mean()), "val_loss": loss}, (top1, -loss))
 
     @torch.inference_mode()
-    def logits(self, network: nn.Module, pause: Callable[[], None] = lambda: None) -> Array:
+    def logits(
+        self,
+        network: nn.Module,
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Array:
         """Return the logits (N, K) of all photos, gathered from all ranks."""
         fused: nn.Module = fuse_conv_bn(network)
         fused = fused.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -157,7 +167,7 @@ class ClassifyValidation:
             x_N3HW = normalize(torch.from_numpy(pixels_NHW3).to(self.device))
             return fused(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
 
-        pipeline = InputPipeline(self.batch_size, self.workers)
+        pipeline = InputPipeline(self.batch_size, self.workers, while_waiting=while_waiting)
         logits = list(pipeline.results(rows.tolist(), prepare, compute, lambda _, logits_K: logits_K))
         most = math.ceil(len(self) / self.ranks.world)
         if math.ceil(most / self.batch_size) > math.ceil(len(rows) / self.batch_size):

@@ -12,6 +12,7 @@ Only the main rank prints and writes. What only the main rank can find out reach
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -249,7 +250,7 @@ class StopSignal:
     """Context in which the first SIGINT or SIGTERM only requests a stop; a second one acts as usual."""
 
     def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.received = ranks, 0
+        self.ranks, self.received, self.received_at = ranks, 0, math.inf
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -263,8 +264,12 @@ class StopSignal:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
+        self.received, self.received_at = number, time.monotonic()
         self.__exit__()
+
+    def seconds_ago(self) -> float:
+        """Return how long ago this rank received a signal; -inf if it received none."""
+        return time.monotonic() - self.received_at
 
     def stop_requested(self) -> bool:
         """Return whether any rank received a signal. All ranks must call it together, and so stop at the same step."""

@@ -31,16 +31,25 @@ SCORED, THRESHOLDS = 20, 15  # photos and thresholds of the validation after eac
 class EdgesValidation(WholePhotos):
     """The validation photos of a boundary network."""
 
-    def measure(self, network: nn.Module, pause: Callable[[], None] = lambda: None) -> Measured:
+    def measure(
+        self,
+        network: nn.Module,
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Measured:
         """Measure ODS on some photos at few thresholds; epochs are compared by it."""
         some = self.first(min(SCORED, len(self)))
         options = BoundaryOptions(thresholds=THRESHOLDS)
-        counts = some.boundary_counts(network, options, pause)
+        counts = some.boundary_counts(network, options, pause, while_waiting)
         found = evaluate_boundaries(some.split.names, counts, options)
         return Measured({"ods": found.ods.f1, "ois": found.ois.f1, "ap": found.ap}, (found.ods.f1,))
 
     def boundary_counts(
-        self, network: nn.Module, options: BoundaryOptions, pause: Callable[[], None] = lambda: None
+        self,
+        network: nn.Module,
+        options: BoundaryOptions,
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
     ) -> list[BoundaryCounts]:
         """Match the maps of all photos with their annotators."""
 
@@ -49,7 +58,7 @@ class EdgesValidation(WholePhotos):
             found = count_boundaries(map_HW, self.split.annotations(row), options)
             return np.append(found.pixels_T4, (found.annotators, found.empty_annotators))
 
-        rows = self.counted(network, count, pause)
+        rows = self.counted(network, count, pause, while_waiting)
         return [BoundaryCounts(row[:-2].reshape(-1, 4), int(row[-2]), int(row[-1])) for row in rows]
 
 

@@ -58,6 +58,9 @@ class TrainerCallback:
     def on_step(self, step: StepEvent) -> None:
         """Handle the end of a step."""
 
+    def on_wait(self) -> None:
+        """Handle a wait for photos; called several times a second while the next batch is not ready."""
+
     def on_validation_batch(self) -> None:
         """Handle the start of a validation batch."""
 

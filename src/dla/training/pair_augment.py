@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dla.data.pair_split import IGNORED
-from dla.training.recipe import AugmentConfig
+from dla.training.recipe_input import AugmentConfig
 from dla.types import Array
 
 TRIES = 10  # to find a crop with a rare class

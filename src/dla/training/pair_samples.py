@@ -70,7 +70,11 @@ class WholePhotos:
 
     @torch.inference_mode()
     def counted(
-        self, network: nn.Module, count: Callable[[Tensor, int], Array], pause: Callable[[], None] = lambda: None
+        self,
+        network: nn.Module,
+        count: Callable[[Tensor, int], Array],
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
     ) -> Array:
         """Return what `count` makes of the logits (K, H, W) and the row of each photo, gathered from all ranks."""
         network = network.eval().to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -84,7 +88,7 @@ class WholePhotos:
             logits_NKHW = network(self.normalize(torch.from_numpy(pixels_NHW3).to(self.device)))
             return [count(logits_KHW, int(row)) for logits_KHW, row in zip(logits_NKHW, rows_N, strict=True)]
 
-        pipeline = InputPipeline(self.batch_size, self.workers)
+        pipeline = InputPipeline(self.batch_size, self.workers, while_waiting=while_waiting)
         counts = list(pipeline.results(rows.tolist(), prepare, compute, lambda _, counted: counted))
         for _ in range(-(-len(self) // self.ranks.world) - len(rows)):
             pause()  # `pause` is collective: call it as often as the ranks with one more photo

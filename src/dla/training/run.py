@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+from dla.data.prefetch import BLOCKED_S
 from dla.errors import UsageError
 from dla.html_report.page import check_can_write, mosaic_png
 from dla.options import PhotoCache, RuntimeOptions
@@ -238,6 +239,12 @@ class _RunCallback(TrainerCallback):
         if time.monotonic() - self.saved > self.save_every:
             self.checkpoint()
 
+    def on_wait(self) -> None:
+        if self.run.ranks.is_main:
+            self.callback.on_wait()
+        if self.stop.seconds_ago() > BLOCKED_S:  # without the other ranks' consent: a disk may never answer
+            self.save_and_exit()
+
     def on_validation_batch(self) -> None:
         if self.run.ranks.is_main:
             self.callback.on_validation_batch()
@@ -254,9 +261,12 @@ class _RunCallback(TrainerCallback):
         self.callback.on_epoch(epoch, is_best)
 
     def exit_if_requested(self) -> None:
-        """Write a checkpoint and exit if a signal asked for it."""
-        if not self.stop.stop_requested():
-            return
+        """Write a checkpoint and exit if a signal asked any rank for it."""
+        if self.stop.stop_requested():
+            self.save_and_exit()
+
+    def save_and_exit(self) -> NoReturn:
+        """Write a checkpoint and exit."""
         self.checkpoint()
         position = self.trainer.position
         step = position.epoch * self.steps + position.step

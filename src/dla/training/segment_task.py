@@ -31,12 +31,22 @@ RARE = 0.25  # of an equal share of the pixels
 class SegmentValidation(WholePhotos):
     """The validation photos of a segmentation network."""
 
-    def measure(self, network: nn.Module, pause: Callable[[], None] = lambda: None) -> Measured:
+    def measure(
+        self,
+        network: nn.Module,
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Measured:
         """Measure the mean IoU, by which epochs are compared."""
-        found = evaluate_pixels(self.counts(network, pause), self.split.class_ids)
+        found = evaluate_pixels(self.counts(network, pause, while_waiting), self.split.class_ids)
         return Measured({"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, (found.miou,))
 
-    def counts(self, network: nn.Module, pause: Callable[[], None] = lambda: None) -> PixelCounts:
+    def counts(
+        self,
+        network: nn.Module,
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> PixelCounts:
         """Count the right and wrong pixels of all photos."""
         classes = len(self.split.class_ids)
 
@@ -47,7 +57,7 @@ class SegmentValidation(WholePhotos):
 
         return PixelCounts.merge(
             PixelCounts.of_photo(row[:-1].reshape(classes, classes), int(row[-1]))
-            for row in self.counted(network, count, pause)
+            for row in self.counted(network, count, pause, while_waiting)
         )
 
 

@@ -119,8 +119,16 @@ class Validator(Protocol):
         """Return the validation of the first `count` photos, to time it."""
         ...
 
-    def measure(self, network: nn.Module, pause: Callable[[], None] = lambda: None) -> Measured:
-        """Measure a network, on all ranks together. `pause` is called before each batch."""
+    def measure(
+        self,
+        network: nn.Module,
+        pause: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> Measured:
+        """Measure a network, on all ranks together.
+
+        `pause` is called before each batch, `while_waiting` several times a second while the next one is not ready.
+        """
         ...
 
 

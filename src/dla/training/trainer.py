@@ -116,7 +116,7 @@ class Trainer:
         """
         while not self.done:
             began, first, clock = time.monotonic(), self.position.step, _Clock()
-            for batch in clock.timing(batches.epoch(self.position.epoch, first)):
+            for batch in clock.timing(batches.epoch(self.position.epoch, first, callback.on_wait)):
                 rate = learning_rate(self.recipe, self.position.epoch + self.position.step / batches.steps)
                 loss, accuracy = self.step(batch, rate)
                 self.position.step += 1
@@ -126,7 +126,7 @@ class Trainer:
             seconds = max(time.monotonic() - began, 1e-9)
             photos = (self.position.step - first) * self.recipe.batch_size
             self.ranks.broadcast(list(self.eval_network.buffers()))  # batch-norm statistics differ between ranks
-            measured = validation.measure(self.stored(), callback.on_validation_batch)
+            measured = validation.measure(self.stored(), callback.on_validation_batch, callback.on_wait)
             epoch = EpochEvent(
                 epoch=self.position.epoch + 1,
                 step=(self.position.epoch + 1) * batches.steps,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import math
 import os
 import re
 import warnings
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dla.errors import DamagedError, UnavailableError, UsageError
+from dla.storage.files import read_bytes
 from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import CONFIG, INDEX, WEIGHT_NAMES
 from dla.weights.shards import has_all_shards, join_shards
@@ -29,6 +31,7 @@ WEIGHTS = WEIGHT_NAMES[:3]  # the first one that exists
 _HEADERS = {"user-agent": "dla"}
 _PLAIN = re.compile(r"[\w-]{1,128}")  # a digest, or a tag such as a bucket's
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_CONNECTION = ("ConnectError", "ConnectTimeout", "ProxyError")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -173,10 +176,8 @@ class _Wanted:
 
     @property
     def place(self) -> str:
-        from huggingface_hub import constants
-
         revision = "" if self.revision == "main" else f" at {self.revision[:12]}"
-        return f"{self.repo}{revision} on the hub ({constants.ENDPOINT})"
+        return f"{self.repo}{revision} on the hub ({self.endpoint})"
 
     def read(self, filename: str) -> tuple[_File, bool]:
         """Return the file, and whether it was fetched."""
@@ -245,10 +246,7 @@ class _Wanted:
 
     def verified(self, path: Path) -> _File:
         """Return a cached file after comparing it with the digest in its name, which the hub announced."""
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UnavailableError(f"{path} cannot be read: {error.strerror}.") from error
+        data = read_bytes(path, math.inf)
         announced, sha256 = _blob(path).name, hashlib.sha256(data).hexdigest()
         if re.fullmatch(r"[0-9a-f]{64}", announced):
             actual = sha256
@@ -341,10 +339,7 @@ def _bar(repo: str, progress: Progress) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Disable huggingface_hub's telemetry and the request by which it identifies the calling program.
-
-    Warnings about low disk space and retries are suppressed too; the final error covers them.
-    """
+    """Disable huggingface_hub's telemetry, the request that identifies its caller, and warnings that errors repeat."""
     from huggingface_hub import constants
 
     logger = logging.getLogger("huggingface_hub")
@@ -394,19 +389,12 @@ def _blob(path: Path) -> Path:
 
 
 def _unreachable(error: Exception) -> bool:
-    # huggingface_hub has changed its HTTP client before, so errors are compared by name.
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    return isinstance(error, OfflineModeIsEnabled) or type(error).__name__ in (
-        "ConnectError",
-        "ConnectTimeout",
-        "ProxyError",
-    )
+    # huggingface_hub has changed its HTTP client before, so errors are compared by name
+    return type(error).__name__ in ("OfflineModeIsEnabled", *_NO_CONNECTION)
 
 
 def _first_line(error: Exception) -> str:
     from huggingface_hub import get_token
 
-    token = (get_token() or "").strip()
-    lines = (str(error).replace(token, "***") if token else str(error)).strip().splitlines()
-    return lines[0].rstrip(".")[:160] if lines else type(error).__name__
+    hidden = str(error).replace((get_token() or "").strip() or "***", "***")
+    return next((line.rstrip(".")[:160] for line in hidden.strip().splitlines()), type(error).__name__)

@@ -78,7 +78,7 @@ def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None
             match = f"fits several networks ({', '.join(fits)})" if fits else "fits no network of the table exactly"
             raise UsageError(f"{where} {match}. Try: name the architecture, such as dla60.")
         architecture = fits[0]
-    cfg = row(architecture).pretrained_cfg()
+    cfg = row(architecture).pretrained_cfg().to_dict()
     in_chans = shapes.get(FIRST_CONV, (0, 3))[1]
     num_classes = whole.get(f"{head}weight", (0,))[0]
     if dense:

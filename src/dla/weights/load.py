@@ -22,8 +22,8 @@ from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.models.registry import row
 from dla.types import NO_PROGRESS, Progress
+from dla.weights import keys
 from dla.weights.identify import PREPROCESSING, config_alone, parsed, task_of
-from dla.weights.keys import BASE, COUNTER, FIRST_CONV, HEAD, check_match, plain_names, shapes_of, unused_projections
 from dla.weights.model_folder import ModelConfig, check_task
 from dla.weights.spec import ModelFiles, ModelSource, open_files
 from dla.weights.state_files import WeightFile
@@ -198,7 +198,7 @@ def _assemble(
     classes = config.num_classes if num_classes is None else num_classes
     replace = new_head or classes != config.num_classes
     pool = kwargs.pop("global_pool", None) if replace else None
-    state, notes = plain_names(weights.state), list(weights.notes)
+    state, notes = keys.plain_names(weights.state), list(weights.notes)
     chans = in_chans or config.in_chans
     if chans != config.in_chans:
         notes.append(_adapt(state, config.in_chans, chans, origin))
@@ -220,9 +220,9 @@ def _assemble(
 
 
 def _adapt(state: dict[str, Tensor], stored: int, wanted: int, where: str) -> str:
-    weight = state.get(FIRST_CONV)
+    weight = state.get(keys.FIRST_CONV)
     if weight is not None and weight.ndim == 4 and weight.shape[1] == stored:
-        state[FIRST_CONV] = adapt_first_conv(weight, wanted)
+        state[keys.FIRST_CONV] = adapt_first_conv(weight, wanted)
     return f"the first convolution of {where} was adapted from {stored} to {wanted} channels."
 
 
@@ -255,13 +255,10 @@ def _as_built(config: ModelConfig, built: Mapping[str, Any], model: DLA, replace
 
 def _cfg_attribute(config: ModelConfig) -> dict[str, Any]:
     """Return timm's `model.pretrained_cfg`: the source's fields over the table's preprocessing."""
-    cfg = row(config.architecture).pretrained_cfg()
+    cfg = row(config.architecture).pretrained_cfg().to_dict()
     stored = {key: tuple(value) if isinstance(value, list) else value for key, value in config.pretrained_cfg.items()}
     root = {
-        "architecture": config.architecture,
-        "num_classes": config.num_classes,
-        "label_names": config.label_names,
-        "label_descriptions": config.label_descriptions,
+        name: getattr(config, name) for name in ("architecture", "num_classes", "label_names", "label_descriptions")
     }
     return {key: cfg[key] for key in PREPROCESSING} | stored | {k: v for k, v in root.items() if v is not None}
 
@@ -292,32 +289,31 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool 
     """
     where = where or "the state dict"
     wanted = model.state_dict()
-    tensors = plain_names(state)
-    unused = unused_projections(model)
+    tensors = keys.plain_names(state)
+    unused = keys.unused_projections(model)
     dropped = {name for name in tensors if name not in wanted and unused.get(name) == tensors[name].shape}
     if isinstance(model, Dense):  # the authors' files keep the classifier of the backbone
-        dropped |= {name for name in tensors if name.startswith(f"{BASE}{HEAD}") and name not in wanted}
+        dropped |= {name for name in tensors if name.startswith(f"{keys.BASE}{keys.HEAD}") and name not in wanted}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     if new_head:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
-        tensors |= {name: tensor for name, tensor in wanted.items() if name.startswith(HEAD)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(keys.HEAD)}
+        tensors |= {name: tensor for name, tensor in wanted.items() if name.startswith(keys.HEAD)}
     for name, tensor in wanted.items():
-        if name.endswith(COUNTER) and name not in tensors:
+        if name.endswith(keys.COUNTER) and name not in tensors:
             tensors[name] = torch.zeros((), dtype=tensor.dtype)
-    check_match(model, shapes_of(wanted), shapes_of(tensors), where)
+    keys.check_match(model, keys.shapes_of(wanted), keys.shapes_of(tensors), where)
     converted = {name: _converted(name, tensors[name], tensor, where) for name, tensor in wanted.items()}
     model.load_state_dict(converted, strict=True, assign=any(tensor.is_meta for tensor in wanted.values()))
     return LoadReport(tuple(sorted(dropped)), new_head, _notes(where, dropped, new_head))
 
 
 def _notes(where: str, dropped: Collection[str], new_head: bool) -> tuple[str, ...]:
-    heads = [name for name in dropped if name.startswith(f"{BASE}{HEAD}")]
-    layers = sorted({name.rsplit(".", 2)[0] for name in dropped if name not in heads})
-    notes = [f"{where} has projections that no output depends on; these were dropped: {', '.join(layers)}."] * bool(
-        layers
-    )
-    notes += [f"{where} has the classifier of its backbone ({BASE}fc), which was dropped too."] * bool(heads)
-    notes += [f"the classifier of {where} was not loaded; the network keeps its own."] * new_head
+    heads = [name for name in dropped if name.startswith(f"{keys.BASE}{keys.HEAD}")]
+    layers = ", ".join(sorted({name.rsplit(".", 2)[0] for name in dropped if name not in heads}))
+    notes = [f"{where} has projections that no output depends on; these were dropped: {layers}."] if layers else []
+    if heads:
+        notes.append(f"{where} has the classifier of its backbone ({keys.BASE}fc), which was dropped too.")
+    notes += [f"the classifier of {where} was not loaded; the network keeps its own."] if new_head else []
     return tuple(notes)
 
 

@@ -16,17 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from dla.errors import DamagedError, DlaError, UnavailableError, UsageError, nearest
 from dla.models.registry import DOWN_RATIOS, GLOBAL_POOLS, TABLE, UPSAMPLINGS
-from dla.storage.files import (
-    JsonObject,
-    Kind,
-    is_leftover,
-    json_kind,
-    json_shown,
-    parse_json,
-    parse_object,
-    read_bytes,
-    write_files,
-)
+from dla.storage import files
+from dla.storage.files import JsonObject, Kind, json_kind, json_shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,15 +99,11 @@ class ModelConfig:
         Raises:
             UsageError: if a value cannot be written as JSON.
         """
-        root: dict[str, Any] = {"architecture": self.architecture, "num_classes": self.num_classes}
-        if self.label_names is not None:
-            root["label_names"] = self.label_names
-        if self.label_descriptions is not None:
-            root["label_descriptions"] = dict(self.label_descriptions)
-        if self.model_args:
-            root["model_args"] = dict(self.model_args)
-        root["pretrained_cfg"] = dict(self.pretrained_cfg)
+        values = {name: getattr(self, name) for name in ModelConfig.__slots__}
+        root = {name: dict(v) if isinstance(v, Mapping) else v for name, v in values.items() if v is not None}
         root["dla"] = {"format": FORMAT, **self.dla}
+        if not self.model_args:
+            del root["model_args"]
         try:
             text = json.dumps(root, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
             text.encode()
@@ -261,7 +248,7 @@ def parse_config(data: bytes, where: str) -> ModelConfig:
     Raises:
         DamagedError: if it is not JSON, or not the config of a network.
     """
-    mapping = parse_json(data, where)
+    mapping = files.parse_json(data, where)
     try:
         json.dumps(mapping, ensure_ascii=False).encode()  # a lone surrogate cannot be encoded or printed
     except UnicodeEncodeError as error:
@@ -284,7 +271,7 @@ def read_config_bytes(folder: Path) -> bytes:
     """Return the bytes of a model folder's config; raises as `read_config`."""
     path = folder / CONFIG
     try:
-        return read_bytes(path)
+        return files.read_bytes(path)
     except UnavailableError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             hint = f"A model folder holds {CONFIG} and {WEIGHTS}; for a bare file, pass its own path."
@@ -316,7 +303,7 @@ def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tenso
         folder.mkdir(parents=True, exist_ok=True)
         # The config goes first: what a crash leaves is still recognized as a model folder and can be overwritten.
         weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
-        write_files({folder / CONFIG: text, folder / WEIGHTS: weights})
+        files.write_files({folder / CONFIG: text, folder / WEIGHTS: weights})
     except OSError as error:
         if new:
             with suppress(OSError):
@@ -335,11 +322,11 @@ def write_temperature(folder: str | os.PathLike[str], temperature: float) -> Non
     path = Path(folder) / CONFIG
     data = read_config_bytes(Path(folder))
     parse_config(data, str(path))
-    root = parse_object(data, str(path))
+    root = files.parse_object(data, str(path))
     try:
         root["dla"] = {"format": FORMAT, **(root.get("dla") or {}), "temperature": temperature}
         text = json.dumps(root, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        write_files({path: text.encode()})
+        files.write_files({path: text.encode()})
     except OSError as error:
         raise DlaError(f"{path} cannot be written: {error.strerror or error}.") from error
 
@@ -347,7 +334,7 @@ def write_temperature(folder: str | os.PathLike[str], temperature: float) -> Non
 def is_unfinished(folder: Path) -> bool:
     """Return whether a folder is empty, or holds only what a killed `write_folder` left: its config comes first."""
     names = {path.name for path in folder.iterdir()}
-    left = set(filter(is_leftover, names))
+    left = set(filter(files.is_leftover, names))
     return names == left or (bool(left) and names - left == {CONFIG})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ from dla.models.registry import TABLE
 from dla.types import NO_PROGRESS, Progress
 from dla.weights import hub
 from dla.weights.shards import stored_bytes
-from dla.weights.spec import ModelFiles, ModelSource, resolve_source
+from dla.weights.spec import CacheDir, ModelFiles, ModelSource, resolve_source
 
 ALL = "all"
-
-CacheDir = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +54,9 @@ def verify(names: Iterable[str] = (), *, cache_dir: CacheDir = None) -> Iterator
         UsageError: if a name is not on the hub.
     """
     chosen = _on_hub(names)
-    if chosen:
-        return (_verified(name, source, cache_dir) for name, source in chosen)
-    released = _on_hub([ALL])
-    cached = [(name, source) for name, source in released if hub.locate(source.where, cache_dir=cache_dir)]
-    return (_verified(name, source, cache_dir) for name, source in cached)
+    if not chosen:
+        chosen = [named for named in _on_hub([ALL]) if hub.locate(named[1].where, cache_dir=cache_dir)]
+    return (_verified(name, source, cache_dir) for name, source in chosen)
 
 
 def _on_hub(names: Iterable[str]) -> list[tuple[str, ModelSource]]:

@@ -72,7 +72,7 @@ def save(
         "global_pool": net.global_pool.pool_type,
     }
     architecture = _architecture(net, state, classes, args)
-    cfg = TABLE[architecture].pretrained_cfg() | net.pretrained_cfg
+    cfg = TABLE[architecture].pretrained_cfg().to_dict() | net.pretrained_cfg
     config = ModelConfig(
         architecture, classes, model_args=args, pretrained_cfg={key: cfg[key] for key in PREPROCESSING},
         dla={"task": "classify"},

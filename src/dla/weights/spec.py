@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import warnings
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from dla.errors import DamagedError, GuessedWarning, UnavailableError, UnknownNameError, UsageError
 from dla.models.registry import TABLE, row
+from dla.storage.files import read_bytes
 from dla.types import NO_PROGRESS, Progress
 from dla.weights.model_folder import CONFIG, INDEX, WEIGHT_NAMES, WEIGHTS, ModelConfig, parse_config, read_config_bytes
 
@@ -107,8 +109,8 @@ def _released(name: str, tag: str) -> ModelSource:
     if r.tag is None:
         raise UsageError(f"{name} has no released weights. Try: the path of a folder or file with weights.")
     if tag and tag != r.tag:
-        raise UnknownNameError("released set of weights", f"{name}.{tag}", [f"{name}.{r.tag}"])
-    return ModelSource("hub", f"timm/{name}.{r.tag}", architecture=name)
+        raise UnknownNameError("released set of weights", f"{name}.{tag}", [r.tagged_name])
+    return ModelSource("hub", f"timm/{r.tagged_name}", architecture=name)
 
 
 def shipped(name: str) -> Path:
@@ -302,12 +304,7 @@ def read_weight_bytes(path: Path, *, shard: bool = False) -> bytes:
     check_extension(str(path), str(path))  # before a large other file is read into memory
     if _SHARD.search(path.name) and not shard:
         raise UsageError(f"{path} holds only a part of the weights. Try: the folder with all of them and {INDEX}.")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UnavailableError(f"{path} does not exist.") from error
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return read_bytes(path, math.inf)
 
 
 def check_extension(name: str, where: str) -> None:
