@@ -23,6 +23,7 @@ from .errors import UsageError as UsageError
 from .evaluation.evaluate import validate as validate
 from .evaluation.result import Validation as Validation
 from .evaluation.result import Validations as Validations
+from .exporting.dense_verify import DenseExportReport as DenseExportReport
 from .exporting.export import Exported as Exported
 from .exporting.export import export as export
 from .exporting.verify import Disagreement as Disagreement
@@ -47,6 +48,7 @@ from .models.aggregation import HDA as HDA
 from .models.aggregation import graft as graft
 from .models.decoder import IDA as IDA
 from .models.decoder import DLAUp as DLAUp
+from .models.dense import Dense as Dense
 from .models.dla import DLA as DLA
 from .models.registry import PretrainedCfg as PretrainedCfg
 from .models.registry import get_pretrained_cfg as get_pretrained_cfg

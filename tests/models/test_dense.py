@@ -12,23 +12,8 @@ import dla
 from dla.models.dense import Dense
 from dla.models.registry import TABLE
 from dla.weights.load import load_state
-from support.centernet import WIDTHS, ConcatDLAUp, Levels
-from support.oracle import randomise
-
-
-class AuthorsSegmenter(nn.Module):
-    """The authors' dla34up: six maps, the decoder over those from stride `ratio` on, classifier, fixed upsampling."""
-
-    def __init__(self, classes: int, ratio: int) -> None:
-        super().__init__()
-        self.first = ratio.bit_length() - 1
-        self.base = Levels(fc=True)
-        self.dla_up = ConcatDLAUp(WIDTHS[self.first :])
-        self.fc = nn.Sequential(nn.Conv2d(WIDTHS[self.first], classes, 1))
-        self.up = nn.ConvTranspose2d(classes, classes, 2 * ratio, ratio, ratio // 2, groups=classes, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.fc(self.dla_up(self.base(x)[self.first :])))
+from support.authors_segmenter import AuthorsSegmenter
+from support.oracle import randomise, timm
 
 
 @pytest.mark.parametrize(("ratio", "classes"), [(2, 19), (4, 3), (8, 2)])
@@ -107,6 +92,26 @@ def test_over_another_backbone() -> None:
         assert network.fc[0].in_channels == channels
     with pytest.raises(dla.UsageError, match="None is down_ratio 2"):
         Dense.over(Pyramid(), 3, 2)
+
+
+def test_over_a_network_of_timm() -> None:
+    """Its features of each pixel, classified, are what the same decoder over it gives."""
+    backbone = timm.create_model("mobilenetv3_small_050", features_only=True)
+    network = Dense.over(backbone, 3, down_ratio=4).double().eval()
+    assert network.dla_up.strides == (4, 8, 16, 32)
+    features = (
+        dla.DLAUp.over(timm.create_model("mobilenetv3_small_050", features_only=True, out_indices=(1, 2, 3, 4)))
+        .double()
+        .eval()
+    )
+    features.dla_up.load_state_dict(network.dla_up.state_dict())
+    own = network.base.module.state_dict()
+    features.backbone.load_state_dict({name: own[name] for name in features.backbone.state_dict()})
+    x = torch.rand(2, 3, 45, 70, dtype=torch.float64)
+    with torch.no_grad():
+        found = network(x)
+        assert found.shape == (2, 3, 45, 70)
+        torch.testing.assert_close(found, network.fc(features(x)), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(

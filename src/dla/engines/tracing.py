@@ -98,12 +98,12 @@ class _Walk:
         x, size = tuple[Any, ...](node.args)
         shape: Any = size.args[0] if isinstance(size, fx.Node) and size.target is operator.getitem else None
         like = shape.args[0] if isinstance(shape, fx.Node) else None
-        if (
-            isinstance(module, Transposed)
-            or module.coarse % module.fine
-            or not isinstance(x, fx.Node)
-            or not isinstance(like, fx.Node)
-        ):
+        if not isinstance(x, fx.Node) or not isinstance(like, fx.Node):
+            raise _unknown(node)
+        if isinstance(module, Transposed):
+            inputs = self.numbers[x], self.numbers[like]
+            return self.add("transposed", *inputs, layer=node.target, factor=module.factor)
+        if module.coarse % module.fine:
             raise _unknown(node)
         if module.coarse == module.fine:
             return self.numbers[x]

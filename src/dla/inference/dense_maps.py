@@ -46,8 +46,9 @@ class DenseOptions:
         short = trained if self.size == "trained" else None if self.size == "native" else int(self.size)
         if short is None or short == min(width, height):
             return height, width
-        scale = short / min(width, height)
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        # a product of whole numbers before the division, so that exact halves are halves in exported files too
+        least = min(width, height)
+        return max(1, round(height * short / least)), max(1, round(width * short / least))
 
 
 def input_pixels(photo: Image.Image, size: tuple[int, int], interpolation: Interpolation) -> Array:

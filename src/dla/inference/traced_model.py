@@ -169,6 +169,6 @@ def _covers(files: ModelFiles, graph: OpGraph) -> bool:
     if not _is_safe(files):
         return False
     tensors = read_header(io.BytesIO(files.weights))
-    layers = (op.attributes["layer"] for op in graph.ops if op.op_type == "conv")
+    layers = (op.attributes["layer"] for op in graph.ops if "layer" in op.attributes)
     plain = all(dtype in _PLAIN for dtype, _ in tensors.values())
     return plain and all(f"{layer}.weight" in tensors for layer in layers)

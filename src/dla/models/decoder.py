@@ -26,6 +26,7 @@ from dla.errors import UsageError
 from dla.models.backbone import Backbone, check_levels
 from dla.models.blocks import RELU, ActLayer, NormLayer, conv1x1, conv3x3
 from dla.models.dla import init_weights
+from dla.models.export_shapes import exports_any_size
 from dla.models.registry import UPSAMPLINGS
 
 torch.fx.wrap("check_maps")  # shapes are not known while a network is traced
@@ -174,7 +175,7 @@ class Bilinear(nn.Module):
         """Return x at `size`, (h, w)."""
         x = _covering(x, size, self.coarse, self.fine, "replicate")
         whole = [-(-n * self.coarse // self.fine) for n in x.shape[2:]]
-        return F.interpolate(x, whole, mode="bilinear", align_corners=False)[:, :, : size[0], : size[1]]
+        return _cut(F.interpolate(x, whole, mode="bilinear", align_corners=False), size)
 
     def extra_repr(self) -> str:
         """Return the two strides, for `repr`."""
@@ -197,8 +198,7 @@ class Transposed(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]
         """Return x at `size`, (h, w)."""
-        x = super().forward(_covering(x, size, self.factor, 1, "constant"))
-        return x[:, :, : size[0], : size[1]]
+        return _cut(super().forward(_covering(x, size, self.factor, 1, "constant")), size)
 
 
 def upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
@@ -218,6 +218,8 @@ def upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
 
 def _covering(x: Tensor, size: Sequence[int], coarse: int, fine: int, mode: str) -> Tensor:
     """Return x, padded by a row or column where the backbone rounded down and x does not cover the finer map."""
+    if exports_any_size(x):
+        return x  # networks that are exported round up, and their sizes are not known here
     needed = [-(-n * fine // coarse) for n in size]
     missing = [n - side for n, side in zip(needed, x.shape[2:], strict=True)]
     if max(map(abs, missing)) > 1:
@@ -227,6 +229,14 @@ def _covering(x: Tensor, size: Sequence[int], coarse: int, fine: int, mode: str)
         )
     rows, columns = (max(0, n) for n in missing)
     return F.pad(x, (0, columns, 0, rows), mode) if rows or columns else x
+
+
+def _cut(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the first rows and columns of x."""
+    if exports_any_size(x):  # a slice would fix whether there is anything to cut
+        rows, columns = (torch.arange(n, device=x.device) for n in size)
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[:, :, : size[0], : size[1]]
 
 
 def _by(size: Sequence[int]) -> str:

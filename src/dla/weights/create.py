@@ -17,6 +17,7 @@ from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.models.feature_net import FEATURE_OPTIONS, features_of
 from dla.models.registry import MODULE, PretrainedCfg, get_pretrained_cfg, is_model, row
+from dla.weights.identify import task_of
 from dla.weights.keys import plain_names
 from dla.weights.load import create_untrained, load_dense, load_model, load_state
 from dla.weights.model_folder import COMMANDS
@@ -116,7 +117,7 @@ def _dense(
     classes, dense = options.pop("num_classes", None), {k: options.pop(k) for k in ("down_ratio", "up") if k in options}
     if not is_model(model_name):
         files = open_files(model_name, given["cache_dir"])
-        if files.config is not None and files.config.task == task and pretrained:
+        if pretrained and task_of(files) == task:
             check_options(model_name, [*options, *dense], ())
             return load_dense(files).model
     if classes is None and task == "segment":

@@ -33,6 +33,7 @@ COMMANDS = {
     "segment": ("segmentation", "dla segment"),
     "edges": ("boundary", "dla edges"),
 }
+USUAL_SHORT_SIDE = 360  # of photos, in pixels, where a dense network takes any
 MOST_CLASSES, MOST_CHANNELS = 1_000_000, 65_536  # limits that keep a forged config from allocating terabytes
 
 # The options of `DLA` that a config may set: type, allowed values for messages, and their check.
@@ -77,6 +78,15 @@ class ModelConfig:
     def task(self) -> str:
         """What the network answers: "classify" (by default), "segment" or "edges"."""
         return str(self.dla.get("task") or "classify")
+
+    @property
+    def photo_size(self) -> tuple[int, int]:
+        """The (height, width) of a usual input: of a dense network, a photo of 4 to 3 with the short side it wants."""
+        if self.task == "classify":
+            _, height, width = self.pretrained_cfg.get("input_size") or (3, 224, 224)
+            return height, width
+        short = self.dla.get("short_side") or USUAL_SHORT_SIDE
+        return short, round(short * 4 / 3)
 
     @property
     def temperature(self) -> float:
