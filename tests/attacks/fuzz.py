@@ -328,7 +328,7 @@ class Results:
 
     classifier: dla.Classifier
     inputs: list[str]
-    settings = {"topk": 2, "batch_size": 2, "allow_truncated": False, "max_megapixels": 1}  # noqa: RUF012
+    settings = {"topk": 2, "batch_size": 2, "allow_truncated": False, "max_megapixels": 1, "max_megabytes": 600}  # noqa: RUF012
 
     def files(self, folder: Path) -> dict[str, bytes]:
         for suffix in ("jsonl", "csv"):

@@ -22,7 +22,7 @@ from dla.cli.common import (
     add_run_flags,
     add_verbose_flag,
     check_file,
-    check_megapixels,
+    check_photo_limits,
     input_options,
     load_classifier,
     log,
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
     args = build_parser().read(argv)
     output_format = _format(args)
-    check_megapixels(args)
+    check_photo_limits(args)
     _check_files(args)
 
     from dla.training.distributed import Ranks
