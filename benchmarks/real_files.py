@@ -1,0 +1,181 @@
+"""Compare the pixels of real image files with those of independent readers: OpenCV, libvips and tifffile.
+
+    pip install opencv-python-headless pyvips pyvips-binary tifffile imagecodecs
+    python benchmarks/real_files.py FOLDER... [--list]
+
+Each folder gets a line, for example the checkout of an image library with its test files. A file is equal to a reader's
+if no value differs by more than one level of 255, and close if it was compressed with loss and its values differ by
+at most `CLOSE` levels on average: decoders interpolate colours differently. Reasons for the rest are printed with `--list`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyvips
+import tifffile
+
+from dla.errors import ImageError
+from dla.images.decode import read_photo
+from dla.options import ReadOptions
+
+CLOSE = 1.0
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+LOSSY = {".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
+
+Array = np.ndarray[Any, Any]
+
+
+def shares(values: Array, white: float | None = None) -> Array:
+    """Return the samples from 0 to 1, by the documented ranges."""
+    values = values.astype(np.float64)
+    if white is None:
+        known = values[np.isfinite(values)]
+        low, high = known.min(), known.max()
+        white = next((w for w in (1, 255, 65535) if low >= 0 and high <= w), None)
+        if white is None:
+            return np.asarray((values - low) / ((high - low) or 1))
+    return values / white
+
+
+def on_white(values_HWC: Array) -> Array:
+    """Return RGB of grey, grey with alpha, RGB or RGBA."""
+    if values_HWC.ndim == 2:
+        values_HWC = values_HWC[:, :, None]
+    channels = values_HWC.shape[2]
+    alpha = values_HWC[:, :, -1:] if channels in (2, 4) else 1.0
+    colours = values_HWC[:, :, : 1 if channels < 3 else 3]
+    return np.broadcast_to(colours * alpha + 1 - alpha, (*values_HWC.shape[:2], 3))
+
+
+def without_ink(cmyk_HW4: Array) -> Array:
+    return (1 - cmyk_HW4[..., :3]) * (1 - cmyk_HW4[..., 3:4])
+
+
+WHITE = {"uint8": 255, "uint16": 65535, "uchar": 255, "ushort": 65535}
+
+
+def by_opencv(path: Path) -> Array:
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        raise ValueError("OpenCV does not read it")
+    if values.ndim == 3 and values.shape[2] >= 3:
+        values = values[:, :, [2, 1, 0, *range(3, values.shape[2])]]
+    return on_white(shares(values, WHITE.get(values.dtype.name)))
+
+
+def by_vips(path: Path) -> Array:
+    image = pyvips.Image.new_from_file(str(path), fail_on="warning").autorot()
+    values = image.numpy()
+    values = values if values.ndim == 3 else values[:, :, None]
+    if image.interpretation == "cmyk":
+        return without_ink(shares(values, 255))
+    if image.interpretation in ("lab", "labs"):
+        return by_vips_in_srgb(image)
+    return on_white(shares(values, WHITE.get(image.format)))
+
+
+def by_vips_in_srgb(image: Any) -> Array:
+    return on_white(shares(image.colourspace("srgb").numpy(), 255))
+
+
+def by_tifffile(path: Path) -> Array:
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        values = page.asarray()
+    if page.planarconfig == 2 and values.ndim == 3:
+        values = np.moveaxis(values, 0, -1)
+    white = {"u1": 255, "u2": 2 ** min(page.bitspersample, 16) - 1, "b1": 1}.get(values.dtype.str[1:])
+    white = 2**page.bitspersample - 1 if page.bitspersample < 8 else white
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        values, white = np.moveaxis(page.colormap, 0, -1)[values], 65535
+    values = shares(values, white)
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        values = 1 - values
+    if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
+        return without_ink(values)
+    if values.ndim == 3 and values.shape[2] > 3 and page.extrasamples[:1] != (2,):
+        values = values[:, :, :3]
+    return on_white(values)
+
+
+@dataclass(frozen=True)
+class Reader:
+    name: str
+    read: Callable[[Path], Array]
+    exif: str
+
+
+READERS = (Reader("libvips", by_vips, "apply"), Reader("OpenCV", by_opencv, "ignore"), Reader("tifffile", by_tifffile, "ignore"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    kind: str
+    reason: str = ""
+
+
+def outcome(path: Path) -> Outcome:
+    """Read a file here and by each reader; return how well the nearest one agrees."""
+    try:
+        ours = {exif: np.asarray(read_photo(path, ReadOptions(exif=exif)).image) / 255 for exif in ("apply", "ignore")}  # type: ignore[arg-type]
+    except ImageError as error:
+        others = [r.name for r in READERS if isinstance(values_of(r, path), np.ndarray)]
+        return Outcome(f"refused: {error.code}", f"{error} (read by {', '.join(others) or 'no other'})")
+    found = {r.name: difference(ours[r.exif], values_of(r, path)) for r in READERS}
+    read = {name: one for name, one in found.items() if not isinstance(one, str)}
+    if not read:
+        return Outcome("no reader", "; ".join(f"{name}: {why}" for name, why in found.items()))
+    most, mean = min(read.values())
+    if most <= 1.01:
+        return Outcome("equal")
+    if path.suffix.lower() in LOSSY and min(mean for _, mean in read.values()) <= CLOSE:
+        return Outcome("close", str(read))
+    return Outcome("different", "; ".join(f"{n}: {one if isinstance(one, str) else '%.1f at most, %.2f on average' % one}" for n, one in found.items()))
+
+
+def values_of(reader: Reader, path: Path) -> Array | str:
+    if reader.name == "tifffile" and path.suffix.lower() not in (".tif", ".tiff"):
+        return "not a TIFF"
+    try:
+        return reader.read(path)
+    except Exception as error:  # of whatever type the readers raise
+        return str(error).partition("\n")[0]
+
+
+def difference(ours: Array, theirs: Array | str) -> tuple[float, float] | str:
+    """Return the largest and the mean difference in levels, or why there is none."""
+    if isinstance(theirs, str):
+        return theirs
+    if ours.shape != theirs.shape:
+        return f"{theirs.shape} instead of {ours.shape}"
+    levels = 255 * np.abs(ours - theirs)
+    return float(levels.max()), float(levels.mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--list", action="store_true", help="print each file that is not equal or close")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for folder in args.folders:
+        counts: Counter[str] = Counter()
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+            one = outcome(path)
+            counts[one.kind] += 1
+            if args.list and one.kind not in ("equal", "close"):
+                print(f"  {path.relative_to(folder)}: {one.kind}: {one.reason}", flush=True)
+        print(f"{folder.name}: {sum(counts.values())} files", *(f"{n} {kind}" for kind, n in sorted(counts.items())), sep=", ", flush=True)
+
+
+if __name__ == "__main__":
+    main()
