@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pyvips
 import tifffile
@@ -27,7 +28,7 @@ from dla.errors import ImageError
 from dla.images.decode import read_photo
 from dla.options import ReadOptions
 
-CLOSE = 1.0
+CLOSE = 1.5
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 LOSSY = {".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
 
@@ -60,6 +61,13 @@ def without_ink(cmyk_HW4: Array) -> Array:
     return (1 - cmyk_HW4[..., :3]) * (1 - cmyk_HW4[..., 3:4])
 
 
+def from_ycbcr(values_HW3: Array) -> Array:
+    """Convert by BT.601, as TIFF does where it names no other coefficients."""
+    y, cb, cr = (values_HW3[..., i] for i in range(3))
+    cb, cr = cb - 128 / 255, cr - 128 / 255
+    return np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
+
+
 WHITE = {"uint8": 255, "uint16": 65535, "uchar": 255, "ushort": 65535}
 
 
@@ -69,7 +77,10 @@ def by_opencv(path: Path) -> Array:
         raise ValueError("OpenCV does not read it")
     if values.ndim == 3 and values.shape[2] >= 3:
         values = values[:, :, [2, 1, 0, *range(3, values.shape[2])]]
-    return on_white(shares(values, WHITE.get(values.dtype.name)))
+    white = WHITE.get(values.dtype.name)
+    if path.suffix.lower() == ".avif":  # OpenCV leaves 10 and 12 bits as they are
+        white = next(2**bits - 1 for bits in (8, 10, 12) if values.max() < 2**bits)
+    return on_white(shares(values, white))
 
 
 def by_vips(path: Path) -> Array:
@@ -87,6 +98,13 @@ def by_vips_in_srgb(image: Any) -> Array:
     return on_white(shares(image.colourspace("srgb").numpy(), 255))
 
 
+def by_imagecodecs(path: Path) -> Array:
+    if path.suffix.lower() != ".bmp":
+        raise ValueError("read by libraries that Pillow uses too")
+    values = imagecodecs.bmp_decode(path.read_bytes(), asrgb=True)
+    return on_white(shares(values, 255))
+
+
 def by_tifffile(path: Path) -> Array:
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
@@ -102,6 +120,8 @@ def by_tifffile(path: Path) -> Array:
         values = 1 - values
     if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
         return without_ink(values)
+    if page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression not in (6, 7):
+        values = np.clip(from_ycbcr(values), 0, 1)
     if values.ndim == 3 and values.shape[2] > 3 and page.extrasamples[:1] != (2,):
         values = values[:, :, :3]
     return on_white(values)
@@ -114,7 +134,12 @@ class Reader:
     exif: str
 
 
-READERS = (Reader("libvips", by_vips, "apply"), Reader("OpenCV", by_opencv, "ignore"), Reader("tifffile", by_tifffile, "ignore"))
+READERS = (
+    Reader("libvips", by_vips, "apply"),
+    Reader("OpenCV", by_opencv, "ignore"),
+    Reader("tifffile", by_tifffile, "ignore"),
+    Reader("imagecodecs", by_imagecodecs, "ignore"),
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +164,12 @@ def outcome(path: Path) -> Outcome:
         return Outcome("equal")
     if path.suffix.lower() in LOSSY and min(mean for _, mean in read.values()) <= CLOSE:
         return Outcome("close", str(read))
-    return Outcome("different", "; ".join(f"{n}: {one if isinstance(one, str) else '%.1f at most, %.2f on average' % one}" for n, one in found.items()))
+    return Outcome(
+        "different",
+        "; ".join(
+            f"{n}: {one if isinstance(one, str) else '%.1f at most, %.2f on average' % one}" for n, one in found.items()
+        ),
+    )
 
 
 def values_of(reader: Reader, path: Path) -> Array | str:
@@ -174,7 +204,12 @@ def main() -> None:
             counts[one.kind] += 1
             if args.list and one.kind not in ("equal", "close"):
                 print(f"  {path.relative_to(folder)}: {one.kind}: {one.reason}", flush=True)
-        print(f"{folder.name}: {sum(counts.values())} files", *(f"{n} {kind}" for kind, n in sorted(counts.items())), sep=", ", flush=True)
+        print(
+            f"{folder.name}: {sum(counts.values())} files",
+            *(f"{n} {kind}" for kind, n in sorted(counts.items())),
+            sep=", ",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

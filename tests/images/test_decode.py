@@ -438,6 +438,17 @@ def test_the_bytes_are_limited_of_streams_too() -> None:
     assert read_photo(io.BytesIO(data), ReadOptions(max_bytes=len(data))).image.size == (60, 41)
 
 
+def test_around_a_smaller_frame_of_a_gif_is_white() -> None:
+    """As in browsers, libvips and OpenCV, where it is transparent."""
+    data = bytearray(encode(Image.new("RGB", (4, 3), (200, 20, 30)), "GIF"))
+    data[6:10] = struct.pack("<HH", 6, 5)  # the screen
+    frame = data.index(b"\x2c\0\0\0\0\4\0\3\0")
+    data[frame + 1 : frame + 5] = struct.pack("<HH", 1, 2)
+    expected = np.full((5, 6, 3), 255, np.uint8)
+    expected[2:5, 1:5] = 200, 20, 30
+    assert np.asarray(read_photo(bytes(data)).image).tolist() == expected.tolist()
+
+
 def test_alpha_that_is_nowhere_is_no_alpha() -> None:
     header = struct.pack(
         "<IiiHHIIiiII4I", 108, 4, 3, 1, 32, 3, 48, 2835, 2835, 0, 0, 0xFF0000, 0xFF00, 0xFF, 0xFF000000

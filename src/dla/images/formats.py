@@ -85,6 +85,19 @@ class _Gif(GifImageFile):
     def __init__(self, fp: BinaryIO) -> None:
         super().__init__(without_metadata(fp, "GIF"))
 
+    def load_prepare(self) -> None:
+        self._box = self.tile[0].extents or (0, 0, *self.size)
+        super().load_prepare()
+
+    def load_end(self) -> None:
+        """Make the screen around a smaller frame white, as transparent pixels are; Pillow leaves it in any colour."""
+        super().load_end()
+        if self._frame_transparency is None and self._box != (0, 0, *self.size):
+            frame = self.crop(self._box).convert("RGB")
+            whole = Image.new("RGB", self.size, "white")
+            whole.paste(frame, self._box)
+            self.im, self._mode, self.palette = whole.im, "RGB", None
+
 
 class _Bmp(BmpImageFile):
     def load_end(self) -> None:
