@@ -339,10 +339,7 @@ def _bar(repo: str, progress: Progress) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Disable huggingface_hub's telemetry and the request by which it identifies the calling program.
-
-    Warnings about low disk space and retries are suppressed too; the final error covers them.
-    """
+    """Disable huggingface_hub's telemetry, the request that identifies its caller, and warnings that errors repeat."""
     from huggingface_hub import constants
 
     logger = logging.getLogger("huggingface_hub")
@@ -392,15 +389,12 @@ def _blob(path: Path) -> Path:
 
 
 def _unreachable(error: Exception) -> bool:
-    # huggingface_hub has changed its HTTP client before, so errors are compared by name.
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    return isinstance(error, OfflineModeIsEnabled) or type(error).__name__ in _NO_CONNECTION
+    # huggingface_hub has changed its HTTP client before, so errors are compared by name
+    return type(error).__name__ in ("OfflineModeIsEnabled", *_NO_CONNECTION)
 
 
 def _first_line(error: Exception) -> str:
     from huggingface_hub import get_token
 
-    token = (get_token() or "").strip()
-    lines = (str(error).replace(token, "***") if token else str(error)).strip().splitlines()
-    return lines[0].rstrip(".")[:160] if lines else type(error).__name__
+    hidden = str(error).replace((get_token() or "").strip() or "***", "***")
+    return next((line.rstrip(".")[:160] for line in hidden.strip().splitlines()), type(error).__name__)
