@@ -133,7 +133,7 @@ def test_the_side_file_says_the_model_and_the_settings(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--topk", "3"], "was started with topk 5, and this is 3"),
-        (["--allow-truncated"], "was started with allow_truncated False, and this is True"),
+        (["--allow-truncated"], "was started with allow_truncated false, and this is true"),
         (["--batch-size", "2"], "was started with batch_size 4, and this is 2"),
     ],
 )

@@ -31,6 +31,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 HEADER_BYTES = 32
 _COMPRESSION, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 259, 262, 258, 339  # tags of TIFF
+_TILE_WIDTH, _TILE_OFFSETS = 322, 324
 _UNSIGNED, _SIGNED = 1, 2  # values of the tag SampleFormat
 _TIFF_JPEG = (6, 7)
 # none, CCITT, LZW, JPEG, deflate, PackBits, old deflate, LZMA, Zstandard: the codecs of the libtiff in Pillow's wheels
@@ -127,6 +128,8 @@ class _Tiff(TiffImageFile):
             raise UnsupportedError("signed 8-bit samples")
         if max(bits) == 12 and code in _TIFF_JPEG:
             raise UnsupportedError("12-bit JPEG compression")
+        if _TILE_WIDTH in self.tag_v2 and _TILE_OFFSETS not in self.tag_v2:
+            raise UnsupportedError("tiles that are listed as strips")
         super()._setup()
         if self._planar_configuration == 2 and max(bits) > 8 and not self.use_load_libtiff:
             # Pillow's own reader assumes planes of 8 bits.
