@@ -25,8 +25,9 @@ RUNNING = ("python", "bash")
 KNOWN = {*RUNNING, "json", "bibtex", ""}
 OTHERS = {  # options of pip, torchrun, Slurm, and of the scripts in benchmarks/
     "--again", "--cpus-per-task", "--extra-index-url", "--find-links", "--gpus-per-node", "--index-url", "--job-name",
-    "--max-restarts", "--memory", "--nnodes", "--no-index", "--nproc-per-node", "--ntasks-per-node", "--only",
-    "--open-mode", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rehearse", "--requeue", "--signal", "--time",
+    "--max-restarts", "--memory", "--nnodes", "--no-build-isolation", "--no-deps", "--no-index", "--nproc-per-node",
+    "--ntasks-per-node", "--only", "--only-binary", "--open-mode", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id",
+    "--rehearse", "--requeue", "--require-hashes", "--signal", "--time",
 }  # fmt: skip
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 

@@ -59,6 +59,8 @@ def add_run_flags(parser: Parser, *, batches: bool = True) -> None:
     parser.options(ReadOptions, allow_truncated=None)
     parser.flag("--max-megapixels", type=float, default=ReadOptions.max_pixels / 1e6, metavar="N", help="refuse larger "
                 f"photos (default: {ReadOptions.max_pixels / 1e6:g})")  # fmt: skip
+    parser.flag("--max-megabytes", type=float, default=ReadOptions.max_bytes / 1e6, metavar="N", help="refuse larger "
+                f"files (default: {ReadOptions.max_bytes / 1e6:g})")  # fmt: skip
 
 
 def add_record_flags(parser: Parser, force: str = "replace --output if it exists") -> None:
@@ -76,7 +78,7 @@ def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder,
     Raises:
         UsageError: there are none.
     """
-    check_megapixels(args)
+    check_photo_limits(args)
     if not args.images:
         raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {command} photo.jpg")
     finder = PhotoFinder(args.images, read_path_list(sys.stdin.buffer))
@@ -89,10 +91,14 @@ def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder,
     return finder, itertools.chain([first], photos)
 
 
-def check_megapixels(args: Namespace) -> None:
-    """Raise a UsageError unless --max-megapixels is a positive number."""
-    if not 0 < args.max_megapixels * 1e6 < math.inf:
-        raise UsageError(f"--max-megapixels is {args.max_megapixels}. Allowed: a number above 0, such as 179")
+def check_photo_limits(args: Namespace) -> None:
+    """Raise a UsageError unless --max-megapixels and --max-megabytes are positive numbers."""
+    for flag, value, example in (
+        ("--max-megapixels", args.max_megapixels, ReadOptions.max_pixels),
+        ("--max-megabytes", args.max_megabytes, ReadOptions.max_bytes),
+    ):
+        if not 0 < value * 1e6 < math.inf:
+            raise UsageError(f"{flag} is {value}. Allowed: a number above 0, such as {example / 1e6:g}")
 
 
 def check_outside_inputs(flag: str, folder: str, inputs: Sequence[str], suffix: str = ".png") -> None:
@@ -146,6 +152,7 @@ def input_options(args: Namespace) -> dict[str, Any]:
         "workers": args.workers,
         "allow_truncated": args.allow_truncated,
         "max_pixels": int(args.max_megapixels * 1e6),
+        "max_bytes": int(args.max_megabytes * 1e6),
     }
 
 

@@ -134,5 +134,6 @@ def _results(
 
     if args.output is None:
         return nullcontext((sys.stdout, FinishedResults(), photos))
-    settings = {key: args[key] for key in ("topk", "batch_size", "allow_truncated", "max_megapixels")}
+    names = ("topk", "batch_size", "allow_truncated", "max_megapixels", "max_megabytes")
+    settings = {name: args[name] for name in names}
     return open_results(args.output, result_format, classifier, settings, photos, resume=args.resume, force=args.force)

@@ -28,7 +28,7 @@ from dla.cli.common import (
     add_run_flags,
     add_verbose_flag,
     check_file,
-    check_megapixels,
+    check_photo_limits,
     input_options,
     load_classifier,
     load_network,
@@ -95,7 +95,7 @@ def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
     args = build_parser().read(argv)
     args.format = args.format or ("json" if (args.output or "").lower().endswith(".json") else "table")
-    check_megapixels(args)
+    check_photo_limits(args)
     _check_files(args)
     if args.maps is not None or args.annotators:
         args.task = _edges_without_model(args)

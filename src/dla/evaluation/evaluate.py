@@ -48,6 +48,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     calibrate: bool = False,
     allow_truncated: bool = ReadOptions.allow_truncated,
     max_pixels: int = ReadOptions.max_pixels,
+    max_bytes: int = ReadOptions.max_bytes,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
@@ -71,6 +72,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
         calibrate: fit a temperature and save it in the model folder.
         allow_truncated: decode the part that is present of truncated files.
         max_pixels: refuse larger photos.
+        max_bytes: refuse larger files.
         columns: the names of a table's columns.
         seed: seed of the bootstrap intervals.
         progress: receives each photo, model by model.
@@ -84,7 +86,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     several = not isinstance(model, str | Classifier)
     named: Sequence[ModelOrName] = model if not isinstance(model, str | Classifier) else [model]
     batch, options = BatchOptions(batch_size, workers), EvalOptions(preset, tta)
-    reading = ReadOptions(max_pixels=max_pixels, allow_truncated=allow_truncated)
+    reading = ReadOptions(max_pixels=max_pixels, allow_truncated=allow_truncated, max_bytes=max_bytes)
     pipeline = InputPipeline(batch.batch_size, batch.threads)
     _check(named, options, calibrate)
     check_not_pairs(Path(data))

@@ -254,7 +254,7 @@ def _check_bytes(count: int, max_bytes: int) -> None:
         raise ImageError(
             "too_large",
             f"the file has {_file_size(count)}, more than the {_file_size(max_bytes)} allowed. "
-            "Save the photo as a smaller file",
+            "Save the photo as a smaller file, or raise --max-megabytes",
         )
 
 

@@ -114,6 +114,7 @@ class Classifier:
         strict: bool = False,
         allow_truncated: bool = ReadOptions.allow_truncated,
         max_pixels: int = ReadOptions.max_pixels,
+        max_bytes: int = ReadOptions.max_bytes,
         pictures: str | os.PathLike[str] | None = None,
     ) -> Prediction | Iterator[Prediction]:
         """Return the `topk` most probable classes of one photo, or of each of several.
@@ -129,6 +130,7 @@ class Classifier:
                 record with `error`.
             allow_truncated: classify the readable part of a file that ends early.
             max_pixels: refuse photos with more pixels, by the size in their header.
+            max_bytes: refuse larger files, before they are read.
             pictures: a folder, created if needed, for a PNG of each classified photo with a bar chart of its top-5.
 
         Raises:
@@ -144,7 +146,7 @@ class Classifier:
                 folder.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
-        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
+        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated, max_bytes)
         reader = PhotoReader((self.preprocessing,), options, strict, None if folder is None else thumbnail_for_chart)
         batch = BatchOptions(batch_size, workers)
         pipeline = InputPipeline(batch.batch_size, batch.threads, 1 if strict else self.engine.max_concurrent)
@@ -175,6 +177,7 @@ class Classifier:
         strict: bool = False,
         allow_truncated: bool = ReadOptions.allow_truncated,
         max_pixels: int = ReadOptions.max_pixels,
+        max_bytes: int = ReadOptions.max_bytes,
     ) -> Features | Iterator[Features]:
         """Return the features of one photo, or of each of several, at a feature node. Nothing after it is computed.
 
@@ -187,6 +190,7 @@ class Classifier:
             strict: as in `predict`.
             allow_truncated: as in `predict`.
             max_pixels: as in `predict`.
+            max_bytes: as in `predict`.
 
         Raises:
             UnknownNameError: the network has no such node.
@@ -194,7 +198,7 @@ class Classifier:
             ImageError: with `strict`, an input cannot be read.
         """
         compute = self.engine.features_at(at)
-        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
+        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated, max_bytes)
         reader = PhotoReader((self.preprocessing,), options, strict)
         batch = BatchOptions(batch_size, workers)
         pipeline = InputPipeline(batch.batch_size, batch.threads, 1 if strict else self.engine.max_concurrent)
