@@ -23,6 +23,7 @@ from .errors import UsageError as UsageError
 from .evaluation.evaluate import validate as validate
 from .evaluation.result import Validation as Validation
 from .evaluation.result import Validations as Validations
+from .exporting.dense_verify import DenseExportReport as DenseExportReport
 from .exporting.export import Exported as Exported
 from .exporting.export import export as export
 from .exporting.verify import Disagreement as Disagreement
@@ -37,12 +38,17 @@ from .inference.classifier import ClassScore as ClassScore
 from .inference.classifier import Features as Features
 from .inference.classifier import Prediction as Prediction
 from .inference.classifier import load as load
+from .inference.edge_detector import Boundaries as Boundaries
+from .inference.edge_detector import EdgeDetector as EdgeDetector
+from .inference.segmenter import Segmentation as Segmentation
+from .inference.segmenter import Segmenter as Segmenter
 from .metrics.classification import Comparison as Comparison
 from .metrics.classification import Evaluation as Evaluation
 from .models.aggregation import HDA as HDA
 from .models.aggregation import graft as graft
 from .models.decoder import IDA as IDA
 from .models.decoder import DLAUp as DLAUp
+from .models.dense import Dense as Dense
 from .models.dla import DLA as DLA
 from .models.registry import PretrainedCfg as PretrainedCfg
 from .models.registry import get_pretrained_cfg as get_pretrained_cfg

@@ -21,6 +21,7 @@ from dla.weights.spec import ModelSource, guesses, open_files, read_header, ship
 
 if TYPE_CHECKING:
     from dla.inference.open_engine import EngineChoice
+    from dla.models.dense import Dense
     from dla.models.dla import DLA
     from dla.weights.load import LoadedModel
 
@@ -138,9 +139,9 @@ def info(source: str = DEFAULT_MODEL, *, nodes: bool = False, engines: bool = Fa
     parsed, r = files.source, _row_of(files.source)
     if parsed.kind != "hub" or hub.locate(parsed.where, parsed.revision):
         from dla.inference.open_engine import time_engines
-        from dla.weights.load import load_model
+        from dla.weights.load import load_any
 
-        known = info_of(load_model(files), nodes=nodes)
+        known = info_of(load_any(files), nodes=nodes)
         return replace(known, engines=time_engines(files)) if engines else known
     if r is None:
         raise UnavailableError(
@@ -170,7 +171,7 @@ def _not_here(r: Row, nodes: bool) -> ModelInfo:
     return _info(r.tagged_name, model, config, r, stored_of_row(r), nodes)
 
 
-def info_of(loaded: LoadedModel, *, nodes: bool = False) -> ModelInfo:
+def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
     """Describe a model that is already loaded; `nodes` as in `info`."""
     source, r = loaded.source, _row_of(loaded.source)
     path = os.path.abspath(loaded.weights_path)
@@ -187,20 +188,19 @@ def info_of(loaded: LoadedModel, *, nodes: bool = False) -> ModelInfo:
 
 def _info(
     name: str,
-    model: DLA,
+    model: DLA | Dense,
     config: ModelConfig,
     r: Row | None,
     weights: StoredWeights,
     nodes: bool,
-    loaded: LoadedModel | None = None,
+    loaded: LoadedModel[Any] | None = None,
 ) -> ModelInfo:
     """Build the description; `r` is the table's row of the released weights, or None."""
     from dla.inference.classifier import class_names
-    from dla.models.nodes import nodes as feature_nodes
     from dla.weights.keys import shapes_of
 
     cfg, dla_config = config.pretrained_cfg, config.dla
-    _, height, width = cfg.get("input_size") or (3, 224, 224)
+    height, width = config.photo_size
     license_ = _if(str, dla_config.get("license")) or (r.license if r else _if(str, cfg.get("license"))) or None
     has_weights = weights.state != "none"
     return ModelInfo(
@@ -225,11 +225,23 @@ def _info(
         results=_if(dict, dla_config.get("results")),
         recipe=_if(dict, dla_config.get("recipe")),
         notes=_notes(loaded) if loaded else (),
-        nodes=tuple(asdict(node) for node in feature_nodes(model)) if nodes else None,
+        nodes=_nodes(config) if nodes else None,
     )
 
 
-def _notes(loaded: LoadedModel) -> tuple[str, ...]:
+def _nodes(config: ModelConfig) -> tuple[Mapping[str, Any], ...]:
+    """Return every aggregation node of the network, or of its backbone."""
+    import torch
+
+    from dla.models.build import build
+    from dla.models.nodes import nodes
+
+    with torch.device("meta"):
+        model = build(config.architecture, num_classes=0, **config.model_args)
+    return tuple(asdict(node) for node in nodes(model))
+
+
+def _notes(loaded: LoadedModel[Any]) -> tuple[str, ...]:
     guessed = guesses(loaded.source, loaded.config)
     return loaded.report.notes + ((guessed,) if guessed else ())
 
@@ -240,7 +252,8 @@ def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:
         return None
     from dla.images.preprocessing import Preprocessing
 
-    return {**Preprocessing.from_config(config.pretrained_cfg, config.exif).to_config(), "exif": config.exif}
+    known = {**Preprocessing.from_config(config.pretrained_cfg, config.exif).to_config(), "exif": config.exif}
+    return known if config.task == "classify" else {**known, "short_side": config.dla.get("short_side")}
 
 
 def _if(kind: type[T], value: Any) -> T | None:
@@ -286,14 +299,14 @@ def _of_shipped(name: str) -> ModelRow:
     path = folder / WEIGHTS
     with path.open("rb") as file:
         shapes = {name: shape for name, (_, shape) in read_header(file).items()}
-    channels, height, width = config.pretrained_cfg["input_size"]
+    height, width = config.photo_size
     top1 = config.dla.get("results", {}).get("top1")
     return ModelRow(
         model=f"shipped:{name}",
         architecture=config.architecture,
         params=flops.parameters(shapes),
         macs=flops.macs(shapes, (height, width)),
-        input_size=(channels, height, width),
+        input_size=(config.in_chans, height, width),
         top1=None if top1 is None else round(100 * top1, 2),
         num_classes=config.num_classes,
         license=config.dla.get("license"),

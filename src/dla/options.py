@@ -21,6 +21,7 @@ ConvertFormat = Literal["folder", "timm", "authors"]
 CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
 Exif = Literal["apply", "ignore"]
+TaskName = Literal["classify", "segment", "edges"]
 TargetName = Literal["onnx", "openvino", "pt2"]
 
 
@@ -167,3 +168,16 @@ class ExportOptions:
     """How an exported file computes."""
 
     precision: Literal["fp32", "int8"] = option("fp32", "int8 (only for openvino) is faster and slightly less exact")
+
+
+@dataclass(frozen=True)
+class BoundaryOptions(_Checked):
+    """How boundary maps are scored.
+
+    nms: apply non-maximum suppression first. Maps that had theirs, and the benchmark's own, need none.
+    """
+
+    thresholds: int = option(99, "boundaries: thresholds, evenly spaced between 0 and 1", 1, 10_000)
+    tolerance: float = option(0.0075, "boundaries: largest distance of a match, as a share of the diagonal", 1e-6, 1)
+    nms: bool = True
+    nms_m: float = option(1.01, "boundaries: factor of non-maximum suppression; above 1, wider maxima stay", 0.1, 10)

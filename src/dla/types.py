@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 DEFAULT_MODEL = "shipped:tiny200"  # used where no model is named
+DEFAULT_SEGMENTER, DEFAULT_EDGE_DETECTOR = "shipped:camvid", "shipped:bsds"  # by dla segment and dla edges
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

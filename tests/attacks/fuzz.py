@@ -1,7 +1,7 @@
 """Damages files of every kind that is read, each try from a seed, and reads them: `make fuzz SEED=1 TRIES=1000`.
 
 A try passes if the file is read or refused by an error of ours. It fails on any other exception, a crash, a record that
-is lost or in another place, more than `MAX_SECONDS`, or more than `MAX_MEMORY`.
+is lost or in another place, words of a library on standard error, more than `MAX_SECONDS`, or more than `MAX_MEMORY`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import multiprocessing
+import os
 import random
 import re
 import resource
@@ -24,7 +25,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -328,7 +329,7 @@ class Results:
 
     classifier: dla.Classifier
     inputs: list[str]
-    settings = {"topk": 2, "batch_size": 2, "allow_truncated": False, "max_megapixels": 1}  # noqa: RUF012
+    settings = {"topk": 2, "batch_size": 2, "allow_truncated": False, "max_megapixels": 1, "max_megabytes": 600}  # noqa: RUF012
 
     def files(self, folder: Path) -> dict[str, bytes]:
         for suffix in ("jsonl", "csv"):
@@ -434,9 +435,10 @@ class Fuzzer:
     def run(self, tries: range, begun: Callable[[int], None] = lambda number: None) -> None:
         previous = signal.signal(signal.SIGALRM, _too_long)
         try:
-            for number in tries:
-                begun(number)
-                self.one(number)
+            with caught_stderr() as new_words:
+                for number in tries:
+                    begun(number)
+                    self.one(number, new_words)
         finally:
             signal.signal(signal.SIGALRM, previous)
 
@@ -455,7 +457,7 @@ class Fuzzer:
             for victim, data in kind.files.items():
                 kind.read(self.write(name, victim, data))
 
-    def one(self, number: int) -> None:
+    def one(self, number: int, new_words: Callable[[], str]) -> None:
         dice = random.Random(f"{self.seed} {number}")
         name = dice.choice(list(self.kinds))
         kind = self.kinds[name]
@@ -478,7 +480,32 @@ class Fuzzer:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
         if grown > MAX_MEMORY:
             self.failures.append(f"try {number}, {name}, {victim}: {grown} MB")
+        if words := new_words():
+            self.failures.append(f"try {number}, {name}, {victim}: on standard error: {words}")
         self.outcomes[f"{name}: {outcome}"] += 1
+
+
+@contextmanager
+def caught_stderr() -> Iterator[Callable[[], str]]:
+    """Catch standard error, also of C libraries; yield a function that returns what is new since its last call."""
+    with tempfile.TemporaryFile() as file:
+        fd, before = file.fileno(), os.dup(2)
+
+        def new_words() -> str:
+            sys.stderr.flush()
+            words = os.pread(fd, 2000, 0)
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            return words.decode(errors="replace")
+
+        sys.stderr.flush()
+        os.dup2(fd, 2)
+        try:
+            yield new_words
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
 
 
 class TooLongError(BaseException):

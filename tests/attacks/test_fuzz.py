@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def test_an_exception_is_a_failure(tmp_path: Path) -> None:
     fuzzer.run(range(3))
     assert len(fuzzer.failures) == 3
     assert "KeyError" in fuzzer.failures[0]
+
+
+def test_words_of_a_library_on_standard_error_are_a_failure(tmp_path: Path) -> None:
+    fuzzer = Fuzzer(0, tmp_path)
+    for kind in fuzzer.kinds.values():
+        kind.read = lambda path: os.write(2, b"TIFFFillStrip: Read error on strip 0.\n") and None
+    fuzzer.run(range(2))
+    assert len(fuzzer.failures) == 2
+    assert fuzzer.failures[0].endswith("on standard error: TIFFFillStrip: Read error on strip 0.\n")
 
 
 def test_a_damaged_file_depends_only_on_the_seed() -> None:

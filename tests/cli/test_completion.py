@@ -43,7 +43,7 @@ def offered(script: Path, words: str, last: str = "") -> set[str]:
         ("dla", "pre", {"predict"}),
         ("dla data", "", {"check"}),
         ("dla data check", "--fo", {"--format"}),
-        ("dla predict", "--max", {"--max-failed", "--max-megapixels"}),
+        ("dla predict", "--max", {"--max-failed", "--max-megabytes", "--max-megapixels"}),
         ("dla predict --format", "", {"table", "json", "jsonl", "csv"}),
         ("dla export --to", "", {"onnx", "openvino", "pt2"}),
         ("dla train", "--optimizer.n", {"--optimizer.name", "--optimizer.nesterov"}),

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -164,3 +165,44 @@ def test_a_check_that_is_stopped_ends_at_once_and_without_a_traceback(
     assert said == ("" if victim == "all" else "dla: a process that decoded photos was killed, perhaps for lack of "
                     "memory. Try --workers 1\n")  # fmt: skip
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Six photos with masks of two classes, four with one to train with."""
+    for i, crop in enumerate(crops(6)):
+        folder = tmp_path / ("train" if i < 4 else "val")
+        for name in ("images", "masks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "images" / f"{i}.jpg").write_bytes(jpeg(crop))
+        ids = np.arange(crop.width * crop.height).reshape(crop.height, crop.width) % 4 == 0
+        Image.fromarray(ids.astype(np.uint8)).save(folder / "masks" / f"{i}.png")
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": ["sky", "road"]}))
+    return tmp_path
+
+
+def test_masks_are_checked_by_the_flag(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "check", str(pairs), "--workers", "0", "--task", "segment"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{pairs}: 6 photos with masks in 2 classes, train 4, val 2"
+    assert lines[2].split() == ["sky", "75.00%", "of", "the", "pixels,", "in", "4", "photos"]
+    assert lines[-1] == "Nothing was found that would hurt a run."
+    (pairs / "train" / "masks" / "0.png").unlink()
+    (pairs / "train" / "masks" / "1.png").write_bytes(b"")
+    assert main(words) == 4
+    out = capsys.readouterr().out
+    assert "  1 photo without a mask          train/images/0.jpg (there is no mask called 0)\n" in out
+    assert "  1 mask: empty file              train/images/1.jpg" in out
+    assert main([*words, "--format", "json"]) == 4
+    record = json.loads(capsys.readouterr().out)
+    assert (record["schema"], record["passed"], record["classes"]) == ("dla.pair-check/1", False, ["sky", "road"])
+
+
+@pytest.mark.parametrize("command", ["data check", "train", "validate"])
+def test_pairs_are_never_two_classes(pairs: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--output", str(pairs.parent / "run")] if command == "train" else []
+    assert main([*command.split(), str(pairs), *flags]) == 2
+    assert "has images/ and masks/, which are pairs for segmentation, no classes. Try: --task segment" in (
+        capsys.readouterr().err
+    )

@@ -125,6 +125,7 @@ def test_the_side_file_says_the_model_and_the_settings(tmp_path: Path) -> None:
     assert len(run["model"]["weights_sha256"]) == 64
     assert run["settings"] == {
         "format": "csv", "topk": 2, "batch_size": 4, "allow_truncated": False, "max_megapixels": 179.0,
+        "max_megabytes": 600.0,
     }  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def test_the_side_file_says_the_model_and_the_settings(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--topk", "3"], "was started with topk 5, and this is 3"),
-        (["--allow-truncated"], "was started with allow_truncated False, and this is True"),
+        (["--allow-truncated"], "was started with allow_truncated false, and this is true"),
         (["--batch-size", "2"], "was started with batch_size 4, and this is 2"),
     ],
 )
@@ -309,6 +310,7 @@ def test_a_name_with_a_carriage_return(tmp_path: Path) -> None:
         (["--threads", "0"], "--threads is 0. Allowed: 1 to 1,024"),
         *((["--max-megapixels", n], "--max-megapixels is ") for n in (".inf", "-1", "0", ".nan", "1e305")),
         (["--max-megapixels", "inf"], "Allowed: a number"),
+        (["--max-megabytes", "0"], "--max-megabytes is 0.0. Allowed: a number above 0, such as 600"),
         (["--pictures", __file__], "pictures is " + __file__),
         (["--pictures", f"{__file__}/sub"], "pictures is " + __file__),
     ],
@@ -384,7 +386,7 @@ def test_a_full_disk_is_said_with_the_files_name(form: str, capsys: pytest.Captu
 def test_a_full_disk_is_said_with_the_pictures_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dla.inference.classifier._picture_name", lambda _: "full.png")
+    monkeypatch.setattr("dla.inference.classifier.output_name", lambda _: "full")
     (tmp_path / "full.png").symlink_to("/dev/full")
     assert predict(str(CHELSEA), "-o", str(tmp_path / "out.jsonl"), "--pictures", str(tmp_path)) == 1
     assert capsys.readouterr().err == f"dla: {tmp_path / 'full.png'}: No space left on device\n"

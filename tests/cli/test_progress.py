@@ -189,4 +189,4 @@ def test_where_a_run_stands_is_noted() -> None:
     figures.on_step(StepEvent(3, 12, 6, 40, 0.4128, math.nan, 0.1, 8))
     figures.on_validation_batch()
     place = "epoch 3/12  step 5/40  loss 0.413"
-    assert progress.notes == [f"{place}  top-1 50 %", place.replace("5/40", "6/40"), "validating"]
+    assert progress.notes == [f"{place}  accuracy 50 %", place.replace("5/40", "6/40"), "validating"]

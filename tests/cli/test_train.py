@@ -180,11 +180,13 @@ def test_help_begins_with_the_short_flags() -> None:
 
 
 def test_a_line_says_what_an_epoch_came_to() -> None:
-    epoch = EpochEvent(3, 111, 0.6123, 0.01, 0.833, 0.99, 0.5, 7.6, 212.4, 0.01)
+    epoch = EpochEvent(3, 111, 0.6123, 0.01, {"top1": 0.833, "top5": 0.99, "val_loss": 0.5}, 7.6, 212.4, 0.01)
     val = "epoch 3/12  loss 0.612  val 83.3 % (top-5 99.0 %)"
     assert summary(epoch, 12, True, 250.0) == f"{val}, the best so far  212 photos/s  4:10 left"
     assert summary(epoch, 12, False, None) == f"{val}  212 photos/s"
-    assert "top-5" not in summary(replace(epoch, top5=1.0), 12, False, None)
+    assert "top-5" not in summary(replace(epoch, figures=epoch.figures | {"top5": 1.0}), 12, False, None)
+    dense = replace(epoch, figures={"miou": 0.512, "pixel_accuracy": 0.9})
+    assert "val mIoU 51.2 % (pixel accuracy 90.0 %)" in summary(dense, 12, False, None)
     assert (clock(59.6), clock(3723)) == ("1:00", "1:02:03")
 
 
@@ -193,7 +195,7 @@ def test_the_time_left_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) 
     now, progress = [100.0], Recorder()
     monkeypatch.setattr("dla.cli.train.time", SimpleNamespace(monotonic=lambda: now[-1]))
     figures = RunFigures(progress, 12)
-    epoch = EpochEvent(3, 120, 0.6, 0.01, 0.8, 1.0, 0.5, 8.0, 40.0, 0.01)
+    epoch = EpochEvent(3, 120, 0.6, 0.01, {"top1": 0.8, "top5": 1.0, "val_loss": 0.5}, 8.0, 40.0, 0.01)
     figures.on_epoch(epoch, False)  # a run that continues behind the last step
     figures.on_step(StepEvent(3, 12, 40, 40, 0.6, 0.5, 0.01, 8))
     now.append(102.0)
@@ -226,7 +228,7 @@ def test_the_recipes_batch_is_lowered_and_one_that_is_given_refused_before_weigh
     def load(*_: object) -> None:
         raise LoadedError
 
-    monkeypatch.setattr("dla.training.setup.build_initial", load)
+    monkeypatch.setattr("dla.training.classify_task.build_initial", load)
     monkeypatch.chdir(tmp_path)
     data = flat_photos.write(tmp_path / "few", train=9, val=2)
     with pytest.raises(LoadedError):

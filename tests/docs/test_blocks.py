@@ -16,7 +16,7 @@ import dla
 from support import hub_server
 from support.photos import crops, jpeg
 from support.run_page import blocks, run_alone
-from support.small_models import write_small
+from support.small_models import write_dense, write_small
 from support.warm import WARM
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,9 @@ RUNNING = ("python", "bash")
 KNOWN = {*RUNNING, "json", "bibtex", ""}
 OTHERS = {  # options of pip, torchrun, Slurm, and of the scripts in benchmarks/
     "--again", "--cpus-per-task", "--extra-index-url", "--find-links", "--gpus-per-node", "--index-url", "--job-name",
-    "--max-restarts", "--memory", "--nnodes", "--no-index", "--nproc-per-node", "--ntasks-per-node", "--only",
-    "--open-mode", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rehearse", "--requeue", "--signal", "--time",
+    "--max-restarts", "--memory", "--nnodes", "--no-build-isolation", "--no-deps", "--no-index", "--nproc-per-node",
+    "--ntasks-per-node", "--only", "--only-binary", "--open-mode", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id",
+    "--rehearse", "--requeue", "--require-hashes", "--signal", "--time",
 }  # fmt: skip
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 
@@ -69,6 +70,9 @@ def desk(tmp_path: Path) -> Path:
 def test_every_block_runs(page: Path, hub: hub_server.Hub, home: Path, desk: Path) -> None:
     if page.stem == "first-hour":
         write_small(desk / "runs" / "finetune-small-flowers" / "best", ["rose", "tulip"])
+    if page.stem in ("segment", "edges"):
+        names = ["road", "tree", "sky"] if page.stem == "segment" else ["boundary"]
+        write_dense(desk / "runs" / page.stem / "best", names)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DLA_", "TORCH_", "XDG_"))}
     env = clean | {"HOME": str(home), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "*", "OMP_NUM_THREADS": "1",
                    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import dla
 
@@ -19,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, BUILD = PYPROJECT["project"], PYPROJECT["dependency-groups"]["build"]
 
 
 def test_the_version_is_the_newest_of_the_changelog() -> None:
@@ -40,6 +43,38 @@ def test_make_knows_what_contributors_are_told_to_run() -> None:
     named = {word for line in re.findall(r"\bmake ([a-z ]+?)(?:  |`)", CONTRIBUTING) for word in line.split()}
     assert named
     assert named <= set(targets)
+
+
+HASHED = ("package.txt", "demo.txt", "all.txt")
+
+
+def pins(file: str) -> dict[str, str]:
+    """The exact versions in a file of requirements, by name."""
+    text = (ROOT / "requirements" / file).read_text()
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ \n]+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("file", HASHED)
+def test_every_requirement_has_an_exact_version_and_a_hash(file: str) -> None:
+    text = re.sub(r"#.*\n|\\\n", "", (ROOT / "requirements" / file).read_text())
+    for line in text.splitlines():
+        assert re.fullmatch(r"[a-z0-9-]+==[^ ]+( +--hash=sha256:[0-9a-f]{64})+", line)
+    assert len(text.splitlines()) == len(pins(file)) > 30
+    assert pins(file).items() <= pins("all.txt").items()
+
+
+@pytest.mark.parametrize(
+    ("file", "extras"), [("package.txt", []), ("demo.txt", ["demo"]), ("all.txt", PROJECT["optional-dependencies"])]
+)
+def test_the_exact_versions_are_allowed_by_pyproject(file: str, extras: list[str]) -> None:
+    versions = pins(file) | pins("torch.txt")
+    wanted = PROJECT["dependencies"] + BUILD + [one for e in extras for one in PROJECT["optional-dependencies"][e]]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_what_builds_the_package_has_a_hash_too() -> None:
+    assert set(PYPROJECT["build-system"]["requires"]) <= set(BUILD)
 
 
 def commands(job: str) -> list[str]:
@@ -75,15 +110,15 @@ def test_the_workflow_takes_torch_from_pyproject(which: str, wanted: str) -> Non
 def test_torchvision_comes_with_torch(file: str) -> None:
     """In one line, from PyTorch's index of CPU builds: beside another build of torch `import timm` fails."""
     text = (ROOT / file).read_text(encoding="utf-8").replace("$(CPU)", "https://download.pytorch.org/whl/cpu")
-    (line,) = (line for line in text.splitlines() if re.search(r"\btorch torchvision\b", line))
-    assert line.endswith("https://download.pytorch.org/whl/cpu")
+    text = text.replace("-r requirements/torch.txt", "torch torchvision")
+    lines = [line for line in text.splitlines() if re.search(r"\btorch torchvision\b", line)]
+    assert lines
+    assert all(line.endswith("https://download.pytorch.org/whl/cpu") for line in lines)
     assert not re.search(r"^.*\binstall\b.*\btorch(?! torchvision)\b.*whl/cpu", text, re.MULTILINE)
 
 
 def test_the_versions_of_torch_and_torchvision_fit() -> None:
     """Releases come in pairs: torchvision 0.28 with torch 2.13, and so on."""
-    pins = (ROOT / "constraints.txt").read_text()
-    (torch,), (torchvision,) = (re.findall(rf"^{name}==(.*)$", pins, re.MULTILINE) for name in ("torch", "torchvision"))
-    (major, minor, *_), (zero, vision, *_) = (list(map(int, pin.split("."))) for pin in (torch, torchvision))
+    (major, minor, *_), (zero, vision, *_) = (list(map(int, pin.split("."))) for pin in pins("torch.txt").values())
     assert (major, minor) == (2, vision - 15)
     assert zero == 0

@@ -16,6 +16,7 @@ from dla.models.build import build
 from dla.weights.model_folder import ModelConfig, write_folder
 from dla.weights.spec import shipped, shipped_names
 from support.photos import CHELSEA, COFFEE
+from support.small_models import write_dense
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,13 @@ def test_a_folder_of_ones_own_needs_torch_only_once(tmp_path: Path) -> None:
     first = (tmp_path / "out.jsonl").read_text()
     assert watched(tmp_path, *predict) == "loaded []"
     assert (tmp_path / "out.jsonl").read_text() == first
+
+
+def test_dense_networks_need_torch_only_once(tmp_path: Path) -> None:
+    write_dense(tmp_path / "m", ["road", "sky"])
+    words = ("-m", "dla", "segment", str(COFFEE), "--model", "m", "-o", "out", "--force")
+    assert "torch" in watched(tmp_path, *words)
+    assert watched(tmp_path, *words) == "loaded []"
 
 
 def test_what_was_opened_before_is_told_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,8 @@ import dla
 from dla.engines.openvino import import_openvino
 from dla.engines.torch import TorchEngine
 from dla.errors import CheckError, DlaError, UnknownNameError, UsageError
-from dla.exporting import export, targets, verify
+from dla.exporting import targets, verify
+from dla.exporting.classifier_file import ClassifierFile
 from dla.exporting.readme import usage_script
 from dla.exporting.targets import to_program
 from dla.exporting.verify import FileAnswer, FileComparison, SampleImages
@@ -34,7 +35,7 @@ from dla.images.preprocessing import Preprocessing
 from dla.inference.pipeline import PreparedInput
 from dla.models.build import build
 from dla.options import ReadOptions
-from dla.weights.model_folder import ModelConfig, write_folder, write_temperature
+from dla.weights.model_folder import ModelConfig, set_fields, write_folder
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE, jpeg
 from support.progress import Recorder
@@ -63,7 +64,7 @@ def cooled(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder.mkdir()
     for path in shipped("tiny200").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    write_temperature(folder, 1.7)
+    set_fields(folder, temperature=1.7)
     return str(folder)
 
 
@@ -277,13 +278,13 @@ def test_what_came_in_the_meantime_stays(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(verify, "SAMPLE_IMAGES", 3)
     out = tmp_path / "out"
     out.mkdir()
-    compared = export._compared
+    compared = ClassifierFile.compare
 
     def slow(*given: Any) -> Any:
         (out / "use.py").write_text("the other's")
         return compared(*given)
 
-    monkeypatch.setattr(export, "_compared", slow)
+    monkeypatch.setattr(ClassifierFile, "compare", slow)
     with pytest.raises(UsageError, match=r"out exists and is not empty, so it is left alone"):
         dla.export(TINY, out, "onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -20,7 +20,7 @@ from dla.exporting import verify
 from dla.images.decode import read_photo
 from dla.inference.calibrate_int8 import CalibrationResult
 from dla.inference.traced_model import open_traced
-from dla.weights.model_folder import write_temperature
+from dla.weights.model_folder import set_fields
 from dla.weights.spec import shipped
 from support.photos import CHELSEA, COFFEE
 
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model")
     for path in shipped("tiny200").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    write_temperature(folder, 1.7)
+    set_fields(folder, temperature=1.7)
     network, opened = open_traced(str(folder))
     photo = Image.open(CHELSEA).convert("RGB")
     parts = [opened.preprocessing.pixels(photo.crop((x, 0, x + 200, 200))) for x in range(0, 200, 20)]

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from dla.images.preprocessing import Preprocessing
-from dla.training.batches import Batch, TrainBatches
+from dla.training.batches import TrainBatches
+from dla.training.classify_task import ClassifySamples
 from dla.training.distributed import Ranks
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import recipe_from
 from dla.training.run import train
+from dla.training.task import Batch
 from support.flat_photos import PLAIN
 from support.progress import Recorder
 from support.torchrun import elastic, two_ranks
@@ -130,7 +132,7 @@ def test_ranks_share_each_batch_photo_by_photo(world: int, sampling: str) -> Non
     targets_N = np.arange(50) % 7 // 3
 
     def epoch(ranks: Ranks) -> list[Batch]:
-        return list(TrainBatches(Noise(), targets_N, recipe, SQUARE, 0, ranks).epoch(1, 1))
+        return list(TrainBatches(ClassifySamples(Noise(), targets_N, recipe, SQUARE), recipe, 0, ranks).epoch(1, 1))
 
     alone = epoch(Ranks())
     shares = [epoch(Ranks(rank, world)) for rank in range(world)]
@@ -149,4 +151,4 @@ SQUARE = Preprocessing((16, 16), 1.0, "center", "bilinear", (0.5,) * 3, (0.5,) *
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     recipe = Recipe(batch_size=10)
     with pytest.raises(Exception, match="batch_size is 10; 4 processes .* need a multiple of 4"):
-        TrainBatches(Noise(), np.zeros(50, np.int64), recipe, SQUARE, 0, Ranks(0, 4))
+        TrainBatches(ClassifySamples(Noise(), np.zeros(50, np.int64), recipe, SQUARE), recipe, 0, Ranks(0, 4))

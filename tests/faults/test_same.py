@@ -14,7 +14,8 @@ from dla.data.dataset import Split, Splits
 from dla.training.distributed import Ranks
 from dla.training.recipe_files import recipe_from
 from dla.training.run_folder import environment, environment_difference
-from dla.training.setup import Runtime, set_up
+from dla.training.setup import set_up
+from dla.training.task import Runtime
 
 SETTINGS = {
     "model": "dla46x_c", "batch_size": 4, "lr": 0.01, "input.sizes": {0: 32}, "augment.mixup": 0.5,

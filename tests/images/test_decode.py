@@ -424,7 +424,10 @@ def test_a_file_of_terabytes_is_not_read(tmp_path: Path, name: str) -> None:
         file.truncate(2**41)
     error = refused(path)
     assert error.code == "too_large"
-    assert "2199023.3 MB, more than the 600.0 MB allowed. Save the photo as a smaller file" in str(error)
+    assert (
+        "2199023.3 MB, more than the 600.0 MB allowed. Save the photo as a smaller file, or raise --max-megabytes"
+        in str(error)
+    )
 
 
 def test_the_bytes_are_limited_of_streams_too() -> None:
@@ -433,6 +436,17 @@ def test_the_bytes_are_limited_of_streams_too() -> None:
         with pytest.raises(ImageError, match="more than the 100 bytes allowed"):
             read_photo(source, ReadOptions(max_bytes=100))
     assert read_photo(io.BytesIO(data), ReadOptions(max_bytes=len(data))).image.size == (60, 41)
+
+
+def test_around_a_smaller_frame_of_a_gif_is_white() -> None:
+    """As in browsers, libvips and OpenCV, where it is transparent."""
+    data = bytearray(encode(Image.new("RGB", (4, 3), (200, 20, 30)), "GIF"))
+    data[6:10] = struct.pack("<HH", 6, 5)  # the screen
+    frame = data.index(b"\x2c\0\0\0\0\4\0\3\0")
+    data[frame + 1 : frame + 5] = struct.pack("<HH", 1, 2)
+    expected = np.full((5, 6, 3), 255, np.uint8)
+    expected[2:5, 1:5] = 200, 20, 30
+    assert np.asarray(read_photo(bytes(data)).image).tolist() == expected.tolist()
 
 
 def test_alpha_that_is_nowhere_is_no_alpha() -> None:

@@ -14,6 +14,7 @@ import tifffile
 
 from dla.errors import ImageError
 from dla.images.decode import read_photo
+from dla.options import ReadOptions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -108,6 +109,19 @@ def test_an_unknown_compression_is_refused_in_our_words(code: int, capfd: pytest
     with pytest.raises(ImageError, match=f"TIFF files with compression {code} cannot be read"):
         read_photo(bytes(data))
     assert capfd.readouterr().err == ""
+
+
+def test_tiles_that_are_listed_as_strips_are_refused() -> None:
+    """As in libtiff's cramps-tile.tif: Pillow would read tiles as strips and miss the end of the file."""
+    data = bytearray(encode("rgb", "uint8", planarconfig="contig", tile=(16, 16)))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = file.pages[0].tags
+        at = {name: tags[name].offset for name in ("TileOffsets", "TileByteCounts")}
+    for name, strip in (("TileOffsets", 273), ("TileByteCounts", 279)):
+        data[at[name] : at[name] + 2] = strip.to_bytes(2, "little")
+    for options in (ReadOptions(), ReadOptions(allow_truncated=True)):
+        with pytest.raises(ImageError, match="TIFF files with tiles that are listed as strips cannot be read"):
+            read_photo(bytes(data), options)
 
 
 def test_a_whole_big_endian_bigtiff_is_not_called_truncated() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import dla
+from dla.models.dense import Dense
 from dla.weights.model_folder import ModelConfig, write_folder
 from support.photos import crops
 
@@ -38,5 +39,16 @@ def write_small(
         architecture, len(class_ids), tuple(class_ids), labels, pretrained_cfg=preprocessing.to_config(),
         dla={"task": "classify"},
     )  # fmt: skip
+    write_folder(folder, model.state_dict(), config)
+    return folder
+
+
+def write_dense(folder: Path, class_ids: Sequence[str], **ours: object) -> Path:
+    """A segmentation network over a dla34_half with drawn weights; of one class, a boundary network."""
+    torch.manual_seed(0)
+    task = "segment" if len(class_ids) > 1 else "edges"
+    model = Dense.over(dla.create_model("dla34_half", num_classes=0), len(class_ids), 8)
+    dla_fields = {"task": task, "down_ratio": 8, **ours}
+    config = ModelConfig("dla34_half", len(class_ids), tuple(class_ids), dla=dla_fields)
     write_folder(folder, model.state_dict(), config)
     return folder

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dla.training.augment import BatchAugment
-from dla.training.recipe import AugmentConfig
+from dla.training.recipe_input import AugmentConfig
 
 X_N3HW = torch.rand(16, 3, 24, 20, generator=torch.Generator().manual_seed(1))
 

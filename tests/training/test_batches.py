@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +12,11 @@ from PIL import Image
 import dla
 from dla.images.preprocessing import Preprocessing
 from dla.images.random_crop import crop_generator, random_crop
-from dla.models.normalize import Normalize
 from dla.training.batches import TrainBatches, fit_batch
+from dla.training.classify_task import ClassifySamples, ClassifyValidation
 from dla.training.distributed import Ranks
-from dla.training.recipe import AugmentConfig, InputConfig, LossConfig, OptimizerConfig, Recipe
-from dla.training.trainer import ValidationSet
+from dla.training.recipe import LossConfig, OptimizerConfig, Recipe
+from dla.training.recipe_input import AugmentConfig, InputConfig
 
 RECIPE = Recipe(batch_size=8, input=InputConfig(sizes={0: 16, 1: [8, 12]}), augment=AugmentConfig(scale=(0.5, 1)))
 IMAGES = [Image.fromarray(np.full((20, 26, 3), i, np.uint8)) for i in range(43)]
@@ -26,7 +25,7 @@ SEEN = Preprocessing((24, 24))
 
 
 def batches(recipe: Recipe = RECIPE, workers: int = 0, ranks: Ranks | None = None) -> TrainBatches:
-    return TrainBatches(IMAGES, TARGETS, recipe, SEEN, workers, ranks or Ranks())
+    return TrainBatches(ClassifySamples(IMAGES, TARGETS, recipe, SEEN), recipe, workers, ranks or Ranks())
 
 
 def test_each_photo_comes_at_most_once_an_epoch_with_its_class() -> None:
@@ -50,9 +49,8 @@ def test_epochs_seeds_and_sizes_differ() -> None:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_a_run_goes_on_with_the_same_batches(workers: int) -> None:
     pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (20, 26, 3), np.uint8)) for i in range(43)]
-    whole, rest = (
-        list(TrainBatches(pictures, TARGETS, RECIPE, SEEN, w, Ranks()).epoch(1, s)) for w, s in ((0, 0), (workers, 3))
-    )
+    samples = ClassifySamples(pictures, TARGETS, RECIPE, SEEN)
+    whole, rest = (list(TrainBatches(samples, RECIPE, w, Ranks()).epoch(1, s)) for w, s in ((0, 0), (workers, 3)))
     assert len(rest) == 2
     for a, b in zip(whole[3:], rest, strict=True):
         assert (a.rows_N == b.rows_N).all()
@@ -73,7 +71,7 @@ def test_the_crop_is_the_one_that_the_photos_place_says() -> None:
     recipe = replace(
         RECIPE, batch_size=4, input=InputConfig({0: 32}), augment=AugmentConfig(scale=(0.3, 0.6), flip=1.0)
     )
-    batch = next(TrainBatches([photo] * 8, TARGETS[:8], recipe, SEEN, 0, Ranks()).epoch(5, 1))
+    batch = next(TrainBatches(ClassifySamples([photo] * 8, TARGETS[:8], recipe, SEEN), recipe, 0, Ranks()).epoch(5, 1))
     for place in range(4):
         box = random_crop(photo.size, (0.3, 0.6), recipe.augment.ratio, crop_generator(0, 5, 1, place))
         wanted = photo.resize((32, 32), Image.Resampling.BILINEAR, box).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -130,12 +128,12 @@ def test_validation_sees_what_predict_sees(workers: int, monkeypatch: pytest.Mon
             parts.append(x_N3HW.clone())
             return x_N3HW[:, :1, 0, 0]
 
-    monkeypatch.setattr("dla.training.trainer.fuse_conv_bn", lambda network: network)
-    unchanged = Normalize(np.ones(3, np.float32), np.zeros(3, np.float32))
-    fit = SimpleNamespace(device=torch.device("cpu"), ranks=Ranks(), preprocessing=SEEN, normalize=unchanged)
+    monkeypatch.setattr("dla.training.classify_task.fuse_conv_bn", lambda network: network)
+    seen = replace(SEEN, mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
     images = [IMAGES[row] for row in (5, 40, 2)]
     pauses: list[int] = []
-    found = ValidationSet(images, TARGETS[:3], 2, workers).logits(Seen(), fit, lambda: pauses.append(len(parts)))  # type: ignore[arg-type]
+    val = ClassifyValidation(images, TARGETS[:3], seen, 2, workers, torch.device("cpu"), Ranks())
+    found = val.logits(Seen(), lambda: pauses.append(len(parts)))
     assert [len(p) for p in parts] == [2, 1]
     assert pauses == [0, 1]
     pixels_N3HW = torch.cat(parts).byte().permute(0, 2, 3, 1).numpy()

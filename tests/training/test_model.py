@@ -12,7 +12,8 @@ from torch import nn
 import dla
 from dla.training.loss import open_teacher
 from dla.training.model import build_initial, train_mode
-from dla.training.recipe import ComputeConfig, DistillConfig, InputConfig, Recipe, RegularizationConfig
+from dla.training.recipe import ComputeConfig, DistillConfig, Recipe, RegularizationConfig
+from dla.training.recipe_input import InputConfig
 
 FRESH = Recipe(model="dla34_half")
 SHIPPED = Recipe(model="shipped:tiny200", pretrained=True)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import dla
 from dla.data.sources import DataOptions
-from dla.training.recipe import AugmentConfig, DistillConfig, InputConfig, OptimizerConfig, Recipe, RegularizationConfig
+from dla.training.recipe import DistillConfig, OptimizerConfig, Recipe, RegularizationConfig
 from dla.training.recipe_files import default_output, differing, read_recipe, recipe_from, shipped_recipes, to_yaml
+from dla.training.recipe_input import AugmentConfig, InputConfig
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 import dla
 from dla.cli import main
 from dla.training.events import EpochEvent, TrainerCallback
-from dla.training.recipe import AugmentConfig, DistillConfig, EmaConfig, InputConfig, Recipe, ScheduleConfig
+from dla.training.recipe import DistillConfig, EmaConfig, Recipe, ScheduleConfig
+from dla.training.recipe_input import AugmentConfig, InputConfig
 from dla.training.run import train
 from support import flat_photos
 from support.oracle import timm
@@ -55,10 +56,10 @@ def test_a_run_learns_and_its_folder_predicts(data: Path, tmp_path: Path) -> Non
     headers = [Piece("reading headers", count, "photos", count) for count in (40, 10)]
     assert progress.pieces == [*headers, Piece("training", 8 * 40, "photos", 8 * 40)]
     epochs = figures.epochs
-    assert max(e.top1 for e in epochs) == 1.0
+    assert max(e.figures["top1"] for e in epochs) == 1.0
     assert [e.epoch for e in epochs] == list(range(1, 9))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["top1"] for line in lines] == [e.top1 for e in epochs]
+    assert [line["top1"] for line in lines] == [e.figures["top1"] for e in epochs]
     assert [line["step"] for line in lines] == [5 * e.epoch for e in epochs]
     prediction = dla.load(str(folder / "best")).predict(data / "val" / "red" / "0.png")
     assert prediction.classes[0].label == "red"
@@ -97,7 +98,7 @@ def test_a_teacher_is_followed(data: Path, tmp_path: Path) -> None:
     )
     figures = Figures()
     train(data, recipe, output=tmp_path / "run", workers=1, callback=figures)
-    assert figures.epochs[-1].top1 == 0.0
+    assert figures.epochs[-1].figures["top1"] == 0.0
 
 
 def test_from_the_command_line_by_a_recipe(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,25 +14,27 @@ from torch import Tensor, nn
 
 import dla
 from dla.images.preprocessing import Preprocessing
-from dla.training.batches import Batch, TrainBatches
+from dla.training.augment import BatchAugment
+from dla.training.batches import TrainBatches
+from dla.training.classify_task import ClassifyObjective, ClassifySamples, ClassifyValidation
 from dla.training.distributed import Ranks
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
-from dla.training.loss import label_texts
+from dla.training.loss import Criterion, balanced_weights, label_texts
 from dla.training.model import InitialModel, freeze
 from dla.training.recipe import (
-    AugmentConfig,
     ComputeConfig,
     DistillConfig,
     EarlyStopConfig,
     EmaConfig,
-    InputConfig,
     LossConfig,
     OptimizerConfig,
     Recipe,
     RegularizationConfig,
     ScheduleConfig,
 )
-from dla.training.trainer import Trainer, ValidationSet
+from dla.training.recipe_input import AugmentConfig, InputConfig
+from dla.training.task import Batch
+from dla.training.trainer import Trainer
 from dla.weights.model_folder import ModelConfig
 from support.tiny import shallow
 
@@ -61,7 +63,18 @@ def fit_of(recipe: Recipe, network: nn.Module | None = None, teacher: Any = None
     freeze(network, recipe.freeze)
     config = ModelConfig("dla34", CLASSES)
     start = InitialModel(network, Preprocessing((SIDE, SIDE), crop_pct=1.0), config, ())
-    return Trainer(start, recipe, TARGETS, torch.device("cpu"), teacher, Ranks())
+    weights_K = balanced_weights(torch.from_numpy(TARGETS), CLASSES)
+    criterion = Criterion(recipe.loss, recipe.distill, weights_K if recipe.loss.class_weights == "balanced" else None)
+    objective = ClassifyObjective(criterion, BatchAugment(recipe.augment), teacher)
+    return Trainer(start, recipe, objective, torch.device("cpu"), Ranks())
+
+
+def batches_of(recipe: Recipe, trainer: Trainer) -> TrainBatches:
+    return TrainBatches(ClassifySamples(Pictures(), TARGETS, recipe, trainer.preprocessing), recipe, 0, Ranks())
+
+
+def validation_of(trainer: Trainer) -> ClassifyValidation:
+    return ClassifyValidation(Pictures(), TARGETS, trainer.preprocessing, 12, 0, trainer.device, trainer.ranks)
 
 
 def batch(step: int = 0) -> Batch:
@@ -91,8 +104,7 @@ class Epochs(TrainerCallback):
 
 def run(recipe: Recipe, trainer: Trainer | None = None) -> list[EpochEvent]:
     trainer, epochs = trainer or fit_of(recipe), Epochs()
-    batches = TrainBatches(Pictures(), TARGETS, recipe, trainer.preprocessing, 0, Ranks())
-    trainer.run(batches, ValidationSet(Pictures(), TARGETS, 12, 0), epochs)
+    trainer.run(batches_of(recipe, trainer), validation_of(trainer), epochs)
     return epochs.seen
 
 
@@ -188,7 +200,7 @@ def test_a_gradient_that_is_not_finite_stops_too() -> None:
 def test_early_stopping() -> None:
     recipe = replace(RECIPE, epochs=30, lr=1e-9, stop=EarlyStopConfig(patience=2))
     assert len(run(recipe)) < 30
-    figures = [(e.top1, -e.val_loss) for e in run(recipe)]
+    figures = [(e.figures["top1"], -e.figures["val_loss"]) for e in run(recipe)]
     assert figures.index(max(figures)) == len(figures) - 3
 
 
@@ -223,7 +235,6 @@ def test_a_run_with_each_option_differs_and_goes_on_from_its_state_to_the_bit(
     assert largest_difference(whole.state()[0], {**whole.state()[0], **plain}) > 0
 
     first = fit_of(recipe)
-    batches = TrainBatches(Pictures(), TARGETS, recipe, first.preprocessing, 0, Ranks())
     saved: list[Any] = []
 
     class Save(TrainerCallback):
@@ -232,12 +243,11 @@ def test_a_run_with_each_option_differs_and_goes_on_from_its_state_to_the_bit(
                 tensors, facts = first.state()
                 saved.append(({k: v.clone() for k, v in tensors.items()}, json.dumps(facts, allow_nan=False)))
 
-    validation = ValidationSet(Pictures(), TARGETS, 12, 0)
-    first.run(batches, validation, Save())
+    first.run(batches_of(recipe, first), validation_of(first), Save())
     second = fit_of(recipe)
     second.load_state(saved[0][0], json.loads(saved[0][1]))
     rest = run(recipe, second)
-    assert [(e.loss, e.top1, e.val_loss) for e in rest] == [(e.loss, e.top1, e.val_loss) for e in figures[1:]]
+    assert [(e.loss, e.figures) for e in rest] == [(e.loss, e.figures) for e in figures[1:]]
     wanted, found = whole.state()[0], second.state()[0]
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[k], found[k]) for k in wanted)
@@ -256,7 +266,7 @@ class Echo:
 
 def test_a_teacher_is_followed() -> None:
     recipe = replace(RECIPE, epochs=20, lr=0.03, seed=1, distill=DistillConfig(weight=1.0, temperature=1.0))
-    assert run(recipe, fit_of(recipe, teacher=Echo()))[-1].top1 == 0.0
+    assert run(recipe, fit_of(recipe, teacher=Echo()))[-1].figures["top1"] == 0.0
 
 
 def test_scores_of_mixed_photos_mix_as_the_photos_do() -> None:
@@ -290,7 +300,7 @@ def test_the_logits_are_those_of_the_weights_as_stored() -> None:
     network = trainer.stored().eval()
     for name, tensor in network.state_dict().items():
         assert name.endswith(("running_mean", "running_var", "tracked")) or torch.equal(tensor, tensor.half().float())
-    logits_NK = ValidationSet(Pictures(), TARGETS, 12, 0).logits(trainer.stored(), trainer)
+    logits_NK = validation_of(trainer).logits(trainer.stored())
     x_N3HW, _ = trainer.prepare(Batch(PIXELS, TARGETS, np.arange(36)))
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits_NK), network(x_N3HW), rtol=1e-4, atol=1e-4)

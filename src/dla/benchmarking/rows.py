@@ -15,6 +15,7 @@ from dla.errors import pip_line
 from dla.text_table import text_table
 
 BENCH_SCHEMA = "dla.bench/1"
+DENSE_SCORES = {"miou": "mIoU", "ods": "ODS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,17 @@ class BenchRow:
             return "ImageNet-1k"
         return None if self.top1 is None else "own"
 
+    @property
+    def score(self) -> dict[str, Any] | None:
+        """Return the score of a dense network on its own validation photos, as `metric` ("miou", "ods") and `value`."""
+        results = self.info.results or {}
+        metric = next((name for name in DENSE_SCORES if isinstance(results.get(name), float)), None)
+        return None if metric is None else {"metric": metric, "value": results[metric]}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the row as in JSON (docs/formats.md), flat."""
         known = {key: getattr(self.info, key) for key in ("architecture", "params", "macs", "input_size")}
-        accuracy = {"top1": self.top1, "top1_dataset": self.top1_dataset}
+        accuracy = {"top1": self.top1, "top1_dataset": self.top1_dataset, "score": self.score}
         measured = {key: getattr(self, key) for key in BenchRow.__slots__ if key not in ("model", "info")}
         return {"model": self.model, **known, **accuracy, **measured}
 
@@ -194,6 +202,8 @@ def _about(row: BenchRow) -> str:
     if row.top1 is not None:
         on = "on its own validation photos" if row.top1_dataset == "own" else "as published"
         parts.append(f"top-1 {row.top1:.1f} % {on}")
+    if row.score is not None:
+        parts.append(f"{DENSE_SCORES[row.score['metric']]} {row.score['value']:.3f} on its own validation photos")
     return ", ".join(parts) + ("; random weights: speed only" if row.random_weights else "")
 
 

@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 
 from dla.benchmarking.baseline import TIMM, run_timm
+from dla.engines.base import whole_network
 from dla.engines.cpu import peak_memory
 from dla.errors import CheckError, DlaError, UnavailableError, UsageError
 from dla.options import EngineOptions, Precision
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def _ready(case: BenchmarkCase) -> Callable[[], Any]:
-    """Return a function that makes one call of what the case measures, from pixels to probabilities."""
+    """Return a function that makes one call of what the case measures, from pixels to its answer."""
     if case.engine == PEAK:
         return _multiply()
     pixels_NHW3 = np.random.default_rng(0).integers(0, 256, (case.batch, *case.size, 3), np.uint8)
@@ -73,9 +74,10 @@ def _ready(case: BenchmarkCase) -> Callable[[], Any]:
     from dla.inference.open_engine import open_engine
 
     options = EngineOptions("cpu", None, case.engine, cast(Precision, case.precision), case.threads)
-    engine, _ = open_engine(case.source, options)
+    engine, model = open_engine(case.source, options)
     engine.own_process()
-    return lambda: engine.probabilities(pixels_NHW3)
+    compute = whole_network(engine, model.config.task != "classify")
+    return lambda: compute(pixels_NHW3)
 
 
 def _multiply() -> Callable[[], Any]:

@@ -25,6 +25,8 @@ from dla.version import __version__
 
 COMMANDS = {
     "predict": "classify photos",
+    "segment": "assign a class to each pixel of photos",
+    "edges": "find the boundaries in photos",
     "features": "extract features of photos as arrays",
     "models": "list the networks and their weights",
     "info": "show everything about one network",
@@ -36,7 +38,7 @@ COMMANDS = {
     "cache": "show or clear the cache",
     "train": "train or fine-tune a network on your photos",
     "bench": "benchmark networks and engines on this machine",
-    "validate": "measure a classifier's accuracy, or compare several",
+    "validate": "measure a network on labelled photos, or compare several",
     "completion": "print a script that completes commands and options in a shell",
 }
 

@@ -10,8 +10,10 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import MODEL_HELP, Parser
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
     from dla.cli.progress import ProgressBar
     from dla.inference.classifier import Classifier, Features, Prediction
+    from dla.inference.edge_detector import Boundaries
+    from dla.inference.segmenter import Segmentation
 
 
-def add_input_flags(parser: Parser) -> None:
-    """Add the flags for input photos and the network."""
+def add_input_flags(parser: Parser, model: str = DEFAULT_MODEL) -> None:
+    """Add the flags for input photos and the network, by default `model`."""
     parser.flag(
         "images",
         metavar="IMAGE",
@@ -37,27 +41,31 @@ def add_input_flags(parser: Parser) -> None:
         help="photos, folders, quoted patterns, or - to read paths from standard input",
     )
     add_verbose_flag(parser)
-    parser.flag("--model", default=DEFAULT_MODEL, metavar="MODEL", help=MODEL_HELP)
+    parser.flag("--model", default=model, metavar="MODEL", help=MODEL_HELP)
 
 
 def add_verbose_flag(parser: Parser) -> None:
-    """Add the flag --verbose, which `load_classifier` reads."""
+    """Add the flag --verbose, which `load_network` reads."""
     parser.flag("-v", "--verbose", action="store_true", help="report which model is loaded, and how")
 
 
-def add_run_flags(parser: Parser) -> None:
-    """Add the flags for reading photos and running the network."""
-    parser.options(BatchOptions, batch_size="N")
+def add_run_flags(parser: Parser, *, batches: bool = True) -> None:
+    """Add the flags for reading photos and running the network; `batches`: on several photos at a time."""
+    if batches:
+        parser.options(BatchOptions, batch_size="N")
     parser.options(EngineOptions, device="D", engine="E", precision=None, threads="N")
-    parser.options(BatchOptions, workers="N")
+    if batches:
+        parser.options(BatchOptions, workers="N")
     parser.options(ReadOptions, allow_truncated=None)
     parser.flag("--max-megapixels", type=float, default=ReadOptions.max_pixels / 1e6, metavar="N", help="refuse larger "
                 f"photos (default: {ReadOptions.max_pixels / 1e6:g})")  # fmt: skip
+    parser.flag("--max-megabytes", type=float, default=ReadOptions.max_bytes / 1e6, metavar="N", help="refuse larger "
+                f"files (default: {ReadOptions.max_bytes / 1e6:g})")  # fmt: skip
 
 
-def add_record_flags(parser: Parser) -> None:
-    """Add the flags about an existing output file, failed inputs and the summary, which `RunCounter` reads."""
-    parser.flag("--force", action="store_true", help="replace --output if it exists")
+def add_record_flags(parser: Parser, force: str = "replace --output if it exists") -> None:
+    """Add the flags about an existing output, failed inputs and the summary, which `RunCounter` reads."""
+    parser.flag("--force", action="store_true", help=force)
     parser.flag("--max-failed", type=str | int, default="0", metavar="N|P%", help="exit with 0 if at most so many "
                 "inputs failed, a number or a percentage such as 1%% (default: 0)")  # fmt: skip
     parser.flag("--summary", metavar="FILE", help="also write counts, times and the exit code of this run as JSON; "
@@ -70,7 +78,7 @@ def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder,
     Raises:
         UsageError: there are none.
     """
-    check_megapixels(args)
+    check_photo_limits(args)
     if not args.images:
         raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {command} photo.jpg")
     finder = PhotoFinder(args.images, read_path_list(sys.stdin.buffer))
@@ -83,24 +91,44 @@ def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder,
     return finder, itertools.chain([first], photos)
 
 
-def check_megapixels(args: Namespace) -> None:
-    """Raise a UsageError unless --max-megapixels is a positive number."""
-    if not 0 < args.max_megapixels * 1e6 < math.inf:
-        raise UsageError(f"--max-megapixels is {args.max_megapixels}. Allowed: a number above 0, such as 179")
+def check_photo_limits(args: Namespace) -> None:
+    """Raise a UsageError unless --max-megapixels and --max-megabytes are positive numbers."""
+    for flag, value, example in (
+        ("--max-megapixels", args.max_megapixels, ReadOptions.max_pixels),
+        ("--max-megabytes", args.max_megabytes, ReadOptions.max_bytes),
+    ):
+        if not 0 < value * 1e6 < math.inf:
+            raise UsageError(f"{flag} is {value}. Allowed: a number above 0, such as {example / 1e6:g}")
 
 
-def load_classifier(args: Namespace, model: str, photos: int | None = None) -> Classifier:
-    """Load the network `model` for this number of photos, and print its notes."""
+def check_outside_inputs(flag: str, folder: str, inputs: Sequence[str], suffix: str = ".png") -> None:
+    """Raise a UsageError if files with this suffix would be saved among the inputs, where a run would take them."""
+    saved = PurePath(os.path.realpath(folder), f"photo-00000000{suffix}")
+    for item in inputs:
+        path = os.path.realpath(item)
+        deep = "**" in item and fnmatchcase(str(saved), path.replace("**/", "*"))
+        if deep or saved.match(path) or (os.path.isdir(path) and saved.is_relative_to(path)):
+            raise UsageError(f"{flag} {folder} is in {item}, which is an input. Give a folder outside of it")
+
+
+def load_network(args: Namespace, model: str, task: str | None, photos: int | None = None) -> Any:
+    """Load the network `model` of this task (None: any) for this number of photos, and print its notes."""
     # Waiting threads must not spin: the cores are needed for decoding. Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dla.inference.classifier import load
 
     with show_progress(args.quiet) as progress:
-        classifier = load(model, device=args.device, engine=args.engine, precision=args.precision,
-                          threads=args.threads, photos=photos, progress=progress)  # fmt: skip
-    classifier.engine.own_process()
-    for note in classifier.notes:
+        options: dict[str, Any] = {key: args[key] for key in ("device", "engine", "precision", "threads")}
+        network: Any = load(model, photos=photos, progress=progress, **options | {"task": task})
+    network.engine.own_process()
+    for note in network.notes:
         log(args, f"dla: {note}")
+    return network
+
+
+def load_classifier(args: Namespace, model: str, photos: int | None = None) -> Classifier:
+    """Load the classifier `model`; arguments as in `load_network`."""
+    classifier: Classifier = load_network(args, model, "classify", photos)
     if model == DEFAULT_MODEL:
         known = f"{len(classifier.classes)} classes"
         log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {known}; your photos may be of none "
@@ -124,6 +152,7 @@ def input_options(args: Namespace) -> dict[str, Any]:
         "workers": args.workers,
         "allow_truncated": args.allow_truncated,
         "max_pixels": int(args.max_megapixels * 1e6),
+        "max_bytes": int(args.max_megabytes * 1e6),
     }
 
 
@@ -179,7 +208,7 @@ class RunCounter:
             self.total = count_photos(self.args)
         return None if self.total is None else self.total - self.before
 
-    def add(self, record: Prediction | Features, progress: Progress) -> None:
+    def add(self, record: Prediction | Features | Segmentation | Boundaries, progress: Progress) -> None:
         """Count one record, and report its error."""
         self.done += 1
         progress.advance()
@@ -266,8 +295,8 @@ def _utc(seconds: float) -> str:
 
 def wants_bar(args: Namespace) -> bool:
     """Return whether to show a bar: standard error is a terminal, and no records are printed to one."""
-    to_screen = args.output is None and sys.stdout.isatty()
-    return not to_screen and not args.quiet and sys.stderr.isatty()
+    printed = args.output is None or os.path.isdir(args.output)  # a folder is for pictures
+    return not (printed and sys.stdout.isatty()) and not args.quiet and sys.stderr.isatty()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Decode every photo once and report what would harm a training run: unreadable files, the same photo in two
-splits or under two labels, classes without photos. The data is not changed.
+splits or under two labels, classes without photos. With --task segment or edges it checks photos with masks or
+annotators' boundary maps: missing and unequal ones, unknown ids, the pixels of each class. The data is not changed.
 
 Exit code 0: ready for training; 2: wrong usage, or no classes; 3: the data is missing; 4: there are problems
 that would harm a training run.
@@ -7,6 +8,7 @@ that would harm a training run.
 example:
   dla data check photos/
   dla data check photos.csv --format json
+  dla data check streets/ --task segment
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dla.cli.common import show_progress
 from dla.cli.parser import Parser, about
 from dla.data.sources import DataOptions
 from dla.errors import UnknownNameError, UsageError
+from dla.options import TaskName
 
 SUBCOMMANDS = {"check": "find problems in photos before training"}
 
@@ -51,6 +54,8 @@ def build_check_parser() -> Parser:
         metavar="DATA",
         help="a folder with one subfolder per class, or with train/ and val/; or a .csv, .tsv or .parquet file",
     )
+    parser.flag("--task", type=TaskName, default="classify", help="what the photos are for: a class each, masks, or "
+                "boundaries")  # fmt: skip
     parser.output_format()
     parser.options(DataOptions, image_column="C", label_column="C", split_column="C")
     parser.flag("--workers", type=int, metavar="N", help="processes that decode photos (default: one per core)")
@@ -63,10 +68,16 @@ def _check(argv: list[str]) -> int:
     if args.workers is not None and args.workers < 0:
         raise UsageError(f"--workers is {args.workers}. Allowed: 0 or more")
 
-    from dla.data.check import check_data, data_lines
+    from dla.data.check import DataReport, check_data
+    from dla.data.check_text import report_lines
+    from dla.data.pair_check import PairReport, check_pairs
 
-    columns = {key: args[key] for key in ("image_column", "label_column", "split_column")}
+    columns = DataOptions(**{key: args[key] for key in ("image_column", "label_column", "split_column")})
     with show_progress(args.quiet) as progress:
-        report = check_data(args.data, DataOptions(**columns), workers=args.workers, progress=progress)
-    print(json.dumps(report.to_dict(), indent=1) if args.format == "json" else "\n".join(data_lines(report)))
+        report: DataReport | PairReport
+        if args.task == "classify":
+            report = check_data(args.data, columns, workers=args.workers, progress=progress)
+        else:
+            report = check_pairs(args.data, args.task, columns, workers=args.workers, progress=progress)
+    print(json.dumps(report.to_dict(), indent=1) if args.format == "json" else "\n".join(report_lines(report)))
     return 0 if report.passed else 4

@@ -4,9 +4,10 @@
   openvino   model.xml and model.bin, for OpenVINO
   pt2        model.pt2, for PyTorch without dla; takes preprocessed pixels
 
-The exported model takes a uint8 RGB photo of any size and returns probabilities. DIR also gets use.py, which
-classifies a photo without dla, and a report that compares the export with PyTorch. An export whose results
-differ is deleted.
+The exported model takes a uint8 RGB photo of any size and returns probabilities; that of a segmentation network
+the class of each pixel, of a boundary network the probability of each. DIR also gets use.py, which does so for
+a photo without dla, and a report that compares the export with PyTorch. An export whose results differ is
+deleted.
 
 Exit code 2: wrong usage, or DIR is not empty; 3: MODEL or a package is missing; 4: the results differ from
 PyTorch's, or the int8 model loses too much accuracy.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dla.exporting.export import Exported
+    from dla.exporting.verify import Disagreement
 
 
 def build_parser() -> Parser:
@@ -44,7 +46,8 @@ def build_parser() -> Parser:
                 "cropped pixels")  # fmt: skip
     parser.options(ExportOptions, precision=None)
     parser.flag("--calibrate", metavar="DATA", help="make the int8 model from these photos, and check it on part of "
-                "them; at least 550, labelled if possible (default: use the stored int8 model)")  # fmt: skip
+                "them; at least 550, labelled if possible; for segmentation and boundaries with masks, as for "
+                "dla train (default: use the stored int8 model)")  # fmt: skip
     parser.flag("--photos", metavar="DIR", help="photos to compare the results on (default: built-in photos)")
     parser.flag("-q", "--quiet", action="store_true", help="print only results")
     return parser
@@ -72,12 +75,21 @@ def run(argv: list[str]) -> int:
 
 
 def _lines(exported: Exported) -> Iterator[str]:
+    from dla.exporting.dense_verify import DenseExportReport
+
     report, script = exported.report, exported.folder / "use.py"
-    disagreements = report.photo_disagreements or ()
     batches = ", ".join(map(str, report.batch_sizes))
-    compared = (f"compared on {report.images} images at batch size {batches}: same top-1 class for "
-                f"{report.images - len(disagreements)}, largest difference {report.max_difference:.0e}")  # fmt: skip
-    rows = [(str(exported.file), compared), (str(script), f"classifies a photo without dla: python {script} PHOTO")]
-    yield from text_table(rows, "<<")
+    compared = f"compared on {report.images} images at batch size {batches}: "
+    if isinstance(report, DenseExportReport):
+        compared += f"same answer for {100 * report.same_pixels:.3f} % of the pixels, logits within "
+        compared += f"{report.max_difference:.0e} of the largest"
+        usage = f"answers for each pixel without dla: python {script} PHOTO OUT.png"
+        disagreements: tuple[Disagreement, ...] = ()
+    else:
+        disagreements = report.photo_disagreements or ()
+        compared += f"same top-1 class for {report.images - len(disagreements)}, largest difference "
+        compared += f"{report.max_difference:.0e}"
+        usage = f"classifies a photo without dla: python {script} PHOTO"
+    yield from text_table([(str(exported.file), compared), (str(script), usage)], "<<")
     for d in disagreements:
         yield f"different top-1 class: {d.image}, {d.actual} instead of {d.expected}, by {d.margin:.0e}"

@@ -104,8 +104,12 @@ def _lines(model: ModelInfo) -> Iterator[tuple[str, str]]:
 def _preprocessing(settings: Mapping[str, Any]) -> str:
     _, height, width = settings["input_size"]
     mean, std = (" ".join(f"{x:g}" for x in settings[key]) for key in ("mean", "std"))
+    size = f"{height}x{width} pixels, crop {settings['crop_pct']:g} {settings['crop_mode']}"
+    if "short_side" in settings:
+        short = settings["short_side"]
+        size = "photos at their own size" if short is None else f"the short side at {short} pixels"
     return (
-        f"{height}x{width} pixels, crop {settings['crop_pct']:g} {settings['crop_mode']}, {settings['interpolation']}, "
+        f"{size}, {settings['interpolation']}, "
         f"mean {mean}, std {std}, EXIF orientation {'applied' if settings['exif'] == 'apply' else 'ignored'}"
     )
 
@@ -127,7 +131,7 @@ def _changed(recipe: Mapping[str, Any]) -> str:
 
 
 def _results(results: Mapping[str, Any]) -> str:
-    per_cent = {"top1": "top-1", "top5": "top-5"}
+    per_cent = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
     figures = {k: v for k, v in results.items() if k in per_cent and isinstance(v, int | float)}
     shown = {per_cent[k]: f"{100 * v:.1f} %" for k, v in figures.items()}
     return _settings(shown | {k: v for k, v in results.items() if k not in figures})

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -225,18 +225,26 @@ def _docstring_texts(schema: type) -> dict[str, str]:
     return {p.arg_name: " ".join((p.description or "").split()).rstrip(".") for p in parse(schema.__doc__ or "").params}
 
 
+def _alternatives(hint: Any) -> list[Any]:
+    """Return the types that a value may have, without None."""
+    union = get_origin(hint) in (Union, UnionType)
+    return [kind for kind in get_args(hint) if kind is not NoneType] if union else [hint]
+
+
 def _choices(hint: Any) -> tuple[str, ...]:
     """Return the values of a Literal, or of an optional one."""
-    kinds = [hint, *get_args(hint)] if hint is not None else []
-    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    kinds = _alternatives(hint)
+    return get_args(kinds[0]) if len(kinds) == 1 and get_origin(kinds[0]) is Literal else ()
 
 
 def _placeholder(hint: Any) -> str:
     """Return what stands for a value of this type in --help: the choices, or a letter or word for its kind."""
-    if choices := ("true", "false") if hint is bool else _choices(hint):
-        return f"{{{','.join(choices)}}}"
-    kind = get_args(hint)[0] if NoneType in get_args(hint) else hint
-    return {int: "N", float: "X", str: "TEXT", tuple: "[X,X]", dict: "{N:N,...}"}[get_origin(kind) or kind]
+    kinds = {int: "N", float: "X", str: "TEXT", tuple: "[X,X]", list: "[X,...]", dict: "{N:N,...}"}
+    shown = []
+    for kind in _alternatives(hint):
+        choices = ("true", "false") if kind is bool else _choices(kind)
+        shown.append(f"{{{','.join(choices)}}}" if choices else kinds[get_origin(kind) or kind])
+    return "|".join(shown)
 
 
 def _given(hint: Any) -> Any:

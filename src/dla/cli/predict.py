@@ -17,8 +17,6 @@ import os
 import sys
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from fnmatch import fnmatchcase
-from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO, cast, get_args
 
 from dla.cli.common import (
@@ -27,6 +25,7 @@ from dla.cli.common import (
     add_input_flags,
     add_record_flags,
     add_run_flags,
+    check_outside_inputs,
     count_photos,
     find_photos,
     input_options,
@@ -78,7 +77,8 @@ def run(argv: list[str]) -> int:
         parser.print_options(args)
         return 0
     result_format = _format(args)
-    _check_pictures(args)
+    if args.pictures is not None:
+        check_outside_inputs("--pictures", args.pictures, args.images)
     with RunCounter(args, "predict") as counter:
         finder, photos = find_photos(args, "classify", "predict")
         from dla.inference.result_files import RESUMABLE, PredictionWriter, engine_of
@@ -127,18 +127,6 @@ def _format(args: Namespace) -> ResultFormat:
     return result_format
 
 
-def _check_pictures(args: Namespace) -> None:
-    """Raise a UsageError if pictures would be saved among the inputs, where a run would classify them."""
-    if args.pictures is None:
-        return
-    picture = PurePath(os.path.realpath(args.pictures), "photo-00000000.png")
-    for item in args.images:
-        path = os.path.realpath(item)
-        deep = "**" in item and fnmatchcase(str(picture), path.replace("**/", "*"))
-        if deep or picture.match(path) or (os.path.isdir(path) and picture.is_relative_to(path)):
-            raise UsageError(f"--pictures {args.pictures} is in {item}, which is an input. Give a folder outside of it")
-
-
 def _results(
     args: Namespace, result_format: ResultFormat, classifier: Classifier, photos: Iterator[str]
 ) -> AbstractContextManager[tuple[TextIO, FinishedResults, Iterator[str]]]:
@@ -146,5 +134,6 @@ def _results(
 
     if args.output is None:
         return nullcontext((sys.stdout, FinishedResults(), photos))
-    settings = {key: args[key] for key in ("topk", "batch_size", "allow_truncated", "max_megapixels")}
+    names = ("topk", "batch_size", "allow_truncated", "max_megapixels", "max_megabytes")
+    settings = {name: args[name] for name in names}
     return open_results(args.output, result_format, classifier, settings, photos, resume=args.resume, force=args.force)

@@ -19,6 +19,7 @@ from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import (
     DEFAULT_RECIPE,
+    DEFAULT_RECIPES,
     default_output,
     find_recipe,
     read_recipe,
@@ -31,13 +32,15 @@ from dla.types import Progress
 DESCRIPTION = f"""\
 Train a network on your photos, or fine-tune one. To continue an interrupted run, give the same command again.
 
-Built-in recipes for --recipe: {", ".join(shipped_recipes())}. Without --recipe it is {DEFAULT_RECIPE}. A default below
+Built-in recipes for --recipe: {", ".join(shipped_recipes())}. Without --recipe it is {DEFAULT_RECIPE}, with --task
+segment or edges {DEFAULT_RECIPES["segment"]} or {DEFAULT_RECIPES["edges"]}. A default below
 is for an option that the recipe leaves out. A batch size of the recipe is lowered if there are fewer photos; one given
 here is not."""
 
 EXAMPLE = """\
   dla train flowers/
   dla train flowers/ --recipe finetune --model dla34 --epochs 20 --output runs/flowers
+  dla train streets/ --task segment
   dla train flowers/ --optimizer.weight-decay 0.001 --print-config > mine.yaml
   dla train --recipe runs/flowers/config.yaml --output runs/again"""
 
@@ -45,12 +48,12 @@ EXAMPLE = """\
 _SHORT = {"model": "MODEL", "epochs": "N", "batch_size": "N", "lr": "RATE", "seed": "N"}
 
 
-def build_parser() -> Parser:
-    """Build the parser of the command."""
+def build_parser(default: str = DEFAULT_RECIPE) -> Parser:
+    """Build the parser of the command; `default` is the recipe that is read if none is named."""
     parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", find_file=_recipe_file,
-                    default_file=DEFAULT_RECIPE)  # fmt: skip
+                    default_file=default)  # fmt: skip
     parser.flag("given", metavar="DATA", nargs="?", help="a folder with one subfolder per class, optionally under "
-                "train/ and val/, or a table (docs/data.md)")  # fmt: skip
+                "train/ and val/, or a table, or photos with masks (docs/data.md)")  # fmt: skip
     parser.options(Recipe, **_SHORT)
     parser.flag("-o", "--output", metavar="DIR", help="the run's folder (default: runs/<recipe>-<data>)")
     parser.options(RuntimeOptions, workers="N", device="D", photo_cache=None, save_every="SECONDS")
@@ -68,7 +71,7 @@ def build_parser() -> Parser:
 
 def run(argv: list[str]) -> int:
     """Run the command; return the exit code."""
-    parser = build_parser()
+    parser = build_parser(DEFAULT_RECIPES.get(_task_in(argv), DEFAULT_RECIPE))
     values = parser.instantiate(parser.read(argv)).as_dict()
     recipe = Recipe(**{f.name: values[f.name] for f in fields(Recipe)})
     if values["given"] is not None:
@@ -98,6 +101,16 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def _task_in(argv: list[str]) -> str:
+    """Return the value of the last --task, which decides the default recipe; the parser checks it."""
+    task = os.environ.get("DLA_TASK", "")
+    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = flag.partition("=")
+        if name == "--task":
+            task = value if equals else following
+    return task
+
+
 def _sets_batch_size(argv: list[str]) -> bool:
     """Return whether the user chose the batch size, rather than the recipe."""
     return "DLA_BATCH_SIZE" in os.environ or any(a.partition("=")[0] == "--batch-size" for a in argv)
@@ -117,6 +130,11 @@ def _show(quiet: bool) -> AbstractContextManager[Progress]:
     return show_progress(quiet or not Ranks.from_env().is_main, prefix="")
 
 
+# Figures of a validation, as they are called in a line.
+FIGURE_NAMES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "ods": "ODS",
+                "ois": "OIS", "ap": "AP"}  # fmt: skip
+
+
 class RunFigures(TrainerCallback):
     """Shows the figures of each step in the progress bar, and prints those of each epoch of `epochs`."""
 
@@ -128,7 +146,7 @@ class RunFigures(TrainerCallback):
     def on_step(self, step: StepEvent) -> None:
         """Show the step's loss and accuracy."""
         self.step, self.step_ended = step, time.monotonic()
-        accuracy = "" if math.isnan(step.top1) else f"  top-1 {100 * step.top1:.0f} %"
+        accuracy = "" if math.isnan(step.accuracy) else f"  accuracy {100 * step.accuracy:.0f} %"
         self.progress.note(
             f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  loss {step.loss:.3f}{accuracy}"
         )
@@ -154,11 +172,13 @@ def summary(epoch: EpochEvent, epochs: int, is_best: bool, seconds_left: float |
     """Return an epoch's figures in one line."""
     from dla.cli.progress import clock
 
-    top5 = f" (top-5 {100 * epoch.top5:.1f} %)" if epoch.top5 < 1 else ""
+    (best_name, first), *others = ((n, v) for n, v in epoch.figures.items() if n != "val_loss")
+    more = "".join(f" ({FIGURE_NAMES.get(n, n)} {100 * v:.1f} %)" for n, v in others[:1] if v < 1)
+    name = "" if best_name == "top1" else f"{FIGURE_NAMES.get(best_name, best_name)} "
     best = ", the best so far" if is_best else ""
     left = f"  {clock(seconds_left)} left" if seconds_left else ""
     return (
-        f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  val {100 * epoch.top1:.1f} %{top5}{best}  "
+        f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  val {name}{100 * first:.1f} %{more}{best}  "
         f"{epoch.photos_per_second:.0f} photos/s{left}"
     )
 
@@ -168,7 +188,10 @@ def _print_estimate(recipe: Recipe, options: dict[str, Any]) -> None:
     from dla.training.estimate import estimate_run
 
     estimate = estimate_run(recipe, **options)
-    steps = ", ".join(f"{t:.2f} s at {side} px" for side, t in estimate.step_seconds.items())
+    steps = ", ".join(
+        f"{t:.2f} s at {height if height == width else f'{height}x{width}'} px"
+        for (height, width), t in estimate.step_seconds.items()
+    )
     total_steps = estimate.steps_per_epoch * estimate.epochs
     rows = [
         ("data", f"{estimate.train:,} train, {estimate.val:,} val, {estimate.classes} classes"),

@@ -6,7 +6,6 @@ The kinds of findings and their severity are listed in docs/data.md.
 from __future__ import annotations
 
 import os
-import re
 import statistics
 import time
 import unicodedata
@@ -20,6 +19,7 @@ import numpy as np
 
 from dla.data.dataset import find_sources, val_name
 from dla.data.duplicates import identical, near_groups
+from dla.data.pairs import check_not_pairs
 from dla.data.scan import THUMBNAIL_SIDE, PhotoStats, scan_photos
 from dla.data.sources import DataOptions, LabelledPhotos
 from dla.errors import pip_line
@@ -121,10 +121,10 @@ class PhotoPool:
 def find_faults(pool: PhotoPool, stats: Sequence[PhotoStats], seconds: float) -> DataReport:
     """Build the report, with errors first, from the statistics of each photo in the order of `pool.photos`."""
     findings = [
-        *_unreadable(pool, stats),
+        *unreadable_findings(pool, stats),
         *_of_classes(pool),
-        *_duplicates(pool, stats),
-        *_of_files(pool, stats),
+        *duplicate_findings(pool, stats),
+        *file_findings(pool, stats),
         *(DataFinding("not_used", "warning", note) for source in pool.sources.values() for note in source.notes),
     ]
     headers = [one.header for one in stats if one.header is not None]
@@ -147,7 +147,8 @@ def _counts(source: LabelledPhotos) -> dict[str, int]:
     return {class_id: counts[class_id] for class_id in sorted(source.class_ids)}
 
 
-def _unreadable(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+def unreadable_findings(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    """Yield the photos that cannot be read."""
     for photo, one in zip(pool.about, stats, strict=True):
         if one.error is not None:
             yield DataFinding("unreadable", "error", f"{one.error.code}: {one.error.message}", (photo,))
@@ -189,7 +190,8 @@ def _of_classes(pool: PhotoPool) -> Iterator[DataFinding]:
         yield DataFinding("imbalance", "warning", message, class_ids=(least, most))
 
 
-def _duplicates(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+def duplicate_findings(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    """Yield the pictures that are there several times."""
     exact = identical([one.digest for one in stats])
     for rows in exact:
         yield from _same_picture(pool, rows, exact=True)
@@ -218,7 +220,8 @@ def _same_picture(pool: PhotoPool, rows: Sequence[int], exact: bool) -> Iterator
         yield DataFinding("duplicate", "warning", f"{how}, {len(photos)} times in one class", photos, exact=exact)
 
 
-def _of_files(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+def file_findings(pool: PhotoPool, stats: Sequence[PhotoStats]) -> Iterator[DataFinding]:
+    """Yield wrong endings, odd modes, tiny photos, and names that differ only in case."""
     for file, photo, one in zip(pool.photos, pool.about, stats, strict=True):
         header = one.header
         if header is None:
@@ -263,9 +266,10 @@ def check_data(
 
     Raises:
         UnavailableError: the data does not exist.
-        UsageError: the photos have no classes.
+        UsageError: the photos have no classes, or are paired with masks or boundary maps.
     """
     began = time.monotonic()
+    check_not_pairs(data)
     pool = PhotoPool.of(str(data), find_sources(Path(data), options))
     names = [name for name, _, _ in pool.about]
     progress.start("checking", len(pool.photos))
@@ -274,104 +278,3 @@ def check_data(
         stats.append(one)
         progress.advance()
     return find_faults(pool, stats, time.monotonic() - began)
-
-
-MOST_NAMED = 3
-WIDTH = 32
-TITLES = {  # singular, plural
-    "unreadable": ("unreadable", "unreadable"),
-    "too_few_classes": ("lack of classes", "lack of classes"),
-    "too_few_photos": ("lack of photos", "lack of photos"),
-    "no_train": ("lack of train", "lack of train"),
-    "empty_val": ("empty val", "empty val"),
-    "similar_classes": ("class name in two spellings", "class names in two spellings"),
-    "unknown_class": ("class unknown to train", "classes unknown to train"),
-    "empty_class": ("class without photos", "classes without photos"),
-    "in_two_splits": ("in two splits", "in two splits"),
-    "under_two_labels": ("under two labels", "under two labels"),
-    "duplicate": ("twice in its class", "twice in their class"),
-    "imbalance": ("uneven pair of classes", ""),
-    "wrong_ending": ("named like another format", "named like another format"),
-    "odd_mode": ("of an unusual kind", "of an unusual kind"),
-    "tiny": ("tiny", "tiny"),
-    "similar_names": ("file name in two spellings", "file names in two spellings"),
-    "not_used": ("set aside", "set aside"),
-    "not_checked": ("check left out", "checks left out"),
-}
-
-
-def data_lines(report: DataReport, most: int = MOST_NAMED) -> Iterator[str]:
-    """Yield the lines of the report for a terminal; of each kind, `most` findings are listed."""
-    yield _whole(report)
-    for severity, title in (("error", "would hurt a run"), ("warning", "good to know")):
-        found = [finding for finding in report.findings if finding.severity == severity]
-        if found:
-            yield f"{title}:"
-            yield from _findings(report, found, most)
-    yield from _facts(report)
-    kinds = len({finding.kind for finding in report.findings if finding.severity == "error"})
-    things = f"{kinds} kind{'s' if kinds > 1 else ''} of trouble would hurt a run."
-    yield things if kinds else "Nothing was found that would hurt a run."
-
-
-def _whole(report: DataReport) -> str:
-    classes = set().union(*report.splits.values())
-    parts = [f"{name} {sum(counts.values()):,}" for name, counts in report.splits.items() if name]
-    total = sum(sum(counts.values()) for counts in report.splits.values())
-    return f"{_plain(report.data)}: {total:,} photos in {len(classes):,} classes" + "".join(f", {p}" for p in parts)
-
-
-def _findings(report: DataReport, found: Sequence[DataFinding], most: int) -> Iterator[str]:
-    for kind, titles in TITLES.items():
-        of_kind = [finding for finding in found if finding.kind == kind]
-        for finding in of_kind[:most]:
-            first = f"{len(of_kind):,} {titles[len(of_kind) > 1]}" if finding is of_kind[0] else ""
-            yield _line(first, _detail(report, finding))
-        if len(of_kind) > most:
-            yield _line("", f"and {len(of_kind) - most:,} more")
-
-
-def _detail(report: DataReport, finding: DataFinding) -> str:
-    if not finding.photos:
-        return _plain(_short(report, finding.message).removeprefix(f"{report.data}: "))
-    names = [_plain(_short(report, name)) for name, _, _ in finding.photos[:4]]
-    more = ", ..." if len(finding.photos) > 4 else ""
-    if finding.kind == "unreadable":
-        return f"{names[0]} ({finding.message.partition(':')[0].replace('_', ' ')})"
-    if finding.exact is None:
-        return f"{', '.join(names)}{more} ({_plain(finding.message)})"
-    return (" = " if finding.exact else " ~ ").join(names) + more
-
-
-def _facts(report: DataReport) -> Iterator[str]:
-    yield "photos:"
-    for split, counts in report.splits.items():
-        some = sorted(counts.values())
-        if some:
-            spread = f"{some[0]:,} in every class" if some[0] == some[-1] else f"{some[0]:,} to {some[-1]:,} a class"
-            yield _line(split or "all", spread)
-    if report.short_sides is not None:
-        least, middle, most = report.short_sides
-        same = f"{least:,} pixels"
-        yield _line("short side", same if least == most else f"{least:,} to {most:,} pixels, half up to {middle:,}")
-        yield _line("formats", f"{_counted(report.formats)}; pixels {_counted(report.modes)}")
-    if report.exif_rotated:
-        share = report.exif_rotated / report.readable
-        yield _line("turned by EXIF", f"{report.exif_rotated:,} ({share:.1%}), read upright")
-
-
-def _line(what: str, detail: str) -> str:
-    return f"  {what:<{WIDTH}}{detail}".rstrip()
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
-def _short(report: DataReport, name: str) -> str:
-    return name.removeprefix(os.path.join(report.data, ""))
-
-
-def _plain(text: str) -> str:
-    """Escape control characters, so that a name stays on one line."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda m: repr(m[0])[1:-1], text)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def open_split(
 def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, LabelledPhotos]:
     """Read the photos of `data` by the name of the split; the split of a dataset without splits is ""."""
     if data.suffix.lower() in TABLES and data.is_file():
-        return _by_usual_names(data, read_table(data, options))
+        return by_usual_names(data, read_table(data, options))
     if not data.is_dir():
         what = "is neither a folder nor a table (.csv, .tsv, .parquet)" if data.exists() else "does not exist"
         raise UnavailableError(f"{data} {what}")
@@ -179,19 +179,33 @@ def _read_one(paths: Sequence[Path], options: DataOptions) -> LabelledPhotos:
     return whole
 
 
-def _by_usual_names(path: Path, sources: dict[str, LabelledPhotos]) -> dict[str, LabelledPhotos]:
-    usual: dict[str, LabelledPhotos] = {}
+class _Named(Protocol):
+    @property
+    def names(self) -> Sequence[str]: ...
+
+
+_Source = TypeVar("_Source", bound=_Named)
+
+
+def by_usual_names(path: Path, sources: Mapping[str, _Source]) -> dict[str, _Source]:
+    """Return the sources by the usual words for their splits ("Training" is "train"); "" stays.
+
+    Raises:
+        UsageError: a word names no split, or two mean the same.
+    """
+    usual: dict[str, _Source] = {}
     for word, source in sources.items():
         split = split_word(word) if word else word
         if split is None:
-            raise UsageError(f'{path}: the split of {source.names[0]} is "{word}". Allowed: {", ".join(SPLIT_NAMES)}')
+            first = next(iter(source.names), path)
+            raise UsageError(f'{path}: the split of {first} is "{word}". Allowed: {", ".join(SPLIT_NAMES)}')
         if split in usual:
             raise UsageError(f"{path}: one split has several spellings ({', '.join(sorted(sources))})")
         usual[split] = source
     return usual
 
 
-def val_name(sources: Mapping[str, LabelledPhotos]) -> str | None:
+def val_name(sources: Mapping[str, object]) -> str | None:
     """Return the name of the split to validate on, or None."""
     return next((name for name in VAL_NAMES if name in sources), None)
 

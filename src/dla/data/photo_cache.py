@@ -6,18 +6,19 @@ import hashlib
 import os
 import threading
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import PIL
 from PIL import Image
 
-from dla.data.dataset import Split
 from dla.errors import ImageError, UsageError
 from dla.images.decode import read_photo
 from dla.options import PhotoCache, RuntimeOptions
+from dla.storage import cache
 from dla.storage.files import write_files
 from dla.types import NO_PROGRESS, Progress
 
@@ -37,12 +38,33 @@ class Budget:
     def __init__(self, size: int) -> None:
         self._left, self._lock = size, threading.Lock()
 
+    @classmethod
+    def of_processes(cls, count: int) -> Budget:
+        """Return an equal part of half of the memory, for one of `count` processes."""
+        return cls(half_of_memory() // count)
+
     def take(self, size: int) -> bool:
         """Take `size` bytes if that many are left, and return whether they were."""
         with self._lock:
             taken = size <= self._left
             self._left -= size if taken else 0
         return taken
+
+
+class Photos(Protocol):
+    """Photos (paths or encoded bytes) and their names in messages."""
+
+    @property
+    def photos(self) -> Sequence[str | bytes]:
+        """The photos."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Their names."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 class PhotoStore:
@@ -67,7 +89,7 @@ class PhotoStore:
 
     def __init__(
         self,
-        split: Split,
+        split: Photos,
         cache: PhotoCache = RuntimeOptions.photo_cache,
         folder: str | Path | None = None,
         *,
@@ -141,6 +163,12 @@ class PhotoStore:
             settings = f"{self.short_side} {PIL.__version__}\n".encode()
             self._keys[row] = hashlib.blake2b(settings + data, digest_size=20).hexdigest()
         return self._keys[row]
+
+
+def open_store(split: Photos, kind: PhotoCache, budget: Budget, progress: Progress) -> PhotoStore:
+    """Open the photos of a split with a cache of this kind; on disk, in the user's cache folder."""
+    place = cache.cache_folder() / cache.PHOTOS if kind == "disk" else None
+    return PhotoStore(split, kind, place, budget=budget, progress=progress)
 
 
 def half_of_memory() -> int:

@@ -1,16 +1,19 @@
-"""Prefetch in threads, in order."""
+"""Work ahead in threads or processes, in order."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from threading import Thread
 from typing import Generic, TypeVar
 
 from dla.errors import DlaError
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -117,3 +120,41 @@ def _result(future: Future[R], while_waiting: Callable[[], None] | None) -> R:
     while while_waiting is not None and not wait([future], BLOCKED_S).done:
         while_waiting()
     return future.result()
+
+
+def run_in_processes(work: Callable[[T], R], items: Sequence[T], workers: int, what: str) -> Iterator[R]:
+    """Yield `work(item)` for each item, in the items' order, from processes if the system can fork, else from threads.
+
+    Raises:
+        DlaError: one of the processes, which `what` (such as "decoded photos"), was killed.
+    """
+    import multiprocessing  # here, because a prediction needs threads only
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
+    if workers < 2 or len(items) < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from run_ahead(work, items, workers, 2 * workers)
+        return
+    context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_stopping_to_the_parent) as pool:
+        try:
+            # A signal during a fork would be lost in a fork hook, or end a process that has no handler yet.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+            try:
+                results = pool.map(work, items)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield from results
+        except BrokenProcessPool:
+            raise DlaError(f"a process that {what} was killed, perhaps for lack of memory. Try --workers 1") from None
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()  # it may be waiting for a file, for ever
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_stopping_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)

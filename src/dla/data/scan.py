@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from dla.data.prefetch import run_ahead
-from dla.errors import DlaError, ImageError, InputError
+from dla.data.prefetch import run_in_processes
+from dla.errors import ImageError, InputError
 from dla.images.decode import Header, read_header, read_photo
 
 THUMBNAIL_SIDE = 16  # pixels; near duplicates are verified on thumbnails
 _CHUNK = 64
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,37 +45,8 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
         import imagehash  # noqa: F401  (before the processes fork)
     starts = range(0, len(photos), _CHUNK)
     parts = ((photos[i : i + _CHUNK], names[i : i + _CHUNK]) for i in starts)
-    if workers < 2 or len(starts) < 2 or "fork" not in multiprocessing.get_all_start_methods():
-        for part in run_ahead(_look_at_each, parts, workers, 2 * workers):
-            yield from part
-        return
-    context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_stopping_to_the_parent) as pool:
-        try:
-            # A signal during a fork would be lost in a fork hook, or end a process that has no handler yet.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-            try:
-                results = pool.map(_look_at_each, parts)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            for part in results:
-                yield from part
-        except BrokenProcessPool:
-            raise DlaError(
-                "a process that decoded photos was killed, perhaps for lack of memory. Try --workers 1"
-            ) from None
-        except BaseException:
-            for process in set(multiprocessing.active_children()) - others:
-                process.kill()  # it may be waiting for a file, for ever
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _leave_stopping_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    for part in run_in_processes(_look_at_each, list(parts), workers, "decoded photos"):
+        yield from part
 
 
 def _look_at_each(part: tuple[Sequence[str | bytes], Sequence[str]]) -> list[PhotoStats]:

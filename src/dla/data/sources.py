@@ -202,6 +202,8 @@ class DataOptions:
         label_column: a table's column of classes (default: label; in parquet synset if there is one).
         split_column: a table's column of train and val (default: split if there is one).
         max_unreadable: share of the photos that a run may leave out because they cannot be read.
+        group: regular expression for the names of photos with masks or boundaries: photos for which it captures the
+            same text (a drive, a patient) are all for training or all for validation.
     """
 
     val_share: float = 0.2
@@ -209,6 +211,7 @@ class DataOptions:
     label_column: str | None = None
     split_column: str | None = None
     max_unreadable: float = 0.01
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.val_share < 1:

@@ -17,13 +17,14 @@ from dla.models import flops
 from dla.models.aggregation import HDA
 from dla.models.build import build
 from dla.models.decoder import DLAUp, PixelFeatures
+from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.models.nodes import nodes
 from dla.models.registry import TABLE
 from dla.models.tree import Tree
 from dla.storage.files import write_file
 from dla.weights.keys import shapes_of
-from dla.weights.load import create_untrained
+from dla.weights.load import skeleton
 from dla.weights.spec import open_files
 
 # The name of a node, the names of its inputs, newest first, and a description of its output.
@@ -46,9 +47,9 @@ def describe(model: nn.Module, title: str = "") -> Drawing:
     """
     if isinstance(model, DLA):
         return _of_dla(model, title)
-    if isinstance(model, PixelFeatures):
+    if isinstance(model, PixelFeatures | Dense):
         size = f"{_count(model)} parameters, {_count(model.dla_up)} of them in the decoder"
-        return _of_decoder(model.dla_up, size, output_stride=1)
+        return _of_decoder(model.dla_up, f"{title}, {size}" if title else size, output_stride=1)
     if isinstance(model, DLAUp):
         return _of_decoder(model, f"{_count(model)} parameters", output_stride=model.strides[0])
     if stages := {path: part for path, part in model.named_modules() if isinstance(part, HDA)}:
@@ -242,7 +243,7 @@ def _open(source: str) -> tuple[nn.Module, str]:
         released = [r.name for r in TABLE.values() if (origin.kind, origin.where) == ("hub", r.hub_id)]
         if not released:
             title = origin.name or (source if origin.kind == "hub" else Path(origin.where).resolve().name)
-            return create_untrained(files), "".join(letter if letter.isprintable() else "?" for letter in title)
+            return skeleton(files), "".join(letter if letter.isprintable() else "?" for letter in title)
         name = released[0]
     with torch.device("meta"):
         return build(name), name

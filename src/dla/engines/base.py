@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
-from dla.models.registry import check_feature_node
+from dla.models.registry import LOGITS, check_feature_node
 from dla.types import Array
 
 if TYPE_CHECKING:
@@ -97,3 +97,8 @@ class NetworkEngine(Engine):
 
     def _check_node(self, at: str) -> None:
         check_feature_node(at, self.network.graph.nodes)
+
+
+def whole_network(engine: Engine, dense: bool) -> Callable[[Array], Array]:
+    """Return a function that runs all of a network: to probabilities, or to the logits of a dense network."""
+    return engine.features_at(LOGITS) if dense else engine.probabilities

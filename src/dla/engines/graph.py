@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dla.models.registry import check_feature_node
+from dla.models.registry import LOGITS, check_feature_node
 from dla.storage.cache import key_of
 from dla.storage.files import JsonObject, Kind, parse_object
 from dla.types import Array
@@ -32,6 +32,8 @@ class Op:
         "global_avg_pool", "global_max_pool"    (N, C, H, W) -> (N, C, 1, 1)
         "slice"     along the channels: start, stop
         "scale"     factor
+        "upsample"  bilinear, by the whole number `factor`, cut to the size of the second input
+        "transposed"    the same by a depthwise transposed convolution of kernel 2 factor: layer, factor
     inputs: numbers of operations.
     """
 
@@ -96,6 +98,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "relu": (), "add": (), "concat": (), "flatten": (), "global_avg_pool": (), "global_max_pool": (),
     "max_pool": ("stride", "dilation", "pad_end"), "avg_pool": ("stride",),
     "avg_pool_dilated": ("dilation", "channels"), "slice": ("start", "stop"), "scale": ("factor",),
+    "upsample": ("factor",), "transposed": ("layer", "factor"),
 }  # fmt: skip
 
 
@@ -131,6 +134,11 @@ class Network:
     scale_3: Array
     shift_3: Array
     digest: str
+
+    @property
+    def is_dense(self) -> bool:
+        """Return whether it gives logits for each pixel, at the feature node LOGITS."""
+        return LOGITS in self.graph.nodes
 
     @property
     def content(self) -> str:

@@ -88,22 +88,34 @@ def to_onnx(network: Network, at: str | None = None, preprocessing: Preprocessin
     """
     from onnx import TensorProto, helper
 
-    graph = network.graph if at is None else network.graph.truncate(at)
     builder, seen = OnnxBuilder(), "pixels" if preprocessing is None else PREPARED
     if preprocessing is not None:
         add_preprocessing(builder, "pixels", preprocessing, PREPARED)
-    x = builder.add("Cast", [builder.add("Transpose", [seen], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
+    result = add_network(builder, network, seen, at)
+    name = "probabilities" if at is None else "features"
+    builder.add("Softmax" if at is None else "Identity", [result], name, **({"axis": 1} if at is None else {}))
+    shape = ["batch", "classes"] if at is None else None
+    return builder.model([pixels_input()], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
+
+
+def pixels_input() -> Any:
+    """Return the `ValueInfoProto` of the input "pixels", uint8 (N, H, W, 3)."""
+    from onnx import TensorProto, helper
+
+    return helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
+
+
+def add_network(builder: OnnxBuilder, network: Network, pixels: str, at: str | None) -> str:
+    """Add the operations from `pixels`, uint8 (N, H, W, 3), to the logits or a feature node; return their result."""
+    from onnx import TensorProto
+
+    graph = network.graph if at is None else network.graph.truncate(at)
+    x = builder.add("Cast", [builder.add("Transpose", [pixels], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
     scale, shift = (builder.constant(a.reshape(1, 3, 1, 1)) for a in (network.scale_3, network.shift_3))
     results = [builder.add("Add", [builder.add("Mul", [x, scale]), shift])]
     for op in graph.ops:
         results.append(_OPERATIONS[op.op_type](builder, op, network, [results[i] for i in op.inputs]))
-    name = "probabilities" if at is None else "features"
-    builder.add(
-        "Softmax" if at is None else "Identity", [results[graph.output]], name, **({"axis": 1} if at is None else {})
-    )
-    shape = ["batch", "classes"] if at is None else None
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
-    return builder.model([pixels], [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)])
+    return results[graph.output]
 
 
 def _conv(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
@@ -149,7 +161,32 @@ def _scale(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) ->
     return builder.add("Mul", [*inputs, builder.constant(np.array(op.attributes["factor"], np.float32))])
 
 
+def _upsample(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    x, like = inputs
+    factor = op.attributes["factor"]
+    scales = builder.constant(np.array([1, 1, factor, factor], np.float32))
+    larger = builder.add("Resize", [x, "", scales], mode="linear", coordinate_transformation_mode="half_pixel")
+    return _cut(builder, larger, like)
+
+
+def _transposed(builder: OnnxBuilder, op: Op, network: Network, inputs: list[str]) -> str:
+    x, like = inputs
+    weight, factor = network.state[f"{op.attributes['layer']}.weight"].astype(np.float32), op.attributes["factor"]
+    larger = builder.add("ConvTranspose", [x, builder.constant(weight)], strides=[factor] * 2, pads=[factor // 2] * 4,
+                         group=len(weight))  # fmt: skip
+    return _cut(builder, larger, like)
+
+
+def _cut(builder: OnnxBuilder, larger: str, like: str) -> str:
+    """Add the cut of a map to the size of another."""
+    size = builder.add("Shape", [like], start=2)
+    numbers = [builder.constant(np.array([0, 0])), size, builder.constant(np.array([2, 3]))]
+    return builder.add("Slice", [larger, *numbers])
+
+
 _OPERATIONS: dict[str, Callable[[OnnxBuilder, Op, Network, list[str]], str]] = {
+    "upsample": _upsample,
+    "transposed": _transposed,
     "conv": _conv,
     "relu": lambda builder, op, network, inputs: builder.add("Relu", inputs),
     "add": lambda builder, op, network, inputs: builder.add("Add", inputs),

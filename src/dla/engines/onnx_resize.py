@@ -15,6 +15,7 @@ import numpy as np
 from dla.engines.onnx_builder import OnnxBuilder, Value
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
+from dla.options import Interpolation
 
 Pair = tuple[Value, Value]
 
@@ -27,25 +28,10 @@ def add_preprocessing(builder: OnnxBuilder, pixels: str, preprocessing: Preproce
     Raises:
         UsageError: the interpolation is discontinuous, so that rounding errors would change pixels ("nearest", "box").
     """
-    if preprocessing.interpolation not in _FILTERS:
-        raise UsageError(
-            f"the interpolation {preprocessing.interpolation} cannot be reproduced exactly inside a file. Allowed: "
-            f"{', '.join(_FILTERS)}. Try --no-preprocessing"
-        )
-    photos = Value(builder, pixels)
-    size = [photos.apply("Shape").apply("Gather", axis) for axis in (1, 2)]
-    resized = _resized_size(preprocessing, (size[0], size[1]))
-    filter_ = _FILTERS[preprocessing.interpolation]
-    rows, columns = map(_Axis, size, resized, preprocessing.size)
-    down, across = rows.weights(filter_), columns.weights(filter_).apply("Transpose", perm=[1, 0])
-    # the same rule as in `dla.images.preprocessing._vertical_first`
-    lost = size[0] - resized[0]
-    vertical_first = (lost > 0) & (lost > (size[1] - resized[1]) * 2)
-    levels = _floats(photos)
-    result = vertical_first.run_one(
-        lambda: _whole(_nearly_whole(down @ levels) @ across),
-        lambda: _whole(down @ _nearly_whole(levels @ across)),
-    )
+    photos, filter_ = Value(builder, pixels), _filter(preprocessing.interpolation)
+    size = _size(photos)
+    rows, columns = map(_Axis, size, _resized_size(preprocessing, size), preprocessing.size)
+    result = _resampled(photos, rows, columns, filter_)
     if preprocessing.may_be_short:
         fill = np.array(preprocessing.fill, np.float32).reshape(3, 1, 1)
         covered = rows.covered().apply("Reshape", np.array([-1, 1])) & columns.covered()
@@ -53,11 +39,54 @@ def add_preprocessing(builder: OnnxBuilder, pixels: str, preprocessing: Preproce
     builder.add("Transpose", [result.to(np.uint8).name], name, perm=[0, 2, 3, 1])
 
 
-class _Axis:
-    """One axis of a photo: its length `side`, the length `resized` to, and the number of pixels in the crop."""
+def add_scaling(builder: OnnxBuilder, pixels: str, short_side: int, interpolation: Interpolation, name: str) -> None:
+    """Add nodes to a graph that scale photos `pixels`, uint8 (N, H, W, 3), to `name`, whose short side is as given.
 
-    def __init__(self, side: Value, resized: Value, crop: int) -> None:
+    The result is within one level of `dla.inference.dense_maps.input_pixels`. Raises as `add_preprocessing`.
+    """
+    photos, filter_ = Value(builder, pixels), _filter(interpolation)
+    size = _size(photos)
+    short = size[0].apply("Min", size[1])
+    rows, columns = (_Axis(side, _rounded(side * short_side, short)) for side in size)
+    result = _resampled(photos, rows, columns, filter_)
+    builder.add("Transpose", [result.to(np.uint8).name], name, perm=[0, 2, 3, 1])
+
+
+def _size(photos: Value) -> Pair:
+    height, width = (photos.apply("Shape").apply("Gather", axis) for axis in (1, 2))
+    return height, width
+
+
+def _filter(interpolation: str) -> Callable[[Value], Value]:
+    if interpolation not in _FILTERS:
+        raise UsageError(
+            f"the interpolation {interpolation} cannot be reproduced exactly inside a file. Allowed: "
+            f"{', '.join(_FILTERS)}. Try --no-preprocessing"
+        )
+    return _FILTERS[interpolation]
+
+
+def _resampled(photos: Value, rows: _Axis, columns: _Axis, filter_: Callable[[Value], Value]) -> Value:
+    """Return the photos resized, (N, 3, height, width), float32 in whole levels."""
+    down, across = rows.weights(filter_), columns.weights(filter_).apply("Transpose", perm=[1, 0])
+    # the same rule as in `dla.images.preprocessing._vertical_first`
+    lost = rows.side - rows.resized
+    vertical_first = (lost > 0.0) & (lost > (columns.side - columns.resized) * 2.0)
+    levels = _floats(photos)
+    return vertical_first.run_one(
+        lambda: _whole(_nearly_whole(down @ levels) @ across),
+        lambda: _whole(down @ _nearly_whole(levels @ across)),
+    )
+
+
+class _Axis:
+    """One axis of a photo: its length `side`, the length `resized` to, and the pixels in the crop; None: all."""
+
+    def __init__(self, side: Value, resized: Value, crop: int | None = None) -> None:
         self.builder, self.side, self.resized = side.builder, side.to(np.float32), resized.to(np.float32)
+        if crop is None:
+            self.centres = Value.of(self.builder, 0.0).apply("Range", self.resized, 1.0) - self.resized * 0.5 + 0.5
+            return
         spare = (self.resized - float(crop)) * 0.5
         first = (spare < 0.0).choose(spare.apply("Ceil"), spare.apply("Round"))
         # of the crop's pixels, measured from the middle of the resized photo, so that float32 is precise enough

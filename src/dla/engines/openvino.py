@@ -19,10 +19,12 @@ from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.graph import Layer, Network, Op, fold_constants
 from dla.errors import UsageError
 from dla.images.preprocessing import Preprocessing
+from dla.models.registry import LOGITS
 from dla.options import Precision, cores
 from dla.types import Array
 
 _TELEMETRY = ("openvino_telemetry", "openvino.tools.ovc")
+MOST_COMPILED = 16  # sizes and nodes; photos of any size may come
 _IMPORT_LOCK = threading.Lock()
 
 
@@ -57,7 +59,8 @@ class OpenvinoEngine(NetworkEngine):
     """Run `network` in OpenVINO on the CPU with `threads` compute threads, by default one per core.
 
     For int8, `quantized` is the `openvino.Model` of the int8 network (`dla.engines.quantized`), which gives only
-    probabilities. Features are then computed in fp32 with `exact_features`, and raise an error without it.
+    probabilities, or logits if it is dense. Features are then computed in fp32 with `exact_features`, and raise an
+    error without it.
 
     Raises:
         UsageError: bf16 on a CPU that has no instruction for it.
@@ -78,11 +81,12 @@ class OpenvinoEngine(NetworkEngine):
             raise bf16_error()
         self.name = "OpenVINO on cpu" + ("" if precision == "fp32" else f" in {precision}")
         self.exact_features = exact_features
+        self.whole = LOGITS if network.is_dense else None  # what the int8 network computes
         self.models = PerProcess(_Models)
 
     def _check_node(self, at: str) -> None:
         super()._check_node(at)
-        if self.quantized is not None and not self.exact_features:
+        if self.quantized is not None and not self.exact_features and at != self.whole:
             raise UsageError(
                 "features are not computed in int8: an int8 model gives only classes. Try --precision fp32"
             )
@@ -91,9 +95,16 @@ class OpenvinoEngine(NetworkEngine):
         size, models = pixels_NHW3.shape[1:3], self.models.get()
         with models.lock:
             if (at, size) not in models.compiled:
-                model = self.quantized.clone() if self.quantized and at is None else to_openvino(self.network, size, at)
+                model = (
+                    self.quantized.clone()
+                    if self.quantized and at == self.whole
+                    else to_openvino(self.network, size, at)
+                )
                 models.compiled[at, size] = _Compiled(model, size, self._config())
-        return models.compiled[at, size].run(pixels_NHW3)
+                if len(models.compiled) > MOST_COMPILED:
+                    del models.compiled[next(iter(models.compiled))]
+            compiled = models.compiled[at, size]
+        return compiled.run(pixels_NHW3)
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -204,7 +215,9 @@ def to_openvino(network: Network, size: tuple[int, ...] | None = None, at: str |
     return model
 
 
-def _weights(op: Op, network: Network) -> dict[str, Layer]:
+def _weights(op: Op, network: Network) -> dict[str, Any]:
+    if op.op_type == "transposed":
+        return {"weight": network.state[f"{op.attributes['layer']}.weight"].astype(np.float32)}
     return {"layer": fold_constants(op, network.state)} if op.op_type == "conv" else {}
 
 
@@ -230,8 +243,30 @@ def _avg_pool_dilated(opset: Any, s: Mapping[str, Any], x: Any) -> Any:
     return opset.group_convolution(x, opset.constant(weight), [1, 1], around, around, around)
 
 
+def _upsample(opset: Any, s: Mapping[str, Any], x: Any, like: Any) -> Any:
+    """Interpolate between the centres of pixels, repeating those at the border, and cut to the size of `like`."""
+    axes, factor = np.array([2, 3]), np.full(2, s["factor"], np.float32)
+    return _cut(opset, opset.interpolate(x, factor, "linear_onnx", "scales", axes=axes), like)
+
+
+def _transposed(opset: Any, s: Mapping[str, Any], x: Any, like: Any, weight: Array) -> Any:
+    strides, pads = [s["factor"]] * 2, [s["factor"] // 2] * 2
+    per_channel = opset.constant(weight[:, None])  # (groups, 1, 1, k, k)
+    y = opset.group_convolution_backprop_data(x, per_channel, strides, pads_begin=pads, pads_end=pads, dilations=[1, 1])
+    return _cut(opset, y, like)
+
+
+def _cut(opset: Any, larger: Any, like: Any) -> Any:
+    """Cut a map to the size of another."""
+    axes = np.array([2, 3])
+    size = opset.gather(opset.shape_of(like), axes, np.array(0))
+    return opset.slice(larger, np.array([0, 0]), size, np.array([1, 1]), axes)
+
+
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "conv": _conv,
+    "upsample": _upsample,
+    "transposed": _transposed,
     "relu": lambda opset, s, x: opset.relu(x),
     "add": lambda opset, s, a, b: opset.add(a, b),
     "concat": lambda opset, s, *xs: opset.concat(xs, 1),
@@ -254,16 +289,22 @@ def add_preprocessing_to(body: Any, preprocessing: Preprocessing, name: str) -> 
     Raises:
         UsageError: the preprocessing cannot be expressed in OpenVINO.
     """
-    from onnx import TensorProto, helper
-
-    from dla.engines.onnx_builder import OnnxBuilder
     from dla.engines.onnx_resize import add_preprocessing
 
+    return add_front(body, name, preprocessing.size, lambda b: add_preprocessing(b, "pixels", preprocessing, name))
+
+
+def add_front(body: Any, name: str, size: tuple[Any, Any], add: Callable[[Any], None]) -> Any:
+    """Put ONNX nodes before a model: `add` gives a builder those from "pixels" to `name`, which has this size."""
+    from onnx import TensorProto, helper
+
+    from dla.engines.onnx import pixels_input
+    from dla.engines.onnx_builder import OnnxBuilder
+
     builder = OnnxBuilder()
-    add_preprocessing(builder, "pixels", preprocessing, name)
-    photos = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])
-    seen = helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *preprocessing.size, 3])
-    front = core().read_model(builder.model([photos], [seen]).SerializeToString())
+    add(builder)
+    seen = helper.make_tensor_value_info(name, TensorProto.UINT8, ["batch", *size, 3])
+    front = core().read_model(builder.model([pixels_input()], [seen]).SerializeToString())
     prepared = front.output(0).get_node().input_value(0)
     for consumer in body.input(0).get_target_inputs():
         consumer.replace_source_output(prepared)

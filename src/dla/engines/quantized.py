@@ -24,10 +24,12 @@ from dla.engines.cpu import instructions
 from dla.engines.graph import Network
 from dla.engines.openvino import core, import_openvino, to_openvino, without_telemetry
 from dla.errors import DamagedError, import_optional, pip_line
+from dla.models.registry import LOGITS
 from dla.storage.files import JsonObject, parse_object
 from dla.types import NO_PROGRESS, Array, Progress
 
 FORMAT = 1
+KINDS = ("top1", "agreement", "miou", "ods")  # of gates
 MAX_DROP = 0.005  # of top-1, as a share of the photos
 # Instruction sets that add 8-bit products, the best first: CPUs with the same best one give the same results.
 _BEST_FIRST = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "asimddp")
@@ -40,16 +42,17 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # what read
 class Gate:
     """An accuracy check: an int8 model compared with fp32 on photos that it was not calibrated on.
 
-    `value` is a fraction from 0 to 1, by `kind`: for "top1", the loss of top-1 accuracy from fp32 to int8; for
-    "agreement", the photos with the same first class. `low` and `high` are its 95 % interval; `fp32` and `int8` the
-    top-1 of each, if there are labels. `instructions` are the instruction sets of the CPU that it ran on.
+    `value` is a fraction from 0 to 1, by `kind`: for "top1", "miou" and "ods", the loss of top-1 accuracy, mean IoU or
+    ODS from fp32 to int8; for "agreement", the photos with the same first class. `low` and `high` are its 95 %
+    interval, None for "ods"; `fp32` and `int8` the score of each, if there are labels.
+    `instructions` are the instruction sets of the CPU that it ran on.
     """
 
     passed: bool
     kind: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     photos: int
     fp32: float | None
     int8: float | None
@@ -57,13 +60,19 @@ class Gate:
 
     def sentence(self) -> str:
         """Describe the outcome in one sentence."""
-        if self.kind == "top1":
-            what = f"top-1 {100 * self.int8:.1f} % in int8, {100 * self.fp32:.1f} % in fp32"  # type: ignore[operator]
+        interval = ""
+        if self.low is not None and self.high is not None:
+            interval = f" (95 % interval {100 * self.low:.2f} to {100 * self.high:.2f})"
+        if self.kind == "ods":
+            what = f"ODS {self.int8:.4f} in int8, {self.fp32:.4f} in fp32: a loss of {self.value:.4f}"
+        elif self.kind in ("top1", "miou"):
+            score = {"top1": "top-1", "miou": "mIoU"}[self.kind]
+            what = f"{score} {100 * self.int8:.1f} % in int8, {100 * self.fp32:.1f} % in fp32"  # type: ignore[operator]
             what += f": a loss of {100 * self.value:.2f} points"
         else:
             what = f"the first class is fp32's on {100 * self.value:.2f} %"
-        what += f" (95 % interval {100 * self.low:.2f} to {100 * self.high:.2f}), on {self.photos:,} photos"
-        return f"{what}, on a CPU with {' '.join(self.instructions) or 'unknown instructions'}"
+        on = " ".join(self.instructions) or "unknown instructions"
+        return f"{what}{interval}, on {self.photos:,} photos, on a CPU with {on}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +161,9 @@ def parse_quantized(data: bytes, where: str) -> QuantizedModel:
 
 
 def _gate(saved: JsonObject) -> Gate:
-    kind = saved.get("kind", str, "top1, agreement", lambda kind: kind in ("top1", "agreement"))
-    needed = {} if kind == "top1" else {"default": None}
+    kind = saved.get("kind", str, ", ".join(KINDS), lambda kind: kind in KINDS)
+    needed = {"default": None} if kind == "agreement" else {}
+    interval = {"default": None} if kind == "ods" else {}
 
     def share(name: str, **default: Any) -> float:
         value: float = saved.get(name, (int, float), "a number from -1 to 1", lambda n: -1 <= n <= 1, **default)
@@ -163,8 +173,8 @@ def _gate(saved: JsonObject) -> Gate:
         passed=saved.get("passed", bool, "true or false"),
         kind=kind,
         value=share("value"),
-        low=share("low"),
-        high=share("high"),
+        low=share("low", **interval),
+        high=share("high", **interval),
         photos=saved.get("photos", int, "a number"),
         fp32=share("fp32", **needed),
         int8=share("int8", **needed),
@@ -175,13 +185,15 @@ def _gate(saved: JsonObject) -> Gate:
 def quantize(network: Network, pixels: Sequence[Array], progress: Progress = NO_PROGRESS) -> QuantizedModel:
     """Quantize a network to int8, calibrated on photos, uint8 (H, W, 3), all of the network's input size.
 
+    Photos for a dense network may have any sizes, and its int8 model takes any.
+
     `progress` advances whenever a photo passes through the network.
 
     Raises:
         UnavailableError: NNCF is not installed.
     """
     with _nncf() as nncf:
-        model = to_openvino(network, pixels[0].shape[:2])
+        model = to_openvino(network, None, LOGITS) if network.is_dense else to_openvino(network, pixels[0].shape[:2])
         settings = _settings(nncf, network, len(pixels))
         quantized = nncf.quantize(model, _dataset(nncf, pixels, progress), advanced_parameters=_fix(nncf), **settings)
     return _quantized_model(quantized, network, nncf, {"photos": len(pixels), "accuracy_control": False})
@@ -228,7 +240,7 @@ def _settings(nncf: Any, network: Network, photos: int) -> dict[str, Any]:
         "preset": nncf.QuantizationPreset.MIXED,
         "target_device": nncf.TargetDevice.CPU,
         "subset_size": photos,
-        "fast_bias_correction": False,
+        "fast_bias_correction": network.is_dense,  # the exact one takes hours for maps of this size
         # the first and last layers stay in fp32: they take little time and cause half of the error (docs/results.md)
         "ignored_scope": nncf.IgnoredScope(names=[layers[0], layers[-1]]),
     }

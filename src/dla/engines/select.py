@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from dla.engines.base import Engine
+from dla.engines.base import Engine, whole_network
 from dla.engines.cpu import machine
 from dla.engines.graph import Network
 from dla.errors import DamagedError, UnavailableError, UnknownNameError, pip_line
@@ -86,7 +86,7 @@ class EngineBenchmark:
     """
 
     def __init__(self, make: Callable[[str], Engine], network: Network, size: tuple[int, int], threads: int) -> None:
-        self.make, self.names = make, installed()
+        self.make, self.names, self.dense = make, installed(), network.is_dense
         self.pixels_NHW3 = np.full((BATCH, *size, 3), 128, np.uint8)
         versions = (f"{package} {version(package)}" for name in self.names for package in ENGINES[name])
         self.key = cache.key_of(network.key, str(size), str(threads), machine(), *versions)
@@ -102,16 +102,17 @@ class EngineBenchmark:
 
     def seconds_each(self, engine: Engine) -> float:
         """Estimate the seconds that one engine takes per photo of many."""
-        engine.probabilities(self.pixels_NHW3)
-        return _seconds(engine, self.pixels_NHW3) / BATCH
+        run = whole_network(engine, self.dense)
+        run(self.pixels_NHW3)
+        return _seconds(run, self.pixels_NHW3) / BATCH
 
     def run(self) -> tuple[EngineTiming, ...]:
         """Measure every engine, in alternation, and cache the result; takes a second or two per engine."""
-        first, engines = {}, {}
+        first, engines = dict[str, float](), dict[str, Callable[[Array], Array]]()
         for name in self.names:
             began = time.perf_counter()
-            engines[name] = self.make(name)
-            engines[name].probabilities(self.pixels_NHW3[:1])
+            engines[name] = whole_network(self.make(name), self.dense)
+            engines[name](self.pixels_NHW3[:1])
             first[name] = time.perf_counter() - began
         single = self._rounds(engines, self.pixels_NHW3[:1])
         batch = self._rounds(engines, self.pixels_NHW3)
@@ -119,11 +120,11 @@ class EngineBenchmark:
         cache.write(KIND, self.key, json.dumps([asdict(timing) for timing in timings]).encode())
         return timings
 
-    def _rounds(self, engines: Mapping[str, Engine], pixels_NHW3: Array) -> dict[str, float]:
+    def _rounds(self, engines: Mapping[str, Callable[[Array], Array]], pixels_NHW3: Array) -> dict[str, float]:
         """Return the median seconds per batch of each engine, over rounds that run every engine once."""
-        for engine in engines.values():
-            engine.probabilities(pixels_NHW3)
-        rounds = [{name: _seconds(engine, pixels_NHW3) for name, engine in engines.items()} for _ in range(ROUNDS)]
+        for run in engines.values():
+            run(pixels_NHW3)
+        rounds = [{name: _seconds(run, pixels_NHW3) for name, run in engines.items()} for _ in range(ROUNDS)]
         return {name: statistics.median(seconds[name] for seconds in rounds) for name in engines}
 
 
@@ -132,9 +133,9 @@ def _timing(saved: JsonObject) -> EngineTiming:
     return EngineTiming(saved.get("engine", str, "an engine"), *seconds)
 
 
-def _seconds(engine: Engine, pixels_NHW3: Array) -> float:
+def _seconds(run: Callable[[Array], Array], pixels_NHW3: Array) -> float:
     began, count = time.perf_counter(), 0
     while (passed := time.perf_counter() - began) < ROUND_S:
-        engine.probabilities(pixels_NHW3)
+        run(pixels_NHW3)
         count += 1
     return passed / count

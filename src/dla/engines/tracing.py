@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from dla.engines.graph import Op, OpGraph
 from dla.models.blocks import DropPath
+from dla.models.decoder import Bilinear, Transposed, check_maps
 from dla.models.nodes import feature_nodes, trace
 from dla.models.registry import PRE_LOGITS
 
@@ -54,6 +55,8 @@ class _Walk:
             self.numbers[node] = 0
         elif node.op == "output":
             self.output = self._inputs(node)[0]
+        elif node.op == "call_module" and isinstance(self.modules[str(node.target)], Bilinear | Transposed):
+            self.numbers[node] = self._upsample(node, self.modules[str(node.target)])
         elif node.op == "call_module":
             self.numbers[node] = self._module(node, self.modules[str(node.target)])
         elif node.target in _OPERATIONS:
@@ -89,6 +92,22 @@ class _Walk:
                         dilation=conv.dilation[0], groups=conv.groups)  # fmt: skip
         self.channels[result] = conv.out_channels
         return result
+
+    def _upsample(self, node: fx.Node, module: Any) -> int:
+        """Add an upsampling of the first argument to the size `like.shape[2:]`."""
+        x, size = tuple[Any, ...](node.args)
+        shape: Any = size.args[0] if isinstance(size, fx.Node) and size.target is operator.getitem else None
+        like = shape.args[0] if isinstance(shape, fx.Node) else None
+        if not isinstance(x, fx.Node) or not isinstance(like, fx.Node):
+            raise _unknown(node)
+        if isinstance(module, Transposed):
+            inputs = self.numbers[x], self.numbers[like]
+            return self.add("transposed", *inputs, layer=node.target, factor=module.factor)
+        if module.coarse % module.fine:
+            raise _unknown(node)
+        if module.coarse == module.fine:
+            return self.numbers[x]
+        return self.add("upsample", self.numbers[x], self.numbers[like], factor=module.coarse // module.fine)
 
     def sum(self, node: fx.Node) -> None:
         args: Any = node.args
@@ -140,8 +159,10 @@ class _Walk:
         (self.numbers[node],) = self._inputs(node)
 
     def part(self, node: fx.Node) -> None:
-        """Add one of the equal parts that a map's channels are split into."""
+        """Add one of the equal parts that a map's channels are split into; skip a size, which `_upsample` reads."""
         whole, index = tuple[Any, ...](node.args)
+        if isinstance(index, slice):
+            return
         _, count, dim = whole.args
         (x,) = self._inputs(node)
         width = self.channels[x] // count
@@ -150,8 +171,8 @@ class _Walk:
         start = index % count * width
         self.numbers[node] = self.add("slice", x, start=start, stop=start + width)
 
-    def constant(self, node: fx.Node) -> None:
-        """Skip the constant weight of a dilated average pooling, which needs no operation."""
+    def skip(self, node: fx.Node) -> None:
+        """Skip what needs no operation: the constant weight of a dilated average pooling, sizes, checks."""
 
 
 _OPERATIONS: dict[Any, Callable[[_Walk, fx.Node], None]] = {
@@ -166,7 +187,9 @@ _OPERATIONS: dict[Any, Callable[[_Walk, fx.Node], None]] = {
     "chunk": _Walk.chunk,
     "mean": _Walk.reduce,
     "amax": _Walk.reduce,
-    "new_full": _Walk.constant,
+    "new_full": _Walk.skip,
+    getattr: _Walk.skip,
+    check_maps: _Walk.skip,
 }
 
 

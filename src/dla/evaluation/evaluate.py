@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from dla.data.dataset import Split, open_split
+from dla.data.pairs import check_not_pairs
 from dla.data.sources import DataOptions
 from dla.engines.torch import pick_device
 from dla.errors import DlaError, UsageError
@@ -25,7 +26,7 @@ from dla.metrics.classification import compare, evaluate
 from dla.options import BatchOptions, EngineOptions, EvalOptions, Preset, ReadOptions, TestTime
 from dla.training.distributed import Ranks, process_group
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, Progress
-from dla.weights.model_folder import CONFIG, write_temperature
+from dla.weights.model_folder import CONFIG, set_fields
 
 ModelOrName = str | Classifier
 DIGITS = 4  # of a temperature
@@ -47,6 +48,7 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     calibrate: bool = False,
     allow_truncated: bool = ReadOptions.allow_truncated,
     max_pixels: int = ReadOptions.max_pixels,
+    max_bytes: int = ReadOptions.max_bytes,
     columns: DataOptions = DataOptions(),
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
@@ -70,21 +72,24 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
         calibrate: fit a temperature and save it in the model folder.
         allow_truncated: decode the part that is present of truncated files.
         max_pixels: refuse larger photos.
+        max_bytes: refuse larger files.
         columns: the names of a table's columns.
         seed: seed of the bootstrap intervals.
         progress: receives each photo, model by model.
 
     Raises:
-        UsageError: the model lacks a class of the data, or its temperature cannot be fitted or saved.
+        UsageError: the model lacks a class of the data, its temperature cannot be fitted or saved, or the data has
+            pairs of photos and masks.
         UnavailableError, DamagedError: the data or the model are missing or damaged.
         DlaError: no photo can be read.
     """
     several = not isinstance(model, str | Classifier)
     named: Sequence[ModelOrName] = model if not isinstance(model, str | Classifier) else [model]
     batch, options = BatchOptions(batch_size, workers), EvalOptions(preset, tta)
-    reading = ReadOptions(max_pixels=max_pixels, allow_truncated=allow_truncated)
+    reading = ReadOptions(max_pixels=max_pixels, allow_truncated=allow_truncated, max_bytes=max_bytes)
     pipeline = InputPipeline(batch.batch_size, batch.threads)
     _check(named, options, calibrate)
+    check_not_pairs(Path(data))
     chosen_device = pick_device(device)
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS
@@ -114,7 +119,7 @@ def _name(model: ModelOrName) -> str:
 
 
 def _load(model: ModelOrName, device: str) -> Classifier:
-    classifier = model if isinstance(model, Classifier) else load(model, device=device)
+    classifier = model if isinstance(model, Classifier) else load(model, device=device, task="classify")
     check_classifies(classifier.config, classifier.origin)
     return classifier
 
@@ -176,6 +181,6 @@ def _calibrated(result: Validation, logs_NK: Array, folder: Path, seed: int, ran
     temperature = round(result.temperature * fit_temperature(logs_NK, targets_N), DIGITS)
     after = evaluate(logs_NK * (result.temperature / temperature), targets_N, class_ids, seed=seed)
     if ranks.is_main:
-        write_temperature(folder, temperature)
+        set_fields(folder, temperature=temperature)
     ranks.barrier()
     return replace(result, calibrated=Calibrated(temperature, after.log_loss, after.calibration.error))

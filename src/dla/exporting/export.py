@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from dla.catalog import ModelInfo, info_of
-from dla.engines.base import Engine
 from dla.engines.quantized import QuantizedModel
-from dla.errors import CheckError, DlaError, OnlyTorchError, UnavailableError, UnknownNameError, UsageError, pip_line
-from dla.exporting import verify
-from dla.exporting.readme import readme, usage_script
-from dla.exporting.targets import TARGETS, ExportSource, RunFile, Target
-from dla.exporting.verify import ExportReport, FileComparison, SampleImages, compare
-from dla.inference.classifier import check_classifies
-from dla.inference.int8_store import find_quantized, not_quantized_error
-from dla.inference.traced_model import for_photos, open_traced
-from dla.metrics.calibration import apply_temperature
+from dla.errors import CheckError, DlaError, UnavailableError, UnknownNameError, UsageError, pip_line
+from dla.exporting.classifier_file import ClassifierFile
+from dla.exporting.dense_file import DenseNetworkFile
+from dla.exporting.dense_verify import DenseExportReport
+from dla.exporting.targets import TARGETS
+from dla.exporting.verify import ExportReport, SampleImages
 from dla.options import ExportOptions, ReadOptions, TargetName
 from dla.storage.files import open_folder_aside, write_files
-from dla.types import NO_PROGRESS, Array, Progress
-from dla.version import __version__
-from dla.weights.load import load_model
+from dla.types import NO_PROGRESS, Progress
+from dla.weights.identify import task_of
 from dla.weights.spec import ModelFiles, open_files
 
 
@@ -35,7 +29,7 @@ class Exported:
 
     folder: Path
     file: Path
-    report: ExportReport
+    report: ExportReport | DenseExportReport
 
 
 REPORT, SCRIPT, CARD = "report.json", "use.py", "README.md"
@@ -66,7 +60,8 @@ def export(
             "pt2" file never includes it: it takes preprocessed pixels.
         precision: "int8", for "openvino" only, exports the network's int8 model, whose results differ a little. The
             file is then compared with that model in dla; its gate compares it with fp32.
-        calibrate: photos to make and check the int8 model with (`dla.inference.calibrate_int8.make_quantized`); it is
+        calibrate: photos to make and check the int8 model with (`dla.inference.calibrate_int8.make_quantized`), for a
+            dense network with masks or boundaries (`dla.inference.calibrate_dense_int8.make_dense_quantized`); it is
             also stored for `load(precision="int8")`. Without it, the stored int8 model is exported.
         photos: a folder of photos to compare with, ideally similar to those it will classify; by default photos of the
             package. If there are fewer than 60, crops of them make up the number.
@@ -88,22 +83,24 @@ def export(
     _check_packages(to, preprocessing, calibrate is not None)
     _check_out(folder)
     files = open_files(model)
-    source, info = _open(files, preprocessing and target.takes_photos, precision == "int8" and calibrate is None)
-    images = SampleImages(photos, ReadOptions(source.preprocessing.exif))
+    stored_int8 = precision == "int8" and calibrate is None
+    kind: Any = ClassifierFile if task_of(files) == "classify" else DenseNetworkFile
+    made = kind.open(to, files, preprocessing and target.takes_photos, stored_int8)
+    images = SampleImages(photos, ReadOptions(made.source.preprocessing.exif))
     if calibrate is not None:
-        source = replace(source, quantized=_made_int8(files, calibrate, progress))
+        made.with_int8(_made_int8(files, calibrate, progress))
     try:
         with open_folder_aside(folder, last=REPORT) as aside:
-            target.write(source, aside / target.file)
-            report = _compared(target, aside / target.file, source, info, images, progress)
+            made.write(aside)
+            report = made.compare(aside, images, progress)
             text = json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n"
             if not report.passed:
                 report_file = folder.with_name(f"{folder.name}.{REPORT}")
                 write_files({report_file: text.encode()})
-                raise CheckError(_failed(report, report_file))
+                raise CheckError(f"{made.failed(report)}. Report: {report_file}")
             (aside / REPORT).write_text(text, encoding="utf-8")
-            (aside / SCRIPT).write_text(usage_script(to, source.preprocessing, source.takes_photos), encoding="utf-8")
-            (aside / CARD).write_text(readme(to, source, info, report), encoding="utf-8")
+            (aside / SCRIPT).write_text(made.script(), encoding="utf-8")
+            (aside / CARD).write_text(made.card(report), encoding="utf-8")
             _check_empty(folder)  # again: minutes have passed since the first check
     except OSError as error:
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
@@ -130,9 +127,11 @@ def _check_precision(to: TargetName, precision: str, calibrate: object) -> None:
 
 
 def _made_int8(files: ModelFiles, calibrate: str | os.PathLike[str], progress: Progress) -> QuantizedModel:
+    from dla.inference.calibrate_dense_int8 import make_dense_quantized
     from dla.inference.calibrate_int8 import make_quantized
 
-    result = make_quantized(files, calibrate, progress=progress)
+    make = make_quantized if task_of(files) == "classify" else make_dense_quantized
+    result = make(files, calibrate, progress=progress)
     progress.log(f"int8: {result.gate.sentence()}")
     place = "not stored, as neither the model's folder nor the cache can be written"
     if result.stored_in:
@@ -151,84 +150,3 @@ def _check_out(folder: Path) -> None:
 def _check_empty(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"{folder} exists and is not empty, so it is left alone. Give a new or empty folder")
-
-
-def _open(files: ModelFiles, takes_photos: bool, stored_int8: bool) -> tuple[ExportSource, ModelInfo]:
-    """Open the network and its description; with `stored_int8` also its stored int8 model."""
-    loaded = load_model(files)
-    net, opened = for_photos(loaded)
-    config = opened.config
-    check_classifies(config, opened.origin)
-    try:
-        network, _ = open_traced(files, loaded=loaded)
-    except OnlyTorchError as error:
-        raise UsageError(f"{opened.origin} has a part that only PyTorch runs, so it cannot be exported") from error
-    known, p = info_of(loaded), opened.preprocessing
-    about = {
-        "architecture": config.architecture,
-        "weights": opened.origin,
-        "weights_sha256": opened.digest,
-        "class_ids": [class_id for class_id, _ in known.classes],
-        "labels": [label for _, label in known.classes],
-        "preprocessing": {**p.to_config(), "exif": p.exif, "inside": takes_photos},
-        "temperature": config.temperature,
-        "license": known.license or "",
-        "dataset": known.dataset or "",
-        "dla": __version__,
-    }
-    quantized = find_quantized(network, opened) if stored_int8 else None
-    if stored_int8 and quantized is None:
-        raise not_quantized_error(files.name)
-    network = network.at_temperature(config.temperature)
-    return ExportSource(network, net, config.temperature, p, takes_photos, about, quantized), known
-
-
-def _compared(
-    target: Target, file: Path, source: ExportSource, info: ModelInfo, images: SampleImages, progress: Progress
-) -> ExportReport:
-    engine, reference = _reference(source)
-
-    def expect(pixels_NHW3: Array) -> Array:
-        return apply_temperature(engine.probabilities(pixels_NHW3), source.temperature)
-
-    result = FileComparison(source.about["class_ids"], source.takes_photos)
-    run: RunFile = target.open(file, source.takes_photos)
-    other_size = target.any_size or source.above_stride
-    compare(run, expect, source.preprocessing, images, result, other_size=other_size, progress=progress)
-    return ExportReport(
-        model=info.origin or info.model, sha256=source.about["weights_sha256"], format=target.title, file=target.file,
-        runtime=target.runtime, reference=reference, photos=len(images.read),
-        unreadable=images.unreadable, images=result.images, batch_sizes=verify.BATCHES,
-        max_difference=max(result.differences), disagreements=tuple(result.disagreements),
-        max_pixel_difference=max(result.pixel_differences, default=None),
-        photo_disagreements=tuple(result.photo_disagreements) if source.takes_photos else None,
-        passed=result.passed,
-        precision="fp32" if source.quantized is None else "int8",
-        gates=() if source.quantized is None else tuple(gate.sentence() for gate in source.quantized.gates),
-    )  # fmt: skip
-
-
-def _reference(source: ExportSource) -> tuple[Engine, str]:
-    """Return the engine that the file is compared with, PyTorch or the int8 model in dla, and its name."""
-    if source.quantized is not None:
-        from dla.engines.openvino import OpenvinoEngine
-
-        return OpenvinoEngine(source.network, "int8", quantized=source.quantized.model()), f"dla {__version__} in int8"
-    import torch
-
-    from dla.engines.torch import TorchEngine
-
-    return TorchEngine(source.model, *source.preprocessing.scale_shift(), "cpu"), f"torch {torch.__version__}"
-
-
-def _failed(report: ExportReport, report_file: Path) -> str:
-    count, same = report.images, report.images - len(report.disagreements)
-    measured = f"on the same pixels first class {same} of {count}, probabilities within {report.max_difference:.1e}"
-    allowed = f"all, {verify.DIFFERENCE:g}"
-    if report.photo_disagreements is not None:
-        measured += f", from photos first class {count - len(report.photo_disagreements)} of {count}, pixels within "
-        measured += str(report.max_pixel_difference)
-        allowed += f", {100 * verify.AGREEMENT:g} %, {verify.LEVEL}"
-    reference = "PyTorch" if report.precision == "fp32" else "the int8 model"
-    what = f"the {report.format} file does not compute the same as {reference}, so it was removed"
-    return f"{what}: {measured} (allowed: {allowed}). Report: {report_file}"

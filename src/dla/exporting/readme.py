@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dla.catalog import ModelInfo
 from dla.exporting.targets import TARGETS, ExportSource
 from dla.exporting.verify import AGREEMENT, DIFFERENCE, LEVEL, ExportReport
 from dla.images.preprocessing import Preprocessing
 from dla.options import TargetName
 from dla.version import __version__
+
+if TYPE_CHECKING:
+    from dla.engines.quantized import QuantizedModel
 
 
 def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: ExportReport) -> str:
@@ -29,7 +34,7 @@ def readme(name: TargetName, source: ExportSource, info: ModelInfo, report: Expo
         "takes": takes,
         "gives": f"`probabilities`, float32 (N, {info.num_classes}), each row summing to 1",
         "preprocessing": f"{size}, {p.crop_mode} crop of {p.crop_pct:g}, {p.interpolation}, EXIF orientation: {p.exif}",
-        "precision": _precision(source),
+        "precision": int8_precision(source.quantized),
         "temperature": f"{source.temperature:g}" if source.temperature != 1 else None,
         "runs in": target.runs_in,
         "needs": f"`{target.packages[0]}`; `use.py` also numpy and pillow",
@@ -74,15 +79,16 @@ def _checked(report: ExportReport) -> str:
 | same first class from the photo | {same_photos} | {100 * AGREEMENT:g} % |{listed}"""
 
 
-def _precision(source: ExportSource) -> str | None:
-    if source.quantized is None:
+def int8_precision(quantized: QuantizedModel | None) -> str | None:
+    """Return what an int8 model computes in int8; None without one."""
+    if quantized is None:
         return None
-    controlled = source.quantized.calibration["accuracy_control"]
+    controlled = quantized.calibration["accuracy_control"]
     exact = "the first layer, the last and those that int8 hurts" if controlled else "the first layer and the last"
     return f"int8; {exact} in fp32"
 
 
-_IMPORTS = {
+IMPORTS = {
     "onnx": "import onnxruntime\nfrom PIL import Image, ImageOps",
     "openvino": "from PIL import Image, ImageOps\n\n"
     'sys.modules["openvino.tools.ovc"] = None  # the converter, which sends telemetry and is not needed here\n'
@@ -90,7 +96,7 @@ _IMPORTS = {
     "pt2": "import torch\nfrom PIL import Image, ImageOps",
 }
 
-_OPEN = {
+OPEN = {
     "onnx": """\
 network = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])
 labels = json.loads(network.get_modelmeta().custom_metadata_map["labels"])""",
@@ -111,12 +117,20 @@ _RUN = {
 }
 
 
+READ_PHOTO = """\
+if photo.mode.startswith("I;16"):
+    photo = Image.fromarray(((np.asarray(photo, np.uint32) + 128) // 257).astype(np.uint8))
+if photo.has_transparency_data:
+    photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
+photo = photo.convert("RGB")"""
+
+
 def usage_script(to: TargetName, preprocessing: Preprocessing, takes_photos: bool) -> str:
     """Return the text of `use.py` for a file of format `to`."""
     opened = "Image.open(sys.argv[1])"
     if preprocessing.exif == "apply":
         opened = f"ImageOps.exif_transpose({opened})"
-    imports = _IMPORTS[to] if preprocessing.exif == "apply" else _IMPORTS[to].replace("Image, ImageOps", "Image")
+    imports = IMPORTS[to] if preprocessing.exif == "apply" else IMPORTS[to].replace("Image, ImageOps", "Image")
     prepare = "" if takes_photos else f"{_prepare(preprocessing)}\n"
     return f'''\
 """Print the five most probable classes of a photo: python use.py PHOTO"""
@@ -128,13 +142,9 @@ from pathlib import Path
 import numpy as np
 {imports}
 
-{_OPEN[to]}
+{OPEN[to]}
 photo = {opened}
-if photo.mode.startswith("I;16"):
-    photo = Image.fromarray(((np.asarray(photo, np.uint32) + 128) // 257).astype(np.uint8))
-if photo.has_transparency_data:
-    photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA"))
-photo = photo.convert("RGB")
+{READ_PHOTO}
 {prepare}pixels_1HW3 = np.array(photo)[None]
 probabilities_K = {_RUN[to]}
 for k in np.argsort(-probabilities_K, kind="stable")[:5]:

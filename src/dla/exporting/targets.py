@@ -86,22 +86,19 @@ def _write_onnx(source: ExportSource, path: Path) -> None:
 
     model = to_onnx(source.network, preprocessing=source.inside)
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(source.about["class_ids"])
-    helper.set_model_props(model, _texts(source.about))
+    helper.set_model_props(model, about_texts(source.about))
     path.write_bytes(model.SerializeToString())
 
 
 def _open_onnx(path: Path, takes_photos: bool) -> RunFile:
     import onnx
-    import onnxruntime
 
     from dla.engines.onnx import PREPARED
 
     model = onnx.load(path)
     if takes_photos:
         model.graph.output.append(onnx.helper.make_tensor_value_info(PREPARED, onnx.TensorProto.UINT8, None))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = cores(), 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(model)
 
     def run(pixels_NHW3: Array) -> tuple[Array, Array]:
         probabilities_NK, *prepared = session.run(None, {"pixels": pixels_NHW3})
@@ -110,8 +107,17 @@ def _open_onnx(path: Path, takes_photos: bool) -> RunFile:
     return run
 
 
+def onnx_session(model: Any) -> Any:
+    """Open an `onnx.ModelProto` in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = cores(), 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 def _write_openvino(source: ExportSource, path: Path) -> None:
-    from dla.engines.openvino import import_openvino, to_openvino
+    from dla.engines.openvino import to_openvino
 
     size = source.preprocessing.size if source.takes_photos else None
     if source.quantized is None:
@@ -124,7 +130,14 @@ def _write_openvino(source: ExportSource, path: Path) -> None:
         from dla.engines.openvino import add_preprocessing_to
 
         model = add_preprocessing_to(model, source.inside, PREPARED)
-    for key, text in _texts(source.about).items():
+    save_openvino(model, source.about, path)
+
+
+def save_openvino(model: Any, about: Mapping[str, Any], path: Path) -> None:
+    """Write an `openvino.Model` with its metadata."""
+    from dla.engines.openvino import import_openvino
+
+    for key, text in about_texts(about).items():
         model.set_rt_info(text, ["dla", key])
     try:
         import_openvino().save_model(model, path, compress_to_fp16=False)
@@ -151,8 +164,13 @@ def _open_openvino(path: Path, takes_photos: bool) -> RunFile:
 def _write_pt2(source: ExportSource, path: Path) -> None:
     scale_shift = source.network.scale_3, source.network.shift_3
     program = to_program(source.model, *scale_shift, source.temperature, source.preprocessing.size)
+    save_program(program, source.about, path)
+
+
+def save_program(program: Any, about: Mapping[str, Any], path: Path) -> None:
+    """Write a `torch.export.ExportedProgram` with its metadata."""
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={"about.json": json.dumps(source.about)})
+    torch.export.save(program, file, extra_files={"about.json": json.dumps(about)})
     path.write_bytes(file.getvalue())
 
 
@@ -166,8 +184,8 @@ def _open_pt2(path: Path, takes_photos: bool) -> RunFile:
     return run
 
 
-def _texts(about: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values as strings, those of other types as JSON."""
+def about_texts(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata's values as strings, those of other types as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 

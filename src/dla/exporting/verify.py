@@ -178,14 +178,14 @@ def compare(
     feed(remembering_last(), len(images), 1 if comparison.takes_photos else BATCHES, preprocessing)
     if comparison.takes_photos:
         for count in BATCHES[1:]:
-            feed(_of_one_size([*last][-count:]), min(count, len(last)), count, preprocessing)
+            feed(of_one_size([*last][-count:]), min(count, len(last)), count, preprocessing)
     elif other_size:
         height, width = (side + extra for side, extra in zip(preprocessing.size, ODD, strict=True))
         samples = [SampleImage(f"{p.name}, at {width}x{height}", p.image) for p in [*last][-batch:]]
         feed(samples, batch, batch, replace(preprocessing, size=(height, width)))
 
 
-def _of_one_size(images: Sequence[SampleImage]) -> list[SampleImage]:
+def of_one_size(images: Sequence[SampleImage]) -> list[SampleImage]:
     """Return the upper left crop of each image, all of the largest size that fits every image."""
     width, height = (min(p.image.size[axis] for p in images) for axis in (0, 1))
     name = f"its first {width}x{height}"

@@ -154,6 +154,35 @@ def interval_chart(rows: Sequence[tuple[str, float, Interval]], zero: bool = Fal
     return Page("figures with their intervals", WIDTH, bottom + 24, STYLES, shapes)
 
 
+ISO_F = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def precision_recall_chart(curves: Sequence[tuple[str, Sequence[tuple[float, float]], tuple[float, float]]]) -> Page:
+    """Draw up to three curves of (recall, precision), each with its name and a dot; dashed lines join equal F."""
+    plot = 320
+    ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
+    x = _ChartAxis(ticks, (0, 1), (LEFT, WIDTH - 44))
+    y = _ChartAxis(ticks, (0, 1), (TOP + plot, TOP))
+    shapes: list[Shape] = []
+    for tick in ticks:
+        shapes += [Line("grid", ((x.at(0), y.at(tick)), (x.at(1), y.at(tick)))),
+                   Line("grid", ((x.at(tick), y.at(0)), (x.at(tick), y.at(1)))),
+                   Text("end", LEFT - 7, y.at(tick) + 4, percent(tick))]  # fmt: skip
+    for f in ISO_F:
+        recalls = [f / (2 - f) + (1 - f / (2 - f)) * n / 40 for n in range(41)]
+        line = tuple((x.at(r), y.at(f * r / (2 * r - f))) for r in recalls)
+        shapes += [Line("mark", line, f"F {f:g}"), Text("start", x.at(1) + 5, line[-1][1] + 4, f"F {f:g}")]
+    legend: float = LEFT
+    for (name, points, dot), style in zip(curves, _LINES, strict=False):
+        line = tuple((x.at(recall), y.at(precision)) for recall, precision in points if recall or precision)
+        shapes += [Line(style, line, name)] if len(line) > 1 else []
+        shapes += [Circle(f"{style} dot", x.at(dot[0]), y.at(dot[1]), 4.5), Text(f"{style} name", legend, 14, name)]
+        legend += 18 + 7 * len(name)
+    floor = TOP + plot
+    shapes += [*_tick_labels(x, percent, floor + 15), Text("middle", (x.at(0) + x.at(1)) / 2, floor + 29, "recall")]
+    return Page("precision by recall", WIDTH, floor + 36, STYLES, shapes)
+
+
 @dataclass(frozen=True, slots=True)
 class _ChartAxis:
     """An axis: its ticks, the values at its ends, and the positions of these ends."""

@@ -111,10 +111,15 @@ class PageImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageGrid:
-    """Images side by side, or one as wide as the page (`wide`)."""
+    """Images side by side as squares, or one as wide as the page (`wide`), or whole ones, two in a row (`strips`).
+
+    `swatches` are small squares of one colour, such as in a legend.
+    """
 
     items: tuple[PageImage, ...]
     wide: bool = False
+    strips: bool = False
+    swatches: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,11 +75,18 @@ def sentence(found: Evaluation, names: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def next_steps(model: str) -> Section:
+NEXT = {
+    "classify": ("predict new/", "Classify the photos in a folder new/"),
+    "segment": ("segment new/ --output masks/", "Segment the photos in a folder new/"),
+    "edges": ("edges new/ --output boundaries/", "Find the boundaries in the photos of a folder new/"),
+}
+
+
+def next_steps(model: str, task: str = "classify") -> Section:
     """Return the section with the commands that use a model next."""
-    model = shlex.quote(model)
-    commands = f"dla predict new/ --model {model}\ndla export {model} -o exported/ --to onnx"
-    note = "Classify the photos in a folder new/, and export the network for programs without dla."
+    model, (command, what) = shlex.quote(model), NEXT[task]
+    commands = f"dla {command} --model {model}\ndla export {model} -o exported/ --to onnx"
+    note = f"{what}, and export the network for programs without dla."
     return Section("What next", (Code(commands),), note)
 
 

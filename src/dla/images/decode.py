@@ -6,9 +6,9 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -42,6 +42,8 @@ _TAIL_BYTES = 4096
 _SCAN = re.compile(rb"\xff\xda")
 _MAX_SCANNED_PIXELS = 2_000_000_000
 
+_Finish = Callable[[Image.Image, int, ReadOptions], Image.Image]
+
 # EXIF orientation -> the transpose that turns the photo upright. All but 6 and 8 are their own inverse.
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,6 +62,19 @@ class Photo:
 
     image: Image.Image
     truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image as its file has it: in its own mode, not turned. Of an `animated` file, it is the first frame.
+
+    Pillow scales grey samples of 2 and 4 bits to 8 bits: `grey_step` is the difference of neighbouring values, else 1.
+    """
+
+    image: Image.Image
+    format: str
+    animated: bool
+    grey_step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +138,36 @@ def read_photo(
     """
     with _error_context(source, name), _open(source, options.max_bytes) as file:
         return _read(file, options)
+
+
+def read_stored(
+    source: str | os.PathLike[str] | bytes, options: ReadOptions = ReadOptions(), name: str | None = None
+) -> StoredImage:
+    """Decode an image whose samples are no colours, such as a mask, without converting or turning it.
+
+    Raises an ImageError as `read_photo`; a truncated file is always refused.
+    """
+    found: list[StoredImage] = []
+    with _error_context(source, name), _open(source, options.max_bytes) as file:
+
+        def keep(image: Image.Image, turned: int, options: ReadOptions) -> Image.Image:
+            file.seek(0)
+            head = file.read(2**16).partition(b"IDAT")[0]  # of a PNG: byte 24 has the bits, acTL means animated
+            bits = getattr(image, "tag_v2", {}).get(258, (8,))[0] if format_ == "TIFF" else head[24]
+            step = 255 // (2**bits - 1) if image.mode == "L" and bits in (2, 4) else 1
+            stored = turn_upright(image, {6: 8, 8: 6}.get(turned, turned))
+            animated = bool(getattr(image, "is_animated", False)) or (format_ == "PNG" and b"acTL" in head)
+            found.append(StoredImage(stored, format_, animated, step))
+            return image
+
+        format_ = _format_of(file).name
+        _read(file, replace(options, allow_truncated=False), keep)
+    return found[0]
+
+
+def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Return the image turned by an EXIF orientation, 1 (upright) to 8."""
+    return image.transpose(_TRANSPOSES[orientation]) if orientation in _TRANSPOSES else image
 
 
 def read_header(
@@ -209,16 +254,16 @@ def _check_bytes(count: int, max_bytes: int) -> None:
         raise ImageError(
             "too_large",
             f"the file has {_file_size(count)}, more than the {_file_size(max_bytes)} allowed. "
-            "Save the photo as a smaller file",
+            "Save the photo as a smaller file, or raise --max-megabytes",
         )
 
 
-def _read(file: BinaryIO, options: ReadOptions) -> Photo:
+def _read(file: BinaryIO, options: ReadOptions, finish: _Finish | None = None) -> Photo:
     format_ = _format_of(file)
     try:
         image = _open_image(format_, file, options)
         _check_scans(image, file)
-        return _loaded(image, options)
+        return _loaded(image, options, finish)
     except ImageError:
         raise
     except TooManySegmentsError:
@@ -281,17 +326,17 @@ def _check_size(size: tuple[int, int] | None, options: ReadOptions) -> None:
         )
 
 
-def _loaded(image: Image.Image, options: ReadOptions) -> Photo:
+def _loaded(image: Image.Image, options: ReadOptions, finish: _Finish | None = None) -> Photo:
     turned = formats.turned_by_loading(image)
     image.load()
-    return Photo(_upright(image, turned, options))
+    return Photo((finish or _upright)(image, turned, options))
 
 
 def _upright(image: Image.Image, turned: int, options: ReadOptions) -> Image.Image:
     """Convert a loaded image to RGB and orient it as `options` say; `turned` is the orientation already applied."""
     rgb = to_rgb(image)
     turn = _orientation(image) if options.exif == "apply" else {6: 8, 8: 6}.get(turned, turned)
-    return rgb.transpose(_TRANSPOSES[turn]) if turn in _TRANSPOSES else rgb
+    return turn_upright(rgb, turn)
 
 
 def _orientation(image: Image.Image) -> int:

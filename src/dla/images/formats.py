@@ -31,6 +31,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 HEADER_BYTES = 32
 _COMPRESSION, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 259, 262, 258, 339  # tags of TIFF
+_TILE_WIDTH, _TILE_OFFSETS = 322, 324
 _UNSIGNED, _SIGNED = 1, 2  # values of the tag SampleFormat
 _TIFF_JPEG = (6, 7)
 # none, CCITT, LZW, JPEG, deflate, PackBits, old deflate, LZMA, Zstandard: the codecs of the libtiff in Pillow's wheels
@@ -85,6 +86,19 @@ class _Gif(GifImageFile):
     def __init__(self, fp: BinaryIO) -> None:
         super().__init__(without_metadata(fp, "GIF"))
 
+    def load_prepare(self) -> None:
+        self._box = self.tile[0].extents or (0, 0, *self.size)
+        super().load_prepare()
+
+    def load_end(self) -> None:
+        """Make the screen around a smaller frame white, as transparent pixels are; Pillow leaves it in any colour."""
+        super().load_end()
+        if self._frame_transparency is None and self._box != (0, 0, *self.size):
+            frame = self.crop(self._box).convert("RGB")
+            whole = Image.new("RGB", self.size, "white")
+            whole.paste(frame, self._box)
+            self.im, self._mode, self.palette = whole.im, "RGB", None
+
 
 class _Bmp(BmpImageFile):
     def load_end(self) -> None:
@@ -114,6 +128,8 @@ class _Tiff(TiffImageFile):
             raise UnsupportedError("signed 8-bit samples")
         if max(bits) == 12 and code in _TIFF_JPEG:
             raise UnsupportedError("12-bit JPEG compression")
+        if _TILE_WIDTH in self.tag_v2 and _TILE_OFFSETS not in self.tag_v2:
+            raise UnsupportedError("tiles that are listed as strips")
         super()._setup()
         if self._planar_configuration == 2 and max(bits) > 8 and not self.use_load_libtiff:
             # Pillow's own reader assumes planes of 8 bits.

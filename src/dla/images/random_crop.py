@@ -29,6 +29,11 @@ def crop_generator(seed: int, epoch: int, step: int, place: int) -> np.random.Ge
     return _generator(seed, epoch, step, place)
 
 
+def repeated_order(generator: np.random.Generator, count: int, repeat: int) -> Array:
+    """Return the rows 0 to count - 1 in random order, `repeat` times one after the other."""
+    return np.concatenate([generator.permutation(count) for _ in range(repeat)])
+
+
 def _generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,7 +22,11 @@ from dla.models.registry import PRE_LOGITS
 from dla.options import BatchOptions, EngineOptions, PrecisionChoice, PredictOptions, ReadOptions
 from dla.storage.files import errors_name
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, ClassName, Progress
-from dla.weights.model_folder import ModelConfig
+from dla.weights.model_folder import ModelConfig, check_task
+
+if TYPE_CHECKING:
+    from dla.inference.edge_detector import EdgeDetector
+    from dla.inference.segmenter import Segmenter
 
 PREDICT_SCHEMA = "dla.predict/1"
 
@@ -110,6 +114,7 @@ class Classifier:
         strict: bool = False,
         allow_truncated: bool = ReadOptions.allow_truncated,
         max_pixels: int = ReadOptions.max_pixels,
+        max_bytes: int = ReadOptions.max_bytes,
         pictures: str | os.PathLike[str] | None = None,
     ) -> Prediction | Iterator[Prediction]:
         """Return the `topk` most probable classes of one photo, or of each of several.
@@ -125,6 +130,7 @@ class Classifier:
                 record with `error`.
             allow_truncated: classify the readable part of a file that ends early.
             max_pixels: refuse photos with more pixels, by the size in their header.
+            max_bytes: refuse larger files, before they are read.
             pictures: a folder, created if needed, for a PNG of each classified photo with a bar chart of its top-5.
 
         Raises:
@@ -140,7 +146,7 @@ class Classifier:
                 folder.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise UsageError(f"pictures is {folder}, but there is a file of that name. Give a folder") from None
-        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
+        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated, max_bytes)
         reader = PhotoReader((self.preprocessing,), options, strict, None if folder is None else thumbnail_for_chart)
         batch = BatchOptions(batch_size, workers)
         pipeline = InputPipeline(batch.batch_size, batch.threads, 1 if strict else self.engine.max_concurrent)
@@ -150,7 +156,7 @@ class Classifier:
                 return Prediction(p.name, error=p.error)
             if folder is not None and p.kept is not None:
                 best = Prediction(p.name, self._best(probabilities_K, BARS))
-                picture = folder / _picture_name(p.name)
+                picture = folder / f"{output_name(p.name)}.png"
                 with errors_name(picture):
                     draw_prediction(p.kept, best).save(picture)
             return Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
@@ -171,6 +177,7 @@ class Classifier:
         strict: bool = False,
         allow_truncated: bool = ReadOptions.allow_truncated,
         max_pixels: int = ReadOptions.max_pixels,
+        max_bytes: int = ReadOptions.max_bytes,
     ) -> Features | Iterator[Features]:
         """Return the features of one photo, or of each of several, at a feature node. Nothing after it is computed.
 
@@ -183,6 +190,7 @@ class Classifier:
             strict: as in `predict`.
             allow_truncated: as in `predict`.
             max_pixels: as in `predict`.
+            max_bytes: as in `predict`.
 
         Raises:
             UnknownNameError: the network has no such node.
@@ -190,7 +198,7 @@ class Classifier:
             ImageError: with `strict`, an input cannot be read.
         """
         compute = self.engine.features_at(at)
-        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated)
+        options = ReadOptions(self.preprocessing.exif, max_pixels, allow_truncated, max_bytes)
         reader = PhotoReader((self.preprocessing,), options, strict)
         batch = BatchOptions(batch_size, workers)
         pipeline = InputPipeline(batch.batch_size, batch.threads, 1 if strict else self.engine.max_concurrent)
@@ -222,15 +230,24 @@ class Classifier:
         )
 
 
-def _picture_name(name: str) -> str:
-    """Return the photo's file name with a hash of its path, as other folders may have files of the same name."""
+def output_name(name: str) -> str:
+    """Return a photo's file name, without ending and with a hash of its path: other folders may have equal names."""
     stem = os.fsencode(Path(name).stem)[:200]  # file names are limited to 255 bytes
-    return f"{os.fsdecode(stem)}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.png"
+    return f"{os.fsdecode(stem)}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
-def load(
+@overload
+def load(source: str = ..., *, task: Literal["segment"], **options: Any) -> Segmenter: ...
+@overload
+def load(source: str = ..., *, task: Literal["edges"], **options: Any) -> EdgeDetector: ...
+@overload
+def load(source: str = ..., *, task: Literal["classify"], **options: Any) -> Classifier: ...
+@overload
+def load(source: str = ..., *, task: str | None = ..., **options: Any) -> Any: ...
+def load(  # type: ignore[misc]  # the overloads leave the options to this signature
     source: str = DEFAULT_MODEL,
     *,
+    task: str | None = None,
     device: str = EngineOptions.device,
     cache_dir: str | None = EngineOptions.cache_dir,
     engine: str = EngineOptions.engine,
@@ -238,12 +255,13 @@ def load(
     threads: int | None = EngineOptions.threads,
     photos: int | None = EngineOptions.photos,
     progress: Progress = NO_PROGRESS,
-) -> Classifier:
-    """Load a network with everything it needs to classify photos.
+) -> Classifier | Segmenter | EdgeDetector:
+    """Load a network with everything it needs for photos: by its task a `Classifier`, `Segmenter` or `EdgeDetector`.
 
     Args:
         source: `dla60`, `dla60.in1k`, `hf-hub:owner/name[@revision]`, `local-dir:PATH`, a path to a model folder
             or to a .safetensors or .pth file, or `shipped:NAME`; by default the built-in network.
+        task: the task that it must be for: "classify", "segment" or "edges"; None: any.
         device: "auto", "cpu", "cuda", "mps", ...; devices other than the CPU need the engine "torch".
         cache_dir: the folder for files from the hub, in place of its default cache.
         engine: "openvino", "onnx", "torch", or "auto": PyTorch on a GPU, if there is one; else the engine that was
@@ -258,15 +276,27 @@ def load(
 
     Raises:
         UnknownNameError: no network, file or engine has this name.
-        UsageError: the network does not take 3 channels, or the options do not fit together or this machine.
+        UsageError: the network is for another task or does not take 3 channels, or the options do not fit together or
+            this machine.
         UnavailableError: the weights are not available (the message says where they were looked for), the engine is
             not installed, or there is no int8 model.
         DamagedError: the weights are damaged or do not fit the network.
     """
     options = EngineOptions(device, cache_dir, engine, precision, threads, photos)
     opened, model = open_engine(source, options, progress)
-    names = class_names(model.config)
-    return Classifier(opened, model.preprocessing, names, model.config, model.origin, model.digest, model.notes)
+    config, origin = model.config, model.origin
+    if task is not None:
+        check_task(config, origin, task)
+    kind: type[Classifier | Segmenter | EdgeDetector] = Classifier
+    if config.task == "segment":
+        from dla.inference.segmenter import Segmenter
+
+        kind = Segmenter
+    elif config.task == "edges":
+        from dla.inference.edge_detector import EdgeDetector  # needs SciPy
+
+        kind = EdgeDetector
+    return kind(opened, model.preprocessing, class_names(config), config, origin, model.digest, model.notes)
 
 
 def check_classifies(config: ModelConfig, origin: str) -> None:

@@ -120,7 +120,7 @@ def time_engines(source: str | ModelFiles) -> EngineChoice:
 
 def _benchmark(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> EngineBenchmark:
     make = partial(_make, files=files, network=network, options=options)
-    return EngineBenchmark(make, network, model.preprocessing.size, options.threads or cores())
+    return EngineBenchmark(make, network, model.config.photo_size, options.threads or cores())
 
 
 def _fastest(files: ModelFiles, network: Network, model: TracedModel, options: EngineOptions) -> Engine:

@@ -7,39 +7,59 @@ import hashlib
 import io
 import json
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, Self, TextIO, TypeVar
 
 from dla.engines.select import TITLES
-from dla.errors import DamagedError, UnavailableError, UsageError, printable
-from dla.inference.classifier import PREDICT_SCHEMA, Classifier, Prediction
+from dla.errors import DamagedError, InputError, UnavailableError, UsageError, printable
+from dla.inference.classifier import Classifier, Prediction
 from dla.inference.pipeline import in_batches
 from dla.options import ResultFormat
 from dla.storage.files import JsonObject, check_new, errors_name, json_shown, parse_object, read_json, write_files
 
+if TYPE_CHECKING:
+    from dla.inference.dense_model import DenseModel
+
 RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # the records of an interrupted run can be read back
 
 
-class PredictionWriter:
-    """Write each prediction to `file` as it comes. Leaving the `with` block completes the file (JSON's bracket).
+class ResultLike(Protocol):
+    """One record: the answer for an input, or the error."""
 
-    A CSV row holds path, error code, error message and truncated, then index, class id, label and probability by rank.
-    With `resumed` the file has its header already.
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def error(self) -> InputError | None: ...  # noqa: D102
+    @property
+    def truncated(self) -> bool: ...  # noqa: D102
+    def to_dict(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+R = TypeVar("R", bound=ResultLike)
+
+
+class RecordWriter(ABC, Generic[R]):
+    """Write each record to `file` as it comes. Leaving the `with` block completes the file (JSON's bracket).
+
+    A CSV row holds path, error code, error message and truncated, then the cells of `columns`. With `resumed` the file
+    has its header already.
     """
 
-    def __init__(self, file: TextIO, format: ResultFormat, topk: int, *, resumed: bool = False) -> None:
-        self.file, self.format, self.topk = file, format, topk
-        self.resumed = resumed
+    columns: tuple[str, ...]
+
+    def __init__(self, file: TextIO, format: ResultFormat, *, resumed: bool = False) -> None:
+        self.file, self.format, self.resumed = file, format, resumed
         self.count = 0
 
-    def __enter__(self) -> PredictionWriter:
+    def __enter__(self) -> Self:
         if not self.resumed:
-            self.file.write({"json": "[", "csv": _csv_line(csv_columns(self.topk))}.get(self.format, ""))
+            self.file.write({"json": "[", "csv": _csv_line([*FIRST_COLUMNS, *self.columns])}.get(self.format, ""))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -47,32 +67,79 @@ class PredictionWriter:
             self.file.write("\n]\n" if self.count else "]\n")
         self.file.flush()
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, record: R) -> None:
         """Write one record and flush it to the operating system."""
         if self.format == "json":
-            text = (",\n" if self.count else "\n") + json.dumps(prediction.to_dict())
+            text = (",\n" if self.count else "\n") + json.dumps(record.to_dict())
         elif self.format == "jsonl":
-            text = json.dumps(prediction.to_dict()) + "\n"
+            text = json.dumps(record.to_dict()) + "\n"
         elif self.format == "csv":
-            text = self._csv_row(prediction)
+            text = self._csv_row(record)
         else:
-            text = _table(prediction, printable if self.file.isatty() else str)
+            text = self._table(record, printable if self.file.isatty() else str)
         self.file.write(text)
         self.file.flush()
         self.count += 1
 
-    def _csv_row(self, prediction: Prediction) -> str:
-        error = prediction.error
-        row: list[object] = [prediction.path, error.code if error else "", error.message if error else ""]
-        row.append("true" if prediction.truncated else "")
-        for c in prediction.classes:
-            row += [c.index, c.class_id, c.label, c.probability]
-        return _csv_line(row + [""] * (4 + 4 * self.topk - len(row)))
+    @abstractmethod
+    def cells(self, record: R) -> list[object]:
+        """Return the cells of a CSV row after the first four; missing ones at the end are empty."""
+
+    @abstractmethod
+    def lines(self, record: R, shown: Callable[[str], str]) -> list[str]:
+        """Return the lines of the table for an input that has an answer; `shown` makes names printable."""
+
+    def _csv_row(self, record: R) -> str:
+        error = record.error
+        row: list[object] = [record.path, error.code if error else "", error.message if error else ""]
+        row += ["true" if record.truncated else "", *self.cells(record)]
+        return _csv_line(row + [""] * (len(FIRST_COLUMNS) + len(self.columns) - len(row)))
+
+    def _table(self, record: R, shown: Callable[[str], str]) -> str:
+        lines = [shown(record.path)]
+        if record.error is not None:
+            lines.append(f"  no answer: {record.error.message.removeprefix(f'{record.path}: ')}")
+        if record.truncated:
+            lines.append("  the file ends early; this is what is there:")
+        return "\n".join(lines + self.lines(record, shown)) + "\n"
+
+
+FIRST_COLUMNS = ("path", "error_code", "error_message", "truncated")
+
+
+class PredictionWriter(RecordWriter[Prediction]):
+    """Write predictions: in a CSV row index, class id, label and probability by rank."""
+
+    def __init__(self, file: TextIO, format: ResultFormat, topk: int, *, resumed: bool = False) -> None:
+        super().__init__(file, format, resumed=resumed)
+        self.columns = tuple(csv_columns(topk)[len(FIRST_COLUMNS) :])
+
+    def cells(self, record: Prediction) -> list[object]:
+        """Return four cells for each class."""
+        return [cell for c in record.classes for cell in (c.index, c.class_id, c.label, c.probability)]
+
+    def lines(self, record: Prediction, shown: Callable[[str], str]) -> list[str]:
+        """Return a line for each class."""
+        rows = [(c.probability, c.label, c.class_id) for c in record.classes]
+        return class_lines(rows, shown)
+
+
+def class_lines(
+    rows: list[tuple[float, str, str]], shown: Callable[[str], str], tails: Iterable[str] = ()
+) -> list[str]:
+    """Return an aligned line for each class: its fraction in per cent, label, class id if it differs, and a tail."""
+    width = max((len(shown(label)) for _, label, _ in rows), default=0)
+    lines = []
+    for (fraction, label, class_id), more in zip(rows, chain(tails, repeat("")), strict=False):
+        tail = f"   {shown(class_id)}" * (class_id != label) + more
+        line = f"{fraction:7.1%}  {shown(label):<{width if tail else 0}}{tail}"
+        lines.append(line.replace("%", " %", 1))
+    return lines
 
 
 def csv_columns(topk: int) -> list[str]:
     """Return the column names, the first row of a CSV file."""
-    columns = ["path", "error_code", "error_message", "truncated"]
+    columns = [*FIRST_COLUMNS]
     for rank in range(1, topk + 1):
         columns += [f"{name}_{rank}" for name in ("index", "class_id", "label", "probability")]
     return columns
@@ -82,19 +149,6 @@ def _csv_line(cells: list[object] | list[str]) -> str:
     line = io.StringIO()
     csv.writer(line).writerow(cells)  # with its default line end, "\r\n", it quotes cells that contain "\r" or "\n"
     return line.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _table(prediction: Prediction, shown: Callable[[str], str]) -> str:
-    lines = [shown(prediction.path)]
-    if prediction.error is not None:
-        lines.append(f"  no answer: {prediction.error.message.removeprefix(f'{prediction.path}: ')}")
-    if prediction.truncated:
-        lines.append("  the file ends early; this is what is there:")
-    width = max((len(shown(c.label)) for c in prediction.classes), default=0)
-    for c in prediction.classes:
-        tail = f"   {shown(c.class_id)}" if c.class_id != c.label else ""
-        lines.append(f"{c.probability:7.1%}  {shown(c.label):<{width if tail else 0}}{tail}".replace("%", " %", 1))
-    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +163,8 @@ class ResultRecord:
     end: int
 
 
-def read_jsonl(file: BinaryIO) -> Iterator[ResultRecord]:
-    """Yield the complete records of a JSON lines file; an unfinished last one is left out.
+def read_jsonl(file: BinaryIO, command: str = "predict") -> Iterator[ResultRecord]:
+    """Yield the complete records of a JSON lines file of a command; an unfinished last one is left out.
 
     Raises:
         UsageError: a line is not a record.
@@ -120,11 +174,11 @@ def read_jsonl(file: BinaryIO) -> Iterator[ResultRecord]:
         end += len(line)
         try:
             root = JsonObject(parse_object(line, file.name), file.name)
-            root.get("schema", str, PREDICT_SCHEMA, lambda schema: schema == PREDICT_SCHEMA)
+            root.get("schema", str, f"dla.{command}/1", lambda schema: schema == f"dla.{command}/1")
             code = root.object("error").get("code", str, "a code") if "error" in root.fields else ""
             record = ResultRecord(root.get("path", str, "a text"), code, end)
         except DamagedError:
-            raise _no_record(file, number) from None
+            raise _no_record(file, number, command) from None
         yield record
 
 
@@ -166,13 +220,10 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
     return (line for line in file if line.endswith(b"\n"))
 
 
-def _no_record(file: BinaryIO, line: int) -> UsageError:
+def _no_record(file: BinaryIO, line: int, command: str = "predict") -> UsageError:
     return UsageError(
-        f"{file.name}, line {line}: this is not a record of dla predict. Give another file, or --force to replace it"
+        f"{file.name}, line {line}: this is not a record of dla {command}. Give another file, or --force to replace it"
     )
-
-
-RUN_SCHEMA = "dla.predict.run/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,23 +248,25 @@ def engine_of(output: str) -> str:
 def open_results(
     output: str,
     format: ResultFormat,
-    classifier: Classifier,
+    model: Classifier | DenseModel,
     settings: Mapping[str, Any],
     inputs: Iterator[str],
     *,
     resume: bool = False,
     force: bool = False,
+    command: str = "predict",
 ) -> Iterator[tuple[TextIO, FinishedResults, Iterator[str]]]:
     """Open a result file. Yield it, what it holds already, and the inputs that have no record in it yet.
 
     Args:
         output: the path of the file.
         format: the format of the records.
-        classifier: the model, whose identity is stored for resuming.
+        model: the model, whose identity is stored for resuming.
         settings: everything else that the records depend on, including `topk` and `batch_size`.
         inputs: the paths of all inputs, in order.
         resume: keep the records of an earlier run with the same model, settings and inputs.
         force: replace an existing file.
+        command: the command whose records these are.
 
     Raises:
         UsageError: the file exists and neither `resume` nor `force` is given, it belongs to another run or holds
@@ -223,7 +276,7 @@ def open_results(
     from dla.storage.locks import lock_file
 
     run_file = _run_file(output)
-    run = {"schema": RUN_SCHEMA, "model": _identity(classifier), "settings": {"format": format, **settings}}
+    run = {"schema": _schema(command), "model": _identity(model), "settings": {"format": format, **settings}}
     before = FinishedResults()
     with errors_name(output), open(output, "a", encoding="utf-8", errors="surrogateescape", newline="") as results:
         if os.path.isfile(output):  # and no pipe or device
@@ -232,7 +285,8 @@ def open_results(
             if resume and os.path.getsize(output) > 0:
                 _check_same(output, run_file, run)
                 with open(output, "rb") as file:
-                    before, inputs = _match(file, format, settings, inputs)
+                    records = read_csv(file, settings["topk"]) if format == "csv" else read_jsonl(file, command)
+                    before, inputs = _match(file, records, settings["batch_size"], inputs)
             else:
                 if not force:
                     check_new(output, resumable=format in RESUMABLE)
@@ -248,12 +302,16 @@ def _run_file(output: str) -> Path:
     return Path(f"{os.path.realpath(output)}.run.json")
 
 
-def _identity(classifier: Classifier) -> dict[str, str]:
-    config = hashlib.sha256(classifier.config.to_json().encode()).hexdigest()
+def _schema(command: str) -> str:
+    return f"dla.{command}.run/1"
+
+
+def _identity(model: Classifier | DenseModel) -> dict[str, str]:
+    config = hashlib.sha256(model.config.to_json().encode()).hexdigest()
     return {
-        "origin": classifier.origin,
-        "engine": classifier.engine.name,
-        "weights_sha256": classifier.sha256,
+        "origin": model.origin,
+        "engine": model.engine.name,
+        "weights_sha256": model.sha256,
         "config_sha256": config,
     }
 
@@ -266,7 +324,7 @@ def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
         )
     try:
         saved = JsonObject(read_json(run_file), str(run_file))
-        saved.get("schema", str, RUN_SCHEMA, lambda schema: schema == RUN_SCHEMA)
+        saved.get("schema", str, run["schema"], lambda schema: schema == run["schema"])
         model, settings = saved.get("model", dict, "an object"), saved.get("settings", dict, "an object")
     except UnavailableError as error:
         raise UsageError(f"{run_file} does not say which model and settings made {output}. {way_out}") from error
@@ -282,10 +340,9 @@ def _check_same(output: str, run_file: Path, run: Mapping[str, Any]) -> None:
 
 
 def _match(
-    file: BinaryIO, format: ResultFormat, settings: Mapping[str, Any], inputs: Iterator[str]
+    file: BinaryIO, records: Iterator[ResultRecord], batch_size: int, inputs: Iterator[str]
 ) -> tuple[FinishedResults, Iterator[str]]:
     """Return what to keep of the file, and the remaining inputs, including those of an unfinished batch."""
-    records = read_csv(file, settings["topk"]) if format == "csv" else read_jsonl(file)
     again: list[str] = []
 
     def matched() -> Iterator[ResultRecord]:
@@ -301,7 +358,6 @@ def _match(
             yield record
 
     kept = FinishedResults()
-    batch_size: int = settings["batch_size"]
     batches = in_batches(matched(), repeat(batch_size), lambda record: not record.error_code)
     for batch in batches:
         codes = [record.error_code for record in batch if record.error_code]

@@ -22,8 +22,9 @@ from dla.weights.model_folder import ModelConfig
 from dla.weights.spec import SAFE, ModelFiles, open_files, read_header, warn_of_guesses
 
 if TYPE_CHECKING:
-    from dla.models.dla import DLA
-    from dla.weights.load import LoadedModel
+    from torch import nn
+
+    from dla.weights.load import LoadedModel, N
 
 OPS = "ops.json"  # in the folder of a built-in network
 KIND, FORMAT = "ops", "1"
@@ -46,7 +47,7 @@ class TracedModel:
 
 
 def open_traced(
-    source: str | ModelFiles, cache_dir: str | None = None, loaded: LoadedModel | None = None
+    source: str | ModelFiles, cache_dir: str | None = None, loaded: LoadedModel[Any] | None = None
 ) -> tuple[Network, TracedModel]:
     """Open the network that `source` names for any engine.
 
@@ -69,7 +70,7 @@ def open_traced(
     return Network(graph, state, *model.preprocessing.scale_shift(), model.digest), model
 
 
-def open_in_torch(source: str | ModelFiles, cache_dir: str | None = None) -> tuple[DLA, TracedModel]:
+def open_in_torch(source: str | ModelFiles, cache_dir: str | None = None) -> tuple[nn.Module, TracedModel]:
     """Open the network that `source` names in PyTorch, in evaluation mode.
 
     Raises:
@@ -78,7 +79,7 @@ def open_in_torch(source: str | ModelFiles, cache_dir: str | None = None) -> tup
     return for_photos(_load(open_files(source, cache_dir)))
 
 
-def for_photos(loaded: LoadedModel) -> tuple[DLA, TracedModel]:
+def for_photos(loaded: LoadedModel[N]) -> tuple[N, TracedModel]:
     """Return a loaded network in evaluation mode, with its preprocessing and config.
 
     Raises:
@@ -102,10 +103,10 @@ def shipped_ops(source: str) -> str:
     return _to_text(files, _trace(net, model.origin), model.config)
 
 
-def _load(files: ModelFiles) -> LoadedModel:
-    from dla.weights.load import load_model  # imports torch
+def _load(files: ModelFiles) -> LoadedModel[Any]:
+    from dla.weights.load import load_any  # imports torch
 
-    return load_model(files)
+    return load_any(files)
 
 
 def _key(files: ModelFiles) -> str:
@@ -154,7 +155,7 @@ def _to_text(files: ModelFiles, graph: OpGraph, config: ModelConfig) -> str:
     return json.dumps(root, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
 
 
-def _trace(net: DLA, origin: str) -> OpGraph:
+def _trace(net: nn.Module, origin: str) -> OpGraph:
     from dla.engines.tracing import trace_ops
 
     try:
@@ -168,6 +169,6 @@ def _covers(files: ModelFiles, graph: OpGraph) -> bool:
     if not _is_safe(files):
         return False
     tensors = read_header(io.BytesIO(files.weights))
-    layers = (op.attributes["layer"] for op in graph.ops if op.op_type == "conv")
+    layers = (op.attributes["layer"] for op in graph.ops if "layer" in op.attributes)
     plain = all(dtype in _PLAIN for dtype, _ in tensors.values())
     return plain and all(f"{layer}.weight" in tensors for layer in layers)

@@ -6,6 +6,7 @@ from it directly: exact, and the same work for any number of photos.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from dla.types import Array
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+_DRAWN_AT_ONCE = 2**22  # numbers of photos, each 8 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,26 @@ def paired_bootstrap_ci(right_N: Array, other_N: Array, seed: int = 0) -> Interv
     kinds = (only_one, only_other, max(0.0, 1 - only_one - only_other))
     drawn_R3 = np.random.default_rng(seed).multinomial(count, kinds, RESAMPLES)
     return _percentiles((drawn_R3[:, 0] - drawn_R3[:, 1]) / count)
+
+
+def resampled_ci(metric: Callable[[Array], Array], photos_N: Array, seed: int = 0) -> Interval:
+    """Return the interval of `metric(photos_N.sum(0))`, for a metric of sums over photos that is no mean of them.
+
+    Args:
+        metric: takes R sums, (R, ...), and returns R values; NaN for a sum without a value, which is left out.
+        photos_N: what is summed, of each photo: integers, (N, ...).
+        seed: seeds the drawing. The same seed draws the same photos, whatever is summed.
+    """
+    count, shape = len(photos_N), photos_N.shape[1:]
+    numbers_NM = photos_N.reshape(count, -1).astype(np.float64)  # exact below 2**53, and a product of BLAS
+    generator, shares_N = np.random.default_rng(seed), np.full(count, 1 / count)
+    at_once = max(1, _DRAWN_AT_ONCE // count)
+    values = []
+    for start in range(0, RESAMPLES, at_once):
+        drawn_RN = generator.multinomial(count, shares_N, min(at_once, RESAMPLES - start))
+        values.append(metric((drawn_RN @ numbers_NM).reshape(len(drawn_RN), *shape)))
+    values_R = np.concatenate(values)
+    return _percentiles(values_R[~np.isnan(values_R)])
 
 
 def _percentiles(values_R: Array) -> Interval:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,8 +26,10 @@ from dla.errors import UsageError
 from dla.models.backbone import Backbone, check_levels
 from dla.models.blocks import RELU, ActLayer, NormLayer, conv1x1, conv3x3
 from dla.models.dla import init_weights
+from dla.models.export_shapes import exports_any_size
+from dla.models.registry import UPSAMPLINGS
 
-UPSAMPLINGS = ("bilinear", "authors")
+torch.fx.wrap("check_maps")  # shapes are not known while a network is traced
 
 
 class IDA(nn.ModuleDict):
@@ -60,14 +63,14 @@ class IDA(nn.ModuleDict):
         for m, (c_m, stride_m) in enumerate(zip(wider, coarser, strict=True), start=1):
             same = c_m == c
             self[f"proj_{m}"] = nn.Identity() if same else nn.Sequential(conv1x1(c_m, c), norm_layer(c), act_layer())
-            self[f"up_{m}"] = _upsampling(up, c, stride_m, stride)
+            self[f"up_{m}"] = upsampling(up, c, stride_m, stride)
         for m in range(1, len(channels)):  # after all others, as the checkpoints order them
             self[f"node_{m}"] = nn.Sequential(conv3x3(2 * c, c), norm_layer(c), act_layer())
         self.apply(init_weights)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the result of each step: x_1, N(x_1, x_2), ..., I(x_1, ..., x_n)."""
-        _check_maps(maps, self.channels)
+        check_maps(maps, self.channels)
         steps = [maps[0]]
         for m, x in enumerate(maps[1:], start=1):
             x = self[f"up_{m}"](self[f"proj_{m}"](x), maps[0].shape[2:])
@@ -134,7 +137,7 @@ class DLAUp(nn.ModuleDict):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return the decoded map, (N, channels[0], h, w), of the maps, finest first."""
-        _check_maps(maps, self.channels)
+        check_maps(maps, self.channels)
         *finer, coarsest = maps
         deep = [coarsest]
         for x, ida in zip(reversed(finer), self.values(), strict=True):
@@ -150,7 +153,7 @@ class PixelFeatures(nn.Module):
         self.channels = dla_up.channels[0]
         self.backbone = backbone
         self.dla_up = dla_up
-        self.up = _upsampling(up, self.channels, dla_up.strides[0], 1)
+        self.up = upsampling(up, self.channels, dla_up.strides[0], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features (N, channels, H, W) of images x_N3HW."""
@@ -172,7 +175,7 @@ class Bilinear(nn.Module):
         """Return x at `size`, (h, w)."""
         x = _covering(x, size, self.coarse, self.fine, "replicate")
         whole = [-(-n * self.coarse // self.fine) for n in x.shape[2:]]
-        return F.interpolate(x, whole, mode="bilinear", align_corners=False)[:, :, : size[0], : size[1]]
+        return _cut(F.interpolate(x, whole, mode="bilinear", align_corners=False), size)
 
     def extra_repr(self) -> str:
         """Return the two strides, for `repr`."""
@@ -195,11 +198,15 @@ class Transposed(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]
         """Return x at `size`, (h, w)."""
-        x = super().forward(_covering(x, size, self.factor, 1, "constant"))
-        return x[:, :, : size[0], : size[1]]
+        return _cut(super().forward(_covering(x, size, self.factor, 1, "constant")), size)
 
 
-def _upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
+def upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
+    """Return U from stride `coarse` to stride `fine`: "bilinear", or "authors", a transposed convolution.
+
+    Raises:
+        UsageError: another `up`, or strides that it does not support.
+    """
     if up not in UPSAMPLINGS:
         raise UsageError(f"up is {up!r}. Allowed: {', '.join(map(repr, UPSAMPLINGS))}")
     if up == "bilinear" or coarse == fine:
@@ -211,6 +218,8 @@ def _upsampling(up: str, channels: int, coarse: int, fine: int) -> nn.Module:
 
 def _covering(x: Tensor, size: Sequence[int], coarse: int, fine: int, mode: str) -> Tensor:
     """Return x, padded by a row or column where the backbone rounded down and x does not cover the finer map."""
+    if exports_any_size(x):
+        return x  # networks that are exported round up, and their sizes are not known here
     needed = [-(-n * fine // coarse) for n in size]
     missing = [n - side for n, side in zip(needed, x.shape[2:], strict=True)]
     if max(map(abs, missing)) > 1:
@@ -222,11 +231,20 @@ def _covering(x: Tensor, size: Sequence[int], coarse: int, fine: int, mode: str)
     return F.pad(x, (0, columns, 0, rows), mode) if rows or columns else x
 
 
+def _cut(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the first rows and columns of x."""
+    if exports_any_size(x):  # a slice would fix whether there is anything to cut
+        rows, columns = (torch.arange(n, device=x.device) for n in size)
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[:, :, : size[0], : size[1]]
+
+
 def _by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def _check_maps(maps: Sequence[Tensor], channels: Sequence[int]) -> None:
+def check_maps(maps: Sequence[Tensor], channels: Sequence[int]) -> None:
+    """Raise a UsageError unless these are maps (N, C, H, W) of these channels. Tracing does not look into it."""
     shapes = [tuple(x.shape) for x in maps]
     if [s[1:2] for s in shapes if len(s) == 4] != [(c,) for c in channels]:
         raise UsageError(

@@ -7,13 +7,22 @@ import copy
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from dla.models.decoder import Bilinear, Transposed
+
+
+class _FuseTracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        # upsampling depends on sizes
+        return isinstance(m, Bilinear | Transposed) or super().is_leaf_module(m, module_qualified_name)
+
 
 def fuse_conv_bn(model: nn.Module) -> fx.GraphModule:
     """Return a copy of `model` in evaluation mode with each batch-norm fused into the preceding convolution.
 
     Outputs are equal except for float32 rounding. Other norms are unchanged.
     """
-    graph_module = fx.symbolic_trace(copy.deepcopy(model).eval())
+    model = copy.deepcopy(model).eval()
+    graph_module = fx.GraphModule(model, _FuseTracer().trace(model))
     modules = dict(graph_module.named_modules())
     for node in list(graph_module.graph.nodes):
         norm = modules.get(str(node.target)) if node.op == "call_module" else None

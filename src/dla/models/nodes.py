@@ -14,8 +14,9 @@ import torch
 from torch import fx, nn
 
 from dla.models.blocks import DropPath
+from dla.models.decoder import Bilinear, Transposed
 from dla.models.dla import DLA
-from dla.models.registry import PRE_LOGITS, check_feature_node
+from dla.models.registry import LOGITS, PRE_LOGITS, check_feature_node
 from dla.models.tree import Tree
 
 _NODE = re.compile(r"level[0-5](\.tree[12])*(\.root|\.downsample)?")
@@ -70,7 +71,7 @@ def truncate(model: nn.Module, at: str) -> fx.GraphModule:
         model: a DLA, or the result of `fuse_conv_bn` for one.
         at: "level0" to "level5"; an aggregation node, a tree (`level4.tree2` means its last node), a block or a
             `downsample` by its module name; or "pre_logits", the input of the classifier, (N, head_hidden_size), of
-            a network with pooling.
+            a network with pooling; or "logits", (N, K, H, W), of a dense network.
 
     Raises:
         UnknownNameError: if the network has no such node; pruned levels have none.
@@ -100,6 +101,8 @@ def feature_nodes(model: nn.Module, whole: fx.Graph) -> dict[str, fx.Node]:
     known = {name: node for name, node in outputs.items() if _NODE.fullmatch(name) and name not in pruned}
     if "global_pool" in outputs:  # without pooling there are no features before the classifier
         known[PRE_LOGITS] = outputs["head_drop"]
+    if "up" in outputs:  # a dense network
+        known[LOGITS] = outputs["up"]
     return known
 
 
@@ -112,7 +115,8 @@ def trace(model: nn.Module) -> fx.Graph:
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # DropPath checks the mode when it runs, so the truncated network can be trained
-        return isinstance(m, DropPath) or super().is_leaf_module(m, module_qualified_name)
+        # and upsampling depends on sizes
+        return isinstance(m, DropPath | Bilinear | Transposed) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _leading_to(last: fx.Node) -> list[fx.Node]:

@@ -271,7 +271,10 @@ def row(name: str) -> Row:
         raise UnknownNameError("network", name, TABLE, see="dla models") from None
 
 
+UPSAMPLINGS = ("bilinear", "authors")  # of decoders
+DOWN_RATIOS = (2, 4, 8)  # strides of the finest map that a dense network decodes
 PRE_LOGITS = "pre_logits"  # the feature node before the classifier
+LOGITS = "logits"  # that of a dense network after it, at the size of the photo
 
 
 def check_feature_node(at: str, known: Collection[str]) -> None:

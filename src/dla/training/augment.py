@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dla.errors import UnavailableError, pip_line
-from dla.training.recipe import AugmentConfig
+from dla.training.recipe_input import AugmentConfig
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -6,34 +6,17 @@ Batches are uint8 (N, H, W, 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
 from dla.data.prefetch import run_ahead
 from dla.errors import UsageError
-from dla.images.preprocessing import Preprocessing
-from dla.images.random_crop import crop_generator, order_generator, random_resized_crop, reflect_pad
+from dla.images.random_crop import crop_generator
 from dla.training.distributed import Ranks
 from dla.training.recipe import Recipe
+from dla.training.task import Batch, Samples
 from dla.types import Array
-
-
-class ImageReader(Protocol):
-    """RGB images by their row in a split; reading is thread-safe."""
-
-    def __getitem__(self, row: int, /) -> Image.Image: ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pixels (N, H, W, 3) uint8, targets, and the photos' rows in the split."""
-
-    pixels_NHW3: Array
-    targets_N: Array
-    rows_N: Array
 
 
 def fit_batch(recipe: Recipe, photos: int, lower: bool) -> Recipe:
@@ -66,17 +49,14 @@ class TrainBatches:
 
     def __init__(
         self,
-        images: ImageReader,
-        targets_N: Array,
+        samples: Samples,
         recipe: Recipe,
-        preprocessing: Preprocessing,
         workers: int,
         ranks: Ranks,
     ) -> None:
-        self.images, self.targets_N, self.recipe, self.preprocessing = images, targets_N, recipe, preprocessing
-        self.workers, self.ranks = workers, ranks
-        fit_batch(recipe, len(targets_N), lower=False)
-        self.steps = len(targets_N) // recipe.batch_size
+        self.samples, self.recipe, self.workers, self.ranks = samples, recipe, workers, ranks
+        fit_batch(recipe, len(samples), lower=False)
+        self.steps = len(samples) // recipe.batch_size
         if recipe.batch_size % (ranks.world * recipe.optimizer.accumulate):
             raise UsageError(
                 f"batch_size is {recipe.batch_size}; {ranks.world} processes with optimizer.accumulate "
@@ -88,7 +68,7 @@ class TrainBatches:
 
         `while_waiting` is called several times a second while the next batch is not ready; it may raise.
         """
-        order = self._order(epoch)
+        order = self.samples.order(epoch)
         return run_ahead(
             lambda step: self._make(order, epoch, step),
             range(first_step, self.steps),
@@ -97,24 +77,13 @@ class TrainBatches:
             while_waiting=while_waiting,
         )
 
-    def _order(self, epoch: int) -> Array:
-        generator, count = order_generator(self.recipe.seed, epoch), len(self.targets_N)
-        if self.recipe.loss.sampling == "natural":
-            return generator.permutation(count)
-        share_N = 1.0 / np.bincount(self.targets_N)[self.targets_N]
-        return generator.choice(count, count, p=share_N / share_N.sum())
-
     def _make(self, order: Array, epoch: int, step: int) -> Batch:
-        size, augment = self.recipe.batch_size, self.recipe.augment
-        places = self.ranks.shard(np.arange(size))
-        rows = order[step * size + places]
-        side = self.recipe.input.size_at(epoch, step, min(self.preprocessing.size))
-        of_canvas = (1 + 2 * augment.margin) ** -2
-        scale = augment.scale[0] * of_canvas, augment.scale[1] * of_canvas
-        pixels = np.empty((len(rows), side, side, 3), np.uint8)
-        for i, (row, place) in enumerate(zip(rows, places, strict=True)):
-            generator = crop_generator(self.recipe.seed, epoch, step, int(place))
-            canvas = reflect_pad(self.images[int(row)], augment.margin)
-            pixels[i] = random_resized_crop(canvas, (side, side), (self.preprocessing.interpolation,), scale,
-                                            augment.ratio, augment.flip, generator, augment.ratio_rule)  # fmt: skip
-        return Batch(pixels, self.targets_N[rows], rows)
+        places = self.ranks.shard(np.arange(self.recipe.batch_size))
+        rows = order[step * self.recipe.batch_size + places]
+        size = self.samples.size_at(epoch, step)
+        made = [
+            self.samples.make(int(row), size, crop_generator(self.recipe.seed, epoch, step, int(place)))
+            for row, place in zip(rows, places, strict=True)
+        ]
+        pixels, targets = zip(*made, strict=True)
+        return Batch(np.stack(pixels), np.stack(targets), rows)

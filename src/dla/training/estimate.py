@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from dla.errors import DlaError
 from dla.html_report.charts import Series, line_chart
 from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_file
-from dla.training.batches import Batch, TrainBatches
+from dla.training.batches import TrainBatches
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
-from dla.training.run import open_photos, with_fitting_batch
-from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
+from dla.training.run import with_fitting_batch
+from dla.training.setup import TASKS, Setup, check_apart, set_up, with_data
+from dla.training.task import Batch, Runtime
 from dla.types import NO_PROGRESS, Progress
 
 STEPS, VAL_BATCHES = 3, 2
@@ -32,8 +33,8 @@ RATE_FACTOR = 1e-3  # on the learning rate: only the time of the steps matters, 
 class RunEstimate:
     """The estimated cost of a run, from a few real steps at each crop size.
 
-    `step_seconds` is by the side of the crops in pixels. `peak_bytes` is the peak memory of the process, or of PyTorch
-    on a GPU; None if the system does not report it.
+    `step_seconds` is by the (height, width) of the crops in pixels. `peak_bytes` is the peak memory of the process, or
+    of PyTorch on a GPU; None if the system does not report it.
     """
 
     parameters: int
@@ -43,7 +44,7 @@ class RunEstimate:
     classes: int
     steps_per_epoch: int
     epochs: int
-    step_seconds: dict[int, float]
+    step_seconds: dict[tuple[int, int], float]
     val_seconds: float
     total_seconds: float
     peak_bytes: int | None
@@ -61,13 +62,13 @@ def estimate_run(
     """Estimate the cost of a run by a few steps on its photos. Arguments and errors are those of `train`."""
     recipe = with_data(recipe, None)
     runtime = Runtime.from_options(workers, device, cache, progress)
-    splits = open_photos(recipe, runtime)
+    splits = TASKS[recipe.task].open_photos(recipe, runtime)
     recipe = with_fitting_batch(recipe, splits, lower_batch, progress)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, runtime)
-        sides = _sides(recipe, setup)
-        progress.start("measuring steps", len(sides) * (STEPS + 1), "steps")
-        seconds = {side: _step_seconds(setup, recipe, *first, progress) for side, (first, _) in sides.items()}
+        sizes = _sizes(recipe, setup)
+        progress.start("measuring steps", len(sizes) * (STEPS + 1), "steps")
+        seconds = {size: _step_seconds(setup, recipe, *first, progress) for size, (first, _) in sizes.items()}
         val_seconds = _val_seconds(setup)
     parameters = list(setup.trainer.network.parameters())
     return RunEstimate(
@@ -80,21 +81,20 @@ def estimate_run(
         epochs=recipe.epochs,
         step_seconds=seconds,
         val_seconds=val_seconds,
-        total_seconds=sum(seconds[side] * count for side, (_, count) in sides.items()) + recipe.epochs * val_seconds,
+        total_seconds=sum(seconds[size] * count for size, (_, count) in sizes.items()) + recipe.epochs * val_seconds,
         peak_bytes=_peak(runtime.device),
     )
 
 
-def _sides(recipe: Recipe, setup: Setup) -> dict[int, tuple[tuple[int, int], int]]:
-    """Return, by the side of the crops in pixels, the first (epoch, step) with it and the number of such steps."""
-    own = min(setup.initial.preprocessing.size)
-    sides: dict[int, tuple[tuple[int, int], int]] = {}
+def _sizes(recipe: Recipe, setup: Setup) -> dict[tuple[int, int], tuple[tuple[int, int], int]]:
+    """Return, by the size of the crops, the first (epoch, step) with it and the number of such steps."""
+    sizes: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}
     for epoch in range(recipe.epochs):
         for step in range(setup.batches.steps):
-            side = recipe.input.size_at(epoch, step, own)
-            first, count = sides.get(side, ((epoch, step), 0))
-            sides[side] = first, count + 1
-    return sides
+            size = setup.batches.samples.size_at(epoch, step)
+            first, count = sizes.get(size, ((epoch, step), 0))
+            sizes[size] = first, count + 1
+    return sizes
 
 
 def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int, progress: Progress) -> float:
@@ -112,11 +112,11 @@ def _step_seconds(setup: Setup, recipe: Recipe, epoch: int, step: int, progress:
 def _val_seconds(setup: Setup) -> float:
     """Return the time of one validation in seconds, extrapolated from a few batches."""
     whole = setup.validation
-    count = len(whole.targets_N)
+    count = len(whole)
     some = min(count, VAL_BATCHES * whole.batch_size)
     network = setup.trainer.stored()
     began = time.monotonic()
-    replace(whole, targets_N=whole.targets_N[:some]).logits(network, setup.trainer)
+    whole.first(some).measure(network)
     return (time.monotonic() - began) * count / some
 
 
@@ -166,7 +166,7 @@ def find_learning_rate(
     recipe = with_data(recipe, None)
     check_apart(picture.parent, recipe)
     runtime = Runtime.from_options(workers, device, cache, progress)
-    splits = open_photos(recipe, runtime)
+    splits = TASKS[recipe.task].open_photos(recipe, runtime)
     recipe = with_fitting_batch(recipe, splits, lower_batch, progress)
     with torch.random.fork_rng([]), enough_memory(recipe):
         setup = set_up(recipe, splits, runtime)

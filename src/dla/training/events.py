@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
     """The figures of one step: `step` (from 1) of `steps` in `epoch` (from 1) of `epochs`.
 
-    `top1` is the accuracy on the batch, 0 to 1; nan if its photos were mixed.
+    `accuracy` is that on the batch, 0 to 1, of photos or of pixels; nan if its photos were mixed.
     """
 
     epoch: int
@@ -17,7 +18,7 @@ class StepEvent:
     step: int
     steps: int
     loss: float
-    top1: float
+    accuracy: float
     lr: float
     photos: int
 
@@ -26,20 +27,26 @@ class StepEvent:
 class EpochEvent:
     """The figures of one epoch: a line of `metrics.jsonl` (docs/train.md).
 
-    `epoch` counts from 1, `step` over the whole run. Accuracies (0 to 1) and `val_loss` are measured with the weights
-    in half precision, as they are stored. `data_wait` is the fraction of time spent waiting for photos.
+    `epoch` counts from 1, `step` over the whole run. `figures` are those of the validation by name, such as "top1" and
+    "val_loss"; shares are from 0 to 1. They are measured with the weights in half precision, as they are stored.
+    `data_wait` is the fraction of time spent waiting for photos.
     """
 
     epoch: int
     step: int
     loss: float
     lr: float
-    top1: float
-    top5: float
-    val_loss: float
+    figures: dict[str, float]
     seconds: float
     photos_per_second: float
     data_wait: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, with the validation's figures in place."""
+        values: dict[str, Any] = asdict(self)
+        figures: dict[str, float] = values.pop("figures")
+        head = {name: values.pop(name) for name in ("epoch", "step", "loss", "lr")}
+        return head | figures | values
 
 
 class TrainerCallback:

@@ -1,16 +1,17 @@
-"""The HTML report of a run, from its folder and the logits of its best weights."""
+"""The HTML report of a run: what every task's has, and that of classifiers."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from dla.data.dataset import Split
-from dla.html_report.charts import Series, line_chart, percent
+from dla.html_report.charts import NumberFormat, Series, line_chart, percent
 from dla.html_report.page import (
     Chart,
     Charts,
@@ -22,6 +23,7 @@ from dla.html_report.page import (
     ImageGrid,
     PageImage,
     Section,
+    SideBySide,
     embedded,
     write_page,
 )
@@ -61,22 +63,62 @@ def write_report(run: Path, split: Split, logits_NK: Array, labels: Sequence[str
     """
     evaluation = evaluate(logits_NK, split.targets_N, split.class_ids)
     names = shown_names(split.class_ids, list(labels))
+    errors = surest_errors(evaluation, split.targets_N, names, lambda i: read_photo(split.photos[i]).image, split.names)
+    counts = f"{evaluation.count:,} validation photos, {len(split.class_ids)} classes"
+    keys = {"top-1": "top1"} | ({"top-5": "top5"} if len(split.class_ids) > 5 else {})
+    sections = (*evaluation_sections(evaluation, names), *((errors,) if errors else ()))
+    mosaic = (
+        "with the label of each photo: check that crops and labels are right. A + joins the labels of two mixed photos"
+    )
+    curves, heading = Curves("Validation accuracy", keys), (counts, sentence(evaluation, names))
+    return write_run_page(run, "classify", heading, headline(evaluation), curves, sections, mosaic)
+
+
+def _tenths(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """The figures of the validations that a report draws: a title, names and keys in metrics.jsonl, the axis's format.
+
+    The first is the one by which the best epoch was chosen.
+    """
+
+    title: str
+    keys: Mapping[str, str]
+    format: NumberFormat = percent
+    shown: NumberFormat = _tenths
+
+
+def write_run_page(
+    run: Path, task: str, heading: tuple[str, str], figures: Figures, curves: Curves,
+    sections: Sequence[Section | SideBySide], mosaic: str,
+) -> Path:  # fmt: skip
+    """Write `run`/report.html from what a task has to show and what the run's folder holds; return its path.
+
+    Args:
+        run: the run's folder.
+        task: the task of the network.
+        heading: a line of counts, and the result in words.
+        figures: the figures of the best weights.
+        curves: the figures of the validations to draw.
+        sections: sections about the best weights.
+        mosaic: what the mosaic has beside the photos.
+    """
     epochs = read_epochs(run / "metrics.jsonl")
     facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
-    errors = surest_errors(evaluation, split.targets_N, names, lambda i: read_photo(split.photos[i]).image, split.names)
     best = (facts.get("best") or {}).get("epoch")
-    sections = (
-        Section("Results", (Figures((*headline(evaluation).items, *_of_run(epochs))),), _results_note(epochs, best)),
-        *_curves(epochs, len(split.class_ids), best),
-        *evaluation_sections(evaluation, names),
-        *((errors,) if errors else ()),
-        *_mosaic(run / "mosaic.png"),
+    whole = (
+        Section("Results", (Figures((*figures.items, *_of_run(epochs))),), _results_note(epochs, best)),
+        *_curves(epochs, curves, best),
+        *sections,
+        *_mosaic(run / "mosaic.png", mosaic),
         *_about(run, facts),
-        next_steps(str(run / "best")),
+        next_steps(str(run / "best"), task),
     )
     path = run / "report.html"
-    counts = f"{evaluation.count:,} validation photos, {len(split.class_ids)} classes"
-    write_page(path, Heading("Training run", run.resolve().name, counts, sentence(evaluation, names)), sections)
+    write_page(path, Heading("Training run", run.resolve().name, *heading), whole)
     return path
 
 
@@ -96,17 +138,16 @@ def _of_run(epochs: list[dict[str, Any]]) -> tuple[Figure, ...]:
     return (Figure("training", f"{minutes:.1f} min", f"{len(epochs)} epochs, {rate:.0f} photos/s"),)
 
 
-def _curves(epochs: list[dict[str, Any]], class_count: int, best: int | None) -> tuple[Section, ...]:
+def _curves(epochs: list[dict[str, Any]], curves: Curves, best: int | None) -> tuple[Section, ...]:
     xs = [e["epoch"] for e in epochs]
 
     def of(name: str, key: str) -> Series:
         return Series(name, xs, [e.get(key) for e in epochs])
 
-    accuracies = [of("top-1", "top1"), *([of("top-5", "top5")] if class_count > 5 else [])]
-    top1 = next((e["top1"] for e in epochs if e["epoch"] == best), None)
-    mark = None if best is None or top1 is None else (f"best: epoch {best}, {100 * top1:.1f} %", best)
+    chosen = next((e.get(next(iter(curves.keys.values()))) for e in epochs if e["epoch"] == best), None)
+    mark = None if best is None or chosen is None else (f"best: epoch {best}, {curves.shown(chosen)}", best)
     results = {
-        "Validation accuracy": line_chart(accuracies, "epoch", percent, mark=mark),
+        curves.title: line_chart([of(*named) for named in curves.keys.items()], "epoch", curves.format, mark=mark),
         "Loss": line_chart([of("training", "loss"), of("validation", "val_loss")], "epoch",
                            mark=mark and (f"best: epoch {best}", mark[1])),
     }  # fmt: skip
@@ -138,15 +179,12 @@ def _overfitting(epochs: list[dict[str, Any]]) -> str:
     )
 
 
-def _mosaic(path: Path) -> tuple[Section, ...]:
+def _mosaic(path: Path, beside: str) -> tuple[Section, ...]:
     if not path.exists():
         return ()
     with Image.open(path) as picture:
         uri = embedded(picture.convert("RGBA"))
-    note = (
-        "The first batch after augmentation, with the label of each photo: check that crops and labels are right. "
-        "A + joins the labels of two mixed photos."
-    )
+    note = f"The first batch after augmentation, {beside}."
     return (
         Section(
             "Training photos as the network sees them",

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from dla.data.pair_split import PairSplit
 from dla.images.labels import imagenet_classes
 from dla.images.preprocessing import Preprocessing
+from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.training.recipe import Recipe
 from dla.weights.create import create_model
@@ -22,7 +24,7 @@ STAGES = ("stem", "level0", "level1", "level2", "level3", "level4", "level5")
 class InitialModel:
     """A network before its first step, with its preprocessing, its model-folder config, and notes for the log."""
 
-    network: DLA
+    network: DLA | Dense
     preprocessing: Preprocessing
     config: ModelConfig
     notes: tuple[str, ...]
@@ -98,18 +100,47 @@ def _model_config(
     )
 
 
-def freeze(network: DLA, through: str) -> None:
+def build_dense(recipe: Recipe, split: PairSplit) -> InitialModel:
+    """Build the dense network of a recipe for the classes of a split.
+
+    Raises:
+        UnknownNameError, UnavailableError, DamagedError: as by `dla.load`.
+    """
+    class_ids = split.class_ids
+    options: dict[str, Any] = {"drop_path_rate": recipe.regular.drop_path_rate}
+    if recipe.pretrained:
+        loaded = load_model(recipe.model, num_classes=0, **options)
+        backbone, config, notes = loaded.model, loaded.config, loaded.report.notes
+    else:
+        backbone = create_model(recipe.model, num_classes=0, **options)
+        config = ModelConfig(str(backbone.pretrained_cfg["architecture"]), 0, pretrained_cfg=backbone.pretrained_cfg)
+        notes = (f"untrained {config.architecture}",)
+    network = Dense.over(backbone, len(class_ids), recipe.down_ratio)
+    if recipe.loss.auxiliary:
+        network.add_auxiliary()
+    freeze(network, recipe.freeze)
+    if recipe.compute.checkpointing:
+        network.set_grad_checkpointing()
+    preprocessing = Preprocessing.from_config(config.pretrained_cfg, config.exif)
+    own = _model_config(config, recipe, class_ids, preprocessing)
+    dense = {"task": recipe.task, "down_ratio": recipe.down_ratio, "palette": split.classes and split.classes.colors,
+             "short_side": split.short_side()}  # fmt: skip
+    own = replace(own, dla={**own.dla, **dense})
+    return InitialModel(network, preprocessing, own, (*notes, f"decoder to stride {recipe.down_ratio}"))
+
+
+def freeze(network: DLA | Dense, through: str) -> None:
     """Freeze the parameters of the stem and the levels up to `through`."""
     for stage in frozen_stages(network, through):
         stage.requires_grad_(False)
 
 
-def frozen_stages(network: DLA, through: str) -> tuple[nn.Module, ...]:
+def frozen_stages(network: DLA | Dense, through: str) -> tuple[nn.Module, ...]:
     """Return the stem and the levels up to `through`."""
     return () if through == "none" else network.stages()[: STAGES.index(through) + 1]
 
 
-def train_mode(network: DLA, frozen: str) -> None:
+def train_mode(network: DLA | Dense, frozen: str) -> None:
     """Set training mode, except for frozen stages, whose batch-norm statistics stay unchanged."""
     network.train()
     for stage in frozen_stages(network, frozen):

@@ -14,11 +14,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from dla.engines.cpu import HALF_PRECISION, has_half_precision
 from dla.errors import UsageError
+from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.training.recipe import EmaConfig, Recipe
 
 
-def build_optimizer(network: DLA, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(network: DLA | Dense, recipe: Recipe) -> torch.optim.Optimizer:
     """Build SGD or AdamW over the trainable parameters, fused where the device supports it."""
     o = recipe.optimizer
     groups = parameter_groups(network, o.weight_decay, o.decay_norms, o.layer_decay)
@@ -29,7 +30,7 @@ def build_optimizer(network: DLA, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def parameter_groups(
-    network: DLA, weight_decay: float, decay_norms: bool = False, layer_decay: float = 1.0
+    network: DLA | Dense, weight_decay: float, decay_norms: bool = False, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters by weight decay and by `scale`, their factor on the learning rate.
 
@@ -48,7 +49,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def layer_ranks(network: DLA) -> dict[str, int]:
+def layer_ranks(network: DLA | Dense) -> dict[str, int]:
     """Return the layer of each parameter, 0 for the stem, by the network's `group_matcher` (timm's rule)."""
     rules: list[tuple[re.Pattern[str], int, Iterable[float]]] = []
     for ordinal, spec in enumerate(network.group_matcher().values()):

@@ -3,114 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
+from dla.options import TaskName
+from dla.training.recipe_input import AugmentConfig, InputConfig, at_least, below_one, from_to
 
 Stage = Literal["none", "stem", "level0", "level1", "level2", "level3", "level4", "level5"]
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """Input sizes and preprocessing.
-
-    Args:
-        sizes: side of the square training crops in pixels, by first epoch (counted from 0), such as {0: 64, 10: 96};
-            a list of sides alternates from step to step. null: the validation size.
-        val_size: side of the square input in validation and prediction, in pixels. null: the network's own.
-        crop_pct: fraction of the resized photo kept by the centre crop of validation and prediction. null: the
-            network's own.
-        crop_mode: center, squash or border (docs/model-folder.md). null: the network's own.
-        interpolation: resampling filter, such as bilinear or bicubic. null: the network's own.
-    """
-
-    sizes: dict[int, int | list[int]] | None = None
-    val_size: int | None = None
-    crop_pct: float | None = None
-    crop_mode: Literal["center", "squash", "border"] | None = None
-    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] | None = None
-
-    def __post_init__(self) -> None:
-        if self.sizes is not None and (
-            min(self.sizes, default=1) != 0
-            or not all(_as_list(v) for v in self.sizes.values())
-            or min(self.all_sizes()) < 1
-        ):
-            raise UsageError(f"sizes is {self.sizes}: it needs a positive size from epoch 0 on, such as {{0: 64}}")
-        if self.val_size is not None:
-            at_least("input.val_size", self.val_size, 1)
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise UsageError(f"input.crop_pct is {self.crop_pct}. Allowed: above 0, up to 1")
-
-    def all_sizes(self) -> list[int]:
-        """Return every side of the training crops in pixels, or an empty list if it is the validation size."""
-        return [side for value in (self.sizes or {}).values() for side in _as_list(value)]
-
-    def size_at(self, epoch: int, step: int, own: int) -> int:
-        """Return the side of the training crops at this step of this epoch in pixels; `own` is the validation size."""
-        if self.sizes is None:
-            return own
-        sides = _as_list(self.sizes[max(e for e in self.sizes if e <= epoch)])
-        return sides[step % len(sides)]
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Data augmentation. The value 0 (1 for `scale` and `ratio`) turns an augmentation off.
-
-    Args:
-        scale: range of the area of a random crop, as a fraction of the photo's area.
-        ratio: range of the crop's aspect ratio, width / height.
-        ratio_rule: how the aspect ratio is drawn. log: log-uniformly (Szegedy et al. 2015); swap: uniformly, with width
-            and height swapped in half of the crops, as in the paper's code.
-        flip: probability of a horizontal flip.
-        margin: reflection padding before the crop, as a fraction of the photo's width and height. It allows a `scale`
-            above 1, which shrinks the photo.
-        brightness: largest relative change of the brightness, 0 to 1 (needs kornia, as the next three do).
-        contrast: largest relative change of the contrast, 0 to 1.
-        saturation: largest relative change of the saturation, 0 to 1.
-        hue: largest shift of the hue, as a fraction of the colour circle, 0 to 0.5.
-        rand_operations: number of RandAugment operations per batch (Cubuk et al. 2020; kornia's list).
-        rand_magnitude: strength of the RandAugment operations, 1 to 29.
-        erase: probability of random erasing, which fills a rectangle of the photo with grey (Zhong et al. 2020).
-        mixup: alpha of mixup (Zhang et al. 2018), which mixes pairs of photos with weights from Beta(alpha, alpha).
-        cutmix: alpha of CutMix (Yun et al. 2019). With mixup also on, each batch picks one of the two at random.
-        mix_probability: probability that a batch is mixed by mixup or CutMix.
-    """
-
-    scale: tuple[float, float] = (0.35, 1.0)
-    ratio: tuple[float, float] = (0.75, 1.3333)
-    ratio_rule: Literal["log", "swap"] = "log"
-    flip: float = 0.5
-    margin: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    rand_operations: int = 0
-    rand_magnitude: int = 9
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise UsageError(f"augment.scale is {list(self.scale)}: two rising shares above 0, such as [0.35, 1]")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UsageError(f"augment.ratio is {list(self.ratio)}: two rising numbers above 0, such as [0.75, 1.3333]")
-        if self.scale[1] > (1 + 2 * self.margin) ** 2:
-            raise UsageError(f"augment.scale ends at {self.scale[1]}: beyond 1 it needs more augment.margin")
-        for name in ("flip", "brightness", "contrast", "saturation", "erase", "mix_probability"):
-            from_to(f"augment.{name}", getattr(self, name), 0, 1)
-        from_to("augment.hue", self.hue, 0, 0.5)
-        from_to("augment.rand_magnitude", self.rand_magnitude, 1, 29)
-        from_to("augment.rand_operations", self.rand_operations, 0, 10)
-        for name in ("margin", "mixup", "cutmix"):
-            at_least(f"augment.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -183,20 +84,35 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Cross-entropy loss and class balancing.
+    """The loss, and class balancing.
 
     Args:
         label_smoothing: probability mass spread evenly over all classes.
-        class_weights: balanced: weight each class inversely to its number of photos.
+        class_weights: balanced: weight each class inversely to its number of photos. For segmentation, sqrt: inversely
+            to the square root of its share of the pixels; median: to its share (Eigen and Fergus 2015); or a weight
+            for each class. For boundaries, balanced: weight both sides of each photo equally (HED, Xie and Tu 2015);
+            or two weights, such as [1, 10] as in the paper's code.
         sampling: balanced: draw all classes equally often.
+        lovasz: weight of the Lovasz-softmax loss beside the cross-entropy (Berman et al. 2018).
+        ohem: share of the pixels of each photo, those with the highest loss, that count; 1: all.
+        auxiliary: weight of the loss of an auxiliary classifier of the backbone at stride 8, in training only.
     """
 
     label_smoothing: float = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced", "sqrt", "median"] | list[float] = "none"
     sampling: Literal["natural", "balanced"] = "natural"
+    lovasz: float = 0.0
+    ohem: float = 1.0
+    auxiliary: float = 0.0
 
     def __post_init__(self) -> None:
         from_to("loss.label_smoothing", self.label_smoothing, 0, 1)
+        at_least("loss.lovasz", self.lovasz, 0)
+        at_least("loss.auxiliary", self.auxiliary, 0)
+        if not 0 < self.ohem <= 1:
+            raise UsageError(f"loss.ohem is {self.ohem}. Allowed: above 0, up to 1")
+        if isinstance(self.class_weights, list) and not (self.class_weights and min(self.class_weights) >= 0):
+            raise UsageError(f"loss.class_weights is {self.class_weights}. Allowed: numbers from 0 up, one per class")
 
 
 @dataclass(frozen=True)
@@ -296,9 +212,12 @@ class Recipe:
     """All settings of a training run.
 
     Args:
+        task: classify: one class per photo; segment: one class per pixel; edges: boundaries.
         model: network to train: a name, a model folder, or a weight file, as `dla predict --model` takes it.
         pretrained: start from its weights, with a new classifier if the classes differ.
+        down_ratio: stride of the finest map that segmentation and boundaries decode: 2, 4 or 8 pixels.
         epochs: number of passes over the training photos.
+        repeat: how often each photo is seen in an epoch, for small sets; each epoch ends with a validation.
         batch_size: photos per step, over all processes.
         lr: peak learning rate.
         seed: random seed; the same seed gives the same weights.
@@ -320,9 +239,12 @@ class Recipe:
         license: licence of the weights for the model folder; empty: that of the pretrained weights.
     """
 
+    task: TaskName = "classify"
     model: str = "dla34"
     pretrained: bool = False
+    down_ratio: int = 2
     epochs: int = 20
+    repeat: int = 1
     batch_size: int = 64
     lr: float = 0.1
     seed: int = 0
@@ -345,6 +267,9 @@ class Recipe:
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
+        at_least("repeat", self.repeat, 1)
+        if self.down_ratio not in (2, 4, 8):
+            raise UsageError(f"down_ratio is {self.down_ratio}. Allowed: 2, 4, 8")
         from_to("seed", self.seed, 0, 2**63 - 1)
         if not 0 < self.lr < math.inf:
             raise UsageError(f"lr is {self.lr}. Allowed: a number above 0")
@@ -353,25 +278,3 @@ class Recipe:
                 f"batch_size is {self.batch_size}, which is not a multiple of "
                 f"optimizer.accumulate ({self.optimizer.accumulate}). Change one of them"
             )
-
-
-def at_least(name: str, value: float, low: float) -> None:
-    """Raise a UsageError for a value below `low` or not finite."""
-    if not isinstance(value, int | float) or not low <= value < math.inf:
-        raise UsageError(f"{name} is {value}: it must be {'finite' if value == math.inf else f'at least {low}'}")
-
-
-def below_one(name: str, value: float) -> None:
-    """Raise a UsageError for a value outside [0, 1)."""
-    if not isinstance(value, int | float) or not 0 <= value < 1:
-        raise UsageError(f"{name} is {value}. Allowed: from 0 to below 1")
-
-
-def from_to(name: str, value: float, low: float, high: float) -> None:
-    """Raise a UsageError for a value outside [low, high]."""
-    if not isinstance(value, int | float) or not low <= value <= high:
-        raise UsageError(f"{name} is {value}. Allowed: {low} to {high}")
-
-
-def _as_list(side: int | Sequence[int]) -> list[int]:
-    return [side] if isinstance(side, int) else list(side)

@@ -15,7 +15,8 @@ from dla.storage.option_files import as_dataclass, dotted_types, read_options
 from dla.training.recipe import Recipe
 
 _RECIPES = files("dla.training").joinpath("recipes")
-DEFAULT_RECIPE = "finetune-small"  # of `dla train` and `dla.train`
+DEFAULT_RECIPE = "finetune-small"  # of `dla.train`, and of `dla train` for classifiers
+DEFAULT_RECIPES = {"classify": DEFAULT_RECIPE, "segment": "segment-small", "edges": "edges-small"}
 
 
 def shipped_recipes() -> list[str]:

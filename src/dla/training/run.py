@@ -12,28 +12,22 @@ from typing import Any, NoReturn
 
 import torch
 
-from dla.data.dataset import Splits, open_splits
-from dla.data.header_check import without_unreadable
 from dla.data.prefetch import BLOCKED_S
-from dla.data.split_file import restore_splits, splits_to_dict
 from dla.errors import UsageError
 from dla.html_report.page import check_can_write, mosaic_png
-from dla.metrics.classification import evaluate
 from dla.options import PhotoCache, RuntimeOptions
 from dla.storage.files import write_file
 from dla.training.batches import fit_batch
 from dla.training.checkpoints import Checkpoints
 from dla.training.distributed import Ranks, StopSignal, process_group
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
-from dla.training.html import write_report
-from dla.training.loss import label_texts
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
 from dla.training.recipe_files import DEFAULT_RECIPE, default_output, recipe_from
 from dla.training.run_folder import RunFolder, environment, environment_difference, repeatable, run_lock
-from dla.training.setup import Runtime, Setup, check_apart, set_up, with_data
+from dla.training.setup import TASKS, Setup, check_apart, set_up, with_data
+from dla.training.task import Runtime, Task
 from dla.types import NO_PROGRESS, Progress
-from dla.weights.load import load_model
 from dla.weights.model_folder import half_precision, write_folder
 
 
@@ -84,7 +78,7 @@ def train(
         check_can_write()
         folder = Path(output) if output else default_output(recipe if isinstance(recipe, str) else None, whole.photos)
         check_apart(folder, whole)
-        run = _Run(whole, RunFolder(folder), runtime)
+        run = _Run(whole, RunFolder(folder, TASKS[whole.task].figure), runtime)
         if lower_batch is None:
             lower_batch = isinstance(recipe, str) and "batch_size" not in (settings or {})
         with run_lock(folder) if ranks.is_main else nullcontext(), enough_memory(whole):
@@ -122,17 +116,7 @@ def resolve_recipe(recipe: str | Recipe, settings: Mapping[str, Any] | None) -> 
     return recipe
 
 
-def open_photos(recipe: Recipe, runtime: Runtime) -> Splits:
-    """Open the recipe's photos, without those that cannot be read.
-
-    Raises:
-        CheckError: too many cannot be read.
-    """
-    splits = open_splits(recipe.photos, recipe.data, recipe.seed)
-    return without_unreadable(splits, recipe.data.max_unreadable, runtime.workers, runtime.progress)
-
-
-def with_fitting_batch(recipe: Recipe, splits: Splits, lower: bool, progress: Progress) -> Recipe:
+def with_fitting_batch(recipe: Recipe, splits: Any, lower: bool, progress: Progress) -> Recipe:
     """Return the recipe with a batch size that the photos allow, and report a lowered one.
 
     Raises:
@@ -154,6 +138,10 @@ class _Run:
     runtime: Runtime
 
     @property
+    def task(self) -> Task:
+        return TASKS[self.recipe.task]
+
+    @property
     def ranks(self) -> Ranks:
         return self.runtime.ranks
 
@@ -162,13 +150,13 @@ class _Run:
         self.folder.check(self.recipe)
         return self.folder.facts()
 
-    def photos(self) -> Splits:
+    def photos(self) -> Any:
         """Return the photos of the run: those in data.json, or at the first start all that can be read."""
-        log, photos, options = self.runtime.progress.log, self.recipe.photos, self.recipe.data
+        log = self.runtime.progress.log
         splits = self._open_splits() if self.ranks.is_main else None
-        shared = self.ranks.broadcast_object(lambda: splits and splits_to_dict(splits, photos))
+        shared = self.ranks.broadcast_object(lambda: splits and self.task.saved(splits, self.recipe))
         if splits is None:
-            return restore_splits(shared or {}, photos, options)
+            return self.task.restore(shared or {}, self.recipe)
         for note in splits.notes:
             log(note)
         counts = f"{len(splits.train):,} train, {len(splits.val):,} val, {len(splits.train.class_ids)} classes"
@@ -176,13 +164,13 @@ class _Run:
         log(f"data    {counts}{left}")
         return splits
 
-    def _open_splits(self) -> Splits:
+    def _open_splits(self) -> Any:
         saved = self.folder.data()
         if saved is None:
-            return open_photos(self.recipe, self.runtime)
-        return restore_splits(saved, self.recipe.photos, self.recipe.data)
+            return self.task.open_photos(self.recipe, self.runtime)
+        return self.task.restore(saved, self.recipe)
 
-    def start(self, setup: Setup, splits: Splits, before: Mapping[str, Any]) -> Checkpoints:
+    def start(self, setup: Setup, splits: Any, before: Mapping[str, Any]) -> Checkpoints:
         """Claim the folder, and restore the newest checkpoint if there is one."""
         trainer, checkpoints = setup.trainer, Checkpoints(self.folder.checkpoints)
         if self.ranks.is_main:
@@ -196,37 +184,33 @@ class _Run:
             self.folder.truncate_epochs(trainer.position.epoch)
             if not self.folder.mosaic.exists():
                 x_N3HW, labels = trainer.prepare(next(setup.batches.epoch(0, 0)))
-                names = label_texts(labels, list((setup.initial.config.label_descriptions or {}).values()))
-                write_file(self.folder.mosaic, mosaic_png(trainer.pixels(x_N3HW), names))
+                tiles = self.task.tiles(trainer.pixels(x_N3HW), labels, setup.initial)
+                write_file(self.folder.mosaic, mosaic_png(*tiles))
         return checkpoints
 
-    def _claim(self, splits: Splits, before: Mapping[str, Any]) -> None:
+    def _claim(self, splits: Any, before: Mapping[str, Any]) -> None:
         """Write the run's files. It is called only once everything could be opened, so that a typo leaves no folder."""
         now = environment(self.runtime.device, self.ranks)
-        self.folder.claim(self.recipe, splits_to_dict(splits, self.recipe.photos))
+        self.folder.claim(self.recipe, self.task.saved(splits, self.recipe))
         if changed := environment_difference(before, now):
             self.runtime.progress.log(changed)
         self.folder.update(**now, data=_summary(splits))
 
-    def finish(self, splits: Splits, setup: Setup) -> None:
+    def finish(self, splits: Any, setup: Setup) -> None:
         """Validate the stored best weights, and write the report."""
-        best = self.ranks.broadcast_object(lambda: load_model(str(self.folder.best)))
-        logits_NK = setup.validation.logits(best.model, setup.trainer)
+        figures = self.task.report(self.folder.path, splits, setup.validation, self.ranks)
         if not self.ranks.is_main:
             return
-        names = best.config.label_descriptions or {}
-        write_report(self.folder.path, splits.val, logits_NK, [names[c] for c in splits.val.class_ids])
-        evaluation = evaluate(logits_NK, splits.val.targets_N, splits.val.class_ids)
-        figures = {"top1_interval": evaluation.top1_interval.to_list()}
         self.folder.update(best=self.folder.facts()["best"] | figures, finished=True)
         self.runtime.progress.log(self.outcome())
 
     def outcome(self) -> str:
-        """Return a line with the best epoch's accuracy and the paths of report and model."""
+        """Return a line with the best epoch's figure and the paths of report and model."""
         best = self.folder.facts()["best"]
-        low, high = best["top1_interval"]
+        figure = self.task.figure
+        low, high = best[f"{figure}_interval"]
         return (
-            f"best {100 * best['top1']:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}), epoch "
+            f"best {100 * best[figure]:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f}), epoch "
             f"{best['epoch']}.  Report: {self.folder.report}   Model: {self.folder.best}"
         )
 
@@ -299,7 +283,7 @@ class _RunCallback(TrainerCallback):
     def write_best(self, epoch: EpochEvent) -> None:
         """Write the model folder `best`."""
         recipe = self.trainer.recipe
-        results = {"top1": epoch.top1, "top5": epoch.top5}
+        results = {name: value for name, value in epoch.figures.items() if name != "val_loss"}
         dataset = recipe.dataset or os.fsencode(Path(recipe.photos).name).decode(errors="replace")
         dla = {**self.config.dla, "dataset": dataset, "recipe": _shareable(recipe), "results": results}
         weights = half_precision(self.trainer.stored().state_dict())
@@ -319,7 +303,7 @@ def _shareable(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def _summary(splits: Splits) -> dict[str, Any]:
+def _summary(splits: Any) -> dict[str, Any]:
     return {
         "train": len(splits.train),
         "val": len(splits.val),

@@ -19,7 +19,6 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,10 @@ _NEEDED = ("config.yaml", "data.json", "run.json")  # to continue from a checkpo
 
 
 class RunFolder:
-    """The folder of one run."""
+    """The folder of one run. `figure` is the name of the one by which its best epoch is told."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, figure: str = "top1") -> None:
+        self.path, self.figure = path, figure
         self.best, self.checkpoints = path / "best", path / "checkpoints"
         self.metrics, self.mosaic = path / "metrics.jsonl", path / "mosaic.png"
         self.report = path / "report.html"
@@ -109,7 +108,7 @@ class RunFolder:
         """
         facts = self._read("run.json") or {}
         try:
-            _check_facts(JsonObject(facts, str(self.path / "run.json")))
+            _check_facts(JsonObject(facts, str(self.path / "run.json")), self.figure)
         except DamagedError as error:
             raise UsageError(f"{error} Give another --output") from error
         return facts
@@ -130,7 +129,7 @@ class RunFolder:
         """
         try:
             with self.metrics.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(asdict(epoch)) + "\n")
+                log.write(json.dumps(epoch.to_dict()) + "\n")
                 log.flush()
                 os.fsync(log.fileno())  # it must be on disk before the checkpoint that ends the epoch
         except OSError as error:
@@ -162,7 +161,7 @@ class RunFolder:
             raise DlaError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _check_facts(facts: JsonObject) -> None:
+def _check_facts(facts: JsonObject, figure: str) -> None:
     """Raise a DamagedError unless the facts of run.json that are used have their types."""
     facts.get("finished", bool, "true or false", default=False)
     for part in ("versions", "machine", "data"):
@@ -170,9 +169,9 @@ def _check_facts(facts: JsonObject) -> None:
     best = facts.object("best")
     if best.fields or facts.fields.get("finished"):
         best.get("epoch", int, "a number")
-        best.get("top1", (int, float), "a number")
+        best.get(figure, (int, float), "a number")
     if facts.fields.get("finished"):
-        best.get("top1_interval", list, "two numbers", _are_two_numbers)
+        best.get(f"{figure}_interval", list, "two numbers", _are_two_numbers)
 
 
 def _are_two_numbers(values: list[Any]) -> bool:
@@ -185,11 +184,10 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         with suppress(DamagedError):
             epoch = JsonObject(parse_object(line, str(path)), str(path))
-            for name in (f.name for f in fields(EpochEvent)):
-                if name in ("epoch", "seconds", "photos_per_second"):
-                    epoch.get(name, int if name == "epoch" else (int, float), "a number")
-                else:
-                    epoch.get(name, (int, float), "a number", default=None)
+            for name in ("epoch", "seconds", "photos_per_second"):
+                epoch.get(name, int if name == "epoch" else (int, float), "a number")
+            for name in epoch.fields:
+                epoch.get(name, (int, float), "a number", default=None)
             if line.endswith(b"\n"):
                 epochs.append(dict(epoch.fields))
     return epochs

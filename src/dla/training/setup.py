@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dla.data.dataset import Split, Splits, scanned_folders
-from dla.data.photo_cache import Budget, PhotoStore, half_of_memory
-from dla.engines.torch import pick_device
+from dla.data.dataset import scanned_folders
 from dla.errors import UnavailableError, UsageError
-from dla.options import PhotoCache, RuntimeOptions
-from dla.storage import cache
 from dla.training.batches import TrainBatches
+from dla.training.classify_task import ClassifyTask
 from dla.training.distributed import Ranks
-from dla.training.loss import open_teacher
+from dla.training.edges_task import EdgesTask
 from dla.training.memory import give_memory_back
-from dla.training.model import InitialModel, build_initial
+from dla.training.model import InitialModel
 from dla.training.recipe import Recipe
-from dla.training.trainer import Trainer, ValidationSet
-from dla.types import NO_PROGRESS, Progress
+from dla.training.segment_task import SegmentTask
+from dla.training.task import Runtime, Task, Validator
+from dla.training.trainer import Trainer
 
 STRIDE = 32  # of the coarsest map
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """How a run is computed. It does not change the results, except for the device, in the last digits."""
-
-    workers: int
-    device: torch.device
-    cache: PhotoCache
-    progress: Progress
-    ranks: Ranks
-
-    @classmethod
-    def from_options(
-        cls, workers: int, device: str, cache: PhotoCache, progress: Progress = NO_PROGRESS, ranks: Ranks = Ranks()
-    ) -> Runtime:
-        """Check the options and choose the device.
-
-        Raises:
-            UsageError: no such device, or a number of workers out of range.
-        """
-        RuntimeOptions(workers)  # checks the range
-        return cls(workers, ranks.device(pick_device(device)), cache, progress, ranks)
+TASKS: Mapping[str, Task] = {"classify": ClassifyTask(), "segment": SegmentTask(), "edges": EdgesTask()}
 
 
 @dataclass(frozen=True)
@@ -55,7 +33,7 @@ class Setup:
     initial: InitialModel
     trainer: Trainer
     batches: TrainBatches
-    validation: ValidationSet
+    validation: Validator
 
     @property
     def photos_left(self) -> int:
@@ -96,29 +74,25 @@ def check_apart(folder: Path, recipe: Recipe) -> None:
             )
 
 
-def set_up(recipe: Recipe, splits: Splits, runtime: Runtime) -> Setup:
+def set_up(recipe: Recipe, splits: Any, runtime: Runtime) -> Setup:
     """Build the network of the recipe and what trains it on these photos. Seeds PyTorch.
 
     Raises:
         UsageError: settings that do not fit the photos, the device or each other.
         UnknownNameError, UnavailableError, DamagedError: as by `dla.load`, for the network and the teacher.
     """
-    train, val, ranks = splits.train, splits.val, runtime.ranks
+    task = TASKS[recipe.task]
     torch.manual_seed(recipe.seed)
     if recipe.compute.checkpointing and runtime.device.type == "cpu":
         give_memory_back()
-    initial = build_initial(recipe, train.class_ids)
-    _check_batch(recipe, min(initial.preprocessing.size), ranks)
+    initial = task.initial(recipe, splits)
+    _check_batch(recipe, min(initial.preprocessing.size), runtime.ranks)
     for note in initial.notes:
         runtime.progress.log(f"model   {note}")
-    teacher = open_teacher(recipe.distill, train.class_ids, len(train), runtime.device)
-    trainer = Trainer(initial, recipe, train.targets_N, runtime.device, teacher, ranks)
-    budget = Budget(half_of_memory() // ranks.local_world)
-    batches = TrainBatches(
-        _store(train, runtime, budget), train.targets_N, recipe, initial.preprocessing, runtime.workers, ranks
-    )
-    validation = ValidationSet(_store(val, runtime, budget), val.targets_N, recipe.batch_size, runtime.workers)
-    return Setup(initial, trainer, batches, validation)
+    parts = task.parts(recipe, splits, initial, runtime)
+    trainer = Trainer(initial, recipe, parts.objective, runtime.device, runtime.ranks)
+    batches = TrainBatches(parts.samples, recipe, runtime.workers, runtime.ranks)
+    return Setup(initial, trainer, batches, parts.validation)
 
 
 def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
@@ -130,8 +104,3 @@ def _check_batch(recipe: Recipe, own: int, ranks: Ranks) -> None:
             f"batch_size is {recipe.batch_size}, so the network sees one photo at a time, which at {min(sides)} pixels "
             "is too little for its batch norms. Give at least two photos per process and micro-batch, or larger crops"
         )
-
-
-def _store(split: Split, runtime: Runtime, budget: Budget) -> PhotoStore:
-    place = cache.cache_folder() / cache.PHOTOS if runtime.cache == "disk" else None
-    return PhotoStore(split, runtime.cache, place, budget=budget, progress=runtime.progress)

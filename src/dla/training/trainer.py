@@ -16,16 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dla.errors import DlaError, UsageError
-from dla.inference.pipeline import InputPipeline, PreparedInput
-from dla.metrics.classification import sample_results
-from dla.models.dla import DLA
-from dla.models.fuse import fuse_conv_bn
+from dla.models.dense import Dense
 from dla.models.normalize import Normalize
-from dla.training.augment import BatchAugment
-from dla.training.batches import Batch, ImageReader, TrainBatches
+from dla.training.batches import TrainBatches
 from dla.training.distributed import Ranks
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
-from dla.training.loss import Criterion, Labels, Teacher, balanced_weights
 from dla.training.model import InitialModel, train_mode
 from dla.training.optim import (
     Autocast,
@@ -37,66 +32,24 @@ from dla.training.optim import (
     set_rate,
 )
 from dla.training.recipe import Recipe
+from dla.training.task import Batch, BatchLabels, Objective, Validator
 from dla.types import Array
 from dla.weights.load import load_state
 from dla.weights.model_folder import half_precision
-
-
-@dataclass(frozen=True)
-class ValidationSet:
-    """The validation photos."""
-
-    images: ImageReader
-    targets_N: Array
-    batch_size: int
-    workers: int
-
-    @torch.inference_mode()
-    def logits(
-        self,
-        network: nn.Module,
-        trainer: Trainer,
-        pause: Callable[[], None] = lambda: None,
-        while_waiting: Callable[[], None] | None = None,
-    ) -> Array:
-        """Return the logits (N, K) of all photos, gathered from all ranks and prepared as by `dla predict`.
-
-        `pause` is called before each batch, `while_waiting` several times a second while the next one is not ready.
-        """
-        device, ranks = trainer.device, trainer.ranks
-        fused: nn.Module = fuse_conv_bn(network)
-        fused = fused.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rows = ranks.shard(np.arange(len(self.targets_N)))
-
-        def prepare(row: int) -> PreparedInput:
-            return PreparedInput(str(row), (trainer.preprocessing.pixels(self.images[row]),))
-
-        def compute(pixels_NHW3: Array) -> Array:
-            pause()
-            x_N3HW = trainer.normalize(torch.from_numpy(pixels_NHW3).to(device))
-            return fused(x_N3HW).cpu().numpy()  # type: ignore[no-any-return]
-
-        pipeline = InputPipeline(self.batch_size, self.workers, while_waiting=while_waiting)
-        logits = list(pipeline.results(rows.tolist(), prepare, compute, lambda _, logits_K: logits_K))
-        most = math.ceil(len(self.targets_N) / ranks.world)
-        if math.ceil(most / self.batch_size) > math.ceil(len(rows) / self.batch_size):
-            pause()  # `pause` is collective: call it as often as the ranks with one more batch
-        logits_nK = np.stack(logits) if logits else np.empty((0, 0), np.float32)
-        return ranks.gather_rows(logits_nK, rows, len(self.targets_N))
 
 
 @dataclass
 class Position:
     """The position of a run: `step` steps into epoch `epoch` (both from 0), with `loss_sum` the sum of their losses.
 
-    `best` is (top-1, negative loss) on the validation photos in the best epoch so far; `since_best` counts the epochs
-    after it.
+    `best` is the task's score on the validation photos in the best epoch so far, such as (top-1, negative loss);
+    `since_best` counts the epochs after it.
     """
 
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    best: tuple[float, float] | None = None
+    best: tuple[float, ...] | None = None
     since_best: int = 0
 
 
@@ -110,12 +63,11 @@ class Trainer:
         self,
         initial: InitialModel,
         recipe: Recipe,
-        targets_N: Array,
+        objective: Objective,
         device: torch.device,
-        teacher: Teacher | None,
         ranks: Ranks,
     ) -> None:
-        self.recipe, self.device, self.teacher, self.ranks = recipe, device, teacher, ranks
+        self.recipe, self.objective, self.device, self.ranks = recipe, objective, device, ranks
         self.preprocessing = initial.preprocessing
         layout = torch.channels_last if recipe.compute.channels_last else torch.contiguous_format
         network = _with_sync_batch_norm(initial.network, device) if recipe.compute.sync_batch_norm else initial.network
@@ -124,14 +76,10 @@ class Trainer:
         self.average = make_ema(self.network, recipe.average)
         self.optimizer = build_optimizer(self.network, recipe)
         self.precision = Autocast(recipe.compute.autocast, device)
-        self.augment = BatchAugment(recipe.augment)
-        weights_K = balanced_weights(torch.from_numpy(targets_N), initial.config.num_classes).to(device)
-        balanced = recipe.loss.class_weights == "balanced"
-        self.criterion = Criterion(recipe.loss, recipe.distill, weights_K if balanced else None)
         self.normalize = Normalize(*self.preprocessing.scale_shift()).to(device)
         train_mode(self.network, recipe.freeze)
         self.parallel = DistributedDataParallel(self.network) if ranks.world > 1 else None
-        self.forward: Callable[[Tensor], Tensor] = self.parallel or self.network
+        self.forward: Callable[[Tensor], Any] = self.parallel or self.network
         if recipe.compute.compile:
             self.forward = torch.compile(self.forward)
         self.position = Position()
@@ -160,7 +108,7 @@ class Trainer:
         self.position = Position(**at | {"best": at["best"] and tuple(at["best"])})
         self.precision.load_state(facts["scaler"])
 
-    def run(self, batches: TrainBatches, val: ValidationSet, callback: TrainerCallback) -> None:
+    def run(self, batches: TrainBatches, validation: Validator, callback: TrainerCallback) -> None:
         """Train until the last epoch or early stopping, and validate after each epoch.
 
         Raises:
@@ -170,37 +118,34 @@ class Trainer:
             began, first, clock = time.monotonic(), self.position.step, _Clock()
             for batch in clock.timing(batches.epoch(self.position.epoch, first, callback.on_wait)):
                 rate = learning_rate(self.recipe, self.position.epoch + self.position.step / batches.steps)
-                loss, top1 = self.step(batch, rate)
+                loss, accuracy = self.step(batch, rate)
                 self.position.step += 1
                 self.position.loss_sum += loss
                 place = self.position.epoch + 1, self.recipe.epochs, self.position.step, batches.steps
-                callback.on_step(StepEvent(*place, loss, top1, rate, self.recipe.batch_size))
+                callback.on_step(StepEvent(*place, loss, accuracy, rate, self.recipe.batch_size))
             seconds = max(time.monotonic() - began, 1e-9)
             photos = (self.position.step - first) * self.recipe.batch_size
             self.ranks.broadcast(list(self.eval_network.buffers()))  # batch-norm statistics differ between ranks
-            logits_NK = val.logits(self.stored(), self, callback.on_validation_batch, callback.on_wait)
-            outcome = sample_results(logits_NK, val.targets_N)
+            measured = validation.measure(self.stored(), callback.on_validation_batch, callback.on_wait)
             epoch = EpochEvent(
                 epoch=self.position.epoch + 1,
                 step=(self.position.epoch + 1) * batches.steps,
                 loss=self.position.loss_sum / batches.steps,
                 lr=learning_rate(self.recipe, self.position.epoch + 1 - 1 / batches.steps),
-                top1=float(outcome.right(1).mean()),
-                top5=float(outcome.right(5).mean()),
-                val_loss=float(outcome.loss_N.mean()),
+                figures=dict(measured.figures),
                 seconds=seconds,
                 photos_per_second=photos / seconds,
                 data_wait=clock.waited / seconds,
             )
-            is_best = self._count(epoch)
+            is_best = self._count(measured.score)
             callback.on_epoch(epoch, is_best)
 
-    def _count(self, epoch: EpochEvent) -> bool:
+    def _count(self, score: tuple[float, ...]) -> bool:
         """Move the position to the next epoch; return whether this one was the best."""
-        figures = epoch.top1, -epoch.val_loss
-        is_best = self.position.best is None or figures > self.position.best
-        best = figures if is_best else self.position.best
-        self.position = Position(epoch.epoch, best=best, since_best=0 if is_best else self.position.since_best + 1)
+        at = self.position
+        is_best = at.best is None or score > at.best
+        since_best = 0 if is_best else at.since_best + 1
+        self.position = Position(at.epoch + 1, best=score if is_best else at.best, since_best=since_best)
         return is_best
 
     @property
@@ -215,8 +160,10 @@ class Trainer:
             DlaError: a weight is too large for half precision.
         """
         network = copy.deepcopy(self.eval_network)
+        if isinstance(network, Dense):
+            network.auxiliary = None
         try:
-            load_state(network, half_precision(self.eval_network.state_dict()))
+            load_state(network, half_precision(network.state_dict()))
         except UsageError as error:
             raise DlaError(f"{error} The run diverged by epoch {self.position.epoch + 1}. {self._advice}") from error
         return network
@@ -232,16 +179,16 @@ class Trainer:
         self.optimizer.zero_grad()
         parts = self.recipe.optimizer.accumulate
         size = len(x_N3HW) // parts
-        loss, correct, weight = 0.0, 0, self._mean_weight(labels)
+        loss, accuracy, weight = 0.0, 0.0, self._mean_weight(labels)
         for start in range(0, len(x_N3HW), size):
             part = labels.part(start, start + size)
             with self._gradient_sync(start + size == len(x_N3HW)):
                 with self.precision.autocast():
-                    logits_NK = self.forward(x_N3HW[start : start + size])
-                part_loss = self.criterion(logits_NK.float(), part, weight) / parts
+                    output = self.forward(x_N3HW[start : start + size])
+                part_loss = self.objective.loss(output, part, weight) / parts
                 self.precision.backward(part_loss)
             loss += part_loss.item()
-            correct += int((logits_NK.argmax(1) == part.targets_N).sum())
+            accuracy += self.objective.accuracy(output, part) / parts
         if not math.isfinite(loss):
             raise self._diverged("loss", loss)
         norm = self.precision.step(self.optimizer, self.recipe.optimizer.clip_norm)
@@ -249,37 +196,25 @@ class Trainer:
             raise self._diverged("gradient norm", norm)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        loss, accuracy = self.ranks.mean(loss, correct / len(x_N3HW))
-        return loss, accuracy if labels.others_N is None else math.nan
+        loss, accuracy = self.ranks.mean(loss, accuracy)
+        return loss, accuracy
 
-    def _mean_weight(self, labels: Labels) -> float | None:
-        """The mean weight of a photo over the batch of all ranks, if classes are weighted."""
-        weights_N = self.criterion.photo_weights(labels)
+    def _mean_weight(self, labels: BatchLabels) -> float | None:
+        """The mean weight of a photo over the batch of all ranks, if photos are weighted."""
+        weights_N = self.objective.weights(labels)
         return None if weights_N is None else self.ranks.mean(weights_N.mean().item())[0]
 
     def _gradient_sync(self, enabled: bool) -> AbstractContextManager[None]:
         """Return the context in which the ranks sum their gradients in the backward pass, if `enabled`."""
         return nullcontext() if enabled or self.parallel is None else self.parallel.no_sync()
 
-    def prepare(self, batch: Batch) -> tuple[Tensor, Labels]:
+    def prepare(self, batch: Batch) -> tuple[Tensor, BatchLabels]:
         """Return the network's input (N, 3, H, W) and the labels of a batch. Seeds PyTorch for the step."""
         key = (self.recipe.seed, self.position.epoch, self.position.step, self.ranks.rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         pixels = torch.from_numpy(batch.pixels_NHW3).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        targets_N = torch.from_numpy(batch.targets_N).to(self.device)
-        mix = None
-        if self.augment.enabled:
-            pixels, mix = self.augment(pixels.div_(255))
-            pixels = pixels.mul(255)
-        teacher_NK = None
-        if self.teacher is not None:
-            teacher_NK = (self.teacher(pixels, batch.rows_N) / self.recipe.distill.temperature).softmax(1)
-        x_N3HW = self.normalize.normalize_(pixels).contiguous(memory_format=self.layout)
-        if mix is None:
-            return x_N3HW, Labels(targets_N, teacher_NK=teacher_NK)
-        if teacher_NK is not None and not self.teacher.sees_mixed:  # type: ignore[union-attr]
-            teacher_NK = teacher_NK.lerp(teacher_NK[mix.partners_N], mix.shares_N[:, None])
-        return x_N3HW, Labels(targets_N, targets_N[mix.partners_N], mix.shares_N, teacher_NK)
+        pixels, labels = self.objective.prepare(pixels, batch)
+        return self.normalize.normalize_(pixels).contiguous(memory_format=self.layout), labels
 
     def pixels(self, x_N3HW: Tensor) -> Array:
         """Convert inputs from `prepare` (N, 3, H, W) back to uint8 images (N, H, W, 3)."""
@@ -311,7 +246,7 @@ class _Clock:
             yield batch
 
 
-def _with_sync_batch_norm(network: DLA, device: torch.device) -> DLA:
+def _with_sync_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     """Return the network with batch norms that compute their statistics over all ranks."""
     if device.type != "cuda":
         raise UsageError(f"compute.sync_batch_norm works only on GPUs, and this run is on {device.type}. Leave it out")

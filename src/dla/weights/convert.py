@@ -13,15 +13,17 @@ from typing import Any, get_args
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from dla.errors import DlaError, UsageError
 from dla.images.preprocessing import Preprocessing
-from dla.models.dla import DLA
+from dla.models.decoder import Transposed
+from dla.models.dense import Dense
 from dla.models.registry import TABLE
 from dla.options import ConvertFormat
 from dla.storage.files import write_files
 from dla.weights.keys import authors_state
-from dla.weights.load import LoadedModel, load_model
+from dla.weights.load import LoadedModel, load_any
 from dla.weights.model_folder import WEIGHTS, write_folder
 from dla.weights.save import Labels, check_free, described
 from dla.weights.spec import warn_of_guesses
@@ -80,7 +82,7 @@ def convert(
     _check_out(path, to, force)
     if to != "folder" and (labels is not None or preprocessing):
         raise UsageError(f"labels and preprocessing are stored only in a model folder, and {path} is a file of weights")
-    loaded = load_model(source, architecture=architecture, cache_dir=cache_dir)
+    loaded: LoadedModel[Any] = load_any(source, architecture=architecture, cache_dir=cache_dir)
     notes = loaded.report.notes
     if to == "folder":
         config = described(loaded.config, labels, preprocessing or None)
@@ -121,7 +123,7 @@ def _check_out(path: Path, to: ConvertFormat, force: bool) -> None:
     check_free(path, force)
 
 
-def _bare_file(model: DLA, ending: str) -> bytes:
+def _bare_file(model: nn.Module, ending: str) -> bytes:
     state = model.state_dict()
     if ending == ".safetensors":
         return safetensors.torch.save(state, metadata={"format": "pt"})
@@ -130,18 +132,36 @@ def _bare_file(model: DLA, ending: str) -> bytes:
     return buffer.getvalue()
 
 
-def _authors_file(loaded: LoadedModel) -> bytes:
+def _authors_file(loaded: LoadedModel[Any]) -> bytes:
     model, name = loaded.model, loaded.config.architecture
     if TABLE[name].origin != _AUTHORS:
         known = ", ".join(r.name for r in TABLE.values() if r.origin == _AUTHORS)
         raise UsageError(f"the authors' code has no {name}. Allowed: {known}")
-    stride, pool = model.feature_info[-1]["reduction"], model.global_pool.pool_type
-    if (model.in_chans, stride, pool) != (3, 32, "avg") or not model.num_classes:
-        raise UsageError(
-            "the authors' code has 3 channels, output stride 32, average pooling and a classifier, but "
-            f"{loaded.origin} has {model.in_chans}, {stride}, {pool!r} and {model.num_classes} classes"
-        )
+    if isinstance(model, Dense):
+        _check_authors_dense(loaded)
+    else:
+        stride, pool = model.feature_info[-1]["reduction"], model.global_pool.pool_type
+        if (model.in_chans, stride, pool) != (3, 32, "avg") or not model.num_classes:
+            raise UsageError(
+                "the authors' code has 3 channels, output stride 32, average pooling and a classifier, but "
+                f"{loaded.origin} has {model.in_chans}, {stride}, {pool!r} and {model.num_classes} classes"
+            )
     buffer = io.BytesIO()
     # the legacy format: the authors' code runs on a PyTorch that reads no other
     torch.save(OrderedDict(authors_state(model)), buffer, _use_new_zipfile_serialization=False)
     return buffer.getvalue()
+
+
+def _check_authors_dense(loaded: LoadedModel[Any]) -> None:
+    config, model = loaded.config, loaded.model
+    if not isinstance(model.up, Transposed):
+        raise UsageError(
+            f"the authors' code upsamples by transposed convolutions, and {loaded.origin} interpolates, so that its "
+            "weights do not fit. Only networks made with up='authors' can be written for it"
+        )
+    stride = config.model_args.get("output_stride", 32)
+    if (config.in_chans, stride) != (3, 32):
+        raise UsageError(
+            f"the authors' code has 3 channels and output stride 32, but {loaded.origin} has {config.in_chans} and "
+            f"{stride}"
+        )

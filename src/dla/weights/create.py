@@ -13,11 +13,15 @@ from torch import nn
 
 from dla.errors import UnknownNameError, UsageError
 from dla.models.build import MODEL_OPTIONS, build, check_options
+from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.models.feature_net import FEATURE_OPTIONS, features_of
 from dla.models.registry import MODULE, PretrainedCfg, get_pretrained_cfg, is_model, row
+from dla.weights.identify import task_of
 from dla.weights.keys import plain_names
-from dla.weights.load import create_untrained, load_model, load_state
+from dla.weights.load import create_untrained, load_dense, load_model, load_state
+from dla.weights.model_folder import COMMANDS
+from dla.weights.spec import open_files
 from dla.weights.state_files import read_state
 
 _PLACES = ("file", "state_dict", "hf_hub_id", "hf_hub_filename", "url")
@@ -30,6 +34,10 @@ StrPath = str | os.PathLike[str]
 def create_model(
     model_name: str, pretrained: bool = ..., *, features_only: Literal[True], **kwargs: Any
 ) -> nn.Module: ...
+@overload
+def create_model(
+    model_name: str, pretrained: bool = ..., *, task: Literal["segment", "edges"], **kwargs: Any
+) -> Dense: ...
 @overload
 def create_model(model_name: str, pretrained: bool = ..., **kwargs: Any) -> DLA: ...
 def create_model(
@@ -64,7 +72,9 @@ def create_model(
         no_jit: ignored.
         kwargs: other arguments of `DLA` (num_classes, in_chans, output_stride, global_pool, ...); None means the
             default. `features_only=True` returns a `FeatureNet` instead and accepts its arguments (out_indices,
-            feature_cls, ...); weights are then loaded without the classifier.
+            feature_cls, ...); weights are then loaded without the classifier. `task="segment"` or `task="edges"`
+            returns a `Dense` network of `num_classes` with `down_ratio` 2, 4 or 8, and `up` as for `Dense`; weights are
+            those of the whole network if the source is of this task, else those of the backbone.
 
     Raises:
         UnknownNameError: if there is no such network, or no weights of that tag.
@@ -74,6 +84,10 @@ def create_model(
         DamagedError: if the weights are damaged.
     """
     options = {name: value for name, value in kwargs.items() if value is not None}
+    if options.get("task", "classify") != "classify":
+        given = {"pretrained_cfg": pretrained_cfg, "pretrained_cfg_overlay": pretrained_cfg_overlay}
+        return _dense(model_name, pretrained, options, checkpoint_path, given | {"cache_dir": cache_dir})
+    options.pop("task", None)
     wrap: Callable[[DLA], nn.Module] | None = None
     if options.pop("features_only", False):
         wrap = partial(features_of, **{name: options.pop(name) for name in FEATURE_OPTIONS if name in options})
@@ -91,6 +105,28 @@ def create_model(
     if checkpoint_path:
         _load_checkpoint(model, net, checkpoint_path)
     return net
+
+
+def _dense(
+    model_name: str, pretrained: bool, options: dict[str, Any], checkpoint: StrPath | None, given: dict[str, Any]
+) -> Dense:
+    """Build a dense network: by a model folder of this task, else over the backbone that `model_name` names."""
+    task = options.pop("task")
+    if task not in COMMANDS:
+        raise UsageError(f"task is {task!r}. Allowed: {', '.join(COMMANDS)}")
+    classes, dense = options.pop("num_classes", None), {k: options.pop(k) for k in ("down_ratio", "up") if k in options}
+    if not is_model(model_name):
+        files = open_files(model_name, given["cache_dir"])
+        if pretrained and task_of(files) == task:
+            check_options(model_name, [*options, *dense], ())
+            return load_dense(files).model
+    if classes is None and task == "segment":
+        raise UsageError("a segmentation network needs num_classes, such as num_classes=11")
+    backbone: DLA = create_model(model_name, pretrained, num_classes=0, **given, **options)
+    network = Dense.over(backbone, 1 if task == "edges" else classes, **dense)
+    if checkpoint:
+        load_state(network, read_state(checkpoint), where=str(checkpoint))
+    return network
 
 
 def _of_source(

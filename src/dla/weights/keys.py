@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 
 from dla.errors import DamagedError
 from dla.models.build import build
+from dla.models.dense import Dense
 from dla.models.registry import TABLE
 from dla.models.tree import Tree
 
 FIRST_CONV, HEAD = "base_layer.0.weight", "fc."
 COUNTER = "num_batches_tracked"
+BASE, DENSE_HEAD = "base.", "fc.0."  # the backbone and the classifier of a dense network
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -92,6 +95,24 @@ def _skeleton(architecture: str) -> tuple[dict[str, tuple[int, ...]], dict[str, 
     return body, {name: tuple(shape) for name, shape in unused_projections(model).items()}
 
 
+_DECODER = re.compile(r"dla_up\.(ida_\d+)\.")
+_COARSEST = 32
+
+
+def is_dense(shapes: Shapes) -> bool:
+    """Return whether these are the tensors of a dense network: a backbone, a decoder and a classifier of pixels."""
+    return f"{BASE}{FIRST_CONV}" in shapes and f"{DENSE_HEAD}weight" in shapes
+
+
+def dense_layout(shapes: Shapes) -> dict[str, Any]:
+    """Return `down_ratio` and `up` of a dense network, as in a config, from its tensors.
+
+    The decoder has one IDA for each halving from `down_ratio` to stride 32; only the authors' upsampling has weights.
+    """
+    steps = {match[1] for name in shapes if (match := _DECODER.match(name))}
+    return {"down_ratio": _COARSEST >> len(steps), "up": "authors" if "up.weight" in shapes else "bilinear"}
+
+
 AVERAGED = ("state_dict_ema", "model_ema", "params_ema")
 # Averaged weights first, as timm does.
 CONTAINERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "net", "params", "module")
@@ -151,27 +172,41 @@ def unused_projections(model: nn.Module) -> dict[str, torch.Size]:
 def authors_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the network's state dict with the names and order of the authors' code, for strict loading.
 
-    There the projection comes last in each tree, and the unused projections are present too; these get reproducible
-    initial values.
+    There the projection comes last in each tree, and the unused projections are present too, as is the classifier of
+    the backbone in a dense network; these get reproducible initial values.
     """
     unused = unused_projections(model)
+    if isinstance(model, Dense):
+        channels = model.dla_up.channels[-1]
+        unused |= {
+            f"{BASE}{HEAD}weight": torch.Size((_CLASSES, channels, 1, 1)),
+            f"{BASE}{HEAD}bias": torch.Size((_CLASSES,)),
+        }
     random = torch.Generator().manual_seed(0)
     state = model.state_dict() | {name: _initial_value(name, shape, random) for name, shape in unused.items()}
-    return {name: state[name] for path, child in model.named_children() for name in _authors_order(child, path, unused)}
+    return {name: state[name] for name in _authors_order(model, "", unused)}
+
+
+_CLASSES = 1000  # of the backbone of a dense network
 
 
 def _authors_order(module: nn.Module, path: str, unused: Mapping[str, torch.Size]) -> Iterator[str]:
-    if not isinstance(module, Tree):
-        yield from (f"{path}.{name}" for name in module.state_dict())
-        return
-    for name, child in sorted(module.named_children(), key=lambda named: named[0] == "project"):
-        yield from _authors_order(child, f"{path}.{name}", unused)
-    if module.n > 1:
-        yield from (name for name in unused if name.startswith(f"{path}.project."))
+    """Yield the names of the tensors of the module at `path`, which ends with a point, as its prefix."""
+    if isinstance(module, Tree):
+        for name, child in sorted(module.named_children(), key=lambda named: named[0] == "project"):
+            yield from _authors_order(child, f"{path}{name}.", unused)
+        if module.n > 1:
+            yield from (name for name in unused if name.startswith(f"{path}project."))
+    elif any(isinstance(part, Tree) for part in module.modules()):
+        for name, child in module.named_children():
+            yield from _authors_order(child, f"{path}{name}.", unused)
+        yield from (name for name in unused if path and name.startswith(f"{path}{HEAD}"))
+    else:
+        yield from (f"{path}{name}" for name in module.state_dict())
 
 
 def _initial_value(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
-    """Return the initial value of a tensor of a projection (a 1x1 convolution and its batch-norm)."""
+    """Return the initial value of a tensor of a projection (a 1x1 convolution and its batch-norm) or a classifier."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.long)
     if len(shape) == 4:

@@ -11,26 +11,23 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dla.errors import DamagedError, UsageError
+from dla.errors import DamagedError
 from dla.models.build import build
+from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.models.registry import row
 from dla.types import NO_PROGRESS, Progress
-from dla.weights import hub, keys
-from dla.weights.model_folder import CONFIG, ModelConfig, parse_config
+from dla.weights import keys
+from dla.weights.identify import PREPROCESSING, config_alone, parsed, task_of
+from dla.weights.model_folder import ModelConfig, check_task
 from dla.weights.spec import ModelFiles, ModelSource, open_files
-from dla.weights.state_files import WeightFile, parse_weights
+from dla.weights.state_files import WeightFile
 
-# The fields of the table's preprocessing, for sources that specify none.
-PREPROCESSING = (
-    "input_size", "pool_size", "crop_pct", "crop_mode", "interpolation", "mean", "std", "fixed_input_size",
-    "first_conv", "classifier",
-)  # fmt: skip
 # The fields of a config that hold after the classifier was replaced.
 _OF_THE_BODY = ("task", "preprocessing", "license")
 
@@ -44,15 +41,18 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class LoadedModel(Generic[N]):
     """A network with its weights.
 
     `config` describes the network as built, `origin` what was loaded (owner/name@commit, shipped:name, or a path),
     `weights_path` is the weight file, `digest` its SHA-256, `source` what the model's name resolved to.
     """
 
-    model: DLA
+    model: N
     config: ModelConfig
     origin: str
     report: LoadReport
@@ -72,8 +72,8 @@ def load_model(
     overlay: Mapping[str, Any] | None = None,
     progress: Progress = NO_PROGRESS,
     **options: Any,
-) -> LoadedModel:
-    """Build the network that `source` names, with its weights, in training mode.
+) -> LoadedModel[DLA]:
+    """Build the classifier that `source` names, with its weights, in training mode.
 
     Args:
         source: a name (see `resolve_source`), or files that are open already, which are not read again.
@@ -88,20 +88,64 @@ def load_model(
         options: other options of the network, which override the source's config.
 
     Raises:
-        UsageError: if there is no such source, or a bare file fits several networks or none.
+        UsageError: if there is no such source, a bare file fits several networks or none, or the network is of
+            another task.
         UnavailableError: if the weights are unavailable.
         DamagedError: if the weights are damaged.
     """
     files = open_files(source, cache_dir, progress)
-    config, origin = files.config, files.origin
-    weights = parse_weights(files.weights, files.weights_name, files.weights_title, files.sha256)
-    if config is None:
-        config = _config_of(weights.state, origin, architecture)
-    files.check_architecture(config, architecture)
+    origin = files.origin
+    config, weights = parsed(files, architecture)
+    check_task(config, origin, "classify")
     config = _overlaid(config, overlay)
-    weights = dataclasses.replace(weights, notes=files.choice_notes + weights.notes)
     model, config, report = _assemble(config, weights, origin, num_classes, in_chans, new_head, options)
     return LoadedModel(model, config, origin, report, files.weights_path, files.sha256, files.source)
+
+
+def load_dense(
+    source: str | ModelFiles,
+    *,
+    architecture: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> LoadedModel[Dense]:
+    """Build the segmentation or boundary network that `source` names, with its weights, in training mode.
+
+    Arguments are those of `load_model`.
+
+    Raises:
+        UsageError: it is of another task.
+        UnavailableError, DamagedError: as by `load_model`.
+    """
+    files = open_files(source, cache_dir)
+    config, weights = parsed(files, architecture)
+    check_task(config, files.origin, "segment", "edges")
+    model = _build_dense(config)
+    report = load_state(model, weights.state, where=files.origin)
+    report = dataclasses.replace(report, notes=weights.notes + report.notes)
+    return LoadedModel(model, config, files.origin, report, files.weights_path, files.sha256, files.source)
+
+
+def load_any(
+    source: str | ModelFiles,
+    *,
+    architecture: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> LoadedModel[DLA] | LoadedModel[Dense]:
+    """Build the network that `source` names, of whatever task. Arguments and errors are those of `load_model`."""
+    files = open_files(source, cache_dir)
+    if task_of(files) == "classify":
+        return load_model(files, architecture=architecture)
+    return load_dense(files, architecture=architecture)
+
+
+def _build_dense(config: ModelConfig) -> Dense:
+    """Build a dense network without weights."""
+    with torch.device("meta"):
+        backbone = build(config.architecture, num_classes=0, **config.model_args)
+        ratio, up = config.dla.get("down_ratio", 2), config.dla.get("up", "bilinear")
+        model = Dense.over(backbone, config.num_classes, ratio, up)
+    model.pretrained_cfg = _cfg_attribute(config)
+    return model
 
 
 def create_untrained(
@@ -115,20 +159,21 @@ def create_untrained(
 
     Arguments and errors are those of `load_model`.
     """
-    files = open_files(source, cache_dir)
-    resolved = files.source
-    if resolved.kind == "hub":
-        where = f"{CONFIG} of {resolved.where}"
-        config = parse_config(hub.fetch_config(resolved.where, resolved.revision, cache_dir=cache_dir), where)
-    else:
-        config = files.config or _config_of(
-            parse_weights(files.weights, files.weights_name).state, resolved.where, None
-        )
-    config = _overlaid(config, overlay)
+    config = _overlaid(config_alone(open_files(source, cache_dir), cache_dir), overlay)
     stored = {**config.model_args, "num_classes": config.num_classes, "in_chans": config.in_chans}
     model = build(config.architecture, **stored | options)
     model.pretrained_cfg = model.default_cfg = _cfg_attribute(config)
     return model
+
+
+def skeleton(source: str | ModelFiles) -> DLA | Dense:
+    """Build the network that `source` names, of whatever task, without its weights, which are not fetched.
+
+    Errors are those of `load_model`.
+    """
+    files = open_files(source)
+    config = config_alone(files, None)
+    return create_untrained(files) if config.task == "classify" else _build_dense(config)
 
 
 def _overlaid(config: ModelConfig, overlay: Mapping[str, Any] | None) -> ModelConfig:
@@ -136,22 +181,6 @@ def _overlaid(config: ModelConfig, overlay: Mapping[str, Any] | None) -> ModelCo
         return config
     classes = overlay.get("num_classes", config.num_classes)
     return dataclasses.replace(config, num_classes=classes, pretrained_cfg={**config.pretrained_cfg, **overlay})
-
-
-def _config_of(state: Mapping[str, Tensor], where: str, architecture: str | None) -> ModelConfig:
-    """Return a config for a bare file, inferred from its tensors."""
-    shapes = keys.shapes_of(keys.plain_names(state))
-    if architecture is None:
-        fits = keys.candidate_networks(shapes)
-        if len(fits) != 1:
-            match = f"fits several networks ({', '.join(fits)})" if fits else "fits no network of the table exactly"
-            raise UsageError(f"{where} {match}. Try: name the architecture, such as dla60.")
-        architecture = fits[0]
-    cfg = row(architecture).pretrained_cfg().to_dict()
-    in_chans = shapes.get(keys.FIRST_CONV, (0, 3))[1]
-    num_classes = shapes.get(f"{keys.HEAD}weight", (0,))[0]
-    size = {"input_size": (in_chans, 224, 224)}
-    return ModelConfig(architecture, num_classes, pretrained_cfg={key: cfg[key] for key in PREPROCESSING} | size)
 
 
 def _assemble(
@@ -263,6 +292,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool 
     tensors = keys.plain_names(state)
     unused = keys.unused_projections(model)
     dropped = {name for name in tensors if name not in wanted and unused.get(name) == tensors[name].shape}
+    if isinstance(model, Dense):  # the authors' files keep the classifier of the backbone
+        dropped |= {name for name in tensors if name.startswith(f"{keys.BASE}{keys.HEAD}") and name not in wanted}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     if new_head:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(keys.HEAD)}
@@ -277,8 +308,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, new_head: bool 
 
 
 def _notes(where: str, dropped: Collection[str], new_head: bool) -> tuple[str, ...]:
-    layers = ", ".join(sorted({name.rsplit(".", 2)[0] for name in dropped}))
+    heads = [name for name in dropped if name.startswith(f"{keys.BASE}{keys.HEAD}")]
+    layers = ", ".join(sorted({name.rsplit(".", 2)[0] for name in dropped if name not in heads}))
     notes = [f"{where} has projections that no output depends on; these were dropped: {layers}."] if layers else []
+    if heads:
+        notes.append(f"{where} has the classifier of its backbone ({keys.BASE}fc), which was dropped too.")
     notes += [f"the classifier of {where} was not loaded; the network keeps its own."] if new_head else []
     return tuple(notes)
 

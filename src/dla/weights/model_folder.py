@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dla.errors import DamagedError, DlaError, UnavailableError, UsageError, nearest
-from dla.models.registry import GLOBAL_POOLS, TABLE
+from dla.models.registry import DOWN_RATIOS, GLOBAL_POOLS, TABLE, UPSAMPLINGS
 from dla.storage import files
 from dla.storage.files import JsonObject, Kind, json_kind, json_shown
 
@@ -27,6 +27,13 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 WEIGHT_NAMES = (WEIGHTS, "pytorch_model.bin", INDEX, "pytorch_model.pth", "model.pth")
 FORMAT = 1
+# What a network of each task is called, and its command.
+COMMANDS = {
+    "classify": ("classification", "dla predict"),
+    "segment": ("segmentation", "dla segment"),
+    "edges": ("boundary", "dla edges"),
+}
+USUAL_SHORT_SIDE = 360  # of photos, in pixels, where a dense network takes any
 MOST_CLASSES, MOST_CHANNELS = 1_000_000, 65_536  # limits that keep a forged config from allocating terabytes
 
 # The options of `DLA` that a config may set: type, allowed values for messages, and their check.
@@ -66,6 +73,20 @@ class ModelConfig:
     def exif(self) -> Any:
         """How the EXIF orientation of photos is treated: "apply" by default."""
         return (self.dla.get("preprocessing") or {}).get("exif", "apply")
+
+    @property
+    def task(self) -> str:
+        """What the network answers: "classify" (by default), "segment" or "edges"."""
+        return str(self.dla.get("task") or "classify")
+
+    @property
+    def photo_size(self) -> tuple[int, int]:
+        """The (height, width) of a usual input: of a dense network, a photo of 4 to 3 with the short side it wants."""
+        if self.task == "classify":
+            _, height, width = self.pretrained_cfg.get("input_size") or (3, 224, 224)
+            return height, width
+        short = self.dla.get("short_side") or USUAL_SHORT_SIDE
+        return short, round(short * 4 / 3)
 
     @property
     def temperature(self) -> float:
@@ -195,8 +216,32 @@ def _ours(dla: JsonObject) -> dict[str, Any]:
             f"dla.format is {json_shown(version)}, this version of dla reads {FORMAT}. Install a newer dla."
         )
     dla.object("preprocessing")
+    dla.get("task", str, ", ".join(COMMANDS), lambda task: task in COMMANDS, default=None)
+    dla.get("down_ratio", int, ", ".join(map(str, DOWN_RATIOS)), lambda ratio: ratio in DOWN_RATIOS, default=None)
+    dla.get("up", str, ", ".join(UPSAMPLINGS), lambda up: up in UPSAMPLINGS, default=None)
+    dla.get("short_side", int, "1 to 65536", lambda side: 1 <= side <= 65_536, default=None)
+    dla.get("threshold", (int, float), "above 0, to 1", lambda t: 0 < t <= 1, default=None)
+    dla.get("palette", list, "a colour [red, green, blue] for each class", _are_colors, default=None)
     dla.get("temperature", (int, float), "a number from 0.01 to 100", lambda t: 0.01 <= t <= 100, default=None)
     return {name: value for name, value in dla.fields.items() if name != "format"}
+
+
+def _are_colors(colors: list[Any]) -> bool:
+    return all(
+        isinstance(color, list) and len(color) == 3 and all(type(n) is int and 0 <= n <= 255 for n in color)
+        for color in colors
+    )
+
+
+def check_task(config: ModelConfig, origin: str, *tasks: str) -> None:
+    """Check that a network is for one of these tasks.
+
+    Raises:
+        UsageError: it is for another; the message names the command that takes it.
+    """
+    if config.task not in tasks:
+        what, command = COMMANDS[config.task]
+        raise UsageError(f"{origin} is a {what} network. Use: {command}")
 
 
 def parse_config(data: bytes, where: str) -> ModelConfig:
@@ -268,8 +313,8 @@ def write_folder(folder: str | os.PathLike[str], model_state: Mapping[str, Tenso
         raise DlaError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
-def write_temperature(folder: str | os.PathLike[str], temperature: float) -> None:
-    """Set the temperature in a model folder's config and leave all other fields unchanged, unknown ones too.
+def set_fields(folder: str | os.PathLike[str], **fields: Any) -> None:
+    """Set fields under `dla` in a model folder's config and leave all others unchanged, unknown ones too.
 
     Raises:
         UnavailableError: if it is not a model folder.
@@ -281,7 +326,7 @@ def write_temperature(folder: str | os.PathLike[str], temperature: float) -> Non
     parse_config(data, str(path))
     root = files.parse_object(data, str(path))
     try:
-        root["dla"] = {"format": FORMAT, **(root.get("dla") or {}), "temperature": temperature}
+        root["dla"] = {"format": FORMAT, **(root.get("dla") or {}), **fields}
         text = json.dumps(root, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         files.write_files({path: text.encode()})
     except OSError as error:

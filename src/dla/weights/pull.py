@@ -89,14 +89,14 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
 
 
 def _verified(name: str, source: ModelSource, cache_dir: CacheDir) -> PullResult:
-    from dla.weights.load import load_model  # imports torch, which fetching does not need
+    from dla.weights.load import load_any  # imports torch, which fetching does not need
 
     path = hub.locate(source.where, source.revision, cache_dir=cache_dir)
     try:
         if path is None:
             where = hub.cache_folder(cache_dir)
             raise UnavailableError(f"{source.where} is not in the cache ({where}). Try: dla pull {name}")
-        loaded = load_model(ModelFiles(name, source, cache_dir))
+        loaded = load_any(ModelFiles(name, source, cache_dir))
     except DlaError as error:
         return PullResult(name, path, error=error)
     return PullResult(name, path, stored_bytes(path), loaded.digest)

@@ -17,8 +17,9 @@ from dla.models.build import build
 from dla.models.dla import DLA
 from dla.models.registry import TABLE
 from dla.options import CropMode, Exif, Interpolation
+from dla.weights.identify import PREPROCESSING
 from dla.weights.keys import FIRST_CONV, HEAD, PREFIXES, candidate_networks, plain_names, shapes_of
-from dla.weights.load import PREPROCESSING, load_state
+from dla.weights.load import load_state
 from dla.weights.model_folder import ModelConfig, is_unfinished, write_folder
 
 Labels = Sequence[str] | Mapping[str, str]

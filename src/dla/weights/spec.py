@@ -258,13 +258,17 @@ def guesses(source: ModelSource, config: ModelConfig, *, names: bool = True, siz
         return ""
     _, height, width = config.pretrained_cfg.get("input_size") or (3, 224, 224)
     crop = config.pretrained_cfg.get("crop_pct", 0.875)
-    guessed = [f"a size of {height}x{width} pixels, crop {crop:g}"] if size else []
-    if names and config.num_classes:
+    dense = config.task != "classify"  # photos at their own size
+    guessed = [f"a size of {height}x{width} pixels, crop {crop:g}"] if size and not dense else []
+    if names and config.num_classes and config.task != "edges":
         last = config.num_classes - 1
         guessed.append("ImageNet's class names" if last == 999 else f"the class names class_0 to class_{last}")
+    if not guessed:
+        return ""
+    flags = "--labels FILE" + ("" if dense else " --input-size N")
     return (
         f"{source.where} holds only weights, so {' and '.join(guessed)} are guesses. To set them: "
-        f"dla convert {source.where} FOLDER --labels FILE --input-size N"
+        f"dla convert {source.where} FOLDER {flags}"
     )
 
 
