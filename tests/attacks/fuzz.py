@@ -296,7 +296,7 @@ def run_folder(folder: Path) -> dict[str, bytes]:
     )
     run.update(best={"epoch": 1, "top1": 0.5, "top5": 1.0, "top1_interval": [0.1, 0.9]}, versions={}, machine={})
     for epoch in (1, 2):
-        run.add_epoch(EpochEvent(epoch, epoch, 0.5, 0.1, 0.5, 1.0, 0.5, 1.0, 1.0, 0.1))
+        run.add_epoch(EpochEvent(epoch, epoch, 0.5, 0.1, {"top1": 0.5, "top5": 1.0, "val_loss": 0.5}, 1.0, 1.0, 0.1))
     Checkpoints(run.checkpoints).save(
         2, {"network.x": torch.zeros(3)}, {"epoch": 2, "step": 0, "best": None}, best=True
     )

@@ -7,7 +7,6 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ RUN = {
     "schema": "dla.run/1", "finished": True, "versions": {"torch": "1"}, "machine": {"threads": 2}, "data": {"n": 1},
     "best": {"epoch": 1, "top1": 0.5, "top1_interval": [0.4, 0.6]}, "command": ["dla"],
 }  # fmt: skip
-EPOCH = asdict(EpochEvent(1, 10, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1))
+EPOCH = EpochEvent(1, 10, 0.1, 0.1, {"top1": 0.1, "top5": 0.1, "val_loss": 0.1}, 0.1, 0.1, 0.1).to_dict()
 RESULT = {"schema": "dla.predict/1", "path": "a.jpg", "predictions": []}
 INDEX = {"metadata": {}, "weight_map": {"a": "model-1.safetensors"}}
 

@@ -201,12 +201,11 @@ def test_a_config_that_says_odd_things(tmp_path: Path, capsys: pytest.CaptureFix
     shutil.copytree(shipped("tiny200"), folder)
     config = json.loads((folder / "config.json").read_text())
     for odd in (None, 3, "text", ["a"], {"top1": "high", "deep": {"er": [1, 2]}}):
-        config["dla"] |= dict.fromkeys(("recipe", "results", "license", "dataset", "task"), odd)
+        config["dla"] |= dict.fromkeys(("recipe", "results", "license", "dataset"), odd)
         (folder / "config.json").write_text(json.dumps(config))
         found = record(capsys, str(folder))
         assert found["recipe"] == found["results"] == (odd if isinstance(odd, dict) else None)
         assert found["license"] == found["dataset"] == (odd if isinstance(odd, str) else None)
-        assert found["task"] == (odd if isinstance(odd, str) else "classify")
         out = table(capsys, str(folder))
         assert ("deep.er [1, 2]" in out) == isinstance(odd, dict)
 
