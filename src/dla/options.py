@@ -181,3 +181,34 @@ class BoundaryOptions(_Checked):
     tolerance: float = option(0.0075, "boundaries: largest distance of a match, as a share of the diagonal", 1e-6, 1)
     nms: bool = True
     nms_m: float = option(1.01, "boundaries: factor of non-maximum suppression; above 1, wider maxima stay", 0.1, 10)
+
+
+TILE_OVERLAP = 256  # of neighbouring tiles, in pixels; the effective receptive field is smaller: benchmarks/tiles.py
+
+
+@dataclass(frozen=True)
+class DenseOptions:
+    """At which size a photo is seen, and from which size on in tiles."""
+
+    size: int | str = option(
+        "trained",
+        "the short side at which the network sees a photo, in pixels; trained: as in its training; native: the photo's "
+        "own",
+    )
+    tile: int = option(1024, "larger photos are computed in tiles of this side", 2 * TILE_OVERLAP, 65_536)
+
+    def __post_init__(self) -> None:
+        if not (self.size in ("trained", "native") or (isinstance(self.size, int) and 1 <= self.size <= 65_536)):
+            raise UsageError(f"size is {self.size}. Allowed: trained, native, or the short side in pixels, to 65,536")
+        if not 2 * TILE_OVERLAP <= self.tile <= 65_536:
+            raise UsageError(f"tile is {self.tile}. Allowed: {2 * TILE_OVERLAP} to 65,536 pixels")
+
+    def input_size(self, photo: tuple[int, int], trained: int | None) -> tuple[int, int]:
+        """Return the (height, width) at which a photo of (width, height) is seen."""
+        width, height = photo
+        short = trained if self.size == "trained" else None if self.size == "native" else int(self.size)
+        if short is None or short == min(width, height):
+            return height, width
+        # a product of whole numbers before the division, so that exact halves are halves in exported files too
+        least = min(width, height)
+        return max(1, round(height * short / least)), max(1, round(width * short / least))

@@ -187,7 +187,7 @@ def test_without_psutil(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     """It says what it cannot see, and goes on."""
     monkeypatch.setattr(bench_run.BackgroundLoad, "cores", LOAD)
     monkeypatch.setitem(sys.modules, "psutil", None)
-    words = ["bench", "--engine", "onnx", "--batch", "1", "--rounds", "3"]
+    words = ["bench", "--engine", "onnx", "--batch-size", "1", "--rounds", "3"]
     assert main(words) == 0
     said = capsys.readouterr()
     assert said.err == ("dla: without psutil it is not known whether other processes disturb the measurement: "

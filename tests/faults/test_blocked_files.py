@@ -24,12 +24,14 @@ from dla.cli import main
 from dla.exporting import verify
 from dla.images import decode
 from dla.inference import calibrate_int8
+from support.flat_photos import PLAIN
 from support.photos import CHELSEA, COFFEE
 
 pytestmark = pytest.mark.slow
 
 CLASSES = "n01443537", "n01629819"  # of the built-in network
-SMALL = ["--model", "dla46x_c", "--batch-size", "4", "--input.sizes", "{0: 32}", "--input.val_size", "32"]
+SMALL = ["--recipe", PLAIN, "--model", "dla46x_c", "--batch-size", "4", "--input.sizes", "{0: 32}",
+         "--input.val_size", "32"]  # fmt: skip
 
 
 class Blockade:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dla
-from dla.inference.dense_maps import DenseOptions, input_pixels, logits_of, resized_bands
+from dla.inference.dense_maps import input_pixels, logits_of, resized_bands
+from dla.options import DenseOptions
 
 
 def local(pixels_1HW3: np.ndarray) -> np.ndarray:

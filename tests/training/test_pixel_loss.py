@@ -122,7 +122,7 @@ def test_both_sides_of_a_boundary_weigh_the_same() -> None:
     known = torch.tensor([[[True, True, True, False], [True, True, True, True]]])
     weights = balanced_sides(targets, known) * known
     assert weights[targets == 1].sum() == pytest.approx(weights[targets == 0].sum())
-    fixed = weigh_sides(LossConfig(class_weights=[1.0, 10.0]))(targets, known)
+    fixed = weigh_sides(LossConfig(class_weights=(1.0, 10.0)))(targets, known)
     assert fixed[targets == 1].tolist() == [10, 10]
     assert fixed[targets == 0].unique().tolist() == [1]
 

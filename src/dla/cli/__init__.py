@@ -64,27 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without `argv` it is the command of this process. A signal then ends it without taking its modules apart, which
     lasts seconds with PyTorch.
     """
-    if argv is not None:
-        return _run(list(argv))
-    code = 1
-    atexit.register(lambda: _end_process(code))  # before PyTorch's, so it is called after them
-    try:
-        code = _run(sys.argv[1:])
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 0
-        raise
-    return code
-
-
-def _end_process(code: int) -> None:
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-
-
-def _run(args: list[str]) -> int:
+    if argv is None:
+        return _main_of_process()
     _open_streams()
     before = signal.signal(signal.SIGTERM, _terminated)
     watch = _BlockedReadWatch() if sys.platform == "linux" else None
@@ -93,7 +74,7 @@ def _run(args: list[str]) -> int:
             warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that does not affect results
             warnings.filterwarnings("default", category=GuessedWarning)
             warnings.showwarning = partial(_show_warning, warnings.showwarning)
-            code = _command(args)(args[1:])
+            code = _command(argv)(list(argv[1:]))
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has closed it. Without this, Python would report the failed flush again at exit.
@@ -111,7 +92,26 @@ def _run(args: list[str]) -> int:
     return code
 
 
-def _command(argv: list[str]) -> Callable[[list[str]], int]:
+def _main_of_process() -> int:
+    code = 1
+    atexit.register(lambda: _end_process(code))  # before PyTorch's, so it is called after them
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0
+        raise
+    return code
+
+
+def _end_process(code: int) -> None:
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _command(argv: Sequence[str]) -> Callable[[list[str]], int]:
     """Return the function that takes the arguments after the command and returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         return lambda rest: _print(HELP)
@@ -147,8 +147,9 @@ def _open_streams() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         sys.stdout.reconfigure(errors="dla")
         if sys.stdout.isatty():
-            file = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
-            sys.stdout = _Terminal(file, sys.stdout.encoding, "dla", line_buffering=True)
+            with suppress(io.UnsupportedOperation):  # a replacement without a file
+                file = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
+                sys.stdout = _Terminal(file, sys.stdout.encoding, "dla", line_buffering=True)
 
 
 class _Terminal(io.TextIOWrapper):

@@ -25,8 +25,7 @@ from dla.cli.common import (
 )
 from dla.cli.parser import Parser
 from dla.errors import UnavailableError, UsageError
-from dla.inference.dense_maps import DenseOptions
-from dla.options import ResultFormat
+from dla.options import DenseOptions, ResultFormat
 from dla.storage.files import check_new
 from dla.types import DEFAULT_EDGE_DETECTOR, DEFAULT_SEGMENTER
 from dla.weights.spec import shipped_names

@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -104,7 +105,7 @@ def run(argv: list[str]) -> int:
 def _task_in(argv: list[str]) -> str:
     """Return the value of the last --task, which decides the default recipe; the parser checks it."""
     task = os.environ.get("DLA_TASK", "")
-    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+    for flag, following in pairwise([*argv, ""]):
         name, equals, value = flag.partition("=")
         if name == "--task":
             task = value if equals else following

@@ -36,7 +36,6 @@ from dla.cli.common import (
     show_progress,
 )
 from dla.cli.parser import MODEL_HELP, Parser, about, default_model
-from dla.data.pairs import check_not_pairs
 from dla.data.sources import DataOptions
 from dla.errors import UsageError
 from dla.options import BoundaryOptions, EvalOptions, TaskName
@@ -100,6 +99,8 @@ def run(argv: list[str]) -> int:
     if args.maps is not None or args.annotators:
         args.task = _edges_without_model(args)
     if args.task is None and args.model is None:
+        from dla.data.pairs import check_not_pairs
+
         check_not_pairs(args.data)
     if args.task is not None:
         _check_options(args, args.task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -47,6 +48,7 @@ _PER_PROCESS: WeakSet[PerProcess[Any]] = WeakSet()
 
 
 def _forget_all() -> None:
+    gc.freeze()  # what is garbage already is not taken apart in the child either
     for value in list(_PER_PROCESS):
         value.forget()
 

@@ -101,6 +101,7 @@ def validate_boundaries(
     workers: int | None = BatchOptions.workers,
     allow_truncated: bool = ReadOptions.allow_truncated,
     max_pixels: int = ReadOptions.max_pixels,
+    max_bytes: int = ReadOptions.max_bytes,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> BoundaryResults:
@@ -113,6 +114,7 @@ def validate_boundaries(
         workers: threads that read photos, and processes that match boundaries; None: one per core.
         allow_truncated: decode the part that is present of truncated files.
         max_pixels: refuse larger photos.
+        max_bytes: refuse larger files.
         seed: seed of the bootstrap intervals.
         progress: receives each photo, twice a model.
 
@@ -125,7 +127,8 @@ def validate_boundaries(
         raise UsageError("no model is given. Name a boundary network")
     source = open_pair_split(Path(data), "edges")
     left_out = [Unreadable(one.names[0], one.kind, one.message) for one in source.unpaired]
-    reading = {"workers": workers, "allow_truncated": allow_truncated, "max_pixels": max_pixels}
+    reading = {"workers": workers, "allow_truncated": allow_truncated, "max_pixels": max_pixels,
+               "max_bytes": max_bytes}  # fmt: skip
     results = []
     for model in models:
         with tempfile.TemporaryDirectory(prefix="dla-maps-") as folder:

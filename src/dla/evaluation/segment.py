@@ -122,6 +122,7 @@ def validate_segmentation(
     workers: int | None = BatchOptions.workers,
     allow_truncated: bool = ReadOptions.allow_truncated,
     max_pixels: int = ReadOptions.max_pixels,
+    max_bytes: int = ReadOptions.max_bytes,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> SegmentationResults:
@@ -139,6 +140,7 @@ def validate_segmentation(
         workers: threads that read photos; None: one per core.
         allow_truncated: decode the part that is present of truncated files.
         max_pixels: refuse larger photos.
+        max_bytes: refuse larger files.
         seed: seed of the bootstrap intervals.
         progress: receives each photo, model by model.
 
@@ -153,7 +155,8 @@ def validate_segmentation(
     classes = mask_classes(Path(data), {"": source}, BatchOptions(workers=workers).threads, progress)
     split = PairSplit(source.pairs, classes)
     left_out = [Unreadable(one.names[0], one.kind, one.message) for one in source.unpaired]
-    options = {"workers": workers, "allow_truncated": allow_truncated, "max_pixels": max_pixels}
+    options = {"workers": workers, "allow_truncated": allow_truncated, "max_pixels": max_pixels,
+               "max_bytes": max_bytes}  # fmt: skip
     results, notes = [], list(source.notes)
     with process_group("cpu") as ranks:
         for model in models:

@@ -14,7 +14,8 @@ from dla.engines.dense_files import DenseFile
 from dla.exporting.dense_targets import RunDenseFile
 from dla.exporting.verify import AGREEMENT, EXPORT_SCHEMA, LEVEL, SampleImage, SampleImages, of_one_size
 from dla.images.preprocessing import Preprocessing
-from dla.inference.dense_maps import DenseOptions, input_pixels, resized_bands
+from dla.inference.dense_maps import input_pixels, resized_bands
+from dla.options import DenseOptions
 from dla.types import NO_PROGRESS, Array, Progress
 
 BATCH = 3

@@ -17,13 +17,13 @@ from dla.errors import CheckError, UsageError
 from dla.images.decode import read_photo
 from dla.inference.calibrate_int8 import CalibrationResult
 from dla.inference.classifier import class_names
-from dla.inference.dense_maps import DenseOptions, input_pixels, logits_of, resized_bands
+from dla.inference.dense_maps import input_pixels, logits_of, resized_bands
 from dla.inference.int8_store import store_quantized
 from dla.inference.traced_model import TracedModel, open_traced
 from dla.metrics.boundaries import BoundaryCounts, count_boundaries, evaluate_boundaries
 from dla.metrics.segmentation import PixelCounts, compare_segmentations, count_pixels, evaluate_pixels
 from dla.models.registry import LOGITS
-from dla.options import BatchOptions, BoundaryOptions, ReadOptions
+from dla.options import BatchOptions, BoundaryOptions, DenseOptions, ReadOptions
 from dla.types import NO_PROGRESS, Array, Progress
 from dla.weights.model_folder import check_task
 from dla.weights.spec import ModelFiles

@@ -6,49 +6,18 @@ K classes; logits are float32 (K, H, W).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from dla.errors import UsageError
 from dla.images.preprocessing import crop_resize
-from dla.options import Interpolation, option
+from dla.options import TILE_OVERLAP, Interpolation
 from dla.types import Array
 
 GRID = 32  # tiles begin at multiples of the coarsest stride, so that all maps lie as in the whole photo
-OVERLAP = 256  # of neighbouring tiles, in pixels; the effective receptive field is smaller: benchmarks/tiles.py
 BAND_LOGITS = 2**22  # that are answered at a time
 
 Compute = Callable[[Array], Array]  # uint8 (1, H, W, 3) to logits (1, K, H, W)
-
-
-@dataclass(frozen=True)
-class DenseOptions:
-    """At which size a photo is seen, and from which size on in tiles."""
-
-    size: int | str = option(
-        "trained",
-        "the short side at which the network sees a photo, in pixels; trained: as in its training; native: the photo's "
-        "own",
-    )
-    tile: int = option(1024, "larger photos are computed in tiles of this side", 2 * OVERLAP, 65_536)
-
-    def __post_init__(self) -> None:
-        if not (self.size in ("trained", "native") or (isinstance(self.size, int) and 1 <= self.size <= 65_536)):
-            raise UsageError(f"size is {self.size}. Allowed: trained, native, or the short side in pixels, to 65,536")
-        if not 2 * OVERLAP <= self.tile <= 65_536:
-            raise UsageError(f"tile is {self.tile}. Allowed: {2 * OVERLAP} to 65,536 pixels")
-
-    def input_size(self, photo: tuple[int, int], trained: int | None) -> tuple[int, int]:
-        """Return the (height, width) at which a photo of (width, height) is seen."""
-        width, height = photo
-        short = trained if self.size == "trained" else None if self.size == "native" else int(self.size)
-        if short is None or short == min(width, height):
-            return height, width
-        # a product of whole numbers before the division, so that exact halves are halves in exported files too
-        least = min(width, height)
-        return max(1, round(height * short / least)), max(1, round(width * short / least))
 
 
 def input_pixels(photo: Image.Image, size: tuple[int, int], interpolation: Interpolation) -> Array:
@@ -102,10 +71,10 @@ def _spans(length: int, tile: int) -> list[tuple[int, int]]:
 
     All are of one size, as an engine may hold memory for each size it has seen, and all begin on the grid.
     """
-    count = max(1, -(-(length - OVERLAP) // (tile - OVERLAP - GRID)))
+    count = max(1, -(-(length - TILE_OVERLAP) // (tile - TILE_OVERLAP - GRID)))
     if count == 1:
         return [(0, length)]
-    size = -(-(length - OVERLAP) // count) + OVERLAP
+    size = -(-(length - TILE_OVERLAP) // count) + TILE_OVERLAP
     size += (length - size) % GRID  # so that the last one, too, begins on the grid
     return [
         (start, start + size) for start in (n * (length - size) // (count - 1) // GRID * GRID for n in range(count))

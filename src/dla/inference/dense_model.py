@@ -13,10 +13,10 @@ from PIL import Image
 from dla.engines.base import Engine
 from dla.errors import ImageError
 from dla.images.preprocessing import Preprocessing
-from dla.inference.dense_maps import DenseOptions, input_pixels, logits_of, resized_bands
+from dla.inference.dense_maps import input_pixels, logits_of, resized_bands
 from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
 from dla.models.registry import LOGITS
-from dla.options import BatchOptions, ReadOptions
+from dla.options import BatchOptions, DenseOptions, ReadOptions
 from dla.types import Array, ClassName
 from dla.weights.model_folder import ModelConfig
 

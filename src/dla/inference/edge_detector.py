@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from dla.errors import InputError, UsageError
-from dla.inference.dense_maps import DenseOptions
 from dla.inference.dense_model import DenseModel
 from dla.inference.pipeline import PhotoInput, PreparedInput
 from dla.metrics.edge_maps import suppress_non_maxima, thin
+from dla.options import DenseOptions
 from dla.types import Array
 
 EDGES_SCHEMA = "dla.edges/1"

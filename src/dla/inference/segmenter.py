@@ -13,9 +13,9 @@ from PIL import Image
 
 from dla.drawing.palette import class_palette
 from dla.errors import InputError
-from dla.inference.dense_maps import DenseOptions
 from dla.inference.dense_model import DenseModel
 from dla.inference.pipeline import PhotoInput, PreparedInput
+from dla.options import DenseOptions
 from dla.types import Array, ClassName
 
 SEGMENT_SCHEMA = "dla.segment/1"
@@ -114,7 +114,7 @@ class Segmenter(DenseModel):
             size: "trained", "native", or the short side in pixels (see `DenseOptions`).
             tile: side of the largest tile in pixels; larger photos are computed in tiles, in bounded memory.
             probabilities: also return the probability of each class at each pixel.
-            options: `workers`, `strict`, `allow_truncated` and `max_pixels`, as for `Classifier.predict`.
+            options: `workers`, `strict`, `allow_truncated`, `max_pixels` and `max_bytes`, as for `Classifier.predict`.
 
         Raises:
             UsageError: a number is out of range, or an input is not an image.

@@ -131,7 +131,7 @@ def weigh_sides(loss: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
     Raises:
         UsageError: other weights than two, or balanced.
     """
-    if isinstance(loss.class_weights, list):
+    if isinstance(loss.class_weights, tuple):
         off, on = loss.class_weights
         return lambda targets_NHW, known_NHW: torch.where(targets_NHW == 1, on, off)
     return balanced_sides

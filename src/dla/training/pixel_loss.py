@@ -100,7 +100,7 @@ def class_weights(config: LossConfig, shares_K: Array) -> Tensor:
     A class without pixels has weight 0. None is above 8 times that of the mean pixel.
     """
     shares = torch.from_numpy(shares_K).float()
-    if isinstance(config.class_weights, list):
+    if isinstance(config.class_weights, tuple):
         return torch.tensor(config.class_weights)
     if config.class_weights == "none":
         return torch.ones_like(shares)

@@ -99,7 +99,7 @@ class LossConfig:
     """
 
     label_smoothing: float = 0.0
-    class_weights: Literal["none", "balanced", "sqrt", "median"] | list[float] = "none"
+    class_weights: Literal["none", "balanced", "sqrt", "median"] | tuple[float, ...] = "none"
     sampling: Literal["natural", "balanced"] = "natural"
     lovasz: float = 0.0
     ohem: float = 1.0
@@ -111,8 +111,10 @@ class LossConfig:
         at_least("loss.auxiliary", self.auxiliary, 0)
         if not 0 < self.ohem <= 1:
             raise UsageError(f"loss.ohem is {self.ohem}. Allowed: above 0, up to 1")
-        if isinstance(self.class_weights, list) and not (self.class_weights and min(self.class_weights) >= 0):
-            raise UsageError(f"loss.class_weights is {self.class_weights}. Allowed: numbers from 0 up, one per class")
+        if isinstance(self.class_weights, tuple) and not (self.class_weights and min(self.class_weights) >= 0):
+            raise UsageError(
+                f"loss.class_weights is {list(self.class_weights)}. Allowed: numbers from 0 up, one per class"
+            )
 
 
 @dataclass(frozen=True)
