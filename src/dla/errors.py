@@ -107,6 +107,15 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def sentence(error: BaseException) -> str:
+    """Return what is printed about an error that ends a command."""
+    if isinstance(error, OSError):
+        return without_secrets(f"{error.filename or 'the output'}: {error.strerror or error}")
+    if isinstance(error, MemoryError):
+        return "not enough memory. Close other programs, or give smaller photos or a smaller batch size"
+    return without_secrets(str(error) or type(error).__name__)
+
+
 _HIDDEN = ("Cc", "Zl", "Zp")
 _TURNING = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # letters that reverse the order of others
 

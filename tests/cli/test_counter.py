@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from jsonargparse import Namespace
+from PIL import Image
 
 import dla
 from dla.cli import main
-from dla.cli.common import RunCounter
+from dla.cli.common import RunCounter, skipped_files
 from dla.errors import InputError
 from dla.images.find import PhotoFinder
 from dla.inference.classifier import Prediction
@@ -123,11 +125,12 @@ def test_the_last_line_and_the_summary_count_by_code(command: list[str], capsys:
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"4 photos: 1 answered, 3 failed (2 not_found, 1 empty_file; see {command[-1]}). ")
     found = json.loads(Path("run.json").read_text())
-    assert {key: found[key] for key in list(found)[:9]} == {
+    assert {key: found[key] for key in list(found)[:11]} == {
         "schema": "dla.summary/1", "command": command[0], "model": "shipped:tiny200", "output": command[-1],
-        "exit_code": 1, "total": 4, "answered": 1, "failed": 3, "errors": {"not_found": 2, "empty_file": 1},
+        "exit_code": 1, "status": "complete", "message": None, "total": 4, "answered": 1, "failed": 3,
+        "errors": {"not_found": 2, "empty_file": 1},
     }  # fmt: skip
-    assert list(found)[9:] == ["from_earlier_run", "started", "ended", "seconds", "photos_per_s"]
+    assert list(found)[11:] == ["from_earlier_run", "started", "ended", "seconds", "photos_per_s"]
     began, ended = (datetime.fromisoformat(found[key]) for key in ("started", "ended"))
     assert began.tzinfo is not None
     assert 0 <= found["seconds"] <= (ended - began).total_seconds() + 1
@@ -149,15 +152,62 @@ def test_a_resumed_run_counts_the_failures_before_it(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
-    [(["none"], 2), ([str(COFFEE), "--model", "gone.pth"], 3), ([GONE, "--fail-fast"], 1)],
+    ("words", "code", "message"),
+    [
+        (["predict", "none"], 2, "nothing to classify: no photos in none"),
+        (["predict", str(COFFEE), "-o", "old.jsonl"], 2, "old.jsonl exists already: --resume continues it"),
+        (["predict", str(COFFEE), "--resume"], 2, "--resume cannot continue standard output"),
+        (["predict", ".", "--pictures", "here"], 2, "--pictures here is in ., which is an input"),
+        (["predict", str(COFFEE), "--model", "gone.pth"], 3, "gone.pth does not exist."),
+        (["predict", str(COFFEE), "--model", "models/gone"], 3, "models/gone does not exist."),
+        (["predict", str(COFFEE), "--model", "dla35"], 2, 'no network is called "dla35"'),
+        (["predict", GONE, "--fail-fast"], 1, "gone.jpg: there is no such file"),
+        (["predict", str(COFFEE), "-o", "no/out.jsonl"], 1, "no/out.jsonl: No such file or directory"),
+        (["features", str(COFFEE), "-o", "old.npz"], 2, "old.npz exists already: --force replaces it"),
+        (["features", str(COFFEE)], 2, "--output is missing"),
+        (["segment", str(COFFEE), "-o", "old"], 2, "old/records.jsonl exists already: --resume continues it"),
+        (["edges", str(COFFEE), "-o", "old"], 2, "old/records.jsonl exists already: --resume continues it"),
+    ],
 )
-def test_a_run_that_ends_early_has_a_summary_too(words: list[str], code: int) -> None:
+def test_a_run_that_ends_early_has_a_summary_too(words: list[str], code: int, message: str) -> None:
     Path("run.json").write_text("yesterday's")
     Path("none").mkdir()
-    assert main(["predict", *words, "-q", "--summary", "run.json"]) == code
+    Path("old").mkdir()
+    for name in ("old.jsonl", "old.npz", "old/records.jsonl"):
+        Path(name).write_text("yesterday's")
+    assert main([*words, "-q", "--summary", "run.json"]) == code
     found = json.loads(Path("run.json").read_text())
-    assert (found["exit_code"], found["total"]) == (code, 0)
+    assert (found["exit_code"], found["status"], found["total"], found["photos_per_s"]) == (code, "failed", 0, None)
+    assert found["message"].startswith(message)
+
+
+def test_a_full_disk_is_not_like_failed_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dla.inference.result_files.PredictionWriter.write", full)
+    assert main(["predict", str(COFFEE), "-q", "-o", "out.jsonl", "--summary", "run.json"]) == 1
+    found = json.loads(Path("run.json").read_text())
+    assert (found["status"], found["message"]) == ("failed", "out.jsonl: No space left on device")
+
+
+def test_a_run_with_nothing_left_has_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", "-o", "out.jsonl", str(COFFEE), str(CHELSEA), "--summary", "run.json"]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main([*words, "--resume"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith(" s.")
+    found = json.loads(Path("run.json").read_text())
+    assert (found["status"], found["from_earlier_run"], found["photos_per_s"]) == ("complete", 2, None)
+
+
+def test_the_kinds_of_skipped_files_are_counted() -> None:
+    finder = PhotoFinder(["."])
+    for name in (".hidden", "a.txt", "b.TXT", "c.xmp", "README", *(f"{n}.{n}" for n in range(3))):
+        Path(name).touch()
+    assert list(finder) == ["./empty.jpg"]
+    words = "8 files of other kinds: 2 .txt, 1 .0, 1 .1, 1 .2, 1 without a suffix, 1 others, 1 hidden"
+    assert skipped_files(finder) == words
 
 
 def test_a_summary_that_cannot_be_written_is_said_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +249,7 @@ def test_a_stopped_run_says_what_it_has_written(
     assert capsys.readouterr().err.splitlines()[-1] == f"dla: stopped after 5 of 12 photos.{kept}"
     found = json.loads(Path("run.json").read_text())
     assert [found[key] for key in ("exit_code", "total", "answered", "failed")] == [code, 5, 4, 1]
+    assert (found["status"], found["message"]) == ("stopped", None)
     if "out.jsonl" in words:
         assert len(Path("out.jsonl").read_text().splitlines()) == 5
         monkeypatch.setattr(dla.Classifier, words[0], original)
@@ -207,6 +258,27 @@ def test_a_stopped_run_says_what_it_has_written(
 
 
 def test_photos_of_other_things_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The built-in network has no name for a grey area."""
+    for name in ("grey.png", "gray.png"):
+        Image.new("RGB", (64, 64), "grey").save(name)
+    words = ["predict", "grey.png", "gray.png", str(COFFEE), "--format", "csv"]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    licence, said, last = err.splitlines()
+    assert licence == "dla: shipped:tiny200 is for non-commercial research and knows 200 classes."
+    assert said == (
+        "dla: the best class of most photos is below 30 %: they may be of none of the 200 classes of shipped:tiny200. "
+        "--model dla60 knows 1,000; dla train makes your own."
+    )
+    assert last.startswith("3 photos: ")
+    assert len(out.splitlines()) == 4
+    assert main([*words, "-q"]) == 0
+    assert capsys.readouterr() == (out, "")
+    main([*words, str(COFFEE)])  # half of the photos are not most
+    assert "none of the" not in capsys.readouterr().err
+
+
+def test_only_the_built_in_network_asks_for_another(capsys: pytest.CaptureFixture[str]) -> None:
     """An untrained network with four classes is sure of nothing."""
     from dla.models.build import build
 
@@ -214,23 +286,5 @@ def test_photos_of_other_things_are_said_once(capsys: pytest.CaptureFixture[str]
     net.fc.weight.data.zero_()
     net.fc.bias.data.zero_()
     write_folder("m", net.state_dict(), ModelConfig("dla46x_c", 4, pretrained_cfg={"input_size": [3, 32, 32]}))
-    words = ["predict", str(COFFEE), str(CHELSEA), GONE, "--model", "m", "--format", "csv"]
-    main(words)
-    out, err = capsys.readouterr()
-    said = "dla: the best class of most photos is below 30 %: they may be of none of the 4 classes of m. To train a net"
-    assert err.count(said) == 1
-    assert err.splitlines()[-1].startswith("3 photos: ")
-    assert len(out.splitlines()) == 4
-    main([*words, "-q"])
-    assert capsys.readouterr() == (out, "")
-    net.fc.bias.data[2] = 2
-    write_folder("m", net.state_dict(), ModelConfig("dla46x_c", 4, pretrained_cfg={"input_size": [3, 32, 32]}))
-    main(words)
+    assert main(["predict", str(COFFEE), "--model", "m"]) == 0
     assert "none of the" not in capsys.readouterr().err
-
-
-def test_the_built_in_network_says_how_few_classes_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["predict", str(COFFEE)])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "knows 200 classes; your photos may be of none of them" in line
-    assert "dla train" in line

@@ -82,7 +82,7 @@ def test_a_folder_with_every_trouble(tmp_path: Path, capsys: pytest.CaptureFixtu
     codes = [r["error"]["code"] if "error" in r else None for r in found]
     assert codes == [expected[name] for name in sorted(expected)]
     assert "8 photos: 5 answered, 3 failed (1 truncated, 1 empty_file, 1 not_an_image). " in err
-    assert "skipped 1 file of other kinds" in err
+    assert "skipped 1 file of other kinds: 1 ." in err
     by_name = {os.path.basename(r["path"]): r for r in found}
     top = by_name["a_good.png"]["predictions"]
     rotated, animated = by_name["g_rotated.jpg"]["predictions"], by_name["h_animated.gif"]["predictions"]

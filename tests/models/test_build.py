@@ -167,8 +167,7 @@ class Record:
             "shipped:tiny200 names the weights, but file of pretrained_cfg_overlay names other ones",
         ),
         (
-            {"model_name": "me/mine"}, UsageError,
-            '"me/mine" does not exist. On the hub: hf-hub:me/mine; a folder: local-dir:me/mine',
+            {"model_name": "me/mine"}, UnavailableError, "me/mine does not exist. On the hub: hf-hub:me/mine",
         ),
         ({"model_name": "dla35"}, UnknownNameError, 'no network is called "dla35". Nearest: dla34'),
         ({"new_head": True}, TypeError, "dla46x_c has no option 'new_head'."),

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from dla.errors import DlaError, GuessedWarning, UnknownNameError, printable, without_secrets
+from dla.errors import DlaError, GuessedWarning, UnknownNameError, printable, sentence
 from dla.version import __version__
 
 COMMANDS = {
@@ -76,21 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = partial(_show_warning, warnings.showwarning)
             code = _command(argv)(list(argv[1:]))
         sys.stdout.flush()
-    except DlaError as error:
-        print(f"dla: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:
         # The reader of our output has closed it. Without this, Python would report the failed flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        sentence = f"dla: {error.filename or 'the output'}: {error.strerror or error}"
-        print(printable(without_secrets(sentence)), file=sys.stderr)
-        return 1
-    except MemoryError:
-        print("dla: not enough memory. Close other programs, or give smaller photos or a smaller batch size",
-              file=sys.stderr)  # fmt: skip
-        return 1
+    except (DlaError, OSError, MemoryError) as error:
+        print(f"dla: {printable(sentence(error))}", file=sys.stderr)
+        return error.exit_code if isinstance(error, DlaError) else 1
     except KeyboardInterrupt:
         return 130
     finally:

@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.parser import MODEL_HELP, Parser
-from dla.errors import DlaError, UsageError, printable, without_secrets
+from dla.errors import DlaError, UsageError, printable, sentence, without_secrets
 from dla.images.find import PhotoFinder, read_path_list
 from dla.options import BatchOptions, EngineOptions, ReadOptions
 from dla.storage.files import write_file
@@ -86,7 +86,7 @@ def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder,
     first = next(photos, None)
     if first is None:
         where = ", ".join(finder.unmatched) or "standard input"
-        other = f" ({_others(finder)})" if finder.skipped else ""
+        other = f" ({skipped_files(finder)})" if finder.skipped else ""
         raise UsageError(f"nothing to {to_do}: no photos in {where}{other}")
     return finder, itertools.chain([first], photos)
 
@@ -130,9 +130,7 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
     """Load the classifier `model`; arguments as in `load_network`."""
     classifier: Classifier = load_network(args, model, "classify", photos)
     if model == DEFAULT_MODEL:
-        known = f"{len(classifier.classes)} classes"
-        log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {known}; your photos may be of none "
-                  "of them. --model dla60 knows 1,000; dla train makes your own.")  # fmt: skip
+        log(args, f"dla: {DEFAULT_MODEL} is for non-commercial research and knows {len(classifier.classes)} classes.")
     if args.verbose:
         p = classifier.preprocessing
         log(args, f"dla: {classifier.origin}, {classifier.engine.name}, {p.size[0]}x{p.size[1]} pixels, "
@@ -156,7 +154,6 @@ def input_options(args: Namespace) -> dict[str, Any]:
     }
 
 
-SUMMARY_SCHEMA = "dla.summary/1"
 _MAX_FAILED = re.compile(r"(?P<count>\d{1,15})|(?P<percent>\d{1,3}(\.\d{1,9})?)\s*%")
 
 
@@ -166,8 +163,9 @@ MANY = 10_000  # inputs are not counted further before a run
 class RunCounter:
     """Counts a run's records and reports failures.
 
-    Leaving the `with` block prints the last line, or that the run was stopped, and writes the file of --summary.
-    `exit_code` is then the code of the run. `kept` says what becomes of the records of a stopped run.
+    Leaving the `with` block prints the last line, or that the run was stopped, and writes the file of --summary, so
+    the block begins before the other flags are checked. `exit_code` is then the code of the run. `kept` says what
+    becomes of the records of a stopped run.
 
     Raises:
         UsageError: --max-failed or --summary is not allowed.
@@ -187,8 +185,9 @@ class RunCounter:
                              "percentage of them, such as 1%")  # fmt: skip
         if args.summary is not None:
             check_file("--summary", args.summary)
-            if args.output is not None and os.path.realpath(args.output) == os.path.realpath(args.summary):
-                raise UsageError(f"--output and --summary are both {args.output}. Give two files")
+            for flag in ("output", "coco"):
+                if (path := args.get(flag)) is not None and os.path.realpath(path) == os.path.realpath(args.summary):
+                    raise UsageError(f"--{flag} and --summary are both {path}. Give two files")
 
     def begin(
         self, finder: PhotoFinder, expected: int | None, before: int = 0, errors: Mapping[str, int] | None = None
@@ -231,7 +230,7 @@ class RunCounter:
                 log(self.args, f"dla: stopped after {self.done:,}{of} photos.{self.kept}")
         if self.args.summary is not None:
             with nullcontext() if error is None else suppress(OSError):  # the first error is the one to report
-                self._write_summary(seconds)
+                self._write_summary(seconds, error)
 
     def _too_many(self) -> bool:
         assert self.limit is not None
@@ -244,7 +243,7 @@ class RunCounter:
         for item in self.finder.unmatched:
             log(self.args, f"dla: no photos in {item}")
         if self.finder.skipped:
-            log(self.args, f"dla: skipped {_others(self.finder)}")
+            log(self.args, f"dla: skipped {skipped_files(self.finder)}")
         if self.done < 2:
             return
         failed, output, counts = self.errors.total(), self.args.output, "all answered"
@@ -253,19 +252,25 @@ class RunCounter:
             where = f"; see {output}" if output else ""
             counts = f"{self.done - failed:,} answered, {failed:,} failed ({codes}{where})"
         earlier = f" ({self.before:,} of them in an earlier run)" if self.before else ""
-        log(self.args, f"{self.done:,} photos{earlier}: {counts}. {seconds:.1f} s, {self._rate(seconds):.0f} photos/s.")
+        rate = self._rate(seconds)
+        pace = "" if rate is None else f", {rate:.0f} photos/s"
+        log(self.args, f"{self.done:,} photos{earlier}: {counts}. {seconds:.1f} s{pace}.")
 
-    def _rate(self, seconds: float) -> float:
-        return (self.done - self.before) / max(seconds, 1e-9)
+    def _rate(self, seconds: float) -> float | None:
+        """Return the photos per second of this run, or None if it did none."""
+        return (self.done - self.before) / max(seconds, 1e-9) if self.done > self.before else None
 
-    def _write_summary(self, seconds: float) -> None:
-        failed = self.errors.total()
+    def _write_summary(self, seconds: float, error: BaseException | None) -> None:
+        failed, rate = self.errors.total(), self._rate(seconds)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | BrokenPipeError)
         summary = {
-            "schema": SUMMARY_SCHEMA,
+            "schema": "dla.summary/1",
             "command": self.command,
             "model": self.args.model,
             "output": self.args.output,
             "exit_code": self.exit_code,
+            "status": "complete" if error is None else "stopped" if stopped else "failed",
+            "message": None if error is None or stopped else sentence(error),
             "total": self.done,
             "answered": self.done - failed,
             "failed": failed,
@@ -274,7 +279,7 @@ class RunCounter:
             "started": _utc(self.started),
             "ended": _utc(time.time()),
             "seconds": round(seconds, 3),
-            "photos_per_s": round(self._rate(seconds), 3),
+            "photos_per_s": None if rate is None else round(rate, 3),
         }
         write_file(self.args.summary, f"{json.dumps(summary, indent=1)}\n".encode())
 
@@ -370,8 +375,13 @@ def log(args: Namespace, text: str) -> None:
         print(printable(without_secrets(text), keep="\n"), file=sys.stderr)
 
 
-def _others(finder: PhotoFinder) -> str:
-    return f"{finder.skipped:,} file{'s' if finder.skipped > 1 else ''} of other kinds"
+def skipped_files(finder: PhotoFinder) -> str:
+    """Return how many files were skipped, with the most frequent suffixes."""
+    counts = [(count, suffix or "without a suffix") for suffix, count in finder.others.most_common(5)]
+    rest = finder.others.total() - sum(count for count, _ in counts)
+    counts += [(rest, "others"), (finder.skipped - finder.others.total(), "hidden")]
+    kinds = ", ".join(f"{count:,} {kind}" for count, kind in counts if count)
+    return f"{finder.skipped:,} file{'s' if finder.skipped > 1 else ''} of other kinds: {kinds}"
 
 
 def check_file(flag: str, path: str) -> None:

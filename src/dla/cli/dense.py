@@ -112,45 +112,42 @@ def load_dense(args: Namespace, task: str, photos: int | None) -> DenseModel:
 
 
 def answer_photos(
-    args: Namespace,
-    task: str,
+    counter: RunCounter,
     options: dict[str, Any],
     outputs: Callable[[Any], tuple[RecordWriter[Any], PhotoFiles]],
     settings: tuple[str, ...] = (),
-) -> int:
-    """Answer all photos, print records, write files, and return the exit code.
+) -> None:
+    """Answer all photos, print records and write files.
 
     Args:
-        args: the flags.
-        task: "segment" or "edges": the command and the task of its networks.
+        counter: counts the records; its command, "segment" or "edges", is the task of the networks.
         options: keyword arguments of the network, beside the shared ones.
         outputs: returns the writers of records, to standard output, and of files for a network.
         settings: more flags that the files depend on.
     """
+    args, task = counter.args, counter.command
     shared = {key: args[key] for key in ("size", "tile", "allow_truncated")}
     options = options | shared | {"max_pixels": int(args.max_megapixels * 1e6)}
-    with RunCounter(args, task) as counter:
-        finder, photos = find_photos(args, TO_DO[task], task)
-        if args.resume and args.engine == "auto":
-            from dla.inference.result_files import engine_of
+    finder, photos = find_photos(args, TO_DO[task], task)
+    if args.resume and args.engine == "auto":
+        from dla.inference.result_files import engine_of
 
-            args.engine = engine_of(_records(args))
-        expected = count_photos(args, MANY)
-        network: Any = load_dense(args, task, expected)
-        network((), **options)  # checks the options before a file is emptied
-        printer, files = outputs(network)
-        fixed = {key: args[key] for key in (*settings, *shared, "max_megapixels")}
-        with _stored(args, task, network, fixed, photos, files) as (store, before, left):
-            if args.output is not None:
-                counter.kept = f" Their files are in {args.output}; --resume continues the run"
-            counter.begin(finder, None if expected == MANY else expected, before.count, before.errors)
-            with printer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
-                progress.start("computing", counter.left())
-                for record in network(left, **options):
-                    store(record)
-                    printer.write(record)
-                    counter.add(record, progress)
-    return counter.exit_code
+        args.engine = engine_of(_records(args))
+    expected = count_photos(args, MANY)
+    network: Any = load_dense(args, task, expected)
+    network((), **options)  # checks the options before a file is emptied
+    printer, files = outputs(network)
+    fixed = {key: args[key] for key in (*settings, *shared, "max_megapixels")}
+    with _stored(args, task, network, fixed, photos, files) as (store, before, left):
+        if args.output is not None:
+            counter.kept = f" Their files are in {args.output}; --resume continues the run"
+        counter.begin(finder, None if expected == MANY else expected, before.count, before.errors)
+        with printer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
+            progress.start("computing", counter.left())
+            for record in network(left, **options):
+                store(record)
+                printer.write(record)
+                counter.add(record, progress)
 
 
 @contextmanager

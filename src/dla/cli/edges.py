@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dla.cli.common import RunCounter
 from dla.cli.dense import PhotoFiles, add_dense_flags, answer_photos, check_output
 from dla.cli.parser import Parser, about
 from dla.errors import UnavailableError
@@ -46,13 +47,15 @@ def run(argv: list[str]) -> int:
     if args.print_config:
         parser.print_options(args)
         return 0
-    check_output(args)
-    if importlib.util.find_spec("scipy") is None:
-        raise UnavailableError("dla edges needs SciPy: pip install scipy")
 
     def outputs(network: DenseModel) -> tuple[RecordWriter[Boundaries], PhotoFiles]:
         from dla.inference.segment_files import EdgeFiles, EdgesWriter
 
         return EdgesWriter(sys.stdout, args.format), EdgeFiles(Path(args.output or ""))
 
-    return answer_photos(args, "edges", {"threshold": args.threshold}, outputs, ("threshold",))
+    with RunCounter(args, "edges") as counter:
+        check_output(args)
+        if importlib.util.find_spec("scipy") is None:
+            raise UnavailableError("dla edges needs SciPy: pip install scipy")
+        answer_photos(counter, {"threshold": args.threshold}, outputs, ("threshold",))
+    return counter.exit_code

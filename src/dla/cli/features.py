@@ -49,15 +49,15 @@ def run(argv: list[str]) -> int:
     if args.print_config:
         parser.print_options(args)
         return 0
-    from dla.inference.feature_files import check_output, open_features
-
-    if args.output is None:
-        raise parser.missing("--output", "Give a file that ends in .npz or .parquet")
-    check_output(args.output)
-    check_file("--output", args.output)
-    if not args.force:
-        check_new(args.output)
     with RunCounter(args, "features") as counter:
+        from dla.inference.feature_files import check_output, open_features
+
+        if args.output is None:
+            raise parser.missing("--output", "Give a file that ends in .npz or .parquet")
+        check_output(args.output)
+        check_file("--output", args.output)
+        if not args.force:
+            check_new(args.output)
         finder, photos = find_photos(args, "extract features of", "features")
         expected = count_photos(args, MANY)
         classifier = load_classifier(args, args.model, expected)

@@ -39,6 +39,7 @@ from dla.errors import UsageError
 from dla.images.find import PHOTO_SUFFIXES
 from dla.options import PredictOptions, ResultFormat
 from dla.storage.files import check_new
+from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,10 +77,10 @@ def run(argv: list[str]) -> int:
     if args.print_config:
         parser.print_options(args)
         return 0
-    result_format = _format(args)
-    if args.pictures is not None:
-        check_outside_inputs("--pictures", args.pictures, args.images)
     with RunCounter(args, "predict") as counter:
+        result_format = _format(args)
+        if args.pictures is not None:
+            check_outside_inputs("--pictures", args.pictures, args.images)
         finder, photos = find_photos(args, "classify", "predict")
         from dla.inference.result_files import RESUMABLE, PredictionWriter, engine_of
 
@@ -102,10 +103,10 @@ def run(argv: list[str]) -> int:
                     writer.write(prediction)
                     counter.add(prediction, progress)
                     unsure.update(c.probability < UNSURE for c in prediction.classes[:1])
-        if unsure[True] > unsure[False]:
-            count = f"{len(classifier.classes):,}"
+        if args.model == DEFAULT_MODEL and unsure[True] > unsure[False]:
             log(args, f"dla: the best class of most photos is below {100 * UNSURE:.0f} %: they may be of none of the "
-                      f"{count} classes of {args.model}. To train a network on yours: dla train DIR")  # fmt: skip
+                      f"{len(classifier.classes)} classes of {DEFAULT_MODEL}. --model dla60 knows 1,000; dla train "
+                      "makes your own.")  # fmt: skip
     return counter.exit_code
 
 

@@ -14,12 +14,11 @@ example:
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dla.cli.common import check_file
+from dla.cli.common import RunCounter, check_file
 from dla.cli.dense import PhotoFiles, add_dense_flags, answer_photos, check_output
 from dla.cli.parser import Parser, about
 from dla.errors import UsageError
@@ -52,7 +51,6 @@ def run(argv: list[str]) -> int:
     if args.print_config:
         parser.print_options(args)
         return 0
-    _check(args)
 
     def outputs(network: Segmenter) -> tuple[RecordWriter[Segmentation], PhotoFiles]:
         from dla.inference.segment_files import MaskFiles, SegmentWriter, VocFiles
@@ -63,7 +61,10 @@ def run(argv: list[str]) -> int:
         return SegmentWriter(sys.stdout, args.format, classes), files
 
     options = {"probabilities": args.probabilities}
-    return answer_photos(args, "segment", options, outputs, ("probabilities", "layout"))
+    with RunCounter(args, "segment") as counter:
+        _check(args)
+        answer_photos(counter, options, outputs, ("probabilities", "layout"))
+    return counter.exit_code
 
 
 def _check(args: Namespace) -> None:
@@ -74,7 +75,5 @@ def _check(args: Namespace) -> None:
     if args.coco is None:
         return
     check_file("--coco", args.coco)
-    if args.summary is not None and os.path.realpath(args.coco) == os.path.realpath(args.summary):
-        raise UsageError(f"--coco and --summary are both {args.coco}. Give two files")
     if not (args.resume or args.force):
         check_new(args.coco)

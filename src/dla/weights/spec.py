@@ -65,7 +65,7 @@ def resolve_source(text: str) -> ModelSource:
 
     Raises:
         UsageError: if it is none of these, or a network without released weights.
-        UnavailableError: if a weight file, or the folder of `local-dir:`, does not exist.
+        UnavailableError: if a path, such as a weight file or the folder of `local-dir:`, does not exist.
     """
     scheme = _SCHEME.fullmatch(text)
     if scheme:
@@ -78,10 +78,11 @@ def resolve_source(text: str) -> ModelSource:
         return ModelSource("folder", str(path))
     if text and os.path.exists(path):
         return ModelSource("file", str(path))
-    if is_weight_file(text):
-        raise UnavailableError(f"{text} does not exist.")
-    if re.search(r"[/\\:]", text):
-        raise UsageError(f'"{text}" does not exist. On the hub: hf-hub:{text}; a folder: local-dir:{text}')
+    if is_weight_file(text) or re.search(r"^[.~]|[/\\]", text):
+        on_hub = _REPO.fullmatch(text) and text[0] != "." and not is_weight_file(text)
+        raise UnavailableError(f"{text} does not exist." + f" On the hub: hf-hub:{text}" * bool(on_hub))
+    if ":" in text:
+        raise UsageError(f'"{text}" does not exist. On the hub: hf-hub:OWNER/NAME; a folder: local-dir:PATH')
     row(name)
     raise AssertionError(text)
 
