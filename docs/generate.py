@@ -9,7 +9,6 @@ import io
 import os
 import re
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 from PIL import Image
@@ -22,7 +21,7 @@ from dla.inference.result_files import PredictionWriter
 
 SUBCOMMANDS = {"data": ("check",)}
 DOCS = Path(__file__).parent
-COFFEE = Path(str(files("skimage"))) / "data" / "coffee.png"
+COFFEE = "src/dla/shipped/photos/coffee.jpg"  # from the root of the repository
 
 VARIABLES = """\
 `dla predict`, `dla segment`, `dla edges`, `dla features` and `dla train` also take their options from variables:
@@ -53,14 +52,13 @@ def filled(text: str, mark: str, content: str) -> str:
 
 
 def example() -> tuple[str, Image.Image]:
-    """What `dla predict coffee.png` prints, and its picture."""
-    prediction = dla.load().predict(COFFEE)
+    """What `dla predict` prints of the photo, and its picture."""
+    path = DOCS.parent / COFFEE
+    prediction = dla.load().predict(path)
     table = io.StringIO()
     with PredictionWriter(table, "table", 5) as writer:
         writer.write(prediction)
-    return f"```\ncoffee.png\n{table.getvalue().split(chr(10), 1)[1]}```\n", draw_prediction(
-        Image.open(COFFEE), prediction
-    )
+    return f"```\n{COFFEE}\n{table.getvalue().split(chr(10), 1)[1]}```\n", draw_prediction(Image.open(path), prediction)
 
 
 def run(check: bool) -> int:

@@ -243,7 +243,9 @@ def _nodes(config: ModelConfig) -> tuple[Mapping[str, Any], ...]:
 
 def _notes(loaded: LoadedModel[Any]) -> tuple[str, ...]:
     guessed = guesses(loaded.source, loaded.config)
-    return loaded.report.notes + ((guessed,) if guessed else ())
+    stride = loaded.config.model_args.get("output_stride", 32)
+    strided = "" if stride == 32 else f"output stride {stride} instead of 32, which timm cannot read"
+    return loaded.report.notes + tuple(filter(None, (guessed, strided)))
 
 
 def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:

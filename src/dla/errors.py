@@ -140,7 +140,7 @@ def import_optional(module: str, message: str) -> Any:
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Return at most `count` known names most like `name`, best first."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.55)
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.65)
 
 
 def pip_line(extra: str) -> str:

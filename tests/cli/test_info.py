@@ -200,6 +200,10 @@ def test_a_config_that_says_odd_things(tmp_path: Path, capsys: pytest.CaptureFix
     folder = tmp_path / "odd"
     shutil.copytree(shipped("tiny200"), folder)
     config = json.loads((folder / "config.json").read_text())
+    assert "output stride" not in table(capsys, str(folder))
+    (folder / "config.json").write_text(json.dumps(config | {"model_args": {"output_stride": 16}}))
+    assert record(capsys, str(folder))["notes"] == ["output stride 16 instead of 32, which timm cannot read"]
+    assert "output stride 16 instead of 32" in table(capsys, str(folder))
     for odd in (None, 3, "text", ["a"], {"top1": "high", "deep": {"er": [1, 2]}}):
         config["dla"] |= dict.fromkeys(("recipe", "results", "license", "dataset"), odd)
         (folder / "config.json").write_text(json.dumps(config))

@@ -239,8 +239,10 @@ def test_a_picture_of_each_answered_photo(tmp_path: Path, capsys: pytest.Capture
     Image.new("L", (3, 5000)).save(tall)
     pictures = tmp_path / "new" / "pictures"
     words = [*photos, "gone.jpg", str(tall), "--topk", "2", "--pictures", str(pictures)]
-    assert predict(*words, "--format", "jsonl") == 1
-    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert main(["predict", *words, "--format", "jsonl", *(word for word in SETTINGS if word != "-q")]) == 1
+    out, err = capsys.readouterr()
+    assert f"dla: the pictures are in {pictures}\n" in err
+    records = [json.loads(line) for line in out.splitlines()]
     assert [len(r.get("predictions", ())) for r in records] == [2, 2, 2, 0, 2]
     names = sorted(os.listdir(pictures))
     assert len(names) == 4

@@ -182,26 +182,33 @@ def test_help_begins_with_the_short_flags() -> None:
 def test_a_line_says_what_an_epoch_came_to() -> None:
     epoch = EpochEvent(3, 111, 0.6123, 0.01, {"top1": 0.833, "top5": 0.99, "val_loss": 0.5}, 7.6, 212.4, 0.01)
     val = "epoch 3/12  loss 0.612  val 83.3 % (top-5 99.0 %)"
-    assert summary(epoch, 12, True, 250.0) == f"{val}, the best so far  212 photos/s  4:10 left"
-    assert summary(epoch, 12, False, None) == f"{val}  212 photos/s"
-    assert "top-5" not in summary(replace(epoch, figures=epoch.figures | {"top5": 1.0}), 12, False, None)
+    assert summary(epoch, 12, True, "4:10 left") == f"{val}, the best so far  212 photos/s  4:10 left"
+    assert summary(epoch, 12, False, "") == f"{val}  212 photos/s"
+    assert summary(replace(epoch, photos_per_second=0.42), 12, False, "") == f"{val}  0.4 photos/s"
+    assert "top-5" not in summary(replace(epoch, figures=epoch.figures | {"top5": 1.0}), 12, False, "")
     dense = replace(epoch, figures={"miou": 0.512, "pixel_accuracy": 0.9})
-    assert "val mIoU 51.2 % (pixel accuracy 90.0 %)" in summary(dense, 12, False, None)
+    assert "val mIoU 51.2 % (pixel accuracy 90.0 %)" in summary(dense, 12, False, "")
     assert (clock(59.6), clock(3723)) == ("1:00", "1:02:03")
 
 
 def test_the_time_left_is_that_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training at the epoch's own rate and its validation, for each epoch that is left."""
+    """Training and validation at the rate so far, as the progress bar has it, for each epoch that is left."""
     now, progress = [100.0], Recorder()
     monkeypatch.setattr("dla.cli.train.time", SimpleNamespace(monotonic=lambda: now[-1]))
     figures = RunFigures(progress, 12)
     epoch = EpochEvent(3, 120, 0.6, 0.01, {"top1": 0.8, "top5": 1.0, "val_loss": 0.5}, 8.0, 40.0, 0.01)
     figures.on_epoch(epoch, False)  # a run that continues behind the last step
-    figures.on_step(StepEvent(3, 12, 40, 40, 0.6, 0.5, 0.01, 8))
+    for step in range(40):
+        figures.on_step(StepEvent(3, 12, step + 1, 40, 0.6, 0.5, 0.01, 8))
     now.append(102.0)
     figures.on_epoch(epoch, False)
+    for step in range(40):
+        figures.on_step(StepEvent(4, 12, step + 1, 40, 0.6, 0.5, 0.01, 8))
+    now.append(132.0)
+    figures.on_epoch(replace(epoch, epoch=4), False)
     figures.on_epoch(replace(epoch, epoch=12), False)
-    assert ["left" in line for line in progress.said] == [False, True, False]
+    assert ["left" in line for line in progress.said] == [False, True, True, False]
+    assert progress.said[2].endswith("2:40 left")  # 8 epochs of (10 + 30) / 2 s
     assert progress.said[1].endswith("40 photos/s  1:30 left")  # 9 epochs of 320 / 40 + 2 s
 
 
@@ -249,6 +256,8 @@ def test_the_recipes_batch_is_lowered_and_one_that_is_given_refused_before_weigh
 def test_a_run_with_a_lowered_batch_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, run = flat_photos.write(tmp_path / "few", train=4, val=2), tmp_path / "run"
     words = ["train", str(data), *SMALL[:4], *SMALL[6:], "--output", str(run)]
+    assert main([*words, "--dry-run"]) == 0
+    assert ", 4 photos each" in capsys.readouterr().out
     assert main(words) == 0
     assert json.loads((run / "run.json").read_text())["batch_size"] == 4
     assert json.loads((run / "best" / "config.json").read_text())["dla"]["recipe"]["batch_size"] == 4

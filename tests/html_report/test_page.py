@@ -195,6 +195,20 @@ def test_all_right_and_none_right_still_leave_room() -> None:
     assert "about 100 can" in sentence(of_counts([[5000, 0], [1, 4999]]), ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("counts", "never"),
+    [
+        ([[9, 0, 0], [4, 0, 0], [0, 0, 2]], "None of the photos of b (4) was recognized. Of"),
+        ([[9, 0, 0], [2, 0, 0], [0, 1, 3]], None),
+        ([[0, 5, 0], [4, 0, 0], [0, 0, 2]], "None of the photos of a (5) or b (4) was recognized."),
+        (np.roll(3 * np.eye(5, dtype=int), 1, 1).tolist(), "of a (3), b (3), c (3) or 2 other classes was recognized."),
+    ],
+)
+def test_classes_that_are_never_recognized_are_named(counts: list[list[int]], never: str | None) -> None:
+    text = sentence(of_counts(counts), list("abcde")).replace(" 15 photos are few: of", " Of")
+    assert never in text if never else "None of" not in text
+
+
 def test_figures_of_fewer_than_five_photos_are_faded(tmp_path: Path) -> None:
     counts = [[6, 1, 0], [0, 2, 0], [2, 1, 3]]  # 7, 2 and 6 photos, of which 8, 4 and 3 are predicted as the class
     page = written(tmp_path, *evaluation_sections(of_counts(counts), ["a", "b", "c"]))

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Lines that need the network or hours; test_blocks.py holds them against Makefile and pyproject.toml.
-NOT_RUN = re.compile(r"(pip (install|wheel) |make |python (-m venv |(benchmarks|examples|tools)/)).*")
+NOT_RUN = re.compile(
+    r"(pip (install|wheel) |make |python3? -m venv |\. \.venv/bin/activate|python (benchmarks|examples|tools)/).*"
+)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -60,6 +60,7 @@ def test_it_shows_what_lies_in_the_run_s_folder(tmp_path: Path) -> None:
     assert "Of 8 errors" in text
     assert "best: epoch 3, 60.0\u00a0%" in text.replace("60.0 %", "60.0\u00a0%")
     assert f"dla predict new/ --model {run / 'best'}\ndla export {run / 'best'} -o exported/ --to onnx" in text
+    assert "needs pip install &#39;.[export]&#39;" in text
     curves, folded = text.partition("<summary>Learning rate, speed and waiting for photos</summary>")[::2]
     assert curves.count("</polyline>") == 5  # three curves and the best epoch in both charts
     assert folded.partition("</details>")[0].count("</polyline>") == 3
@@ -103,6 +104,12 @@ def test_the_best_epoch_is_marked_with_the_figure_of_the_top(tmp_path: Path) -> 
     today = datetime.date.today()
     assert f"<dt>date</dt><dd>{today.day} {today:%B %Y}</dd>" in text
     assert "<pre>dla train flowers</pre>" in text
+    assert "top-1 fell" not in text  # by 7 of 100
+    fallen = [e | {"val_loss": 0.8, "top1": 0.5 if e["epoch"] == 3 else e["top1"]} for e in epochs]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in fallen))
+    assert "top-1 fell from 66.7 % in epoch 2 to 50.0 % in epoch 3; best/ keeps the weights of epoch 2" in (
+        write_report(run, split, logits, ["a", "b", "c"]).read_text(encoding="utf-8").replace("\u00a0", " ")
+    )
     (run / "metrics.jsonl").write_text("".join(json.dumps(e | {"val_loss": 0.8}) + "\n" for e in epochs))
     assert "overfitting" not in write_report(run, split, logits, ["a", "b", "c"]).read_text(encoding="utf-8")
 

@@ -66,7 +66,7 @@ def test_a_name_that_is_there_twice() -> None:
 
 def test_containers_in_order() -> None:
     inside = {key: {"of": key} for key in reversed(CONTAINERS)}
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+    for key in ("state_dict_ema", "model_ema", "params_ema", "state_dict", "model"):
         assert unwrap(inside) == ({"of": key}, key)
         del inside[key]
     assert unwrap({"epoch": 3, "model": "dla34"}) == ({"epoch": 3, "model": "dla34"}, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,9 @@ def test_the_network_is_left_as_it_was(net: dla.DLA, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"output_stride": 8}, {"global_pool": "max"}, {"in_chans": 1}], ids=str)
 def test_options_of_the_network_are_kept(options: dict[str, Any], tmp_path: Path) -> None:
     net = net_of_a_loop(**options).eval()
-    folder = dla.save(net, tmp_path / "m", labels=LABELS, preprocessing={})
+    strided = pytest.warns(UserWarning, match="output_stride is 8: timm cannot read")
+    with strided if "output_stride" in options else nullcontext():
+        folder = dla.save(net, tmp_path / "m", labels=LABELS, preprocessing={})
     again = dla.create_model(str(folder), pretrained=True).eval()
     x_NCHW = torch.rand(2, net.in_chans, 64, 64)
     with torch.no_grad():

@@ -65,6 +65,7 @@ def test_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("dla61", UnknownNameError, 'no network is called "dla61". Nearest: dla60, '),
         ("dla61.in1k", UnknownNameError, 'no network is called "dla61". Nearest: dla60, '),
         ("", UnknownNameError, 'no network is called "". All: dla models'),
+        ("resnet50", UnknownNameError, 'no network is called "resnet50". All: dla models'),
         ("dla60.in21k", UnknownNameError, 'is called "dla60.in21k". Nearest: dla60.in1k.'),
         ("dla34_half", UsageError, "has no released weights. Try: the path of a folder or file with weights."),
         (

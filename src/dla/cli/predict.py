@@ -64,7 +64,8 @@ def build_parser() -> Parser:
     parser.flag("--resume", action="store_true", help="continue an interrupted run with the same model, settings and "
                 "inputs, whose --output is jsonl or csv")  # fmt: skip
     add_record_flags(parser)
-    parser.flag("--pictures", metavar="DIR", help="also save each classified photo here, with a bar chart of its top-5")
+    parser.flag("--pictures", metavar="DIR", help="also save each classified photo here, with a bar chart of its "
+                "top-5, as NAME-HASH.png; the hash is of its path, because folders may have equal names")  # fmt: skip
     parser.flag("--fail-fast", action="store_true", help="stop at the first input that cannot be classified")
     add_run_flags(parser)
     return parser
@@ -103,6 +104,8 @@ def run(argv: list[str]) -> int:
                     writer.write(prediction)
                     counter.add(prediction, progress)
                     unsure.update(c.probability < UNSURE for c in prediction.classes[:1])
+        if args.pictures is not None:
+            log(args, f"dla: the pictures are in {args.pictures}")
         if args.model == DEFAULT_MODEL and unsure[True] > unsure[False]:
             log(args, f"dla: the best class of most photos is below {100 * UNSURE:.0f} %: they may be of none of the "
                       f"{len(classifier.classes)} classes of {DEFAULT_MODEL}. --model dla60 knows 1,000; dla train "

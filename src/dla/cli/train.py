@@ -143,10 +143,12 @@ class RunFigures(TrainerCallback):
         self.progress, self.epochs = progress, epochs
         self.step: StepEvent | None = None
         self.step_ended = 0.0
+        self.photos, self.began = 0, 0.0  # as the progress bar counts: of all epochs in this process
 
     def on_step(self, step: StepEvent) -> None:
         """Show the step's loss and accuracy."""
         self.step, self.step_ended = step, time.monotonic()
+        self.photos += step.photos
         accuracy = "" if math.isnan(step.accuracy) else f"  accuracy {100 * step.accuracy:.0f} %"
         self.progress.note(
             f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  loss {step.loss:.3f}{accuracy}"
@@ -158,30 +160,30 @@ class RunFigures(TrainerCallback):
 
     def on_epoch(self, epoch: EpochEvent, is_best: bool) -> None:
         """Print the epoch's figures."""
-        self.progress.log(summary(epoch, self.epochs, is_best, self._seconds_left(epoch)))
+        self.progress.log(summary(epoch, self.epochs, is_best, self._time_left(epoch)))
 
-    def _seconds_left(self, epoch: EpochEvent) -> float | None:
-        """Return the time of the remaining epochs at the speed of this one, or None if none of its steps ran here."""
-        if self.step is None or not epoch.photos_per_second:
-            return None
-        training = self.step.steps * self.step.photos / epoch.photos_per_second
-        validation = time.monotonic() - self.step_ended
-        return (self.epochs - epoch.epoch) * (training + validation)
+    def _time_left(self, epoch: EpochEvent) -> str:
+        """Return the time of the remaining epochs at the speed so far; empty if no step ran here, or none remains."""
+        from dla.cli.progress import left_text
+
+        if self.step is None or epoch.epoch >= self.epochs:
+            return ""
+        self.began = self.began or self.step_ended - epoch.seconds
+        remaining = (self.epochs - epoch.epoch) * self.step.steps * self.step.photos
+        return left_text(self.photos, self.photos + remaining, time.monotonic() - self.began)
 
 
-def summary(epoch: EpochEvent, epochs: int, is_best: bool, seconds_left: float | None) -> str:
+def summary(epoch: EpochEvent, epochs: int, is_best: bool, time_left: str) -> str:
     """Return an epoch's figures in one line."""
-    from dla.cli.progress import clock
+    from dla.cli.progress import rate_text
 
     (best_name, first), *others = ((n, v) for n, v in epoch.figures.items() if n != "val_loss")
     more = "".join(f" ({FIGURE_NAMES.get(n, n)} {100 * v:.1f} %)" for n, v in others[:1] if v < 1)
     name = "" if best_name == "top1" else f"{FIGURE_NAMES.get(best_name, best_name)} "
     best = ", the best so far" if is_best else ""
-    left = f"  {clock(seconds_left)} left" if seconds_left else ""
-    return (
-        f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  val {name}{100 * first:.1f} %{more}{best}  "
-        f"{epoch.photos_per_second:.0f} photos/s{left}"
-    )
+    accuracy = f"val {name}{100 * first:.1f} %{more}{best}"
+    pace = rate_text(epoch.photos_per_second, 1.0, "photos"), time_left
+    return "  ".join(filter(None, (f"epoch {epoch.epoch}/{epochs}", f"loss {epoch.loss:.3f}", accuracy, *pace)))
 
 
 def _print_estimate(recipe: Recipe, options: dict[str, Any]) -> None:
@@ -198,7 +200,7 @@ def _print_estimate(recipe: Recipe, options: dict[str, Any]) -> None:
         ("data", f"{estimate.train:,} train, {estimate.val:,} val, {estimate.classes} classes"),
         ("network", f"{estimate.parameters:,} parameters, {estimate.trainable:,} trainable"),
         ("steps", f"{estimate.steps_per_epoch:,} per epoch, {total_steps:,} in {estimate.epochs} epochs"),
-        ("per step", f"{steps}, {recipe.batch_size} photos each"),
+        ("per step", f"{steps}, {estimate.batch_size} photos each"),
         ("time", f"about {clock(estimate.total_seconds)}, {estimate.val_seconds:.0f} s of each epoch for validation"),
     ]
     if estimate.peak_bytes is not None:

@@ -71,7 +71,7 @@ def _without(
     if share > max_unreadable or len(faults) == len(split):
         raise CheckError(
             f"{len(faults):,} of {len(split):,} photos cannot be read ({share:.1%}; up to {max_unreadable:.1%} are "
-            f"left out): {_some(faults)}. dla data check lists them; --data.max_unreadable allows more"
+            f"left out): {_some(faults)}. dla data check lists them; --data.max-unreadable allows more"
         )
     return split.take(np.setdiff1d(np.arange(len(split)), list(unreadable))), faults
 

@@ -193,7 +193,7 @@ def without_faulty_pairs(
             raise CheckError(
                 f"{len(own):,} of {total:,} photos have no usable mask or cannot be read ({len(own) / total:.1%}; up "
                 f"to {max_unreadable:.1%} are left out): {_some(own)}. dla data check lists them; "
-                "--data.max_unreadable allows more"
+                "--data.max-unreadable allows more"
             )
         parts.append(kept)
         faults += own

@@ -40,17 +40,6 @@ class OnnxBuilder:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def branch(self, build: Callable[[], Value]) -> Any:
-        """Return the nodes that `build` adds as a subgraph, whose result is float32. It may use values from outside."""
-        from onnx import TensorProto, helper
-
-        outer, self.nodes = self.nodes, []
-        try:
-            result = helper.make_tensor_value_info(build().name, TensorProto.FLOAT, None)
-            return helper.make_graph(self.nodes, f"branch{next(self.numbers)}", [], [result])
-        finally:
-            self.nodes = outer
-
     def model(self, inputs: list[Any], outputs: list[Any]) -> Any:
         """Return the `onnx.ModelProto`; `inputs` and `outputs` are `ValueInfoProto`s."""
         from onnx import helper
@@ -94,11 +83,6 @@ class Value:
     def choose(self, yes: Value | float, no: Value | float | Array) -> Value:
         """Return `yes` where this is true, else `no`."""
         return self.apply("Where", yes, no)
-
-    def run_one(self, yes: Callable[[], Value], no: Callable[[], Value]) -> Value:
-        """Return the float32 result of `yes` where this scalar is true, else of `no`; the other one is not computed."""
-        branches = {"then_branch": self.builder.branch(yes), "else_branch": self.builder.branch(no)}
-        return self.apply("If", **branches)
 
     def to(self, kind: type[np.generic]) -> Value:
         """Cast to another type."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import PurePath
 
 import numpy as np
 from PIL import Image
 
-from dla.errors import ImageError
+from dla.errors import ImageError, pip_line
 from dla.html_report.charts import FEW_PHOTOS, reliability_diagram
 from dla.html_report.page import (
     Chart,
@@ -44,6 +44,8 @@ INTERVAL = (
     "would lie inside in 95 of 100 cases."
 )
 WORST = 20
+NEVER = 3  # photos of a class, none of them recognized, from which on it is said
+NAMED = 3  # such classes by name
 PICTURES = 24
 
 
@@ -67,12 +69,25 @@ def sentence(found: Evaluation, names: Sequence[str]) -> str:
             f"The most common error: {names[i]} taken for {names[j]} "
             f"({found.confusion_KK[i, j]:,} of {found.classes[i].support:,} photos)."
         )
+    words.extend(_never_recognized(found, names))
     low, high = _expected(found)
     few = f"{count:,} photos are few: of" if high - low > WIDE else "Of"
     ends = list(dict.fromkeys(f"{100 * end:.0f}" for end in (low, high)))
     expected = f"between {ends[0]} and {ends[1]}" if len(ends) > 1 else f"about {ends[0]}"
     words.append(f"{few} 100 other photos like these, {expected} can be expected to be classified correctly.")
     return " ".join(words)
+
+
+def _never_recognized(found: Evaluation, names: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence about the classes of which no photo was recognized, the largest first."""
+    never = [k for k, c in enumerate(found.classes) if c.support >= NEVER and not found.confusion_KK[k, k]]
+    never.sort(key=lambda k: -found.classes[k].support)
+    if not never:
+        return
+    shown = [f"{names[k]} ({found.classes[k].support:,})" for k in never[:NAMED]]
+    if len(never) > NAMED:
+        shown.append(f"{len(never) - NAMED:,} other classes")
+    yield f"None of the photos of {' or '.join(filter(None, (', '.join(shown[:-1]), shown[-1])))} was recognized."
 
 
 NEXT = {
@@ -86,7 +101,7 @@ def next_steps(model: str, task: str = "classify") -> Section:
     """Return the section with the commands that use a model next."""
     model, (command, what) = shlex.quote(model), NEXT[task]
     commands = f"dla {command} --model {model}\ndla export {model} -o exported/ --to onnx"
-    note = f"{what}, and export the network for programs without dla."
+    note = f"{what}, and export the network for programs without dla, which needs {pip_line('export')}."
     return Section("What next", (Code(commands),), note)
 
 

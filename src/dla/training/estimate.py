@@ -42,6 +42,7 @@ class RunEstimate:
     train: int
     val: int
     classes: int
+    batch_size: int
     steps_per_epoch: int
     epochs: int
     step_seconds: dict[tuple[int, int], float]
@@ -77,6 +78,7 @@ def estimate_run(
         train=len(splits.train),
         val=len(splits.val),
         classes=len(splits.train.class_ids),
+        batch_size=recipe.batch_size,
         steps_per_epoch=setup.batches.steps,
         epochs=recipe.epochs,
         step_seconds=seconds,

@@ -43,6 +43,7 @@ from dla.storage.files import read_json
 from dla.training.run_folder import read_epochs
 from dla.types import Array
 
+FALL = 0.1  # a figure that ends this far below that of the best epoch has fallen
 RISE = 1.05  # a validation loss that ends this many times above its minimum has risen
 
 
@@ -135,7 +136,9 @@ def _of_run(epochs: list[dict[str, Any]]) -> tuple[Figure, ...]:
         return ()
     minutes = sum(e["seconds"] for e in epochs) / 60
     rate = sum(e["photos_per_second"] for e in epochs) / len(epochs)
-    return (Figure("training", f"{minutes:.1f} min", f"{len(epochs)} epochs, {rate:.0f} photos/s"),)
+    return (
+        Figure("training", f"{minutes:.1f} min", f"{len(epochs)} epochs, {rate:.{0 if rate >= 10 else 1}f} photos/s"),
+    )
 
 
 def _curves(epochs: list[dict[str, Any]], curves: Curves, best: int | None) -> tuple[Section, ...]:
@@ -161,7 +164,20 @@ def _curves(epochs: list[dict[str, Any]], curves: Curves, best: int | None) -> t
         for drawings, folded in ((results, ""), (running, "Learning rate, speed and waiting for photos"))
     )
     shown = tuple(part for part in parts if part.items)
-    return (Section("Progress", shown, _overfitting(epochs)),) if shown else ()
+    note = " ".join(filter(None, (_fall(epochs, curves, best), _overfitting(epochs))))
+    return (Section("Progress", shown, note),) if shown else ()
+
+
+def _fall(epochs: list[dict[str, Any]], curves: Curves, best: int | None) -> str:
+    """Return how far the first figure of the curves fell after the best epoch; empty if it did not, clearly."""
+    name, key = next(iter(curves.keys.items()))
+    values = {e["epoch"]: e[key] for e in epochs if e.get(key) is not None}
+    if best not in values or values[best] - values[last := max(values)] < FALL:
+        return ""
+    return (
+        f"On the validation photos, {name} fell from {curves.shown(values[best])} in epoch {best} to "
+        f"{curves.shown(values[last])} in epoch {last}; best/ keeps the weights of epoch {best}."
+    )
 
 
 def _overfitting(epochs: list[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -52,7 +53,7 @@ def save(
         force: replace the model in an existing folder.
 
     Returns:
-        The path of the folder.
+        The path of the folder. A warning says if timm cannot read it, because the output stride is not 32.
 
     Raises:
         UsageError: the network is none that a name can build, the labels are not one per class, a field of the
@@ -80,6 +81,8 @@ def save(
     if labels is None and classes:
         raise UsageError(f"labels is None, but the network has {classes} classes. Give their names, in output order")
     write_folder(path, state, described(config, labels, preprocessing))
+    if args["output_stride"] != 32:
+        warnings.warn(f"output_stride is {args['output_stride']}: timm cannot read {path}", stacklevel=2)
     return path
 
 
