@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "commands.md")]
 RUNNING = ("python", "bash")
 KNOWN = {*RUNNING, "json", "bibtex", ""}
-OTHERS = {  # options of pip, torchrun, Slurm, and of the scripts in benchmarks/
+OTHERS = {  # options of pip, torchrun, Slurm, systemd, useradd, and of the scripts in benchmarks/
     "--again", "--cpus-per-task", "--extra-index-url", "--find-links", "--force-reinstall", "--gpus-per-node",
-    "--index-url", "--job-name", "--max-restarts", "--memory", "--nnodes", "--no-build-isolation", "--no-deps",
-    "--no-index", "--nproc-per-node", "--ntasks-per-node", "--only", "--only-binary", "--open-mode",
-    "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rehearse", "--requeue", "--require-hashes", "--signal",
-    "--time",
+    "--home-dir", "--index-url", "--job-name", "--max-restarts", "--memory", "--nnodes", "--no-build-isolation",
+    "--no-deps", "--no-index", "--now", "--nproc-per-node", "--ntasks-per-node", "--only", "--only-binary", "--open-mode",
+    "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rehearse", "--requeue", "--require-hashes", "--shell",
+    "--signal", "--since", "--system", "--time",
 }  # fmt: skip
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 
