@@ -29,7 +29,8 @@ KNOWN = {*RUNNING, "json", "bibtex", ""}
 OTHERS = {  # options of pip, torchrun, Slurm, systemd, useradd, and of the scripts in benchmarks/
     "--again", "--cpus-per-task", "--extra-index-url", "--find-links", "--force-reinstall", "--gpus-per-node",
     "--home-dir", "--index-url", "--job-name", "--max-restarts", "--memory", "--nnodes", "--no-build-isolation",
-    "--no-deps", "--no-index", "--now", "--nproc-per-node", "--ntasks-per-node", "--only", "--only-binary", "--open-mode",
+    "--no-deps", "--no-index", "--now", "--nproc-per-node", "--ntasks-per-node", "--only", "--only-binary",
+    "--open-mode",
     "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rehearse", "--requeue", "--require-hashes", "--shell",
     "--signal", "--since", "--system", "--time",
 }  # fmt: skip
