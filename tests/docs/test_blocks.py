@@ -83,6 +83,15 @@ def write_streets(desk: Path) -> None:
     (desk / "streets" / "classes.json").write_text(json.dumps({"classes": names}))
     for run in ("street", "streets", "a", "b"):
         write_dense(desk / "runs" / run / "best", names)
+    for folder in ("bsds500/images", "bsds500/boundaries", "other/maps"):
+        (desk / folder).mkdir(parents=True)
+    for i, photo in enumerate(crops(2)):
+        (desk / "bsds500" / "images" / f"{i}.jpg").write_bytes(jpeg(photo))
+        lines_HW = np.zeros((photo.height, photo.width), np.uint8)
+        lines_HW[photo.height // 2] = 255
+        for path in ("bsds500/boundaries/%d_1.png", "bsds500/boundaries/%d_2.png", "other/maps/%d.png"):
+            Image.fromarray(lines_HW).save(desk / (path % i))
+    write_dense(desk / "runs" / "edges" / "best", ["boundary"])
     for name in ("photo.jpg", "street.jpg"):
         shutil.copy(desk / "cat.jpg", desk / name)
     (desk / "classes.txt").write_text("".join(f"class {k}\n" for k in range(19)))

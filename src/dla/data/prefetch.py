@@ -147,8 +147,12 @@ def run_in_processes(work: Callable[[T], R], items: Sequence[T], workers: int, w
         except BrokenProcessPool:
             raise DlaError(f"a process that {what} was killed, perhaps for lack of memory. Try --workers 1") from None
         except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end = time.monotonic() + BLOCKED_S
             for process in set(multiprocessing.active_children()) - others:
-                process.kill()  # it may be waiting for a file, for ever
+                process.join(max(0.0, end - time.monotonic()))
+                if process.is_alive():
+                    process.kill()  # it waits for a file, perhaps for ever
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
