@@ -132,7 +132,9 @@ def count_boundaries(
     return BoundaryCounts(pixels_T4, len(annotators), sum(not one.any() for one in annotators))
 
 
-def count_lines(lines_HW: Array, annotators: Sequence[Array], tolerance: float = 0.0075) -> BoundaryCounts:
+def count_lines(
+    lines_HW: Array, annotators: Sequence[Array], tolerance: float = BoundaryOptions.tolerance
+) -> BoundaryCounts:
     """Match lines (H, W) of booleans, such as another annotator's, with the annotators; T is 1.
 
     Raises:
