@@ -194,8 +194,6 @@ class _BlockedReadWatch:
         os.close(self._writer)
 
     def _watch(self, signals: int, main_thread: int) -> None:
-        # else the system may hand this thread a signal that the main thread blocks, and Python handles it there at once
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         number = next((n for [n] in iter(lambda: os.read(signals, 1), b"") if n in (signal.SIGINT, signal.SIGTERM)), 0)
         while number and not self._closed.wait(0.1):
             if _stays_blocked(main_thread):

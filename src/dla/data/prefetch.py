@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dla.errors import DlaError
 
@@ -137,12 +139,8 @@ def run_in_processes(work: Callable[[T], R], items: Sequence[T], workers: int, w
     context, others = multiprocessing.get_context("fork"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_stopping_to_the_parent) as pool:
         try:
-            # A signal during a fork would be lost in a fork hook, or end a process that has no handler yet.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-            try:
+            with _signals_later():
                 results = pool.map(work, items)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             yield from results
         except BrokenProcessPool:
             raise DlaError(f"a process that {what} was killed, perhaps for lack of memory. Try --workers 1") from None
@@ -156,6 +154,28 @@ def run_in_processes(work: Callable[[T], R], items: Sequence[T], workers: int, w
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Handle Ctrl-C and SIGTERM at the end: during a fork they would be lost in a hook, or leave a process behind.
+
+    Blocking them in this thread is for the new processes, which have no handlers yet. Another thread may receive them
+    all the same, and then this one runs their handlers.
+    """
+    seen: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {n: signal.signal(n, lambda number, frame: seen.append(number)) for n in _STOPPING}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    for number in seen[:1]:
+        signal.raise_signal(number)
 
 
 def _leave_stopping_to_the_parent() -> None:
