@@ -6,6 +6,7 @@
     │   ├── UnknownNameError 2   an unknown name; carries the nearest known ones
     │   └── OnlyTorchError   2   a network with parts that no engine but PyTorch runs
     ├── UnavailableError     3   weights or data are unavailable: offline, missing, refused
+    │   ├── NoSuchPathError  3   a model's path does not exist
     │   └── DamagedError     3   weights or data are truncated, altered or of another kind
     └── CheckError           4   a check or gate did not pass
 
@@ -75,6 +76,10 @@ class UnavailableError(DlaError):
     """Weights or data are unavailable."""
 
     exit_code = 3
+
+
+class NoSuchPathError(UnavailableError, ValueError):
+    """A model's path does not exist. A ValueError too, because timm raises one."""
 
 
 class DamagedError(UnavailableError):

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from dla.errors import DamagedError, GuessedWarning, UnavailableError, UnknownNameError, UsageError
+from dla.errors import DamagedError, GuessedWarning, NoSuchPathError, UnavailableError, UnknownNameError, UsageError
 from dla.models.registry import TABLE, row
 from dla.storage.files import read_bytes
 from dla.types import NO_PROGRESS, Progress
@@ -80,7 +80,7 @@ def resolve_source(text: str) -> ModelSource:
         return ModelSource("file", str(path))
     if is_weight_file(text) or re.search(r"^[.~]|[/\\]", text):
         on_hub = _REPO.fullmatch(text) and text[0] != "." and not is_weight_file(text)
-        raise UnavailableError(f"{text} does not exist." + f" On the hub: hf-hub:{text}" * bool(on_hub))
+        raise NoSuchPathError(f"{text} does not exist." + f" On the hub: hf-hub:{text}" * bool(on_hub))
     if ":" in text:
         raise UsageError(f'"{text}" does not exist. On the hub: hf-hub:OWNER/NAME; a folder: local-dir:PATH')
     row(name)
