@@ -145,9 +145,12 @@ def count_photos(args: Namespace, limit: int | None = None) -> int | None:
 
 def input_options(args: Namespace) -> dict[str, Any]:
     """Return the options that `Classifier.predict` and `Classifier.features` share."""
+    return {"batch_size": args.batch_size, "workers": args.workers} | reading_options(args)
+
+
+def reading_options(args: Namespace) -> dict[str, Any]:
+    """Return the options of every network about how photos are read."""
     return {
-        "batch_size": args.batch_size,
-        "workers": args.workers,
         "allow_truncated": args.allow_truncated,
         "max_pixels": int(args.max_megapixels * 1e6),
         "max_bytes": int(args.max_megabytes * 1e6),
@@ -155,8 +158,6 @@ def input_options(args: Namespace) -> dict[str, Any]:
 
 
 _MAX_FAILED = re.compile(r"(?P<count>\d{1,15})|(?P<percent>\d{1,3}(\.\d{1,9})?)\s*%")
-
-
 MANY = 10_000  # inputs are not counted further before a run
 
 

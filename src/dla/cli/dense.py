@@ -20,6 +20,7 @@ from dla.cli.common import (
     find_photos,
     load_network,
     log,
+    reading_options,
     show_progress,
     wants_bar,
 )
@@ -126,8 +127,8 @@ def answer_photos(
         settings: more flags that the files depend on.
     """
     args, task = counter.args, counter.command
-    shared = {key: args[key] for key in ("size", "tile", "allow_truncated")}
-    options = options | shared | {"max_pixels": int(args.max_megapixels * 1e6)}
+    seen = {key: args[key] for key in ("size", "tile")}
+    options = options | seen | reading_options(args)
     finder, photos = find_photos(args, TO_DO[task], task)
     if args.resume and args.engine == "auto":
         from dla.inference.result_files import engine_of
@@ -137,7 +138,7 @@ def answer_photos(
     network: Any = load_dense(args, task, expected)
     network((), **options)  # checks the options before a file is emptied
     printer, files = outputs(network)
-    fixed = {key: args[key] for key in (*settings, *shared, "max_megapixels")}
+    fixed = {key: args[key] for key in (*settings, *seen, "allow_truncated", "max_megapixels", "max_megabytes")}
     with _stored(args, task, network, fixed, photos, files) as (store, before, left):
         if args.output is not None:
             counter.kept = f" Their files are in {args.output}; --resume continues the run"

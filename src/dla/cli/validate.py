@@ -33,6 +33,7 @@ from dla.cli.common import (
     load_classifier,
     load_network,
     log,
+    reading_options,
     show_progress,
 )
 from dla.cli.parser import MODEL_HELP, Parser, about, default_model
@@ -247,7 +248,7 @@ def _boundaries(args: Namespace, networks: list[Any], progress: Progress) -> _Fo
 
 def _reading(args: Namespace) -> dict[str, Any]:
     """Return how photos are read; dense networks see one at a time, so there is no batch size."""
-    return {key: value for key, value in input_options(args).items() if key != "batch_size"}
+    return {"workers": args.workers} | reading_options(args)
 
 
 def _columns(args: Namespace) -> DataOptions:

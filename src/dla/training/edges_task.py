@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dla.data.pair_split import IGNORED, RunPairs
-from dla.data.photo_cache import Budget, open_store
+from dla.data.pair_split import IGNORED, PairSplit, RunPairs
+from dla.data.pairs import PairTask
+from dla.data.photo_cache import PhotoStore
 from dla.metrics.boundaries import BoundaryCounts, count_boundaries, evaluate_boundaries
-from dla.models.normalize import Normalize
 from dla.options import BoundaryOptions
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
-from dla.training.model import InitialModel, build_dense
+from dla.training.model import InitialModel
 from dla.training.pair_html import write_edges_report
-from dla.training.pair_samples import PairSamples, WholePhotos, pair_tiles
+from dla.training.pair_samples import PairSamples, PairTraining, WholePhotos, pair_tiles
 from dla.training.pixel_loss import PixelLabels, PixelObjective, balanced_sides
 from dla.training.recipe import LossConfig, Recipe
-from dla.training.task import Measured, Parts, Runtime
+from dla.training.task import Measured
 from dla.types import Array
 from dla.weights.load import load_dense
 from dla.weights.model_folder import set_fields
@@ -66,38 +66,19 @@ class EdgesValidation(WholePhotos):
         return [BoundaryCounts(row[:-2].reshape(-1, 4), int(row[-2]), int(row[-1])) for row in rows]
 
 
-class EdgesTask:
+class EdgesTask(PairTraining):
     """Boundaries."""
 
     figure = "ods"
+    task: PairTask = "edges"
+    validation = EdgesValidation
 
-    def open_photos(self, recipe: Recipe, runtime: Runtime) -> RunPairs:
-        """Open the recipe's pairs, without those that have a fault."""
-        return RunPairs.open(recipe.photos, "edges", recipe.data, recipe.seed, runtime.workers, runtime.progress)
-
-    def saved(self, splits: RunPairs, recipe: Recipe) -> dict[str, Any]:
-        """Return the content of data.json."""
-        return splits.to_dict(recipe.photos)
-
-    def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> RunPairs:
-        """Return the pairs that `saved` describes."""
-        return RunPairs.restore(saved, recipe.photos)
-
-    def initial(self, recipe: Recipe, splits: RunPairs) -> InitialModel:
-        """Return the network with a decoder and one output."""
-        return build_dense(recipe, splits.train)
-
-    def parts(self, recipe: Recipe, splits: RunPairs, initial: InitialModel, runtime: Runtime) -> Parts:
-        """Return the samples, the objective and the validation of a run."""
-        train, val = splits.train, splits.val
-        budget = Budget.of_processes(runtime.ranks.local_world)
-        normalize = Normalize(*initial.preprocessing.scale_shift()).to(runtime.device)
-        train_store, val_store = (open_store(s, runtime.cache, budget, runtime.progress) for s in (train, val))
-        return Parts(
-            PairSamples(train_store, lambda row: consensus(train.annotations(row)), recipe),
-            PixelObjective(recipe.loss, BatchAugment(recipe.augment), weigh_sides(recipe.loss)),
-            EdgesValidation(val, val_store, normalize, runtime.workers, runtime.device, runtime.ranks),
-        )
+    def learned(
+        self, recipe: Recipe, split: PairSplit, images: PhotoStore, device: torch.device
+    ) -> tuple[PairSamples, PixelObjective]:
+        """Return crops with what the annotators agree on, and the loss weighted by side."""
+        objective = PixelObjective(recipe.loss, BatchAugment(recipe.augment), weigh_sides(recipe.loss))
+        return PairSamples(images, lambda row: consensus(split.annotations(row)), recipe), objective
 
     def tiles(self, pixels_NHW3: Array, labels: PixelLabels, initial: InitialModel) -> tuple[Array, list[str]]:
         """Return each photo beside its target."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -10,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dla.data.pair_split import PairSplit
-from dla.data.photo_cache import PhotoStore
+from dla.data.pair_split import PairSplit, RunPairs
+from dla.data.pairs import PairTask
+from dla.data.photo_cache import Budget, PhotoStore, open_store
 from dla.images.random_crop import order_generator, repeated_order
 from dla.inference.pipeline import InputPipeline, PreparedInput
 from dla.models.normalize import Normalize
 from dla.training.distributed import Ranks
+from dla.training.model import InitialModel, build_dense
 from dla.training.pair_augment import random_pair
-from dla.training.pixel_loss import PixelLabels
+from dla.training.pixel_loss import PixelLabels, PixelObjective
 from dla.training.recipe import Recipe
+from dla.training.task import Parts, Runtime
 from dla.types import Array
 
 GREY = 128  # of ignored pixels
@@ -93,6 +97,47 @@ class WholePhotos:
         for _ in range(-(-len(self) // self.ranks.world) - len(rows)):
             pause()  # `pause` is collective: call it as often as the ranks with one more photo
         return self.ranks.gather_rows(np.stack(counts) if counts else np.empty(0), rows, len(self))
+
+
+class PairTraining(ABC):
+    """What the tasks with pairs share: their splits, the network, and whole photos to validate on.
+
+    task: its name. validation: how its networks are measured.
+    """
+
+    task: PairTask
+    validation: type[WholePhotos]
+
+    def open_photos(self, recipe: Recipe, runtime: Runtime) -> RunPairs:
+        """Open the recipe's pairs, without those that have a fault."""
+        return RunPairs.open(recipe.photos, self.task, recipe.data, recipe.seed, runtime.workers, runtime.progress)
+
+    def saved(self, splits: RunPairs, recipe: Recipe) -> dict[str, Any]:
+        """Return the content of data.json."""
+        return splits.to_dict(recipe.photos)
+
+    def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> RunPairs:
+        """Return the pairs that `saved` describes."""
+        return RunPairs.restore(saved, recipe.photos)
+
+    def initial(self, recipe: Recipe, splits: RunPairs) -> InitialModel:
+        """Return the network with a decoder and an output for each class."""
+        return build_dense(recipe, splits.train)
+
+    def parts(self, recipe: Recipe, splits: RunPairs, initial: InitialModel, runtime: Runtime) -> Parts:
+        """Return the samples, the objective and the validation of a run."""
+        budget = Budget.of_processes(runtime.ranks.local_world)
+        train, val = (open_store(s, runtime.cache, budget, runtime.progress) for s in (splits.train, splits.val))
+        normalize = Normalize(*initial.preprocessing.scale_shift()).to(runtime.device)
+        samples, objective = self.learned(recipe, splits.train, train, runtime.device)
+        whole = self.validation(splits.val, val, normalize, runtime.workers, runtime.device, runtime.ranks)
+        return Parts(samples, objective, whole)
+
+    @abstractmethod
+    def learned(
+        self, recipe: Recipe, split: PairSplit, images: PhotoStore, device: torch.device
+    ) -> tuple[PairSamples, PixelObjective]:
+        """Return the training samples of a split and their loss."""
 
 
 def pair_tiles(pixels_NHW3: Array, labels: PixelLabels, palette: Array) -> Array:

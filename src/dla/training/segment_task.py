@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dla.data.pair_split import IGNORED, PairSplit, RunPairs
-from dla.data.photo_cache import Budget, open_store
+from dla.data.pairs import PairTask
+from dla.data.photo_cache import PhotoStore
 from dla.drawing.palette import class_palette
 from dla.errors import UsageError
 from dla.metrics.segmentation import PixelCounts, count_pixels, evaluate_pixels
-from dla.models.normalize import Normalize
 from dla.training.augment import BatchAugment
 from dla.training.distributed import Ranks
-from dla.training.model import InitialModel, build_dense
+from dla.training.model import InitialModel
 from dla.training.pair_html import write_segment_report
-from dla.training.pair_samples import PairSamples, WholePhotos, pair_tiles
+from dla.training.pair_samples import PairSamples, PairTraining, WholePhotos, pair_tiles
 from dla.training.pixel_loss import PixelLabels, PixelObjective, class_weights
 from dla.training.recipe import Recipe
-from dla.training.task import Measured, Parts, Runtime
+from dla.training.task import Measured
 from dla.types import Array
 from dla.weights.load import load_dense
 
@@ -62,41 +63,22 @@ class SegmentValidation(WholePhotos):
         )
 
 
-class SegmentTask:
+class SegmentTask(PairTraining):
     """One class per pixel."""
 
     figure = "miou"
+    task: PairTask = "segment"
+    validation = SegmentValidation
 
-    def open_photos(self, recipe: Recipe, runtime: Runtime) -> RunPairs:
-        """Open the recipe's pairs, without those that have a fault."""
-        return RunPairs.open(recipe.photos, "segment", recipe.data, recipe.seed, runtime.workers, runtime.progress)
-
-    def saved(self, splits: RunPairs, recipe: Recipe) -> dict[str, Any]:
-        """Return the content of data.json."""
-        return splits.to_dict(recipe.photos)
-
-    def restore(self, saved: Mapping[str, Any], recipe: Recipe) -> RunPairs:
-        """Return the pairs that `saved` describes."""
-        return RunPairs.restore(saved, recipe.photos)
-
-    def initial(self, recipe: Recipe, splits: RunPairs) -> InitialModel:
-        """Return the network with a decoder and a classifier for these classes."""
-        return build_dense(recipe, splits.train)
-
-    def parts(self, recipe: Recipe, splits: RunPairs, initial: InitialModel, runtime: Runtime) -> Parts:
-        """Return the samples, the objective and the validation of a run."""
-        train, val = splits.train, splits.val
-        budget = Budget.of_processes(runtime.ranks.local_world)
-        shares_K = pixel_shares(train)
-        weights_K = class_weights(recipe.loss, shares_K).to(runtime.device)
+    def learned(
+        self, recipe: Recipe, split: PairSplit, images: PhotoStore, device: torch.device
+    ) -> tuple[PairSamples, PixelObjective]:
+        """Return crops that favour rare classes, and the loss weighted by class."""
+        shares_K = pixel_shares(split)
+        weights_K = class_weights(recipe.loss, shares_K).to(device)
         rare = frozenset(np.flatnonzero((shares_K > 0) & (shares_K < RARE / len(shares_K))).tolist())
-        normalize = Normalize(*initial.preprocessing.scale_shift()).to(runtime.device)
-        train_store, val_store = (open_store(s, runtime.cache, budget, runtime.progress) for s in (train, val))
-        return Parts(
-            PairSamples(train_store, train.mask, recipe, rare),
-            PixelObjective(recipe.loss, BatchAugment(recipe.augment), lambda targets, known: weights_K[targets]),
-            SegmentValidation(val, val_store, normalize, runtime.workers, runtime.device, runtime.ranks),
-        )
+        objective = PixelObjective(recipe.loss, BatchAugment(recipe.augment), lambda targets, known: weights_K[targets])
+        return PairSamples(images, split.mask, recipe, rare), objective
 
     def tiles(self, pixels_NHW3: Array, labels: PixelLabels, initial: InitialModel) -> tuple[Array, list[str]]:
         """Return each photo beside its target."""
