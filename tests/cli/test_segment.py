@@ -101,6 +101,14 @@ def test_a_run_that_was_cut_off_anywhere_goes_on(
         assert Path("part.json").read_bytes() == Path("whole.json").read_bytes()
 
 
+def test_files_and_photos_above_a_limit_are_refused(desk: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for limit in (("--max-megabytes", "0.000001"), ("--max-megapixels", "0.000001")):
+        assert segment("in", *limit, "--format", "jsonl") == 1
+        codes = [json.loads(line)["error"]["code"] for line in capsys.readouterr().out.splitlines()]
+        assert codes
+        assert set(codes) == {"too_large"}
+
+
 def test_other_settings_do_not_go_on(desk: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert segment("in", "-o", "out") == 0
     before = everything("out")
