@@ -31,9 +31,18 @@ CGROUPS = "/sys/fs/cgroup"
 
 def cores() -> int:
     """Return the number of CPU cores that this process may use: those of its affinity, or its container's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cpu_quota(CGROUPS)
+    allowed, quota = _affinity(), cpu_quota(CGROUPS)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def limit_threads() -> None:
+    """Have PyTorch, if it is imported later, compute with `cores` threads where a container's quota leaves fewer."""
+    if cores() < _affinity():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(root: str, own: str = "/proc/self/cgroup") -> float | None:

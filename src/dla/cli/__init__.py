@@ -121,6 +121,9 @@ def _command(argv: Sequence[str]) -> Callable[[list[str]], int]:
     if argv[0] not in COMMANDS:
         raise UnknownNameError("command", argv[0], COMMANDS, see="dla --help")
     run: Callable[[list[str]], int] = importlib.import_module(f"dla.cli.{argv[0]}").run
+    from dla.options import limit_threads  # here, because --help and --version need no options
+
+    limit_threads()
     return run
 
 

@@ -49,8 +49,8 @@ def build_parser() -> Parser:
     parser.options(EngineOptions, device="D", engine="E", precision=None, threads="N")
     parser.options(PredictOptions, topk="K")
     parser.options(ServeOptions, **METAVARS)
-    parser.flag("--allow-host", nargs="+", metavar="NAME", help="names in Host that are answered, besides IP addresses, "
-                "localhost and --host")  # fmt: skip
+    parser.flag("--allow-host", nargs="+", metavar="NAME", help="names in Host that are answered, besides IP "
+                "addresses, localhost and --host")  # fmt: skip
     parser.flag("--cors", nargs="+", metavar="ORIGIN", help="origins whose pages may use the service, such as "
                 "https://example.org")  # fmt: skip
     return parser
@@ -66,10 +66,12 @@ def run(argv: list[str]) -> int:
     for package in ("starlette", "uvicorn", "httptools", "python_multipart"):
         import_optional(package, f"dla serve needs {package.replace('_', '-')}: {pip_line('serve')}")
     from dla.serving.listen import address_of, open_socket, run_service
+    from dla.serving.served_model import load_served, model_name
     from dla.serving.service import Service
 
     options = _options(args)
-    service = Service(options, args.model, partial(load_network, args, args.model, None), args.topk)
+    load = partial(load_served, args.model, partial(load_network, args, args.model, None), options)
+    service = Service(options, options.name or model_name(args.model), load, args.topk)
     _warn(args, options, service)
     _log_to_stderr(args.quiet)
     with open_socket(options) as listener:

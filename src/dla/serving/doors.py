@@ -105,7 +105,7 @@ class Doors:
         """Answer what is known about the model, and the addresses that it has."""
         read_query(request)
         model = self.service.model()
-        return json_answer({**model.info, "name": self.service.name, "doors": model.doors})
+        return json_answer({**model.info, "model": self.service.name, "doors": model.doors})
 
     def _enter(self, request: Request, door: str) -> tuple[ServedModel, Trace]:
         """Return the model and the request.

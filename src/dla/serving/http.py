@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -285,6 +286,9 @@ class DrainingServer(Server):
     def capture_signals(self) -> Iterator[None]:
         """Handle SIGINT, SIGTERM and SIGHUP; SIGINT and SIGTERM are raised again at the end."""
         with super().capture_signals():
+            if threading.current_thread() is not threading.main_thread():
+                yield  # only the main thread can handle signals
+                return
             before = signal.signal(signal.SIGHUP, self._hang_up)
             try:
                 yield

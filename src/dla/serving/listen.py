@@ -35,6 +35,7 @@ def run_service(service: Service, listener: socket.socket, on_ready: Callable[[]
     try:
         server.run([listener])
     finally:
+        service.queue.close()
         if service.options.uds is not None:
             with suppress(OSError):
                 os.unlink(service.options.uds)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -16,6 +17,8 @@ from dla.options import ServeOptions
 from dla.serving.answers import RequestError
 from dla.serving.prometheus import Counters
 
+DECODING = 2  # times of a photo that is being decoded
+MOST_DECODERS = 4  # times `decoders`, while some are at photos that take too long
 MOST_BODY_BYTES = 256 * 1024 * 1024  # of all requests together
 
 
@@ -66,18 +69,32 @@ class PhotoQueue:
     def __init__(self, options: ServeOptions, counters: Counters, loop: asyncio.AbstractEventLoop) -> None:
         self.options, self.counters, self.loop = options, counters, loop
         self.photos = self.body_bytes = 0
-        self.undecoded: SimpleQueue[Job | Callable[[], None]] = SimpleQueue()
+        self.is_closed = False
+        self.undecoded: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
         self.ready: deque[Job] = deque()
         self.is_ready = threading.Condition()
         self.running: dict[int, float] = {}  # when each engine thread began its batch
+        self.decoders = 0
         for _ in range(options.decoders):
-            threading.Thread(target=self._decode, name="dla-decode", daemon=True).start()
+            self._start_decoder()
+
+    def _start_decoder(self) -> None:
+        self.decoders += 1
+        threading.Thread(target=self._decode, name="dla-decode", daemon=True).start()
 
     def start_engine(self, threads: int) -> None:
         """Have as many threads as run the engine best, or more if there are already."""
         for number in range(len(self.running), threads):
             self.running[number] = 0.0
             threading.Thread(target=self._compute, args=(number,), name="dla-engine", daemon=True).start()
+
+    def close(self) -> None:
+        """End the threads after what they are at."""
+        self.is_closed = True
+        for _ in range(self.decoders):
+            self.undecoded.put(None)
+        with self.is_ready:
+            self.is_ready.notify_all()
 
     def stuck_s(self) -> float:
         """Return for how many seconds the engine has been at the same batch."""
@@ -122,9 +139,9 @@ class PhotoQueue:
             try:
                 result = work()
             except Exception as error:
-                self.loop.call_soon_threadsafe(_settle, done, None, error)
+                self._call_soon(_settle, done, None, error)
             else:
-                self.loop.call_soon_threadsafe(_settle, done, result, None)
+                self._call_soon(_settle, done, result, None)
 
         self.undecoded.put(run)
         return await done
@@ -140,6 +157,8 @@ class PhotoQueue:
 
     def _time_out(self, job: Job) -> None:
         self.counters.reject("too_late")
+        if len(job.times) == DECODING and self.decoders < MOST_DECODERS * self.options.decoders:
+            self._start_decoder()  # in place of the one that is at this photo, and ends after it
         message = f"the photo was not answered within {self.options.timeout:g} s"
         _settle(job.answer, None, RequestError(504, "too_late", message))
         self.drop([job])
@@ -152,8 +171,11 @@ class PhotoQueue:
                 job.timer.cancel()
 
     def _decode(self) -> None:
-        while True:
+        has_time = True
+        while has_time:
             job = self.undecoded.get()
+            if job is None:
+                return
             if not isinstance(job, Job):
                 job()
                 continue
@@ -174,6 +196,13 @@ class PhotoQueue:
                 self._finish_soon([job], [None])
             else:
                 self._make_ready(job)
+            has_time = job.times[DECODING] - job.times[DECODING - 1] < self.options.timeout
+        self._call_soon(self._replace_decoder)
+
+    def _replace_decoder(self) -> None:
+        self.decoders -= 1
+        if self.decoders < self.options.decoders:
+            self._start_decoder()
 
     def _make_ready(self, job: Job) -> None:
         with self.is_ready:
@@ -181,7 +210,7 @@ class PhotoQueue:
             self.is_ready.notify()
 
     def _compute(self, number: int) -> None:
-        while True:
+        while not self.is_closed:
             batch = self._next_batch()
             if not batch:
                 continue
@@ -202,6 +231,8 @@ class PhotoQueue:
         """Return what is ready and was asked the same, the oldest first; those that were dropped are left out."""
         with self.is_ready:
             while not self.ready:
+                if self.is_closed:
+                    return []
                 self.is_ready.wait()
             work, batch, dropped = self.ready[0].work, list[Job](), list[Job]()
             while self.ready and self.ready[0].work is work and len(batch) < work.most:
@@ -210,7 +241,7 @@ class PhotoQueue:
         for job in batch:
             job.is_begun = True
         if dropped:
-            self.loop.call_soon_threadsafe(self._release_all, dropped)
+            self._call_soon(self._release_all, dropped)
         return batch
 
     def _release_all(self, jobs: list[Job]) -> None:
@@ -229,7 +260,11 @@ class PhotoQueue:
                     answers.append(job.finish(job.prepared, results[n]))
             except Exception as error:
                 answers.append(error)
-        self.loop.call_soon_threadsafe(self._settle_all, list(jobs), answers)
+        self._call_soon(self._settle_all, list(jobs), answers)
+
+    def _call_soon(self, function: Callable[..., None], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the service has ended meanwhile
+            self.loop.call_soon_threadsafe(function, *arguments)
 
     def _settle_all(self, jobs: list[Job], answers: list[Any]) -> None:
         if len(jobs[0].times) == 5:

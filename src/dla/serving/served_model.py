@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,10 +75,9 @@ class PhotoWork(Work):
 class ServedModel:
     """A loaded network, with everything that answers about it, so that one answer never mixes two models."""
 
-    def __init__(self, source: str, network: Network, options: ServeOptions) -> None:
-        self.source, self.network, self.options = source, network, options
+    def __init__(self, network: Network, options: ServeOptions, info: Mapping[str, Any]) -> None:
+        self.network, self.options, self.info = network, options, info
         self.config, self.task = network.config, network.config.task
-        self.info = info_of_network(source, network).to_dict()
         self.feature_works: dict[str, BatchWork] = {}
 
     @property
@@ -209,7 +208,8 @@ def load_served(source: str, load: Callable[[], Network], options: ServeOptions)
         DlaError: as `dla.load`.
     """
     before = files_of(source)
-    model = ServedModel(source, load(), options)
+    network = load()
+    model = ServedModel(network, options, info_of_network(source, network).to_dict())
     model.warm_up()
     if files_of(source) != before:
         raise UsageError(f"the files of {source} changed while they were read. Try again once they are complete")

@@ -17,7 +17,7 @@ from dla.serving.answers import RequestError
 from dla.serving.guard import Guard
 from dla.serving.prometheus import Counters
 from dla.serving.queue import PhotoQueue
-from dla.serving.served_model import Network, ServedModel, load_served, model_name
+from dla.serving.served_model import ServedModel
 from dla.version import __version__
 
 logger = logging.getLogger("dla.serving")
@@ -28,14 +28,13 @@ class Service:
 
     Args:
         options: where and how it listens.
-        source: the model, as the user named it.
-        load: loads it.
+        name: the model's name.
+        load: loads the model and warms it up; called in a thread.
         topk: the classes of an answer, unless the request says.
     """
 
-    def __init__(self, options: ServeOptions, source: str, load: Callable[[], Network], topk: int) -> None:
-        self.options, self.source, self.load, self.topk = options, source, load, topk
-        self.name = options.name or model_name(source)
+    def __init__(self, options: ServeOptions, name: str, load: Callable[[], ServedModel], topk: int) -> None:
+        self.options, self.name, self.load, self.topk = options, name, load, topk
         self.guard, self.counters = Guard(options), Counters()
         self.phase: Literal["loading", "ready", "draining"] = "loading"
         self.current: ServedModel | None = None
@@ -83,7 +82,7 @@ class Service:
             model: ServedModel | None = None
             problem: BaseException | None = None
             try:
-                model = load_served(self.source, self.load, self.options)
+                model = self.load()
             except BaseException as error:
                 problem = error
             with suppress(RuntimeError):  # the loop has ended
@@ -103,7 +102,7 @@ class Service:
         except UsageError as error:
             logger.error("%s. The old token stays", error)
         self.is_reloading = True
-        logger.warning("loading %s anew", self.source)
+        logger.warning("loading %s anew", self.name)
         self._load_aside(asyncio.get_running_loop(), self._reloaded)
 
     def _reloaded(self, model: ServedModel | None, problem: BaseException | None) -> None:
@@ -116,11 +115,11 @@ class Service:
         if problem is None and model is not None:
             self._use(model)
             self.counters.reloads += 1
-            logger.warning("now answering with %s, SHA-256 %s", self.source, model.network.sha256[:12])
+            logger.warning("now answering with %s, SHA-256 %s", self.name, model.network.sha256[:12])
         else:
             self.counters.reload_failures += 1
             known = isinstance(problem, DlaError | OSError | MemoryError)
-            logger.error("%s was not loaded: %s. The old model stays", self.source, sentence(problem or Exception()),
+            logger.error("%s was not loaded: %s. The old model stays", self.name, sentence(problem or Exception()),
                          exc_info=None if known else problem)  # fmt: skip
         if self.reload_again:
             self.reload_again = False
