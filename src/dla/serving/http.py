@@ -168,8 +168,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.lingering is not None:
             return  # requests that came behind it are not answered
         super().on_response_complete()
-        if self.cycle.more_body:
-            self._unset_keepalive_if_required()  # the limit on receiving holds until the rest has come
+        if self.receiving is not None:  # the rest of the body or the next request is coming: that limit holds
+            self._unset_keepalive_if_required()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
