@@ -26,7 +26,7 @@ def service() -> Iterator[Running]:
 
 
 @contextmanager
-def plain_uvicorn() -> Iterator[int]:
+def plain_uvicorn() -> Iterator[tuple[int, uvicorn.Server]]:
     """A service of uvicorn alone: it reads what comes to /v1/predict, and answers 413, at once elsewhere."""
 
     async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
@@ -41,7 +41,7 @@ def plain_uvicorn() -> Iterator[int]:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         wait_until(lambda: server.started)
-        yield int(listener.getsockname()[1])
+        yield int(listener.getsockname()[1]), server
         server.should_exit = server.force_exit = True
         thread.join(10)
 
@@ -106,7 +106,7 @@ def test_slow_clients_leave_the_others_alone(service: Running) -> None:
 
 @pytest.mark.parametrize("name", ["half a header", "half a body"])
 def test_uvicorn_alone_waits_for_a_request(name: str) -> None:
-    with plain_uvicorn() as port, socket.create_connection(("127.0.0.1", port)) as connection:
+    with plain_uvicorn() as (port, _), socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(SLOW[name])
         connection.settimeout(2 * LIMIT)
         with pytest.raises(TimeoutError):
@@ -133,7 +133,7 @@ def test_a_head_has_a_limit(service: Running, sent: tuple[bytes, ...]) -> None:
 
 
 def test_uvicorn_alone_takes_a_header_of_any_length() -> None:
-    with plain_uvicorn() as port:
+    with plain_uvicorn() as (port, _):
         assert exchange(port, *LONG_HEADER, wait_s=LIMIT) is None
         answer = exchange(port, *LONG_HEADER, b"\r\n\r\n")
         assert answer is not None
@@ -195,7 +195,7 @@ def test_an_early_answer_reaches_the_client_each_time(service: Running) -> None:
 
 def test_uvicorn_alone_loses_an_early_answer() -> None:
     body, lost = bytes(8 * 2**20), 0
-    with plain_uvicorn() as port:
+    with plain_uvicorn() as (port, _):
         for _ in range(10):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             try:
