@@ -254,7 +254,7 @@ class RunCounter:
             counts = f"{self.done - failed:,} answered, {failed:,} failed ({codes}{where})"
         earlier = f" ({self.before:,} of them in an earlier run)" if self.before else ""
         rate = self._rate(seconds)
-        pace = "" if rate is None else f", {rate:.0f} photos/s"
+        pace = "" if rate is None else f", {rate:.{0 if rate >= 10 else 1}f} photos/s"
         log(self.args, f"{self.done:,} photos{earlier}: {counts}. {seconds:.1f} s{pace}.")
 
     def _rate(self, seconds: float) -> float | None:
