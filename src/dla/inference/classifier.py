@@ -229,9 +229,13 @@ class Classifier:
         return Explainer(self.engine, self.preprocessing, self.classes, self.config)
 
     @overload
-    def explain(self, images: str | os.PathLike[str] | bytes, class_id: str | None = ..., **options: Any) -> Explanation: ...
+    def explain(
+        self, images: str | os.PathLike[str] | bytes, class_id: str | None = ..., **options: Any
+    ) -> Explanation: ...
     @overload
-    def explain(self, images: Iterable[PhotoInput], class_id: str | None = ..., **options: Any) -> Iterator[Explanation]: ...
+    def explain(
+        self, images: Iterable[PhotoInput], class_id: str | None = ..., **options: Any
+    ) -> Iterator[Explanation]: ...
     def explain(
         self,
         images: PhotoInput | Iterable[PhotoInput],

@@ -81,7 +81,7 @@ class Explanation:
             ValueError: there is no map, as the input could not be read.
         """
         map_hw = self._answer()[0]
-        row, column = np.unravel_index(map_hw.argmax(), map_hw.shape)
+        row, column = divmod(int(map_hw.argmax()), map_hw.shape[1])
         left, top, right, bottom = self.box
         height, width = map_hw.shape
         return left + (column + 0.5) * (right - left) / width, top + (row + 0.5) * (bottom - top) / height
