@@ -46,8 +46,8 @@ def build_parser() -> Parser:
     """Build the parser of the command."""
     parser = Parser("explain", *about(__doc__), "IMAGE... [options]", config="--config")
     add_input_flags(parser)
-    parser.flag("--class", type=str | None, metavar="C", help="class to explain, by its id, or by its label if no other "
-                "class has it (default: each photo's most probable one)")  # fmt: skip
+    parser.flag("--class", type=str | None, metavar="C", help="class to explain, by its id, or by its label if no "
+                "other class has it (default: each photo's most probable one)")  # fmt: skip
     parser.options(ExplainOptions, against="D", at="NODE")
     add_output_flags(parser, "write NAME.explain.png for each photo, and records.jsonl, into this folder")
     add_record_flags(parser, "replace the files of an earlier run in --output")
@@ -77,7 +77,7 @@ def _explain_photos(args: Namespace, counter: RunCounter) -> None:
     options = {"class_id": args["class"], "against": args.against, "at": args.at} | reading_options(args)
     classifier.explain((), **options)  # checks the options before a file is emptied
     if classifier.explainer.engine is not classifier.engine:
-        log(args, f"dla: an int8 model gives no maps: {classifier.explainer.engine.name} explains in fp32")
+        log(args, "dla: an int8 model gives no maps, so the same network explains in fp32")
     from dla.inference.explain_files import ExplanationWriter, HeatMapFiles
 
     limits = {name: args[name] for name in ("allow_truncated", "max_megapixels", "max_megabytes")}

@@ -187,12 +187,7 @@ class Classifier:
             images: as in `predict`: one input returns one `Features`, several a generator of them.
             at: "pre_logits", the input of the classifier, (C,); "level0" to "level5", a map (C, H, W); or the name of a
                 node, tree or block, such as "level4.tree1", also a map (`dla info MODEL --nodes` lists the nodes).
-            batch_size: as in `predict`.
-            workers: as in `predict`.
-            strict: as in `predict`.
-            allow_truncated: as in `predict`.
-            max_pixels: as in `predict`.
-            max_bytes: as in `predict`.
+            batch_size, workers, strict, allow_truncated, max_pixels, max_bytes: as in `predict`.
 
         Raises:
             UnknownNameError: the network has no such node.
@@ -256,18 +251,14 @@ class Classifier:
 
         Raises:
             UnknownNameError: the network has no such class or node.
-            UsageError: several classes have this label, or the network does not classify; and as `predict`.
-            ImageError: with `strict`, an input cannot be read.
+            UsageError, ImageError: several classes have this label; and as `predict`.
         """
         return self.explainer.explain(images, ExplainOptions(class_id, against, at), options)
 
     def activations(
         self, images: PhotoInput | Iterable[PhotoInput], **options: Any
     ) -> Activations | Iterator[Activations]:
-        """Return the mean activation of every level and aggregation node, from one forward pass in PyTorch.
-
-        Arguments and errors are as for `explain`.
-        """
+        """Return the mean activation of every level and node, from one forward pass in PyTorch; else as `explain`."""
         return self.explainer.activations(images, options)
 
     def probabilities(self, pixels_NHW3: Array) -> Array:

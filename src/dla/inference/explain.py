@@ -52,10 +52,9 @@ class Explanation:
 
     `map` (h, w) float32 says how much each place of `box` speaks for `target`, or with `against` for it rather than for
     that class; negative values speak against it. With `method` "cam" the mean of the map plus `bias` is the logit of
-    `target`, or the difference of both logits, and `maps` (K, h, w) has the maps of all classes. `box` is the part of
-    the upright photo that the network saw: left, top, right, bottom in pixels; with padding it reaches beyond the photo.
-    `at` is the explained feature node, `engine` what computed it. `photo` is the upright photo, `files` the names of the
-    files that `dla explain` wrote.
+    `target`, or the difference of both logits. `box` is the part of the upright photo that the network saw: left, top,
+    right, bottom in pixels; padding is outside of the photo. `at` is the explained feature node, `engine` what computed
+    it. `photo` is the upright photo, `files` the names of the files that `dla explain` wrote.
     """
 
     path: str
@@ -63,7 +62,7 @@ class Explanation:
     against: ExplainedClass | None = None
     map: Array | None = None
     bias: float | None = None
-    maps: Array | None = None
+    parts: tuple[Array, Array] | None = None  # of `maps`: features (C, h, w), weight (K, C)
     box: Box = (0, 0, 0, 0)
     at: str = ExplainOptions.at
     method: Method = "cam"
@@ -72,6 +71,11 @@ class Explanation:
     files: dict[str, str] = field(default_factory=dict)
     error: InputError | None = None
     truncated: bool = False
+
+    @property
+    def maps(self) -> Array | None:
+        """The maps of all classes, (K, h, w) float32, with `method` "cam"; else None."""
+        return None if self.parts is None else class_maps(*self.parts)
 
     @property
     def peak(self) -> tuple[float, float]:
@@ -171,13 +175,13 @@ def _rounded(values: Iterable[float], digits: int = 6) -> list[float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassMap:
-    """The map (h, w) of the class `index`, the logits of all classes, and with "cam" the bias and all maps (K, h, w)."""
+    """The map (h, w) of the class `index`, the logits of all classes; with "cam" the bias and what gives all maps."""
 
     index: int
     map: Array
     logits_K: Array
     bias: float | None = None
-    maps: Array | None = None
+    parts: tuple[Array, Array] | None = None
 
 
 # from preprocessed uint8 photos (1, H, W, 3), the index of the class or None, and that of the class against it
@@ -234,7 +238,7 @@ class Explainer:
             described = self._described(found.logits_K)
             return Explanation(
                 p.name, described(found.index), None if against is None else described(against), found.map, found.bias,
-                found.maps, self.preprocessing.seen_box(p.kept.size), options.at, "cam" if exact else "grad-cam", name,
+                found.parts, self.preprocessing.seen_box(p.kept.size), options.at, "cam" if exact else "grad-cam", name,
                 p.kept, truncated=p.truncated,
             )  # fmt: skip
 
@@ -285,13 +289,16 @@ class Explainer:
         features, (weight_KC, bias_K) = self.engine.features_at(at), self.engine.classifier()
 
         def compute(pixels_1HW3: Array, target: int | None, against: int | None) -> ClassMap:
-            maps_Khw = class_maps(features(pixels_1HW3)[0], weight_KC)
-            logits_K = maps_Khw.mean((1, 2), dtype=np.float64) + bias_K
+            features_Chw = features(pixels_1HW3)[0]
+            pooled_C = features_Chw.mean((1, 2), dtype=np.float64)
+            # einsum: the threads of @ would spin on, and slow down the next photo
+            logits_K = np.einsum("kc,c->k", weight_KC, pooled_C) + bias_K
             chosen = int(logits_K.argmax()) if target is None else target
-            if against is None:
-                return ClassMap(chosen, maps_Khw[chosen], logits_K, float(bias_K[chosen]), maps_Khw)
-            bias = float(bias_K[chosen]) - float(bias_K[against])
-            return ClassMap(chosen, maps_Khw[chosen] - maps_Khw[against], logits_K, bias, maps_Khw)
+            weight_C, bias = weight_KC[chosen], float(bias_K[chosen])
+            if against is not None:
+                weight_C, bias = weight_C - weight_KC[against], bias - float(bias_K[against])
+            map_hw = np.einsum("c,chw->hw", weight_C, features_Chw)
+            return ClassMap(chosen, map_hw, logits_K, bias, (features_Chw, weight_KC))
 
         return compute
 

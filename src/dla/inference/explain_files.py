@@ -39,8 +39,8 @@ class ExplanationWriter(RecordWriter[Explanation]):
     The map's values are in JSON only.
     """
 
-    columns = ("width", "height", "index", "class_id", "label", "probability", "logit", "against_class_id", "at", "method",
-               "peak_x", "peak_y")  # fmt: skip
+    columns = ("width", "height", "index", "class_id", "label", "probability", "logit", "against_class_id", "at",
+               "method", "peak_x", "peak_y")  # fmt: skip
 
     def cells(self, record: Explanation) -> list[object]:
         """Return the cells of a CSV row."""
