@@ -242,7 +242,7 @@ class Explainer:
                 p.kept, truncated=p.truncated,
             )  # fmt: skip
 
-        return self._of_photos(images, record, **reading)
+        return self._of_photos(images, record, **reading)  # type: ignore[no-any-return]
 
     def activations(
         self, images: PhotoInput | Iterable[PhotoInput], reading: dict[str, Any]
@@ -258,7 +258,7 @@ class Explainer:
             box = self.preprocessing.seen_box(p.kept.size)
             return Activations(p.name, tuple(nodes), box, self.tapped.name, p.kept, truncated=p.truncated)
 
-        return self._of_photos(images, record, **reading)
+        return self._of_photos(images, record, **reading)  # type: ignore[no-any-return]
 
     def _of_photos(
         self,
