@@ -157,11 +157,11 @@ class Classifier:
             if probabilities_K is None:
                 return Prediction(p.name, error=p.error)
             if folder is not None and p.kept is not None:
-                best = Prediction(p.name, self._best(probabilities_K, BARS))
+                best = Prediction(p.name, self.best_classes(probabilities_K, BARS))
                 picture = folder / f"{output_name(p.name)}.png"
                 with errors_name(picture):
                     draw_prediction(p.kept, best).save(picture)
-            return Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
+            return Prediction(p.name, self.best_classes(probabilities_K, topk), truncated=p.truncated)
 
         return pipeline.of_photos(images, reader, self.probabilities, record)
 
@@ -265,7 +265,8 @@ class Classifier:
         """Return float32 probabilities (N, K), at the model's temperature, for preprocessed uint8 photos."""
         return apply_temperature(self.engine.probabilities(pixels_NHW3), self.config.temperature)
 
-    def _best(self, probabilities_K: Array, topk: int) -> tuple[ClassScore, ...]:
+    def best_classes(self, probabilities_K: Array, topk: int) -> tuple[ClassScore, ...]:
+        """Return the `topk` classes with the highest of these probabilities, best first."""
         order = np.argsort(-probabilities_K, kind="stable")[:topk]
         return tuple(
             ClassScore(rank, int(k), self.classes[k].class_id, self.classes[k].label, float(probabilities_K[k]))
