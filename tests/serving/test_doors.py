@@ -29,7 +29,9 @@ def service(classifier: Classifier) -> Iterator[Running]:
         yield running
 
 
-def form(*parts: tuple[str, str | None, bytes], boundary: str = "xyz", end: bool = True) -> tuple[bytes, dict[str, str]]:
+def form(
+    *parts: tuple[str, str | None, bytes], boundary: str = "xyz", end: bool = True
+) -> tuple[bytes, dict[str, str]]:
     """The body and headers of a form: (field, file name, bytes) of each part."""
     body = b""
     for field, name, data in parts:

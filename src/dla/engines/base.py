@@ -89,9 +89,9 @@ class Engine(ABC):
         """Return an engine of this network that computes features: itself, or for an int8 model the one in fp32."""
         return self
 
-    @abstractmethod
     def classifier(self) -> tuple[Array, Array]:
         """Return the classifier's weight (K, C) and bias (K,), float32, of a network that classifies."""
+        raise NotImplementedError
 
     @abstractmethod
     def _check_node(self, at: str) -> None:
