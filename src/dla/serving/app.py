@@ -28,7 +28,7 @@ from dla.serving.inference_doors import InferenceDoors
 from dla.serving.page_doors import PageDoors
 from dla.serving.prometheus import STAGES
 from dla.serving.service import Service
-from dla.serving.trace import TRACE, Trace
+from dla.serving.trace import TRACE, UNKNOWN_LENGTH, Trace
 from dla.version import __version__
 
 logger = logging.getLogger("dla.serving")
@@ -209,8 +209,7 @@ def _trace(scope: Scope, headers: dict[bytes, bytes]) -> Trace:
     given = headers.get(b"x-request-id", b"")
     request_id = given.decode("ascii") if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
     length = headers.get(b"content-length", b"0")
-    # of a body without a length nothing is known
-    declared = MOST_DROPPED + 1 if b"transfer-encoding" in headers else int(length) if length.isdigit() else 0
+    declared = UNKNOWN_LENGTH if b"transfer-encoding" in headers else int(length) if length.isdigit() else 0
     client = (scope.get("client") or ("",))[0]
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     return Trace(request_id, scope["method"], path, headers, client, declared)

@@ -168,8 +168,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.lingering is not None:
             return  # requests that came behind it are not answered
         super().on_response_complete()
-        if self.cycle.more_body:
-            self._unset_keepalive_if_required()  # the limit on receiving holds until the rest has come
+        if self.receiving is not None:  # the rest of the body or the next request is coming: that limit holds
+            self._unset_keepalive_if_required()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
@@ -256,6 +256,17 @@ def _as_bytes(refusal: RequestError) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("ascii") + body
 
 
+def _connected(listener: socket.socket) -> Iterator[socket.socket]:
+    """Accept what waits on a socket that does not block."""
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # none is left, mostly
+            return
+        client.setblocking(False)
+        yield client
+
+
 class DrainingServer(Server):
     """uvicorn's server, which after a signal goes on answering for `drain` seconds. A second signal ends it at once.
 
@@ -281,6 +292,18 @@ class DrainingServer(Server):
         """Take connections."""
         await super().startup(sockets)
         self.on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, with the requests of clients that the system has connected already."""
+        loop = asyncio.get_running_loop()
+        late = [client for listener in sockets or () for client in _connected(listener)]
+        tasks = [loop.create_task(loop.connect_accepted_socket(self._protocol, client)) for client in late]
+        await super().shutdown(sockets)
+        for task in tasks:
+            task.cancel()
+
+    def _protocol(self) -> LimitedProtocol:
+        return LimitedProtocol(self.config, self.server_state, {})
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -49,7 +49,7 @@ class Job:
     times: list[float] = field(default_factory=list)  # queued, decoding, decoded, computing, computed
     prepared: PreparedInput | None = None
     timer: asyncio.TimerHandle | None = None
-    is_begun: bool = False
+    is_begun: bool = False  # a thread is at it
     is_dropped: bool = False
     is_counted: bool = True
 
@@ -188,7 +188,7 @@ class PhotoQueue:
                 job.prepared = job.work.read(job.name, job.photo)
             except Exception as error:
                 problem = error
-            job.photo = None
+            job.photo, job.is_begun = None, False
             job.times.append(time.perf_counter())
             if problem is not None:
                 self._finish_soon([job], problem)

@@ -16,13 +16,14 @@ from dla.serving.prometheus import STAGES
 from dla.serving.queue import Job, PhotoQueue
 
 TRACE = "dla.trace"  # its key in a scope
+UNKNOWN_LENGTH = 2**63  # of a body that comes in chunks
 
 
 @dataclass(slots=True)
 class Trace:
     """One request: who asked, what came of its body, its photos, and the status of its answer.
 
-    `declared` is the length of the body that its header says, 0 if it has none.
+    `declared` is the length of the body that its header says, 0 if it has none; of a body that was read, its own.
     """
 
     request_id: str
