@@ -9,7 +9,7 @@ an earlier run; 3: the weights are missing or damaged.
 
 example:
   dla explain cat.jpg --output why/
-  dla explain cat.jpg --class 'tabby, tabby cat' --against 'Egyptian cat' -o why/
+  dla explain cat.jpg --class tabby --against 'Egyptian cat' -o why/
   dla explain holiday/ --model my-run/best --at level4 --format jsonl
   dla explain holiday/ -o why/ --resume    # continue after Ctrl-C
 """
