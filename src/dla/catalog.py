@@ -185,7 +185,7 @@ def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
     else:
         weights = StoredWeights("shipped" if source.name else "here", size, path=path)
         name = source.name or os.path.abspath(source.where)
-    found = _Found(loaded.digest, loaded.origin, _notes(loaded.source, loaded.config, loaded.report.notes))
+    found = _ReadWeights(loaded.digest, loaded.origin, _notes(loaded.source, loaded.config, loaded.report.notes))
     return _info(name, _shapes(loaded.model), loaded.config, r, weights, nodes, found)
 
 
@@ -197,7 +197,7 @@ def info_of_network(source: str, network: Classifier | DenseModel) -> ModelInfo:
     if isinstance(engine, NetworkEngine):
         parsed = open_files(source).source
         shapes = {name: tuple(values.shape) for name, values in engine.network.state.items()}
-        found = _Found(network.sha256, None, _notes(parsed, network.config, network.notes))
+        found = _ReadWeights(network.sha256, None, _notes(parsed, network.config, network.notes))
         state: Literal["cached", "shipped", "here"] = (
             "cached" if parsed.kind == "hub" else "shipped" if parsed.name else "here"
         )
@@ -208,7 +208,7 @@ def info_of_network(source: str, network: Classifier | DenseModel) -> ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _ReadWeights:
     """What reading the weights has told."""
 
     sha256: str
@@ -229,7 +229,7 @@ def _info(
     r: Row | None,
     weights: StoredWeights,
     nodes: bool,
-    found: _Found | None = None,
+    found: _ReadWeights | None = None,
 ) -> ModelInfo:
     """Build the description; `r` is the table's row of the released weights, or None."""
     from dla.inference.classifier import class_names

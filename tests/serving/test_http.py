@@ -16,7 +16,7 @@ import uvicorn
 from support.served import Running, colored, serving, wait_until
 
 RED = colored(200, 10, 10)
-LIMIT = 0.4  # seconds for a request to come
+LIMIT = 0.25  # seconds for a request to come
 
 
 @pytest.fixture(scope="module")

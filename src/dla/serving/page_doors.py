@@ -28,9 +28,9 @@ class PageDoors:
         self.service = service
 
     def routes(self) -> list[BaseRoute]:
-        """Return the addresses; they are no part of the API, so openapi.json has none of them."""
+        """Return the addresses; those below /page/ are for the page alone, so openapi.json has none of them."""
         return [
-            Route("/", self.page, include_in_schema=False),
+            Route("/", self.page),
             Route("/page/samples/{name}", self.sample, include_in_schema=False),
             Route("/page/drawing.svg", self.drawing, include_in_schema=False),
         ]

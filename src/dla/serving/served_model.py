@@ -58,7 +58,7 @@ class BatchWork(Work):
 
     def compute(self, jobs: Sequence[Job]) -> Sequence[Any]:
         """Return a row for each photo."""
-        return self.pixels(np.stack([job.prepared.views[0] for job in jobs if job.prepared is not None]))
+        return list(self.pixels(np.stack([job.prepared.views[0] for job in jobs if job.prepared is not None])))
 
 
 class PhotoWork(Work):
