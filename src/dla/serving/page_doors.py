@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from dla.serving.answers import RequestError
 from dla.serving.service import Service
@@ -27,7 +27,7 @@ class PageDoors:
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self) -> list[Route]:
         """Return the addresses; those below /page/ are for the page alone, so openapi.json has none of them."""
         return [
             Route("/", self.page),
