@@ -41,6 +41,11 @@ def in_openvino() -> dla.Classifier:
 
 
 @pytest.fixture(scope="module")
+def in_torch() -> dla.Classifier:
+    return dla.load(engine="torch")
+
+
+@pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     """The built-in network as PyTorch has it, batch-norm not folded in."""
     return load_model("shipped:tiny200").model.eval()
@@ -230,7 +235,7 @@ def test_the_peak_is_on_the_upright_photo_in_the_part_that_was_seen(mode: str, o
 
 
 def test_activations_are_the_means_of_each_nodes_map(
-    classifier: dla.Classifier, monkeypatch: pytest.MonkeyPatch
+    classifier: dla.Classifier, in_torch: dla.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
     tap = TorchEngine.tap
@@ -240,7 +245,7 @@ def test_activations_are_the_means_of_each_nodes_map(
     names = [node.name for node in found.nodes]
     assert names == ["level0", "level1", "level2", "level3.tree1", "level3", "level4.tree1", "level4", "level5"]
     for node in found.nodes:
-        features = classifier.features(CHELSEA, node.name).values
+        features = in_torch.features(CHELSEA, node.name).values
         assert node.channels == len(features)
         assert node.map.shape == features.shape[1:] == (128 // node.stride,) * 2
         assert np.abs(node.map - features.mean(0)).max() < 1e-4 * np.abs(features).max()

@@ -9,6 +9,7 @@ from dla.engines.base import Engine, NetworkEngine
 from dla.engines.torch import TorchEngine
 from dla.models.build import build
 from dla.models.nodes import nodes
+from dla.options import cores
 from dla.types import Array
 from dla.weights.load import load_state
 from dla.weights.model_folder import ModelConfig
@@ -28,7 +29,9 @@ class TappedNetwork:
         network = engine.network
         load_state(self.skeleton, {name: torch.from_numpy(np.array(a)) for name, a in network.state.items()})
         scale_shift = network.scale_3, network.shift_3
-        return TorchEngine(self.skeleton.eval(), *scale_shift, "cpu", threads=engine.threads)
+        # changing PyTorch's number of threads takes time, so only a number that was asked for is set
+        threads = None if engine.threads == cores() else engine.threads
+        return TorchEngine(self.skeleton.eval(), *scale_shift, "cpu", threads=threads)
 
     def places(self) -> dict[str, tuple[int, int]]:
         """Return channels and stride of each level and aggregation node, by name, in the order they run."""
