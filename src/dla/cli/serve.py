@@ -52,7 +52,7 @@ def build_parser() -> Parser:
     parser.flag("--allow-host", nargs="+", metavar="NAME", help="names in Host that are answered, besides IP "
                 "addresses, localhost and --host")  # fmt: skip
     parser.flag("--cors", nargs="+", metavar="ORIGIN", help="origins whose pages may use the service, such as "
-                "https://example.org")  # fmt: skip
+                "https://my.site")  # fmt: skip
     return parser
 
 

@@ -194,14 +194,15 @@ class App:
 
     async def openapi(self, request: Request) -> Response:
         """Answer the description of all addresses."""
-        return json_answer(openapi(self.options.root_path))
+        return json_answer(openapi(self.service.name, self.options.root_path))
 
 
-def openapi(root_path: str = "") -> dict[str, Any]:
-    """Return the description of all addresses (OpenAPI 3.1)."""
+def openapi(name: str, root_path: str = "") -> dict[str, Any]:
+    """Return the description of all addresses (OpenAPI 3.1) of a service whose model has this name."""
     root: dict[str, Any] = json.loads(files("dla.serving").joinpath("openapi.json").read_text(encoding="utf-8"))
     root["info"]["version"] = __version__
     root["servers"] = [{"url": root_path or "/"}]
+    root["components"]["parameters"]["name"]["schema"]["enum"] = [name]
     return root
 
 

@@ -59,7 +59,10 @@ class Guard:
             )
 
     def check_sender(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> None:
-        """Raise a RequestError if a page of another site asks, or the token is missing; names of headers are lower-case."""
+        """Raise a RequestError if a page of another site asks, or the token is missing.
+
+        `headers` are by their names in lower case.
+        """
         if method not in ("GET", "HEAD", "OPTIONS"):
             self._check_origin(headers.get(b"host", b"").decode("latin-1"), headers)
         if self.token is not None and path not in OPEN:
