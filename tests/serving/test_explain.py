@@ -87,3 +87,8 @@ def test_what_is_no_photo_has_a_record_too(service: Running) -> None:
         status, _, answer = service.ask("POST", f"/v1/explain{query}", b"no photo")
         record = json.loads(answer)
         assert (status, record["schema"], record["error"]["code"]) == (422, schema, "not_an_image")
+
+
+def test_names_are_checked_before_the_body_is_read(service: Running) -> None:
+    for query, code in (("class=tepot", "bad_request"), ("at=level9", "bad_request"), ("class=teapot", "no_photo")):
+        assert json.loads(service.ask("POST", f"/v1/explain?{query}", b"")[2])["error"]["code"] == code
