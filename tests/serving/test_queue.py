@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
 
 import dla.serving.served_model as served_model
 from dla.types import Array
-from support.served import MeanEngine, colored, mean_classifier, serving, wait_until
+from support.served import MeanEngine, Running, colored, mean_classifier, serving, wait_until
 
 RED = colored(200, 10, 10)
 
@@ -29,6 +30,15 @@ class Gate:
         self.waiting += 1
         assert self.is_open.wait(30)
         self.waiting -= 1
+
+
+def hold_engine(running: Running, gate: Gate, pool: ThreadPoolExecutor) -> list[Future[Any]]:
+    """Give each of the two threads of the engine a photo, one after the other."""
+    held = []
+    for n in (1, 2):
+        held.append(pool.submit(running.record, "/v1/predict", RED))
+        wait_until(lambda n=n: gate.waiting == n)  # type: ignore[misc]
+    return held
 
 
 def test_each_of_many_photos_gets_its_own_answer() -> None:
@@ -66,10 +76,9 @@ def test_what_waits_becomes_a_batch() -> None:
     with serving(mean_classifier(engine), max_batch=5) as running, ThreadPoolExecutor(9) as pool:
         gate.is_open.clear()
         engine.batches.clear()
-        first = [pool.submit(running.record, "/v1/predict", RED) for _ in range(2)]
-        wait_until(lambda: gate.waiting == 2)  # both threads of the engine are at one photo each
+        first = hold_engine(running, gate, pool)
         rest = [pool.submit(running.record, "/v1/predict", RED) for _ in range(7)]
-        wait_until(lambda: len(running.service.queue.ready) == 7)
+        wait_until(lambda: running.service.queue.ready.qsize() == 7)
         gate.is_open.set()
         assert all(future.result()["predictions"] for future in first + rest)
         assert sorted(engine.batches) == [1, 1, 2, 5]
@@ -103,8 +112,7 @@ def test_a_client_that_left_gives_its_place_back() -> None:
     with serving(mean_classifier(engine), queue=4, max_batch=1) as running, ThreadPoolExecutor(2) as pool:
         gate.is_open.clear()
         engine.batches.clear()
-        held = [pool.submit(running.record, "/v1/predict", RED) for _ in range(2)]
-        wait_until(lambda: gate.waiting == 2)
+        held = hold_engine(running, gate, pool)
         for _ in range(10):
             connection = running.connect()
             connection.request("POST", "/v1/predict", RED)

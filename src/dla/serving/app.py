@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
+import secrets
 import time
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import count
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -34,6 +35,7 @@ from dla.version import __version__
 logger = logging.getLogger("dla.serving")
 access = logging.getLogger("dla.access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_START, _NUMBERS = secrets.token_hex(4), count()  # of the ids of this process; a random one each would cost more
 
 
 class App:
@@ -208,7 +210,7 @@ def openapi(name: str, root_path: str = "") -> dict[str, Any]:
 
 def _trace(scope: Scope, headers: dict[bytes, bytes]) -> Trace:
     given = headers.get(b"x-request-id", b"")
-    request_id = given.decode("ascii") if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+    request_id = given.decode("ascii") if _REQUEST_ID.fullmatch(given) else f"{_START}{next(_NUMBERS):08x}"
     length = headers.get(b"content-length", b"0")
     declared = UNKNOWN_LENGTH if b"transfer-encoding" in headers else int(length) if length.isdigit() else 0
     client = (scope.get("client") or ("",))[0]

@@ -49,8 +49,9 @@ class Doors:
         """Classify a photo, or the photos of a form."""
         model, trace = self._enter(request, "predict")
         options = read_query(request, "topk")
-        topk = number(options, "topk", self.service.topk)
-        PredictOptions(topk)  # checks the range
+        topk = self.service.topk
+        if options:
+            topk = PredictOptions(number(options, "topk", topk)).topk  # checks the range
         photos = await self.photos(request, trace)
         model = self.service.model()  # a reload may have come while the body did
         assert isinstance(model.network, Classifier)

@@ -165,6 +165,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Note that the request is answered."""
+        cast(_AnswerTransport, self.cycle.transport).flush()
         if self.lingering is not None:
             return  # requests that came behind it are not answered
         super().on_response_complete()
@@ -236,15 +237,31 @@ _LONG_HEAD = RequestError(431, "long_header", f"the headers have more than {MAX_
 
 
 class _AnswerTransport:
-    """What a request's answer is written to; closing it lets the client read the answer first."""
+    """What an answer is written to: head and body at once. Closing it lets the client read the answer first."""
 
     def __init__(self, protocol: LimitedProtocol, cycle: RequestResponseCycle) -> None:
-        self.protocol, self.cycle, self.write = protocol, cycle, protocol.transport.write
+        self.protocol, self.cycle = protocol, cycle
+        self.head: bytes | None = None
 
     def is_closing(self) -> bool:
         return self.protocol.lingering is not None or self.protocol.transport.is_closing()
 
+    def write(self, data: bytes) -> None:
+        if not self.cycle.response_started:  # 100 Continue
+            self.protocol.transport.write(data)
+        elif self.head is None:
+            self.head = data
+        else:
+            self.protocol.transport.write(self.head + data if self.head else data)
+            self.head = b""
+
+    def flush(self) -> None:
+        if self.head:
+            self.protocol.transport.write(self.head)
+            self.head = b""
+
     def close(self) -> None:
+        self.flush()
         self.protocol.close_after_answer(self.cycle)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from dla.inference.pipeline import PhotoInput, PreparedInput
@@ -69,10 +68,8 @@ class PhotoQueue:
     def __init__(self, options: ServeOptions, counters: Counters, loop: asyncio.AbstractEventLoop) -> None:
         self.options, self.counters, self.loop = options, counters, loop
         self.photos = self.body_bytes = 0
-        self.is_closed = False
         self.undecoded: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
-        self.ready: deque[Job] = deque()
-        self.is_ready = threading.Condition()
+        self.ready: SimpleQueue[Job | None] = SimpleQueue()
         self.running: dict[int, float] = {}  # when each engine thread began its batch
         self.decoders = 0
         for _ in range(options.decoders):
@@ -90,11 +87,10 @@ class PhotoQueue:
 
     def close(self) -> None:
         """End the threads after what they are at."""
-        self.is_closed = True
         for _ in range(self.decoders):
             self.undecoded.put(None)
-        with self.is_ready:
-            self.is_ready.notify_all()
+        for _ in self.running:
+            self.ready.put(None)
 
     def stuck_s(self) -> float:
         """Return for how many seconds the engine has been at the same batch."""
@@ -129,7 +125,7 @@ class PhotoQueue:
             else:
                 job.prepared = PreparedInput(job.name)
                 job.times += [now, now]
-                self._make_ready(job)
+                self.ready.put(job)
 
     async def off_loop(self, work: Callable[[], Any]) -> Any:
         """Do something in a decoding thread."""
@@ -195,7 +191,7 @@ class PhotoQueue:
             elif job.prepared is not None and job.prepared.error is not None:
                 self._finish_soon([job], [None])
             else:
-                self._make_ready(job)
+                self.ready.put(job)
             has_time = job.times[DECODING] - job.times[DECODING - 1] < self.options.timeout
         self._call_soon(self._replace_decoder)
 
@@ -204,45 +200,45 @@ class PhotoQueue:
         if self.decoders < self.options.decoders:
             self._start_decoder()
 
-    def _make_ready(self, job: Job) -> None:
-        with self.is_ready:
-            self.ready.append(job)
-            self.is_ready.notify()
-
     def _compute(self, number: int) -> None:
-        while not self.is_closed:
-            batch = self._next_batch()
+        first: Job | None = None
+        while True:
+            first = first or self.ready.get()
+            if first is None:
+                return
+            batch, first = self._batch_with(first)
             if not batch:
                 continue
             began = self.running[number] = time.perf_counter()
             try:
-                results = batch[0].work.compute(batch)
+                results: Sequence[Any] | Exception = batch[0].work.compute(batch)
             except Exception as error:
-                self.running[number] = 0.0
-                self._finish_soon(batch, error)
-                continue
-            self.running[number] = 0.0
-            ended = time.perf_counter()
+                results = error
+            self.running[number], ended = 0.0, time.perf_counter()
             for job in batch:
                 job.times += [began, ended]
             self._finish_soon(batch, results)
 
-    def _next_batch(self) -> list[Job]:
-        """Return what is ready and was asked the same, the oldest first; those that were dropped are left out."""
-        with self.is_ready:
-            while not self.ready:
-                if self.is_closed:
-                    return []
-                self.is_ready.wait()
-            work, batch, dropped = self.ready[0].work, list[Job](), list[Job]()
-            while self.ready and self.ready[0].work is work and len(batch) < work.most:
-                job = self.ready.popleft()
-                (dropped if job.is_dropped else batch).append(job)
-        for job in batch:
-            job.is_begun = True
+    def _batch_with(self, first: Job) -> tuple[list[Job], Job | None]:
+        """Return what is ready and was asked the same as the first, without what was dropped, and what comes next."""
+        batch, dropped = list[Job](), list[Job]()
+        job: Job | None = first
+        while job is not None and job.work is first.work:
+            job.is_begun = not job.is_dropped
+            (batch if job.is_begun else dropped).append(job)
+            if len(batch) == first.work.most:
+                job = None
+                break
+            try:
+                job = self.ready.get_nowait()
+            except Empty:
+                job = None
+                break
+            if job is None:
+                self.ready.put(None)  # the end, for this thread too
         if dropped:
             self._call_soon(self._release_all, dropped)
-        return batch
+        return batch, job
 
     def _release_all(self, jobs: list[Job]) -> None:
         for job in jobs:

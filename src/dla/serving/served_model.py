@@ -80,7 +80,7 @@ class ServedModel:
         self.config, self.task = network.config, network.config.task
         self.feature_works: dict[str, BatchWork] = {}
 
-    @property
+    @cached_property
     def doors(self) -> tuple[str, ...]:
         """The names below /v1/ that this model answers."""
         if not isinstance(self.network, Classifier):
