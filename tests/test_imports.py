@@ -37,6 +37,7 @@ ORDER = (
     "evaluation",
     "exporting",
     "benchmarking",
+    "serving",
     "__init__",
     "cli",
     "__main__",

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from dla.cli.progress import ProgressBar
-    from dla.inference.classifier import Classifier, Features, Prediction
-    from dla.inference.edge_detector import Boundaries
-    from dla.inference.segmenter import Segmentation
+    from dla.inference.classifier import Classifier
+    from dla.inference.pipeline import InputRecord
 
 
 def add_input_flags(parser: Parser, model: str = DEFAULT_MODEL) -> None:
@@ -208,7 +207,7 @@ class RunCounter:
             self.total = count_photos(self.args)
         return None if self.total is None else self.total - self.before
 
-    def add(self, record: Prediction | Features | Segmentation | Boundaries, progress: Progress) -> None:
+    def add(self, record: InputRecord, progress: Progress) -> None:
         """Count one record, and report its error."""
         self.done += 1
         progress.advance()
