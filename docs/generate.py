@@ -25,10 +25,10 @@ DOCS = Path(__file__).parent
 COFFEE = "src/dla/shipped/photos/coffee.jpg"  # from the root of the repository
 
 VARIABLES = """\
-`dla predict`, `dla segment`, `dla edges`, `dla features`, `dla serve` and `dla train` also take their options from
-variables: `DLA_TOPK=3` is `--topk 3`. The command line goes before a file of options, and that before the variables. No
-other command has variables, except that `dla info`, `dla draw`, `dla bench` and `dla validate` without a name are about
-the network that `DLA_MODEL` names.
+`dla predict`, `dla explain`, `dla segment`, `dla edges`, `dla features`, `dla serve` and `dla train` also take their
+options from variables: `DLA_TOPK=3` is `--topk 3`. The command line goes before a file of options, and that before the
+variables. No other command has variables, except that `dla info`, `dla draw`, `dla bench` and `dla validate` without a
+name are about the network that `DLA_MODEL` names.
 """
 
 

@@ -135,6 +135,15 @@ class PredictOptions(_Checked):
 
 
 @dataclass(frozen=True)
+class ExplainOptions:
+    """Which class is explained, and at which map."""
+
+    class_id: str | None = option(None, "class to explain, by id or unique label (default: the most probable one)")
+    against: str | None = option(None, "explain the class rather than this one")
+    at: str = option("level5", "level0 to level5, or a node that dla info MODEL --nodes lists")
+
+
+@dataclass(frozen=True)
 class EngineOptions(_Checked):
     """How a network is run. The fields are arguments of `dla.load`.
 

@@ -108,7 +108,7 @@ def test_a_wrong_form_is_told(service: Running, body: bytes, headers: dict[str, 
         ("POST", "/v1/predict", {"Content-Type": "application/json"}, "media_type", "image/jpeg"),
         ("POST", "/v1/predict", {"Content-Encoding": "gzip"}, "media_type", "compressed"),
         ("POST", "/v1/segment", {}, "not_found", "/v1/predict, /v1/features"),
-        ("POST", "/v1/explain", {}, "not_found", "classify"),
+        ("POST", "/v1/edges", {}, "not_found", "classify"),
         ("GET", "/v1/predict", {}, "method", "POST"),
         ("GET", "/v1/nothing", {}, "not_found", "openapi.json"),
         ("POST", "/v1/predict/", {}, "not_found", "openapi.json"),
@@ -161,7 +161,7 @@ def test_every_answer_has_an_id_and_its_times(service: Running) -> None:
 def test_the_model_is_described(service: Running) -> None:
     status, _, answer = service.ask("GET", "/v1/model")
     assert status == 200
-    assert json.loads(answer) == {"schema": "dla.info/1", "model": "mean", "doors": ["predict", "features"]}
+    assert json.loads(answer) == {"schema": "dla.info/1", "model": "mean", "doors": ["predict", "features", "explain"]}
 
 
 def test_the_metrics_are_prometheus_text(service: Running) -> None:

@@ -60,7 +60,7 @@ def test_the_answers_are_those_of_predict(tmp_path: Path) -> None:
             assert found == expected
         about = json.loads(running.ask("GET", "/v1/model")[2])
         expected = dla.info("shipped:tiny200").to_dict()
-        assert (about.pop("model"), about.pop("doors")) == ("mean", ["predict", "features"])
+        assert (about.pop("model"), about.pop("doors")) == ("mean", ["predict", "features", "explain"])
         for path_of in (about, expected):
             path_of.pop("origin"), path_of.pop("weights"), path_of.pop("model", None)
         assert about == json.loads(json.dumps(expected))

@@ -25,6 +25,7 @@ from dla.version import __version__
 
 COMMANDS = {
     "predict": "classify photos",
+    "explain": "show which places of photos speak for a class",
     "segment": "assign a class to each pixel of photos",
     "edges": "find the boundaries in photos",
     "features": "extract features of photos as arrays",

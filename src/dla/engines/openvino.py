@@ -84,6 +84,9 @@ class OpenvinoEngine(NetworkEngine):
         self.whole = LOGITS if network.is_dense else None  # what the int8 network computes
         self.models = PerProcess(_Models)
 
+    def with_features(self) -> OpenvinoEngine:  # noqa: D102
+        return self if self.quantized is None else OpenvinoEngine(self.network, threads=self.threads)
+
     def _check_node(self, at: str) -> None:
         super()._check_node(at)
         if self.quantized is not None and not self.exact_features and at != self.whole:

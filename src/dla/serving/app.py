@@ -26,6 +26,7 @@ from dla.serving.answers import RequestError, error_body, json_answer
 from dla.serving.doors import Doors
 from dla.serving.http import GONE, MOST_DROPPED
 from dla.serving.inference_doors import InferenceDoors
+from dla.serving.page_doors import PageDoors
 from dla.serving.prometheus import STAGES
 from dla.serving.service import Service
 from dla.serving.trace import TRACE, UNKNOWN_LENGTH, Trace
@@ -35,10 +36,6 @@ logger = logging.getLogger("dla.serving")
 access = logging.getLogger("dla.access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _START, _NUMBERS = secrets.token_hex(4), count()  # of the ids of this process; a random one each would cost more
-_CSP = (
-    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 class App:
@@ -81,7 +78,7 @@ class App:
         if not self.options.no_metrics:
             routes.append(Route("/metrics", self.metrics))
         if not self.options.no_page:
-            routes.append(Route("/", self.page))
+            routes += PageDoors(self.service).routes()
         return routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -200,17 +197,6 @@ class App:
     async def openapi(self, request: Request) -> Response:
         """Answer the description of all addresses."""
         return json_answer(openapi(self.service.name, self.options.root_path))
-
-    async def page(self, request: Request) -> Response:
-        """Answer the page; only its own scripts and styles may run."""
-        nonce = secrets.token_urlsafe(16)
-        headers = {
-            "content-security-policy": _CSP.format(nonce=nonce),
-            "cache-control": "no-store",
-            "referrer-policy": "no-referrer",
-        }
-        html = files("dla.serving").joinpath("app.html").read_text(encoding="utf-8").replace("{nonce}", nonce)
-        return Response(html, headers=headers, media_type="text/html")
 
 
 def openapi(name: str, root_path: str = "") -> dict[str, Any]:

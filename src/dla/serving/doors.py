@@ -34,6 +34,7 @@ from dla.serving.trace import TRACE, Trace, read_body, read_query
 
 PARSED_ON_LOOP = 256 * 1024  # bytes; larger forms and JSON are parsed in a thread
 FORM = "multipart/form-data"
+NODES = "nodes"  # in place of a node's name: all of them
 # What curl sends without being told is taken too; a file that is no photo is told from its bytes.
 PHOTO_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
@@ -70,14 +71,22 @@ class Doors:
         return await self._answer(trace, self.service.model().features(at), photo, finish)
 
     async def explain(self, request: Request) -> Response:
-        """Show which places of a photo speak for a class."""
-        _, trace = self._enter(request, "explain")
+        """Show which places of a photo speak for a class, or with `at=nodes` how active each node is there."""
+        model, trace = self._enter(request, "explain")
         options = read_query(request, "class", "against", "at")
+        shows_nodes = options.get("at") == NODES
+        if shows_nodes and len(options) > 1:
+            raise RequestError(400, "bad_request", f"at={NODES} is about no class. Leave out class and against")
+        named = {"class_id" if name == "class" else name: value for name, value in options.items()}
+        network: Any = model.network
+        if not shows_nodes:
+            network.explain((), **named)  # checks the names before the body is read
         photo = await self.photo(request, trace)
         model = self.service.model()
-        network: Any = model.network
-        explain = partial(network.explain, class_id=options.pop("class", None), **options, **model.reading)
-        return await self._answer(trace, PhotoWork(explain), photo, self._record_of(trace))
+        network = model.network
+        ask = network.activations if shows_nodes else partial(network.explain, **named)
+        finish = partial(record_answer, PNG if trace.accepts(PNG) and not shows_nodes else JSON)
+        return await self._answer(trace, PhotoWork(partial(ask, **model.reading)), photo, finish)
 
     async def segment(self, request: Request) -> Response:
         """Assign a class to each pixel of a photo."""

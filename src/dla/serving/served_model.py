@@ -86,8 +86,7 @@ class ServedModel:
         if not isinstance(self.network, Classifier):
             return (self.task,)
         can_classify = bool(self.config.num_classes) and self.config.model_args.get("global_pool") != ""
-        can_explain = can_classify and hasattr(self.network, "explain")
-        return ("predict",) * can_classify + ("features",) + ("explain",) * can_explain
+        return ("predict",) * can_classify + ("features",) + ("explain",) * can_classify
 
     @cached_property
     def limits(self) -> ReadOptions:
