@@ -127,7 +127,7 @@ def test_a_client_that_left_gives_its_place_back() -> None:
 
 def test_a_photo_that_takes_too_long_is_answered_with_504(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
-    with serving(mean_classifier(MeanEngine(gate)), timeout=0.2, queue=3) as running:
+    with serving(mean_classifier(MeanEngine(gate)), timeout=0.3, queue=3) as running:
         gate.is_open.clear()
         for _ in range(3):
             status, _, answer = running.ask("POST", "/v1/predict", RED)
@@ -148,7 +148,7 @@ def test_a_decoder_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> No
         return usual(self, name, photo)
 
     monkeypatch.setattr(served_model.BatchWork, "read", read)
-    with serving(timeout=0.2, decoders=1) as running:
+    with serving(timeout=0.5, decoders=1) as running:
         for _ in range(2):
             assert running.ask("POST", "/v1/predict", b"slow")[0] == 504
             assert running.record("/v1/predict", RED)["predictions"]
