@@ -6,9 +6,9 @@ Rows: identical, answers, overhead, throughput, latency, overload, sigterm, relo
 peers, disk, offline; `all` runs every one. Each prints lines that begin with its name, and `ok` or `MISSED` where there
 is a bar. Rates need a quiet machine; CPU milliseconds, counts, and yes or no do not.
 
-Needs the extra `serve`. `overhead` and `peers` need wrk, `slow` slowhttptest, `early` curl and httpx, `disk` strace,
-`offline` unshare and ip (all in Debian). `peers` runs what is installed of FastAPI, LitServe and BentoML. `clients`
-needs environments of their own:
+Needs the extras `serve` and `bench`. `overhead` and `peers` need wrk, `slow` slowhttptest, `early` curl and httpx,
+`disk` strace, `offline` unshare and ip (all in Debian). `peers` runs what is installed of FastAPI, LitServe and
+BentoML. `clients` needs environments of their own:
 
     --triton PYTHON    with tritonclient[http]
     --kserve PYTHON    with kserve
@@ -38,6 +38,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 import dla
@@ -89,8 +90,10 @@ class Served:
             return answer.status, answer.read()
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """CPU seconds of the process and those that it has started."""
+        main = psutil.Process(self.pid)
+        times = [process.cpu_times() for process in (main, *main.children(recursive=True))]
+        return sum(t.user + t.system for t in times)
 
     def state(self) -> dict[str, int]:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
@@ -521,8 +524,8 @@ def peers(args: argparse.Namespace) -> None:
         except SystemExit as error:
             say("peers", f"{name}: not run: {str(error).strip().splitlines()[-1:]}")
             continue
-        say("peers", f"{name}: {figures['per_s']:.1f} requests/s, {figures['cpu_ms']:.1f} CPU ms a request in its main "
-            f"process, {figures['failed']} failed")  # fmt: skip
+        say("peers", f"{name}: {figures['per_s']:.1f} requests/s, {figures['cpu_ms']:.1f} CPU ms a request, "
+            f"{figures['failed']} failed")  # fmt: skip
 
 
 def disk(args: argparse.Namespace) -> None:
