@@ -55,9 +55,9 @@ def say(row: str, text: str, ok: bool | None = None) -> None:
 class Served:
     """A service in a process of its own."""
 
-    def __init__(self, *flags: str, code: str | None = None) -> None:
-        command = [sys.executable, "-m", "dla", "serve", "--port", "0", *flags] if code is None else [
-            sys.executable, "-c", code]  # fmt: skip
+    def __init__(self, *flags: str, code: str | None = None, script: tuple[str, ...] = ()) -> None:
+        words = ["-c", code] if code is not None else script or ["-m", "dla", "serve", "--port", "0", *flags]
+        command = [sys.executable, *words]
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, stdin=subprocess.DEVNULL,
                                         text=True, cwd=ROOT)  # fmt: skip
@@ -67,6 +67,13 @@ class Served:
             self.errors.seek(0)
             raise SystemExit(self.errors.read().decode())
         self.port, self.pid = int(line.rpartition(":")[2]), self.process.pid
+        for _ in range(600):  # some servers listen a while later
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            time.sleep(0.1)
+        self.process.kill()
+        raise SystemExit("it does not listen")
 
     def __enter__(self) -> "Served":
         return self
@@ -260,7 +267,9 @@ def throughput(args: argparse.Namespace) -> None:
         with contextlib.ExitStack() as stack:
             if model == "dla34":
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "dla34"
-                dla.save(dla.create_model("dla34", num_classes=1000).eval(), folder, input_size=224)
+                network = dla.create_model("dla34", num_classes=1000)
+                labels = [f"class {k}" for k in range(1000)]
+                dla.save(network, folder, labels=labels, preprocessing=dla.Preprocessing())
                 model = str(folder)
             classifier = dla.load(model, engine="openvino")
             served = stack.enter_context(Served("--model", model, "--engine", "openvino"))
@@ -512,15 +521,21 @@ def clients(args: argparse.Namespace) -> None:
 def peers(args: argparse.Namespace) -> None:
     """Other servers with the same `dla.load()`, one worker each, under the same load."""
     photo, here = photos(1)[0], Path(__file__).parent
+    form = FORM_HEAD + photo + b"\r\n--xyzxyz--\r\n"
     rows = {"dla serve": Served}
     for name in ("fastapi", "litserve", "bentoml"):
-        rows[name] = partial(Served, code=f"import runpy, sys; sys.argv = ['x', {name!r}]; "
-                             f"runpy.run_path({str(here / 'serve_peers.py')!r}, run_name='__main__')")  # fmt: skip
+        rows[name] = partial(Served, script=(str(here / "serve_peers.py"), name))
     for name, start in rows.items():
+        body, kind = (form, FORM_TYPE) if name == "litserve" else (photo, "image/jpeg")
         try:
             with start() as served:
-                wrk(served, photo, "image/jpeg", 3, 16)
-                figures = wrk(served, photo, "image/jpeg", args.seconds, 16)
+                end = time.monotonic() + 60
+                while served.ask("POST", PATH, body, {"Content-Type": kind})[0] != 200:
+                    if time.monotonic() > end:
+                        raise SystemExit("it does not answer")
+                    time.sleep(0.5)
+                wrk(served, body, kind, 3, 16)
+                figures = wrk(served, body, kind, args.seconds, 16)
         except SystemExit as error:
             say("peers", f"{name}: not run: {str(error).strip().splitlines()[-1:]}")
             continue
