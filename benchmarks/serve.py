@@ -36,6 +36,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -522,7 +523,7 @@ def peers(args: argparse.Namespace) -> None:
     """Other servers with the same `dla.load()`, one worker each, under the same load."""
     photo, here = photos(1)[0], Path(__file__).parent
     form = FORM_HEAD + photo + b"\r\n--xyzxyz--\r\n"
-    rows = {"dla serve": Served}
+    rows: dict[str, Any] = {"dla serve": Served}
     for name in ("fastapi", "litserve", "bentoml"):
         rows[name] = partial(Served, script=(str(here / "serve_peers.py"), name))
     for name, start in rows.items():

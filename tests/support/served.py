@@ -141,13 +141,13 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def serve_slowly(seconds: float) -> None:
+def serve_slowly(seconds: float, may_reload: bool = True) -> None:
     """The main part of a process: a service whose engine takes so long, until a signal ends it."""
     settings = ServeOptions(port=0, drain=0.3, grace=5)
     classifier = mean_classifier(MeanEngine(lambda pixels: time.sleep(seconds)))
     service = Service(settings, "mean", lambda: ServedModel(classifier, settings, {}), 5)
     with open_socket(settings) as listener:
-        run_service(service, listener, lambda: print(listener.getsockname()[1], flush=True), may_reload=True)
+        run_service(service, listener, lambda: print(listener.getsockname()[1], flush=True), may_reload=may_reload)
 
 
 def serve_nothing() -> None:
