@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ def test_a_proxys_word_about_the_client_is_taken_only_if_asked(caplog: pytest.Lo
             running.ask("GET", "/v2", None, {"X-Forwarded-For": "192.0.2.7"})
     clients = [json.loads(r.message)["client"] for r in caplog.records if r.name == "dla.access"]
     assert clients == ["127.0.0.1", "192.0.2.7"]
+
+
+def test_a_proxy_behind_the_unix_socket_is_believed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dla.access")
+    options = {"access_log": "json", "proxy_headers": True, "uds": str(tmp_path / "s")}
+    with serving(**options), socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(tmp_path / "s"))
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+    (client,) = [json.loads(r.message)["client"] for r in caplog.records if r.name == "dla.access"]
+    assert client == "192.0.2.7"
 
 
 def test_every_code_of_an_error_is_documented() -> None:

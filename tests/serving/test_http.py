@@ -46,7 +46,7 @@ def plain_uvicorn() -> Iterator[tuple[int, uvicorn.Server]]:
         thread.join(10)
 
 
-def exchange(port: int, *parts: bytes, wait_s: float = 3) -> bytes | None:
+def exchange(port: int, *parts: bytes, wait_s: float = 10) -> bytes | None:
     """What the server answers until it closes; None if it has not closed after `wait_s`."""
     with socket.create_connection(("127.0.0.1", port), timeout=wait_s) as connection:
         with suppress(ConnectionError):
@@ -81,7 +81,7 @@ def test_a_request_that_does_not_come_is_closed(service: Running, sent: bytes) -
     assert answer is not None
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"slow_request"' in answer
-    assert LIMIT * 0.9 < time.monotonic() - began < LIMIT + 2
+    assert LIMIT * 0.9 < time.monotonic() - began < LIMIT + 10
 
 
 def test_a_slow_request_after_an_answer_is_closed(service: Running) -> None:

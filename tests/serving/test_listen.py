@@ -99,7 +99,7 @@ def test_a_request_that_does_not_end_is_cut_off_after_grace() -> None:
         began = time.monotonic()
         terminate(running)
         status, headers, answer = stuck.result()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert (status, json.loads(answer)["error"]["code"], headers["connection"]) == (503, "draining", "close")
         is_free.set()
 
@@ -129,14 +129,14 @@ def test_a_signal_ends_the_process_after_the_requests_in_work(number: signal.Sig
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
-    with process(8) as (started, port), socket.create_connection(("127.0.0.1", port)) as connection:
+    with process() as (started, port), socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n")
         started.send_signal(signal.SIGTERM)
         time.sleep(0.1)
         began = time.monotonic()
         started.send_signal(signal.SIGTERM)
         started.wait(10)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15  # and not the minute of grace
 
 
 def test_hanging_up_loads_the_model_anew() -> None:

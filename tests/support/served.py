@@ -127,7 +127,7 @@ def serving(
     assert is_ready.wait(60)
     assert not failures, failures
     try:
-        yield Running(service, listener.getsockname()[1])
+        yield Running(service, 0 if service.options.uds else listener.getsockname()[1])
     finally:
         service.server.end()
         thread.join(30)
@@ -143,7 +143,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
 
 def serve_slowly(seconds: float, may_reload: bool = True) -> None:
     """The main part of a process: a service whose engine takes so long, until a signal ends it."""
-    settings = ServeOptions(port=0, drain=0.3, grace=5)
+    settings = ServeOptions(port=0, drain=0.3, grace=60, receive_timeout=60)
     classifier = mean_classifier(MeanEngine(lambda pixels: time.sleep(seconds)))
     service = Service(settings, "mean", lambda: ServedModel(classifier, settings, {}), 5)
     with open_socket(settings) as listener:

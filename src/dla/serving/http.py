@@ -42,6 +42,7 @@ class Settings(Config):
             access_log=False,
             server_header=False,
             proxy_headers=options.proxy_headers,
+            forwarded_allow_ips="127.0.0.1" if options.uds is None else "*",  # who reaches the socket is this machine's
             root_path=options.root_path,
             timeout_keep_alive=cast(int, options.keep_alive),
             timeout_graceful_shutdown=cast(int, max(0.0, options.grace - options.drain)),
