@@ -37,6 +37,7 @@ ORDER = (
     "evaluation",
     "exporting",
     "benchmarking",
+    "bulk",
     "__init__",
     "cli",
     "__main__",

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from dla.errors import ImageError, UsageError
-from dla.images.decode import ERROR_CODES, Photo, read_header, read_photo, to_photo
+from dla.errors import ERROR_CODES, ImageError, UsageError
+from dla.images.decode import Photo, read_header, read_photo, to_photo
 from dla.options import ReadOptions
 from support.photos import CHELSEA, ROCKET, SKIMAGE, troubled_folder
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "segment": "assign a class to each pixel of photos",
     "edges": "find the boundaries in photos",
     "features": "extract features of photos as arrays",
+    "bulk": "answer millions of photos in shards, on one machine or many",
     "models": "list the networks and their weights",
     "info": "show everything about one network",
     "draw": "draw a network's aggregation trees",

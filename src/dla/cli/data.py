@@ -46,9 +46,9 @@ def run(argv: list[str]) -> int:
     return _check(argv[1:])
 
 
-def build_check_parser() -> Parser:
-    """Build the parser of `dla data check`."""
-    parser = Parser("data check", *about(__doc__), "DATA [options]")
+def build_subparser(name: str) -> Parser:
+    """Build the parser of `dla data NAME`, of which there is one."""
+    parser = Parser(f"data {name}", *about(__doc__), "DATA [options]")
     parser.flag(
         "data",
         metavar="DATA",
@@ -64,7 +64,7 @@ def build_check_parser() -> Parser:
 
 
 def _check(argv: list[str]) -> int:
-    args = build_check_parser().read(argv)
+    args = build_subparser("check").read(argv)
     if args.workers is not None and args.workers < 0:
         raise UsageError(f"--workers is {args.workers}. Allowed: 0 or more")
 
