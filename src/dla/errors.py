@@ -52,14 +52,14 @@ ERROR_CODES = {
     "too_large": "the photo has more pixels, or the file more bytes, than the limit; nothing was decoded",
     "truncated": "the file ends before the picture does",
     "decode_error": "the file is damaged, or uses a feature of its format that is not supported",
-    "bad_member": "the member of an archive is a link, encrypted, an archive, or has the name of an earlier one",
+    "bad_member": "the member of an archive is a link, encrypted, an archive, or has an earlier one's name",
     "changed": "the file was changed or replaced since it was listed (`dla bulk plan`)",
     "worker_died": "the process that read the photo died, twice, with this photo alone (`dla bulk`)",
 }
 
 
 class ImageError(DlaError):
-    """A photo cannot be read. `code`, one of `ERROR_CODES`, is a stable identifier for programs, the message is for people."""
+    """A photo cannot be read. `code`, one of `ERROR_CODES`, is for programs, the message for people."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -86,11 +86,11 @@ def _check_complete(folder: OutputFolder, run: BulkRun) -> None:
     gaps = [_rows_text(run.rows_of(shard)) for shard in range(run.shards) if shard not in there]
     if gaps:
         more = f" and {len(gaps) - 3:,} more shards" if len(gaps) > 3 else ""
-        raise UsageError(f"{folder.uri} is not complete: {', '.join(gaps[:3])}{more} are missing. Run the same dla bulk "
-                         f"{run.command} again, which makes only what is missing")  # fmt: skip
+        raise UsageError(f"{folder.uri} is not complete: {', '.join(gaps[:3])}{more} are missing. Run the same "
+                         f"dla bulk {run.command} again, which makes only what is missing")  # fmt: skip
     if others := sorted(there - set(range(run.shards))):
-        raise UsageError(f"{folder.uri} has {part_name(others[0])}, but the run has {run.shards:,} shards, so rows would "
-                         "be double. Remove it")  # fmt: skip
+        raise UsageError(f"{folder.uri} has {part_name(others[0])}, but the run has {run.shards:,} shards, so rows "
+                         "would be double. Remove it")  # fmt: skip
 
 
 def _rows_text(rows: range) -> str:
@@ -109,8 +109,8 @@ def _checked_part(folder: OutputFolder, run: BulkRun, shard: int) -> Part:
         missing = [row for row in wanted if row not in counts]
         what = [f"row {double[0]:,} is double or of another shard"] * bool(double)
         what += [f"row {missing[0]:,} is missing"] * bool(missing)
-        raise UsageError(f"{where}: {' and '.join(what) or 'the rows are in another order'}. Remove it and run the same "
-                         f"dla bulk {run.command} again")  # fmt: skip
+        raise UsageError(f"{where}: {' and '.join(what) or 'the rows are in another order'}. Remove it and run the "
+                         f"same dla bulk {run.command} again")  # fmt: skip
     return part
 
 

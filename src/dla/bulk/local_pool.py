@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -48,10 +49,8 @@ class LocalPool:
             worker = _LocalWorker(process, ours)
             self.workers.append(worker)
         worker.task = task
-        try:
+        with suppress(OSError):  # it is dead, as `wait` will see
             worker.connection.send(task)
-        except OSError:
-            pass  # it is dead, as `wait` will see
 
     def wait(self) -> list[ShardResult | WorkerDeath]:
         """Return the results and deaths since."""
@@ -114,8 +113,7 @@ def _result(worker: Callable[[ShardTask], ShardResult], task: ShardTask) -> Shar
 def portable(error: Exception) -> Exception:
     """Return an error that can be sent to another process: ours and the system's as they are, others as text."""
     if isinstance(error, OSError):
-        portable_error = OSError(error.errno, error.strerror or str(error), error.filename)
-        return portable_error
+        return OSError(error.errno, error.strerror or str(error), error.filename)
     if isinstance(error, DlaError):
         return error
     import traceback

@@ -14,7 +14,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from dla.errors import DamagedError, InputError, UnavailableError, UsageError, import_optional, pip_line
 from dla.images.find import PhotoFinder, read_path_list
-from dla.images.located import LocatedPhoto, Place, file_version
+from dla.images.located import LocatedPhoto, PhotoPlace, file_version
 from dla.images.parquet_photos import column_batches, column_type, holds_photos, usual_column
 from dla.storage.files import open_aside
 from dla.storage.stores import check_no_secrets, is_remote, open_store
@@ -267,5 +267,5 @@ def _photo(
 ) -> str:  # fmt: skip
     name = from_uri(uri)
     fault = None if code is None else InputError(code, message or "")
-    place = Place(name if file is None else from_uri(file), size, version, offset, packed, row, column)
-    return name if fault is None and place == Place(name) else LocatedPhoto(name, place, fault)
+    place = PhotoPlace(name if file is None else from_uri(file), size, version, offset, packed, row, column)
+    return name if fault is None and place == PhotoPlace(name) else LocatedPhoto(name, place, fault)

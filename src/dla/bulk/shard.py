@@ -15,7 +15,7 @@ from dla.bulk.parts import PartWriter, part_name
 from dla.bulk.run_file import BulkRun, OutputFolder, installed_versions
 from dla.engines.cpu import instructions
 from dla.errors import InputError, UsageError
-from dla.images.located import LocatedPhoto, Place
+from dla.images.located import LocatedPhoto, PhotoPlace
 from dla.inference.classifier import load
 
 _ENGINES = {"OpenVINO": "openvino", "ONNX Runtime": "onnx", "PyTorch": "torch"}
@@ -154,7 +154,7 @@ class ShardWorker:
         for row in task.dead:
             name = str(photos[row - task.rows.start])
             message = "the process that read it died, each time it was tried. Look at it on another machine"
-            photos[row - task.rows.start] = LocatedPhoto(name, Place(name), InputError("worker_died", message))
+            photos[row - task.rows.start] = LocatedPhoto(name, PhotoPlace(name), InputError("worker_died", message))
         yield from answers(self.network, self.job.command, photos, self.run.settings, self.job.workers)
 
 

@@ -18,13 +18,14 @@ from dla.cli.common import (
     show_progress,
     skipped_files,
 )
+from dla.cli.dense import DEFAULTS, check_default
 from dla.cli.parser import MODEL_HELP, Parser
 from dla.errors import UnknownNameError, UsageError
 from dla.images.find import PhotoFinder
 from dla.models.registry import PRE_LOGITS
 from dla.options import BulkBatchOptions, BulkEngineOptions, BulkOptions, DenseOptions, PredictOptions
 from dla.storage.files import check_new
-from dla.types import DEFAULT_EDGE_DETECTOR, DEFAULT_MODEL, DEFAULT_SEGMENTER
+from dla.types import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -54,11 +55,11 @@ example:
   dla bulk collect records/ -o records.jsonl
 """
 
-_PLAN = """List photos in a manifest, a parquet file with one row per photo, in the order of the inputs: folders, patterns,
-text files (.txt) with a path or address a line, .parquet files with a column of them or of photos, .tar and .zip
-archives (WebDataset's among them), s3://bucket/folder/, gs:// and fsspec:PROTOCOL://. Sizes and times of change are
-recorded where listing tells them; a photo that is another one later gets an error record. Addresses in lists are not
-read.
+_PLAN = """List photos in a manifest, a parquet file with one row per photo, in the order of the inputs: folders,
+patterns, text files (.txt) with a path or address a line, .parquet files with a column of them or of photos, .tar and
+.zip archives (WebDataset's among them), s3://bucket/folder/, gs:// and fsspec:PROTOCOL://. Sizes and times of change
+are recorded where listing tells them; a photo that is another one later gets an error record. Addresses in lists are
+not read.
 
 Exit code 0: the manifest is written; 2: wrong usage, no photos, or an address with a password or key; 3: an input is
 missing or damaged."""
@@ -94,7 +95,6 @@ _DOES = {
     "segment": "Assign a class to each pixel of the photos of a manifest",
     "edges": "Find the boundaries in the photos of a manifest",
 }
-_MODELS = {"segment": DEFAULT_SEGMENTER, "edges": DEFAULT_EDGE_DETECTOR}
 
 
 def run(argv: list[str]) -> int:
@@ -136,8 +136,8 @@ def build_subparser(name: str) -> Parser:
 def _add_run_flags(parser: Parser, name: str) -> None:
     parser.flag("manifest", metavar="MANIFEST", nargs="?", help="the .parquet file of dla bulk plan, a path or address")
     parser.flag("-o", "--output", metavar="URI", help="the folder or address of the parts")
-    parser.flag("--model", default=_MODELS.get(name, DEFAULT_MODEL), metavar="MODEL", help=f"{MODEL_HELP}; the same on "
-                "all machines")  # fmt: skip
+    parser.flag("--model", default=DEFAULTS.get(name, DEFAULT_MODEL), metavar="MODEL", help=f"{MODEL_HELP}; the same "
+                "on all machines")  # fmt: skip
     if name == "predict":
         parser.options(PredictOptions, topk="K")
     elif name == "features":
@@ -218,6 +218,8 @@ def _job(args: Namespace, name: str) -> tuple[BulkJob, dict[str, Any]]:
     from dla.bulk.shard import BulkJob
     from dla.storage.stores import check_no_secrets
 
+    if name in DEFAULTS:
+        check_default(args.model, name)
     for address in (args.manifest, args.output, args.model):
         check_no_secrets(address)
     settings = reading_options(args)

@@ -27,7 +27,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of an archive; the fields are those of `dla.images.located.Place`. An empty name: the archive itself."""
+    """A member of an archive, with fields of `dla.images.located.PhotoPlace`. An empty name: the archive itself."""
 
     name: str
     size: int = 0

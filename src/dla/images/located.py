@@ -31,7 +31,7 @@ MEMBER, ROW = "!", "#"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PhotoPlace:
     """Where the bytes of a photo are.
 
     file: a path, or an address in a store.
@@ -54,22 +54,22 @@ class Place:
 class LocatedPhoto(str):
     """The name of a photo, with its place, or with the reason why it cannot be read."""
 
-    place: Place
+    place: PhotoPlace
     fault: InputError | None
 
-    def __new__(cls, name: str, place: Place, fault: InputError | None = None) -> LocatedPhoto:
+    def __new__(cls, name: str, place: PhotoPlace, fault: InputError | None = None) -> LocatedPhoto:
         """Create one with its place, and the reason why it cannot be read, if there is one."""
         self = super().__new__(cls, name)
         self.place, self.fault = place, fault
         return self
 
-    def __getnewargs__(self) -> tuple[str, Place, InputError | None]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[str, PhotoPlace, InputError | None]:  # type: ignore[override]
         return str(self), self.place, self.fault
 
 
 def of_stored(stored: StoredFile) -> LocatedPhoto:
     """Return the photo that a file in a store is."""
-    return LocatedPhoto(stored.uri, Place(stored.uri, stored.size, stored.version))
+    return LocatedPhoto(stored.uri, PhotoPlace(stored.uri, stored.size, stored.version))
 
 
 def file_version(about: os.stat_result) -> str:
@@ -129,7 +129,7 @@ def _too_large(size: int, max_bytes: int) -> ImageError:
     return ImageError("too_large", f"the photo has {size:,} bytes, more than the {max_bytes:,} allowed")
 
 
-def _stored_bytes(place: Place, max_bytes: int) -> bytes:
+def _stored_bytes(place: PhotoPlace, max_bytes: int) -> bytes:
     store = open_store(place.file)
     if place.offset is None:
         data, version = store.read_versioned(place.file, max_bytes)
@@ -140,7 +140,7 @@ def _stored_bytes(place: Place, max_bytes: int) -> bytes:
     return data
 
 
-def _local_bytes(place: Place) -> bytes:
+def _local_bytes(place: PhotoPlace) -> bytes:
     with open(place.file, "rb") as file:
         if place.version not in (None, file_version(os.fstat(file.fileno()))):
             raise changed()
@@ -151,7 +151,7 @@ def _local_bytes(place: Place) -> bytes:
 _ZIP_HEADER_BYTES = 30 + 2 * 65_535  # the most that stands before the bytes of a member
 
 
-def _span(place: Place) -> int:
+def _span(place: PhotoPlace) -> int:
     """Return how many bytes to read for a member, in a zip with its header."""
     size = (place.size if place.packed is None else place.packed) or 0
     return size + (_ZIP_HEADER_BYTES if archive_kind(place.file) == "zip" else 0)
@@ -164,8 +164,8 @@ def find_located(name: str) -> LocatedPhoto | None:
         return _index(file, _stamp(file)).get(name)
     file, mark, row = name.rpartition(ROW)
     if mark and row.isdecimal() and file.lower().endswith(".parquet"):
-        return LocatedPhoto(name, Place(file, row=int(row)))
-    return LocatedPhoto(name, Place(name)) if is_remote(name) else None
+        return LocatedPhoto(name, PhotoPlace(file, row=int(row)))
+    return LocatedPhoto(name, PhotoPlace(name)) if is_remote(name) else None
 
 
 def _stamp(file: str) -> str | None:
@@ -195,7 +195,7 @@ def photos_in(file: str, wanted: Callable[[str], bool] = lambda name: True) -> I
     """Yield the members of an archive whose names are `wanted`, in its order, and those with a fault."""
     version = _stamp(file)
     for member in members(file, wanted):
-        place = Place(file, member.size, version, member.offset, member.packed)
+        place = PhotoPlace(file, member.size, version, member.offset, member.packed)
         yield LocatedPhoto(f"{file}{MEMBER}{member.name}" if member.name else file, place, member.fault)
 
 
@@ -210,13 +210,13 @@ def photos_of(file: str, column: str | None = None) -> Iterator[str]:
     for cells in column_batches(file, column):
         if is_photos:
             rows = range(first, first + len(cells))
-            yield from (LocatedPhoto(f"{file}{ROW}{row}", Place(file, row=row, column=column)) for row in rows)
+            yield from (LocatedPhoto(f"{file}{ROW}{row}", PhotoPlace(file, row=row, column=column)) for row in rows)
             first = rows.stop
         else:
             yield from (text or "" for text in cells.to_pylist())
 
 
-def _cell(place: Place) -> bytes:
+def _cell(place: PhotoPlace) -> bytes:
     with _LOCK:
         value = _cell_of(place)
     if isinstance(value, dict):  # the Image feature of Hugging Face datasets
@@ -228,7 +228,7 @@ def _cell(place: Place) -> bytes:
     return value
 
 
-def _cell_of(place: Place) -> Any:
+def _cell_of(place: PhotoPlace) -> Any:
     groups = row_groups(place.file)
     if place.row is None or place.row >= groups[-1]:
         raise ImageError("not_found", "there is no such row")
