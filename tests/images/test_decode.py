@@ -318,7 +318,7 @@ def test_every_code_has_a_meaning() -> None:
     assert set(ERROR_CODES) == {
         "not_found", "is_a_directory", "not_a_file", "permission_denied", "read_error", "empty_file", "not_an_image",
         "too_large",
-        "truncated", "decode_error",
+        "truncated", "decode_error", "bad_member", "changed", "worker_died",
     }  # fmt: skip
     assert all("\n" not in meaning and len(meaning) > 15 for meaning in ERROR_CODES.values())
 

@@ -44,7 +44,8 @@ SUBCOMMANDS = {
 HELP = f"""\
 usage: dla bulk COMMAND ... [options]
 
-Answer millions of photos, on one machine or many, each exactly once (docs/bulk.md).
+Answer millions of photos, on one machine or many, each exactly once:
+docs/bulk.md.
 
 commands:
 {chr(10).join(f"  {name:<10}{what}" for name, what in SUBCOMMANDS.items())}
