@@ -191,8 +191,8 @@ def _row(photo: str) -> tuple[Any, ...]:
         code, message = (fault.code, fault.message) if fault else (None, None)
         where = file, place.offset, place.packed, place.row, place.column
         return to_uri(str(photo)), place.size, place.version, *where, code, message
+    check_no_secrets(photo)  # of any kind, also one that dla does not read
     if is_remote(photo):
-        check_no_secrets(photo)
         return photo, *[None] * 9
     try:
         about = os.stat(photo)
