@@ -136,7 +136,6 @@ def test_errors_that_cross_processes() -> None:
     assert (type(error), str(error), error.exit_code) == (UsageError, "no such thing", 2)
     full = pickle.loads(pickle.dumps(portable(OSError(28, "No space left on device", "out/part-000000.parquet"))))
     assert (full.errno, full.filename) == (28, "out/part-000000.parquet")
-    try:
+    with pytest.raises(KeyError) as mistake:
         {}["ours"]
-    except KeyError as mistake:
-        assert "test_errors_that_cross_processes" in str(portable(mistake))
+    assert "test_errors_that_cross_processes" in str(portable(mistake.value))

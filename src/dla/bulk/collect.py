@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dla.bulk.manifest import FIXED, parquet
-from dla.bulk.parts import Part, part_name, read_part
+from dla.bulk.parts import Part, PartFormat, part_name, read_part
 from dla.bulk.run_file import BulkRun, OutputFolder
 from dla.data.prefetch import run_ahead
 from dla.errors import UsageError
@@ -71,12 +71,12 @@ def collect(uri: str, output: str, unpack: str | None = None, progress: Progress
     errors, count = Counter[str](), 0
     progress.start("collecting", run.rows)
     with _open_writer(run, output, ending) as write:
-        unpacked = None if unpack is None else _unpacker(run, Path(unpack))
+        unpacker = None if unpack is None else _unpacker(run, Path(unpack))
         parts = run_ahead(lambda shard: _checked_part(folder, run, shard), range(run.shards), _AHEAD, 2 * _AHEAD)
         for part in parts:
             errors.update(part.errors)
             count += len(part.table)
-            write(part, unpacked)
+            write(part, unpacker)
             progress.advance(len(part.table))
     return Collected(count, errors)
 
@@ -114,11 +114,13 @@ def _checked_part(folder: OutputFolder, run: BulkRun, shard: int) -> Part:
     return part
 
 
-Write = Callable[[Part, Callable[[Any], None] | None], None]
+Unpack = Callable[[Any], None]
+Write = Callable[[Part, Unpack | None], None]
 
 
 @contextmanager
 def _open_writer(run: BulkRun, output: str, ending: str) -> Iterator[Write]:
+    """Yield a function that writes the records of a part, and hands them to a function that unpacks their files."""
     format, settings = run.part_format, run.settings
     if run.command == "features":
         from dla.inference.feature_files import open_features
@@ -126,31 +128,32 @@ def _open_writer(run: BulkRun, output: str, ending: str) -> Iterator[Write]:
         about = {"at": settings["at"], "model": run.config["model"]["architecture"]}
         about["weights_sha256"] = run.config["model"]["weights_sha256"]
         with open_features(output, tuple(settings["shape"]), about) as target:
-            yield lambda part, unpacked: [target.write(record) for _, record in part.records(format)] and None
+            yield lambda part, unpack: _each(part, format, None, target.write)
         return
     with open_aside(output) as file:
         if ending == ".parquet":
             schema = format.schema()
             with parquet().ParquetWriter(file, schema, **FIXED) as writer:
 
-                def write_table(part: Part, unpacked: Callable[[Any], None] | None) -> None:
+                def write_table(part: Part, unpack: Unpack | None) -> None:
                     writer.write_table(part.table.cast(schema))
-                    for _, record in part.records(format) if unpacked else ():
-                        unpacked(record)
+                    if unpack is not None:
+                        _each(part, format, unpack)
 
                 yield write_table
             return
         text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
         with _text_writer(run, text, cast(ResultFormat, ending[1:])) as records:
-
-            def write_records(part: Part, unpacked: Callable[[Any], None] | None) -> None:
-                for _, record in part.records(format):
-                    if unpacked is not None:
-                        unpacked(record)
-                    records.write(record)
-
-            yield write_records
+            yield lambda part, unpack: _each(part, format, unpack, records.write)
         text.detach()
+
+
+def _each(part: Part, format: PartFormat[Any], *functions: Callable[[Any], None] | None) -> None:
+    """Call each function with each record."""
+    for _, record in part.records(format):
+        for function in functions:
+            if function is not None:
+                function(record)
 
 
 def _text_writer(run: BulkRun, file: Any, format: ResultFormat) -> Any:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from dla.errors import DamagedError, InputError, UnavailableError, UsageError, import_optional, pip_line
@@ -101,7 +101,7 @@ def _chunks(item: str, finder: PhotoFinder, lines: Any) -> Iterator[list[str]]:
         found = filter(None, (line.rstrip("\r\n") for line in read_path_list(lines)))
     elif item.lower().endswith(LISTS):
         with ExitStack() as stack:
-            file = open_store(item).open(item) if is_remote(item) else _open_list(item)
+            file: Any = open_store(item).open(item) if is_remote(item) else _open_list(item)
             stack.callback(file.close)
             yield from _in_lists(filter(None, (line.rstrip("\r\n") for line in read_path_list(file))))
         return
@@ -119,7 +119,7 @@ def _chunks(item: str, finder: PhotoFinder, lines: Any) -> Iterator[list[str]]:
     yield from _in_lists(found)
 
 
-def _open_list(path: str) -> IO[bytes]:
+def _open_list(path: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:

@@ -179,7 +179,8 @@ def part_format(command: str, settings: dict[str, Any]) -> PartFormat[Any]:
     """Return the format of a command's parts; `settings` are those of the run."""
     if command == "features":
         return FeaturesPart(tuple(settings["shape"]), settings["half"])
-    return {"predict": PredictionPart, "segment": MaskPart, "edges": BoundaryPart}[command]()  # type: ignore[no-any-return]
+    formats: dict[str, type[PartFormat[Any]]] = {"predict": PredictionPart, "segment": MaskPart, "edges": BoundaryPart}
+    return formats[command]()
 
 
 def part_name(number: int) -> str:

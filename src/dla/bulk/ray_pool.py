@@ -97,7 +97,8 @@ class _Actor:
     """A worker in a process of Ray. It loads the network at its first task, so that it can report an error."""
 
     def __init__(self, job: BulkJob) -> None:
-        self.job, self.worker = job, None
+        self.job = job
+        self.worker: ShardWorker | None = None
 
     def place(self) -> str:
         """Return the node that this process is on."""
@@ -109,9 +110,8 @@ class _Actor:
         """Answer a task; return its error, if it has one."""
         try:
             if self.worker is None:
-                self.worker = ShardWorker(self.job)  # type: ignore[assignment]
-            assert self.worker is not None
-            return self.worker(task)  # type: ignore[no-any-return]
+                self.worker = ShardWorker(self.job)
+            return self.worker(task)
         except MemoryError:
             os._exit(1)  # as if the system had killed it
         except Exception as error:

@@ -101,7 +101,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, file: Any) -> None:
         self.file = file
 
-    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MOST_HEADER_BYTES:
             raise _HeaderError(f"a header of {size:,} bytes")
         return bytes(self.file.read(size))
@@ -118,7 +118,7 @@ def _tar(file: Any) -> Iterator[Member]:
     file.seek(0)
     with tarfile.open(fileobj=_Bounded(file), mode="r:", errorlevel=0) as tar:
         for info in tar:
-            tar.members.clear()  # which tarfile would keep all
+            tar.members = []  # type: ignore[attr-defined]  # which tarfile would keep all
             if info.isdir():
                 continue
             member = Member(info.name, info.size, info.offset_data)

@@ -171,7 +171,7 @@ def find_located(name: str) -> LocatedPhoto | None:
 def _stamp(file: str) -> str | None:
     if is_remote(file):
         stored = open_store(file).info(file)
-        return stored and stored.version
+        return None if stored is None else stored.version
     return file_version(os.stat(file))
 
 

@@ -61,7 +61,7 @@ def holds_photos(kind: Any) -> bool:
     """Return whether a column of this type holds encoded photos."""
     import pyarrow as pa
 
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
+    return any(is_kind(kind) for is_kind in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct))
 
 
 def column_type(file: str, column: str) -> Any:
