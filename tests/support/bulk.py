@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -115,5 +116,6 @@ def bucket(patch: pytest.MonkeyPatch, name: str = "photos") -> Iterator[stores.S
         S3FileSystem(endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True).create_dir(name)
         yield stores.open_store(f"s3://{name}/")
     finally:
+        urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # what is in it stays in this process
         server.stop()
         stores._arrow_store.cache_clear()

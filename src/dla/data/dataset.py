@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from dla.data.archived import is_archived, read_archived
+from dla.data.archived import address_of, is_archived, read_archived
 from dla.data.sources import (
     REMEDY,
     SPLIT_NAMES,
@@ -26,7 +26,9 @@ from dla.data.sources import (
     split_word,
 )
 from dla.errors import UnavailableError, UsageError, nearest
+from dla.images.archives import archive_kind
 from dla.images.find import is_kind, list_entries
+from dla.images.located import MEMBER
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]{16})?$")  # older files have a hash too
 _HUB_FOLDER = "data"
@@ -241,8 +243,12 @@ def _divided(data: Path, whole: Split, options: DataOptions, seed: int) -> Split
 
 
 def relative_names(data: Path, names: Sequence[str]) -> list[str]:
-    """Return names relative to the data's folder, so that they stay the same when it is moved."""
-    base = os.path.join(data if data.is_dir() else data.parent, "")
+    """Return names relative to the data's folder, so that they stay the same when it is moved, or packed as a tar."""
+    address = address_of(data)
+    if address is not None or (archive_kind(data.name) and data.is_file()):
+        base = f"{address or data}{MEMBER if archive_kind(data.name) else '/'}"
+    else:
+        base = os.path.join(data if data.is_dir() else data.parent, "")
     return [name.removeprefix(base) for name in names]
 
 
