@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 
 import dla
 from dla.training.loss import open_teacher
-from dla.training.model import build_initial, train_mode
+from dla.training.model import InitialModel, build_dense, build_initial, train_mode
 from dla.training.recipe import ComputeConfig, DistillConfig, Recipe, RegularizationConfig
 from dla.training.recipe_input import InputConfig
+from support.small_models import write_dense
 
 FRESH = Recipe(model="dla34_half")
 SHIPPED = Recipe(model="shipped:tiny200", pretrained=True)
@@ -90,3 +92,43 @@ def test_scores_must_fit_the_photos(tmp_path: Path) -> None:
         open_teacher(DistillConfig(scores=str(tmp_path / "s.npy")), IDS, 5, torch.device("cpu"))
     with pytest.raises(dla.UnavailableError, match="cannot be read"):
         open_teacher(DistillConfig(scores=str(tmp_path / "none.npy")), IDS, 5, torch.device("cpu"))
+
+
+class Split:
+    """Stands for a split of pairs with these classes."""
+
+    classes = None
+
+    def __init__(self, *class_ids: str) -> None:
+        self.class_ids = class_ids
+
+    def short_side(self) -> int:
+        return 64
+
+
+def dense_start(model: Path, *class_ids: str, **fields: Any) -> InitialModel:
+    recipe = Recipe(task="segment", model=str(model), pretrained=True, **{"down_ratio": 8, **fields})
+    return build_dense(recipe, Split(*class_ids))  # type: ignore[arg-type]
+
+
+def test_a_dense_network_goes_on_from_another(tmp_path: Path) -> None:
+    folder = write_dense(tmp_path / "m", ("sky", "road"))
+    wanted = dla.create_model(f"local-dir:{folder}", task="segment", pretrained=True).state_dict()
+    same = dense_start(folder, "sky", "road")
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in same.network.state_dict().items())
+    assert same.notes == (f"{folder}, which has these classes",)
+    other = dense_start(folder, "sky", "road", "car")
+    assert torch.equal(
+        other.network.state_dict()["dla_up.ida_0.node_1.0.weight"], wanted["dla_up.ida_0.node_1.0.weight"]
+    )
+    assert other.network(torch.zeros(1, 3, 33, 40)).shape == (1, 3, 33, 40)
+    assert other.notes == (f"{folder}, with a new classifier for 3 classes",)
+
+
+def test_a_dense_network_goes_on_at_its_own_stride_and_task(tmp_path: Path) -> None:
+    folder = write_dense(tmp_path / "m", ("sky", "road"))
+    with pytest.raises(dla.UsageError, match=r"decodes to stride 8, but down_ratio is 2\. Give --down-ratio 8"):
+        dense_start(folder, "sky", "road", down_ratio=2)
+    edges = write_dense(tmp_path / "e", ("boundary",))
+    with pytest.raises(dla.UsageError, match="is a boundary network"):
+        dense_start(edges, "sky", "road")

@@ -35,14 +35,10 @@ class Dense(nn.Module):
 
     def __init__(self, base: nn.Module, dla_up: DLAUp, num_classes: int, up: str = "bilinear") -> None:
         super().__init__()
-        if num_classes < 1:
-            raise UsageError(f"num_classes is {num_classes}. Allowed: 1 for boundaries, 2 or more for segmentation")
-        self.num_classes = num_classes
         self.down_ratio = dla_up.strides[0]
         self.base = base
         self.dla_up = dla_up
-        self.fc = nn.Sequential(nn.Conv2d(dla_up.channels[0], num_classes, 1))
-        self.up = upsampling(up, num_classes, self.down_ratio, 1).requires_grad_(False)
+        self.reset_classifier(num_classes, up)
         self.auxiliary: nn.Module | None = None
         self.pretrained_cfg = dict[str, Any]()
 
@@ -80,6 +76,18 @@ class Dense(nn.Module):
         network = cls(base, DLAUp(channels, strides, up), num_classes, up)
         network.pretrained_cfg = cfg
         return network
+
+    def reset_classifier(self, num_classes: int, up: str = "bilinear") -> None:
+        """Replace the classifier by an untrained one for `num_classes` classes; `up` is as for `Dense`.
+
+        Raises:
+            UsageError: there are no classes.
+        """
+        if num_classes < 1:
+            raise UsageError(f"num_classes is {num_classes}. Allowed: 1 for boundaries, 2 or more for segmentation")
+        self.num_classes = num_classes
+        self.fc = nn.Sequential(nn.Conv2d(self.dla_up.channels[0], num_classes, 1))
+        self.up = upsampling(up, num_classes, self.down_ratio, 1).requires_grad_(False)
 
     def add_auxiliary(self) -> None:
         """Add a classifier of the backbone's map of stride 8, whose loss supports training (Zhao et al. 2017).

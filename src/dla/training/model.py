@@ -8,14 +8,17 @@ from typing import Any
 from torch import nn
 
 from dla.data.pair_split import PairSplit
+from dla.errors import UsageError
 from dla.images.labels import imagenet_classes
 from dla.images.preprocessing import Preprocessing
 from dla.models.dense import Dense
 from dla.models.dla import DLA
 from dla.training.recipe import Recipe
 from dla.weights.create import create_model
-from dla.weights.load import load_model
-from dla.weights.model_folder import ModelConfig
+from dla.weights.identify import task_of
+from dla.weights.load import load_dense, load_model
+from dla.weights.model_folder import ModelConfig, check_task
+from dla.weights.spec import open_files
 
 STAGES = ("stem", "level0", "level1", "level2", "level3", "level4", "level5")
 
@@ -105,17 +108,17 @@ def build_dense(recipe: Recipe, split: PairSplit) -> InitialModel:
 
     Raises:
         UnknownNameError, UnavailableError, DamagedError: as by `dla.load`.
+        UsageError: the pretrained network is of another task, or decodes to another stride.
     """
     class_ids = split.class_ids
     options: dict[str, Any] = {"drop_path_rate": recipe.regular.drop_path_rate}
     if recipe.pretrained:
-        loaded = load_model(recipe.model, num_classes=0, **options)
-        backbone, config, notes = loaded.model, loaded.config, loaded.report.notes
+        network, config, notes = _load_pretrained_dense(recipe, class_ids, options)
     else:
         backbone = create_model(recipe.model, num_classes=0, **options)
+        network = Dense.over(backbone, len(class_ids), recipe.down_ratio)
         config = ModelConfig(str(backbone.pretrained_cfg["architecture"]), 0, pretrained_cfg=backbone.pretrained_cfg)
-        notes = (f"untrained {config.architecture}",)
-    network = Dense.over(backbone, len(class_ids), recipe.down_ratio)
+        notes = (f"untrained {config.architecture}", f"decoder to stride {recipe.down_ratio}")
     if recipe.loss.auxiliary:
         network.add_auxiliary()
     freeze(network, recipe.freeze)
@@ -125,8 +128,32 @@ def build_dense(recipe: Recipe, split: PairSplit) -> InitialModel:
     own = _model_config(config, recipe, class_ids, preprocessing)
     dense = {"task": recipe.task, "down_ratio": recipe.down_ratio, "palette": split.classes and split.classes.colors,
              "short_side": split.short_side()}  # fmt: skip
+    dense |= {"up": config.dla["up"]} if "up" in config.dla else {}
     own = replace(own, dla={**own.dla, **dense})
-    return InitialModel(network, preprocessing, own, (*notes, f"decoder to stride {recipe.down_ratio}"))
+    return InitialModel(network, preprocessing, own, notes)
+
+
+def _load_pretrained_dense(
+    recipe: Recipe, class_ids: tuple[str, ...], options: dict[str, Any]
+) -> tuple[Dense, ModelConfig, tuple[str, ...]]:
+    """Load a dense network, with a new classifier if its classes differ, or a classifier as its backbone."""
+    files = open_files(recipe.model)
+    if task_of(files) == "classify":
+        backbone = load_model(files, num_classes=0, **options)
+        network = Dense.over(backbone.model, len(class_ids), recipe.down_ratio)
+        return network, backbone.config, (*backbone.report.notes, f"decoder to stride {recipe.down_ratio}")
+    loaded = load_dense(files, **options)
+    network = loaded.model
+    check_task(loaded.config, loaded.origin, recipe.task)
+    if network.down_ratio != recipe.down_ratio:
+        raise UsageError(
+            f"{loaded.origin} decodes to stride {network.down_ratio}, but down_ratio is {recipe.down_ratio}. "
+            f"Give --down-ratio {network.down_ratio}"
+        )
+    if loaded.config.label_names == class_ids:
+        return network, loaded.config, (f"{loaded.origin}, which has these classes",)
+    network.reset_classifier(len(class_ids), loaded.config.dla.get("up", "bilinear"))
+    return network, loaded.config, (f"{loaded.origin}, with a new classifier for {len(class_ids)} classes",)
 
 
 def freeze(network: DLA | Dense, through: str) -> None:

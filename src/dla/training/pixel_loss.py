@@ -124,19 +124,20 @@ def lovasz_softmax(logits_NKHW: Tensor, labels: PixelLabels) -> Tensor:
 
     The classes are those that the photo has.
     """
-    losses = []
-    for logits_KHW, targets_HW, weights_HW in zip(logits_NKHW, labels.targets_NHW, labels.weights_NHW, strict=True):
-        known_HW = weights_HW > 0
-        scores_PK, targets_P = logits_KHW.softmax(0)[:, known_HW].T, targets_HW[known_HW]
-        for k in targets_P.unique().tolist():
-            truth_P = (targets_P == k).float()
-            errors_P, order_P = (truth_P - scores_PK[:, k]).abs().sort(descending=True)
-            losses.append(errors_P @ _jaccard_steps(truth_P[order_P]) / len(targets_P.unique()))
-    return torch.stack(losses).sum() / len(logits_NKHW) if losses else logits_NKHW.sum() * 0
+    known_N1P = (labels.weights_NHW > 0).flatten(1)[:, None]
+    truth_NPK = F.one_hot(labels.targets_NHW.flatten(1), logits_NKHW.shape[1])
+    truth_NKP = truth_NPK.movedim(2, 1) * known_N1P
+    errors_NKP = (truth_NKP - logits_NKHW.softmax(1).flatten(2)).abs()
+    # ignored pixels come last, where they change no other pixel's step
+    errors_NKP, order_NKP = errors_NKP.where(known_N1P, errors_NKP.new_tensor(-1.0)).sort(2, descending=True)
+    losses_NK = (errors_NKP.relu() * _jaccard_steps(truth_NKP.gather(2, order_NKP))).sum(2)
+    has_NK = truth_NKP.any(2)
+    return ((losses_NK * has_NK).sum(1) / has_NK.sum(1).clamp(min=1)).mean()
 
 
-def _jaccard_steps(truth_P: Tensor) -> Tensor:
+def _jaccard_steps(truth_NKP: Tensor) -> Tensor:
     """Return the gradient of the Jaccard loss of sets that grow along pixels sorted by their error."""
-    total, seen_P = truth_P.sum(), truth_P.cumsum(0)
-    jaccard_P = 1 - (total - seen_P) / (total + torch.arange(1, len(truth_P) + 1, device=truth_P.device) - seen_P)
-    return jaccard_P.diff(prepend=jaccard_P.new_zeros(1))
+    total_NK1, seen_NKP = truth_NKP.sum(2, keepdim=True), truth_NKP.cumsum(2)
+    size_P = torch.arange(1, truth_NKP.shape[2] + 1, device=truth_NKP.device)
+    jaccard_NKP = 1 - (total_NK1 - seen_NKP) / (total_NK1 + size_P - seen_NKP)
+    return jaccard_NKP.diff(dim=2, prepend=jaccard_NKP.new_zeros(1, 1, 1).expand(*jaccard_NKP.shape[:2], 1))

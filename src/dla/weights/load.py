@@ -107,10 +107,11 @@ def load_dense(
     *,
     architecture: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> LoadedModel[Dense]:
     """Build the segmentation or boundary network that `source` names, with its weights, in training mode.
 
-    Arguments are those of `load_model`.
+    Arguments are those of `load_model`; `options` are of the backbone.
 
     Raises:
         UsageError: it is of another task.
@@ -119,7 +120,7 @@ def load_dense(
     files = open_files(source, cache_dir)
     config, weights = parsed(files, architecture)
     check_task(config, files.origin, "segment", "edges")
-    model = _build_dense(config)
+    model = _build_dense(config, options)
     report = load_state(model, weights.state, where=files.origin)
     report = dataclasses.replace(report, notes=weights.notes + report.notes)
     return LoadedModel(model, config, files.origin, report, files.weights_path, files.sha256, files.source)
@@ -138,10 +139,10 @@ def load_any(
     return load_dense(files, architecture=architecture)
 
 
-def _build_dense(config: ModelConfig) -> Dense:
+def _build_dense(config: ModelConfig, options: Mapping[str, Any]) -> Dense:
     """Build a dense network without weights."""
     with torch.device("meta"):
-        backbone = build(config.architecture, num_classes=0, **config.model_args)
+        backbone = build(config.architecture, **{**config.model_args, **options, "num_classes": 0})
         ratio, up = config.dla.get("down_ratio", 2), config.dla.get("up", "bilinear")
         model = Dense.over(backbone, config.num_classes, ratio, up)
     model.pretrained_cfg = _cfg_attribute(config)
