@@ -47,6 +47,10 @@ class PartFormat(ABC, Generic[R]):
 
         return pa.array(cells, field.type)
 
+    def values(self, name: str, column: Any) -> Any:
+        """Return the cells of a column that was read."""
+        return column.to_pylist()
+
     def schema(self) -> Any:
         """Return all columns as a pyarrow schema."""
         import pyarrow as pa
@@ -108,6 +112,15 @@ class FeaturesPart(PartFormat[Features]):
                 values_RC[row] = cell
         missing = pa.array(np.array([cell is None for cell in cells], bool))
         return pa.FixedSizeListArray.from_arrays(pa.array(values_RC.ravel()), size, mask=missing)
+
+    def values(self, name: str, column: Any) -> Any:
+        """Return the cells of a column that was read; features as the rows of an array."""
+        if name != "features":
+            return super().values(name, column)
+        flat = [chunk.values.slice(chunk.offset * chunk.type.list_size, len(chunk) * chunk.type.list_size)
+                for chunk in column.chunks]  # fmt: skip
+        values = [part.to_numpy(zero_copy_only=False).astype(np.float32) for part in flat]
+        return np.concatenate(values).reshape(len(column), -1)
 
     def record(self, path: str, cells: Sequence[Any] | None, error: InputError | None, truncated: bool) -> Features:
         """Return the record of a row."""
@@ -245,7 +258,7 @@ class Part:
 
     def records(self, format: PartFormat[Any]) -> Iterator[tuple[int, Any]]:
         """Yield the rows and their records."""
-        columns = self.table.to_pydict()
+        columns = {name: format.values(name, self.table[name]) for name in self.table.schema.names}
         names = [f.name for f in format.schema()][5:]
         for i, row in enumerate(columns["row"]):
             code = columns["error_code"][i]

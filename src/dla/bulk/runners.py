@@ -25,11 +25,15 @@ _READERS = 16  # threads that read the metadata of parts
 
 @dataclass(frozen=True)
 class ShardsDone:
-    """Photos that have their records: of `earlier` runs, or those of one more shard; and their errors by code."""
+    """Photos that have their records: of `earlier` runs, or those of one more shard; and their errors by code.
+
+    `worker` is the node of a Ray cluster that made the shard.
+    """
 
     photos: int
     errors: Counter[str]
     earlier: bool = False
+    worker: str = ""
 
 
 def shards_of(run: BulkRun, options: BulkOptions) -> range:
@@ -104,13 +108,15 @@ def run_bulk(job: BulkJob, options: BulkOptions, progress: Progress = NO_PROGRES
     there -= again
     yield ShardsDone(_photos(run, there), errors, earlier=True)
     missing = [shard for shard in mine if shard not in there]
-    progress.start("predicting" if job.command == "predict" else "computing", _photos(run, missing))
+    doing = "predicting" if job.command == "predict" else "computing"
+    progress.start(doing, _photos(run, missing))
     if missing:
         tasks = (ShardTask(shard, run.rows_of(shard)) for shard in missing)
         with _pool(job, options, len(missing)) as pool:
             for result in Scheduler(pool, tasks).results():
                 progress.advance(len(result.task.rows))
-                yield ShardsDone(len(result.task.rows), result.errors)
+                progress.note(doing)  # into the log of a job, now and then, with the rate and the time left
+                yield ShardsDone(len(result.task.rows), result.errors, worker=result.worker)
 
 
 def photos_of_run(job: BulkJob, options: BulkOptions) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.common import (
@@ -207,10 +208,15 @@ def _run(args: Namespace, name: str) -> int:
             del network  # the processes have their own
             counter.kept = f" Finished shards are in {args.output}; the same command continues the run"
             counter.begin(PhotoFinder(()), photos_of_run(job, options))
+            by_worker = Counter[str]()
             for done in run_bulk(job, options, progress):
+                by_worker.update([done.worker] if done.worker else ())
                 counter.done += done.photos
                 counter.before += done.photos if done.earlier else 0
                 counter.errors.update(done.errors)
+        if args.verbose and by_worker:
+            shares = ", ".join(f"{count:,} by node {worker[:12]}" for worker, count in by_worker.items())
+            log(args, f"dla: shards made: {shares}")
     return counter.exit_code
 
 

@@ -52,7 +52,7 @@ def build_subparser(name: str) -> Parser:
     parser.flag(
         "data",
         metavar="DATA",
-        help="a folder with one subfolder per class, or with train/ and val/; or a .csv, .tsv or .parquet file",
+        help="a folder with one subfolder per class, or with train/ and val/; or a table, an archive or an address",
     )
     parser.flag("--task", type=TaskName, default="classify", help="what the photos are for: a class each, masks, or "
                 "boundaries")  # fmt: skip

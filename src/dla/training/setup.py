@@ -56,7 +56,9 @@ def with_data(recipe: Recipe, data: str | Path | None) -> Recipe:
     if (address := address_of(photos)) is not None:
         return replace(recipe, photos=address)
     if not Path(photos).exists():
-        raise UnavailableError(f"{photos} does not exist. Give a folder with one subfolder per class, or a table")
+        raise UnavailableError(
+            f"{photos} does not exist. Give a folder with one subfolder per class, a table or an archive"
+        )
     place = Path(photos)
     # the paths in a table are relative to the table's own folder, so a link to a table is not resolved
     whole = place.parent.resolve() / place.name if place.is_file() else place.resolve()
