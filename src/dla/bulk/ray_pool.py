@@ -69,7 +69,8 @@ def open_ray(job: BulkJob, address: str | None, shards: int) -> Iterator[RayPool
     before = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
-            ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            # "local": without it, Ray connects to a cluster that somebody else has started here
+            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         else:
             ray.init(address=address, **quiet)
         signal.signal(signal.SIGTERM, before)  # Ray sets its own, with another exit code
@@ -126,7 +127,6 @@ class _Placed:
     node: str = ""
     task: ShardTask | None = None
     died_over: ShardTask | None = None
-    how: str = ""
 
 
 class RayPool:
@@ -197,7 +197,7 @@ class RayPool:
         if placed.task is None:
             time.sleep(_PAUSE_S)  # it is not up yet
         else:
-            placed.task, placed.died_over, placed.how = None, placed.task, str(error).splitlines()[0][:120]
+            placed.task, placed.died_over = None, placed.task
         self._start(placed)
 
     def _lost(self) -> list[ShardResult | WorkerDeath]:
@@ -209,7 +209,8 @@ class RayPool:
 
     def _death(self, placed: _Placed, by_itself: bool) -> WorkerDeath | None:
         task, placed.died_over = placed.died_over, None
-        return None if task is None else WorkerDeath(task, by_itself, placed.how)
+        how = "a worker of Ray" if by_itself else "its node is lost"
+        return None if task is None else WorkerDeath(task, by_itself, how)
 
     def _nodes(self) -> set[str]:
         return {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}

@@ -113,7 +113,7 @@ def run_bulk(job: BulkJob, options: BulkOptions, progress: Progress = NO_PROGRES
     if missing:
         tasks = (ShardTask(shard, run.rows_of(shard)) for shard in missing)
         with _pool(job, options, len(missing)) as pool:
-            for result in Scheduler(pool, tasks).results():
+            for result in Scheduler(pool, tasks, progress).results():
                 progress.advance(len(result.task.rows))
                 progress.note(doing)  # into the log of a job, now and then, with the rate and the time left
                 yield ShardsDone(len(result.task.rows), result.errors, worker=result.worker)

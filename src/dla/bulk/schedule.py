@@ -14,6 +14,7 @@ from typing import Protocol
 
 from dla.bulk.shard import ShardResult, ShardTask
 from dla.errors import DlaError
+from dla.types import NO_PROGRESS, Progress
 
 TRIES = 2  # deaths of a whole shard, or of a photo alone, that make it suspicious
 
@@ -57,13 +58,12 @@ class _Search:
 class Scheduler:
     """Makes shards by a pool. `results` yields those whose parts are written, in any order."""
 
-    def __init__(self, pool: WorkerPool, shards: Iterable[ShardTask]) -> None:
-        self.pool = pool
+    def __init__(self, pool: WorkerPool, shards: Iterable[ShardTask], progress: Progress = NO_PROGRESS) -> None:
+        self.pool, self.progress = pool, progress
         self.waiting = deque[ShardTask]()
         self.shards = iter(shards)
         self.searches: dict[int, _Search] = {}
         self.running = 0
-        self.lost = Counter[int]()
 
     def results(self) -> Iterator[ShardResult]:
         """Yield the result of each shard.
@@ -94,6 +94,7 @@ class Scheduler:
 
     def _died(self, death: WorkerDeath) -> None:
         task = death.task
+        self.progress.log(f"the process of shard {task.shard} died ({death.how}), and what it was at is done again")
         if not death.by_itself:
             self.waiting.append(task)
             return

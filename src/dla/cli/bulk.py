@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from dla.cli.common import (
@@ -194,7 +195,8 @@ def _run(args: Namespace, name: str) -> int:
         from dla.bulk.runners import photos_of_run, prepare_output, resolve, run_bulk
 
         prepare_output(args.output, force=args.force)
-        with show_progress(args.quiet) as progress:
+        # Ray prints on standard output
+        with open(os.devnull, "w") as null, redirect_stdout(null), show_progress(args.quiet) as progress:
             job, network = resolve(job, options.rows_per_shard, settings)
             for note in network.notes:
                 log(args, f"dla: {note}")
