@@ -41,6 +41,7 @@ LOCK = .venv/tools/bin/uv pip compile --quiet pyproject.toml --group build -c re
 requirements: .venv/tools
 	$(LOCK) --all-extras $(UPGRADE) -o requirements/all.txt
 	$(LOCK) --extra demo -c requirements/all.txt -o requirements/demo.txt
+	$(LOCK) --extra serve -c requirements/all.txt -o requirements/serve.txt
 	$(LOCK) -c requirements/all.txt -o requirements/package.txt
 
 # The wheel, tried in an empty environment, and the list of what is in that environment (SBOM).

@@ -18,16 +18,17 @@ from dla.cli import COMMANDS, main
 from dla.errors import ERROR_CODES
 from dla.inference.classifier import draw_prediction
 from dla.inference.result_files import PredictionWriter
+from dla.serving.answers import ERRORS
 
 SUBCOMMANDS = {"data": ("check",), "bulk": ("plan", "predict", "features", "segment", "edges", "collect")}
 DOCS = Path(__file__).parent
 COFFEE = "src/dla/shipped/photos/coffee.jpg"  # from the root of the repository
 
 VARIABLES = """\
-`dla predict`, `dla segment`, `dla edges`, `dla features` and `dla train` also take their options from variables:
-`DLA_TOPK=3` is `--topk 3`. The command line goes before a file of options, and that before the variables. No other
-command has variables, except that `dla info`, `dla draw`, `dla bench` and `dla validate` without a name are about the
-network that `DLA_MODEL` names.
+`dla predict`, `dla explain`, `dla segment`, `dla edges`, `dla features`, `dla serve` and `dla train` also take their
+options from variables: `DLA_TOPK=3` is `--topk 3`. The command line goes before a file of options, and that before the
+variables. No other command has variables, except that `dla info`, `dla draw`, `dla bench` and `dla validate` without a
+name are about the network that `DLA_MODEL` names.
 """
 
 
@@ -65,10 +66,13 @@ def run(check: bool) -> int:
     lines, picture = example()
     head = "\n| code | what it means |\n| --- | --- |\n"
     codes = head + "".join(f"| `{code}` | {meaning} |\n" for code, meaning in ERROR_CODES.items()) + "\n"
-    readme, errors = DOCS.parent / "README.md", DOCS / "errors.md"
+    rows = "".join(f"| {status} | `{code}` | {when} |\n" for code, (status, when) in ERRORS.items())
+    refusals = f"\n| status | code | when |\n| --- | --- | --- |\n{rows}\n"
+    readme, errors, serve = DOCS.parent / "README.md", DOCS / "errors.md", DOCS / "serve.md"
     wanted = {
         DOCS / "commands.md": commands(),
         errors: filled(errors.read_text(), "codes", codes),
+        serve: filled(serve.read_text(), "errors", refusals),
         readme: filled(readme.read_text(), "coffee", lines),
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]

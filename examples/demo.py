@@ -47,6 +47,10 @@ def main(folder: Path) -> None:
         f"{cores()} threads). Pictures: {folder}/*.png"
     )
     print(f"It knows {len(classifier.classes)} classes; `dla predict --model dla60` knows a thousand.")
+    print(
+        "In a browser, with your own photos: .venv/bin/pip install '.[serve]' once, then .venv/bin/dla serve, and open "
+        "http://127.0.0.1:8080"
+    )
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ ORDER = (
     "exporting",
     "benchmarking",
     "bulk",
+    "serving",
     "__init__",
     "cli",
     "__main__",

@@ -40,6 +40,10 @@ from .inference.classifier import Prediction as Prediction
 from .inference.classifier import load as load
 from .inference.edge_detector import Boundaries as Boundaries
 from .inference.edge_detector import EdgeDetector as EdgeDetector
+from .inference.explain import Activations as Activations
+from .inference.explain import ExplainedClass as ExplainedClass
+from .inference.explain import Explanation as Explanation
+from .inference.explain import NodeActivation as NodeActivation
 from .inference.segmenter import Segmentation as Segmentation
 from .inference.segmenter import Segmenter as Segmenter
 from .metrics.classification import Comparison as Comparison

@@ -20,6 +20,8 @@ from dla.weights.shards import stored_bytes
 from dla.weights.spec import ModelSource, guesses, open_files, read_header, shipped, shipped_names
 
 if TYPE_CHECKING:
+    from dla.inference.classifier import Classifier
+    from dla.inference.dense_model import DenseModel
     from dla.inference.open_engine import EngineChoice
     from dla.models.dense import Dense
     from dla.models.dla import DLA
@@ -168,7 +170,7 @@ def _not_here(r: Row, nodes: bool) -> ModelInfo:
     with torch.device("meta"):
         model = build(r.name)
     config = ModelConfig(r.name, model.num_classes, pretrained_cfg=r.pretrained_cfg().to_dict())
-    return _info(r.tagged_name, model, config, r, stored_of_row(r), nodes)
+    return _info(r.tagged_name, _shapes(model), config, r, stored_of_row(r), nodes)
 
 
 def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
@@ -183,21 +185,54 @@ def info_of(loaded: LoadedModel[Any], *, nodes: bool = False) -> ModelInfo:
     else:
         weights = StoredWeights("shipped" if source.name else "here", size, path=path)
         name = source.name or os.path.abspath(source.where)
-    return _info(name, loaded.model, loaded.config, r, weights, nodes, loaded)
+    found = _ReadWeights(loaded.digest, loaded.origin, _notes(loaded.source, loaded.config, loaded.report.notes))
+    return _info(name, _shapes(loaded.model), loaded.config, r, weights, nodes, found)
+
+
+def info_of_network(source: str, network: Classifier | DenseModel) -> ModelInfo:
+    """Describe an opened network, without PyTorch unless its engine is PyTorch; its paths are left out."""
+    from dla.engines.base import NetworkEngine
+
+    engine = network.engine
+    if isinstance(engine, NetworkEngine):
+        parsed = open_files(source).source
+        shapes = {name: tuple(values.shape) for name, values in engine.network.state.items()}
+        found = _ReadWeights(network.sha256, None, _notes(parsed, network.config, network.notes))
+        state: Literal["cached", "shipped", "here"] = (
+            "cached" if parsed.kind == "hub" else "shipped" if parsed.name else "here"
+        )
+        known = _info(source, shapes, network.config, _row_of(parsed), StoredWeights(state), False, found)
+    else:
+        known = info(source)
+    return replace(known, origin=None, weights=replace(known.weights, path=None))
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadWeights:
+    """What reading the weights has told."""
+
+    sha256: str
+    origin: str | None
+    notes: tuple[str, ...]
+
+
+def _shapes(model: DLA | Dense) -> flops.LayerShapes:
+    from dla.weights.keys import shapes_of
+
+    return shapes_of(model.state_dict())
 
 
 def _info(
     name: str,
-    model: DLA | Dense,
+    shapes: flops.LayerShapes,
     config: ModelConfig,
     r: Row | None,
     weights: StoredWeights,
     nodes: bool,
-    loaded: LoadedModel[Any] | None = None,
+    found: _ReadWeights | None = None,
 ) -> ModelInfo:
     """Build the description; `r` is the table's row of the released weights, or None."""
     from dla.inference.classifier import class_names
-    from dla.weights.keys import shapes_of
 
     cfg, dla_config = config.pretrained_cfg, config.dla
     height, width = config.photo_size
@@ -207,12 +242,12 @@ def _info(
         model=name,
         architecture=config.architecture,
         task=_if(str, dla_config.get("task")) or "classify",
-        params=sum(p.numel() for p in model.parameters()),
-        macs=flops.macs(shapes_of(model.state_dict()), (height, width), config.model_args.get("output_stride", 32)),
+        params=flops.parameters(shapes),
+        macs=flops.macs(shapes, (height, width), config.model_args.get("output_stride", 32)),
         input_size=(config.in_chans, height, width),
         weights=weights,
-        sha256=loaded.digest if loaded else None,
-        origin=loaded.origin if loaded else None,
+        sha256=found.sha256 if found else None,
+        origin=found.origin if found else None,
         homepage=(r.origin if r else _if(str, cfg.get("origin_url"))) or None,
         license=license_,
         restrictions=_NO_LICENCE if license_ == "unknown" else None,
@@ -224,7 +259,7 @@ def _info(
         published={"top1": r.top1, "top5": r.top5} if r and r.top1 and r.top5 else None,
         results=_if(dict, dla_config.get("results")),
         recipe=_if(dict, dla_config.get("recipe")),
-        notes=_notes(loaded) if loaded else (),
+        notes=found.notes if found else (),
         nodes=_nodes(config) if nodes else None,
     )
 
@@ -241,11 +276,10 @@ def _nodes(config: ModelConfig) -> tuple[Mapping[str, Any], ...]:
     return tuple(asdict(node) for node in nodes(model))
 
 
-def _notes(loaded: LoadedModel[Any]) -> tuple[str, ...]:
-    guessed = guesses(loaded.source, loaded.config)
-    stride = loaded.config.model_args.get("output_stride", 32)
+def _notes(source: ModelSource, config: ModelConfig, notes: tuple[str, ...]) -> tuple[str, ...]:
+    stride = config.model_args.get("output_stride", 32)
     strided = "" if stride == 32 else f"output stride {stride} instead of 32, which timm cannot read"
-    return loaded.report.notes + tuple(filter(None, (guessed, strided)))
+    return notes + tuple(filter(None, (guesses(source, config), strided)))
 
 
 def _preprocessing(config: ModelConfig) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ Command-line flags and keyword arguments take their defaults from here. This mod
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -26,9 +27,52 @@ TargetName = Literal["onnx", "openvino", "pt2"]
 RunnerName = Literal["local", "ray"]
 
 
+CGROUPS = "/sys/fs/cgroup"
+
+
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use: those of its affinity, or its container's quota."""
+    allowed, quota = _affinity(), cpu_quota(CGROUPS)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def limit_threads() -> None:
+    """Have PyTorch, if it is imported later, compute with `cores` threads where a container's quota leaves fewer."""
+    if cores() < _affinity():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
+
+def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(root: str, own: str = "/proc/self/cgroup") -> float | None:
+    """Return the cores that the control groups of this process leave it, the fewest of any level; None: no limit.
+
+    Args:
+        root: where control groups (version 2) are mounted. In a container its own group is at the root.
+        own: the file that names this process's group.
+    """
+    group = ""
+    for line in _lines_of(own):
+        if line.startswith("0::"):
+            group = line[3:].strip()
+    levels = [part for part in group.split("/") if part not in ("", "..")]
+    quotas = []
+    for depth in range(len(levels) + 1):
+        for line in _lines_of(os.path.join(root, *levels[:depth], "cpu.max")):
+            quota, _, period = line.partition(" ")
+            if quota.isdigit() and period.strip().isdigit():
+                quotas.append(int(quota) / max(1, int(period)))
+    return min(quotas, default=None)
+
+
+def _lines_of(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readlines()
+    except OSError:
+        return []  # another system, or another version of control groups
 
 
 def option(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
@@ -89,6 +133,15 @@ class PredictOptions(_Checked):
     """What a prediction holds."""
 
     topk: int = option(5, "classes per photo", 1, 100_000)
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """Which class is explained, and at which map."""
+
+    class_id: str | None = option(None, "class to explain, by id or unique label (default: the most probable one)")
+    against: str | None = option(None, "explain the class rather than this one")
+    at: str = option("level5", "level0 to level5, or a node that dla info MODEL --nodes lists")
 
 
 @dataclass(frozen=True)
@@ -182,6 +235,42 @@ class BoundaryOptions(_Checked):
     tolerance: float = option(0.0075, "boundaries: largest distance of a match, as a share of the diagonal", 1e-6, 1)
     nms: bool = True
     nms_m: float = option(1.01, "boundaries: factor of non-maximum suppression; above 1, wider maxima stay", 0.1, 10)
+
+
+AccessLog = Literal["off", "json"]
+
+
+@dataclass(frozen=True)
+class ServeOptions(_Checked):
+    """Where a service listens, how much it takes at once, and how long it waits.
+
+    allow_host: names in `Host` that are answered, besides IP addresses, localhost and `host`.
+    cors: origins whose pages may use the service.
+    """
+
+    name: str | None = option(None, "the model's name in the Open Inference Protocol (default: its folder's)")
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(8080, "port; 0: any that is free", 0, 65_535)
+    uds: str | None = option(None, "listen on this Unix socket instead")
+    root_path: str = option("", "path under which a proxy shows the service")
+    proxy_headers: bool = option(False, "take the client's address from the X-Forwarded-For of a proxy on this machine")
+    allow_host: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
+    token_file: str | None = option(None, "a file with the token that requests must carry; read again at SIGHUP")
+    max_batch: int = option(8, "photos that the engine takes at once", 1, 1024)
+    queue: int = option(64, "photos that wait or are in work; further requests get 503", 1, 100_000)
+    decoders: int = option(2, "threads that decode and resize photos", 1, 1024)
+    max_body: int = option(32, "largest body of a request, in MiB", 1, 1024)
+    max_megapixels: float = option(50.0, "refuse larger photos", 1e-6, 1e6)
+    max_connections: int = option(512, "connections at once; further ones get 503", 1, 100_000)
+    receive_timeout: float = option(20.0, "seconds in which a request must have come", 0.1, 3600)
+    timeout: float = option(30.0, "seconds in which a photo must be answered; then 504", 0.1, 3600)
+    keep_alive: float = option(5.0, "seconds that a connection may be idle", 0.1, 3600)
+    drain: float = option(2.0, "seconds after SIGTERM in which new requests are still answered", 0, 3600)
+    grace: float = option(20.0, "seconds after SIGTERM after which requests are cut off", 0, 3600)
+    no_page: bool = option(False, "serve no page at /")
+    no_metrics: bool = option(False, "serve no /metrics")
+    access_log: AccessLog = option("off", "json: a line for each request on standard error")
 
 
 TILE_OVERLAP = 256  # of neighbouring tiles, in pixels; the effective receptive field is smaller: benchmarks/tiles.py

@@ -31,6 +31,7 @@ def test_it_says_which_command(
     for words, origin, what in (
         (["predict", photo, "--model", "roads"], "roads", "a segmentation network. Use: dla segment"),
         (["features", photo, "-o", "f.npz", "--model", "roads"], "roads", "a segmentation network. Use: dla segment"),
+        (["explain", photo, "-o", "m", "--model", "roads"], "roads", "a segmentation network. Use: dla segment"),
         (["edges", photo, "--model", "roads"], "roads", "a segmentation network. Use: dla segment"),
         (["predict", photo, "--model", "outlines"], "outlines", "a boundary network. Use: dla edges"),
         (["segment", photo, "--model", "outlines"], "outlines", "a boundary network. Use: dla edges"),

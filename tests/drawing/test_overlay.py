@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dla.drawing.overlay import MOST_NAMED, OPACITY, draw_overlay
-from dla.drawing.palette import class_palette
+from dla.drawing.overlay import HEAT_OPACITY, MOST_HEAT_SIDE, MOST_NAMED, OPACITY, draw_heat_map, draw_overlay
+from dla.drawing.palette import class_palette, heat_colors
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
 
@@ -42,3 +42,35 @@ def test_long_and_many_names() -> None:
     page = draw_overlay(Image.new("RGB", (480, 360)), np.zeros((360, 480), np.uint8), class_palette(100), names)
     assert page.width <= 480
     assert page.height < 360 + 25 * (MOST_NAMED + 3)
+
+
+def test_a_heat_map_lies_on_its_box_and_the_rest_is_grey() -> None:
+    photo = Image.new("RGB", (400, 240), (100, 60, 20))
+    map_hw = np.array([[-5.0, 0.0], [0.0, 2.0]], np.float32)
+    page = np.asarray(draw_heat_map(photo, map_hw, (80.0, 0.0, 320.0, 240.0), ("cat  70 %", "4 places")))
+    most, none = (
+        (1 - HEAT_OPACITY) * np.array([100, 60, 20]) + HEAT_OPACITY * heat_colors(np.array(v)) for v in (1, 0)
+    )
+    for place, wanted in (((210, 290), most), ((30, 110), none), ((10, 85), none)):
+        assert np.abs(page[place] - wanted).max() <= 1
+    for place in ((120, 78), (120, 321), (0, 0)):
+        assert len(set(page[place])) == 1
+    assert (page[240:] == page[-1, -1]).all(2).mean() > 0.8
+    assert (page[240:] != page[-1, -1]).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (480, 360), (3000, 2000)])
+@pytest.mark.parametrize("box", [(0.2, 0.2, 0.8, 0.8), (-1.0, 0.0, 2.0, 1.0)])
+def test_every_size_has_a_heat_map(size: tuple[int, int], box: tuple[float, ...]) -> None:
+    scaled = tuple(part * side for part, side in zip(box, 2 * size, strict=True))
+    page = draw_heat_map(
+        Image.new("RGB", size), -np.ones((3, 2), np.float32), scaled, ("nothing \x1b[2J speaks for it",)
+    )
+    assert page.width >= min(size[0], MOST_HEAT_SIDE)
+    assert page.height > min(size[1], MOST_HEAT_SIDE * size[1] // max(size))
+
+
+def test_the_colours_of_heat_grow_lighter_evenly() -> None:
+    colors = heat_colors(np.linspace(0, 1, 101)).astype(float)
+    lightness = colors @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(lightness) > 0).all()

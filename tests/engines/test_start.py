@@ -85,6 +85,10 @@ def test_features_load_no_torch(tmp_path: Path) -> None:
     assert watched(tmp_path, "-m", "dla", *words) == "loaded []"
 
 
+def test_a_class_activation_map_loads_no_torch(tmp_path: Path) -> None:
+    assert watched(tmp_path, "-m", "dla", "explain", str(COFFEE), "-o", "why", "--engine", "openvino") == "loaded []"
+
+
 def test_openvino_beside_dla_is_whole(tmp_path: Path) -> None:
     code = "import dla; dla.load().predict({!r}); from openvino.tools.ovc import telemetry_stub; print(telemetry_stub)"
     done = subprocess.run([sys.executable, "-c", code.format(str(COFFEE))], capture_output=True, text=True)

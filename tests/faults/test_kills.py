@@ -15,9 +15,9 @@ KILL_RUNS = Path(__file__).parent / "kill_runs.py"
 
 
 def test_twenty_kills_change_no_bit() -> None:
-    """Five in each of four runs with settings of their own, while they save and while they do not."""
+    """Four in each of six runs with settings of their own, while they save and while they do not."""
     done = subprocess.run(
-        [sys.executable, KILL_RUNS, "--kills", "20", "--chain", "5"],
+        [sys.executable, KILL_RUNS, "--kills", "20", "--chain", "4"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -26,4 +26,4 @@ def test_twenty_kills_change_no_bit() -> None:
     )
     assert found is not None, done.stdout
     assert int(found[1]) >= 20
-    assert int(found[2]) >= 4
+    assert int(found[2]) >= 5

@@ -289,3 +289,24 @@ def test_a_very_long_photo_takes_little_memory() -> None:
     )
     env = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
+@pytest.mark.parametrize("crop_pct", [0.5, 0.875, 1.0, 1.25])
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("photo", [(250, 90), (90, 250), (64, 64), (251, 199)])
+def test_the_seen_box_is_where_the_pixels_come_from(photo: tuple[int, int], mode: Any, crop_pct: float) -> None:
+    width, height = photo
+    x_HW, y_HW = np.meshgrid(np.arange(width), np.arange(height))
+    coordinates = Image.fromarray(np.stack([x_HW, y_HW, np.full_like(x_HW, 255)], -1).astype(np.uint8))
+    preprocessing = Preprocessing((32, 48), crop_pct, mode, "bilinear", mean=(0, 0, 0))
+    pixels = preprocessing.pixels(coordinates).astype(float)
+    left, top, right, bottom = preprocessing.seen_box(photo)
+    inside = pixels[:, :, 2] > 250  # and no padding
+    x_W = left + (np.arange(48) + 0.5) * (right - left) / 48 - 0.5
+    y_H = top + (np.arange(32) + 0.5) * (bottom - top) / 32 - 0.5
+    tolerance = 1.5 + max((right - left) / 48, (bottom - top) / 32)  # of the borders, where the filter is cut off
+    assert inside.any()
+    assert np.abs(pixels[:, :, 0] - x_W)[inside].max() < tolerance
+    assert np.abs(pixels[:, :, 1] - y_H[:, None])[inside].max() < tolerance
+    outside = (x_W < -1) | (x_W > width)
+    assert not inside[:, outside].any()

@@ -10,7 +10,7 @@ from dla.errors import UnknownNameError
 from dla.models.build import build
 from dla.models.dla import DLA
 from dla.models.fuse import fuse_conv_bn
-from dla.models.nodes import nodes, truncate
+from dla.models.nodes import nodes, tap, truncate
 from dla.models.registry import row
 from dla.models.tree import Node
 from support.oracle import randomise, relative, timm
@@ -141,6 +141,22 @@ def test_folded_networks_are_cut_too_and_cut_ones_fold() -> None:
     folded = fuse_conv_bn(truncate(net, "level4.tree1"))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert relative(folded(x_N3HW).detach(), maps["level4.tree1"]) < 1e-9
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "bottle2neck"])
+def test_all_maps_come_from_one_pass(block: str, fold: bool) -> None:
+    net = tiny(block).double()
+    randomise(net)
+    x_N3HW = X_N3HW.double()
+    maps = maps_of(net, x_N3HW)
+    names = tuple(dict.fromkeys(name for node in nodes(net) for name in (node.name, *node.inputs)))
+    *found, logits = tap(fuse_conv_bn(net) if fold else net.eval(), ("level0", *names))(x_N3HW)
+    for name, map_NCHW in zip(("level0", *names), found, strict=True):
+        assert relative(map_NCHW.detach(), maps[name]) < 1e-9, name
+    assert relative(logits.detach(), net(x_N3HW).detach()) < 1e-9
+    with pytest.raises(UnknownNameError, match="level9"):
+        tap(net, ("level4", "level9"))
 
 
 def test_the_parameters_are_the_networks_own_and_its_mode_counts() -> None:

@@ -1,7 +1,7 @@
 """Runs the blocks of one page in order, in this process, which stands in a folder with cat.jpg and photos/.
 
 Python blocks share their names, as a reader's session would. Of a bash block each line runs: `dla` here, what has a
-pipe in a shell.
+pipe in a shell. `dla serve` goes on to the end of the page, on a port of its own.
 """
 
 import gc
@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 # Lines that need the network or hours; test_blocks.py holds them against Makefile and pyproject.toml.
@@ -26,6 +27,17 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
     yield from BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
+SERVED = "http://127.0.0.1:8080"  # where the page says that its service is
+
+
+def serve(words: list[str], services: ExitStack) -> str:
+    """Start a service; its address once it answers."""
+    started = services.enter_context(subprocess.Popen([*words, "--port", "0"], stdout=subprocess.PIPE, text=True))
+    services.callback(started.terminate)
+    assert started.stdout is not None
+    return started.stdout.readline().strip()
+
+
 def run_line(line: str) -> None:
     words = [os.path.expanduser(word) for word in shlex.split(line, comments=True)]
     if re.search(r"[|>]", line):
@@ -36,6 +48,8 @@ def run_line(line: str) -> None:
         understand(*words[1:])
     elif words and words[0] == "dla":
         code(words[1:])
+    elif words[:1] == ["curl"]:
+        subprocess.run([*words, "--fail", "--silent"], check=True)
     elif words[:1] == ["python"] and not NOT_RUN.fullmatch(line):
         subprocess.run([sys.executable, *words[1:]], check=True)
     elif words and not NOT_RUN.fullmatch(line):
@@ -59,16 +73,21 @@ def code(words: list[str]) -> None:
 
 def run(page: Path) -> int:
     names: dict[str, object] = {"__name__": "__main__"}
-    count = 0
-    for language, text in blocks(page):
-        if language == "python":
-            exec(compile(text, f"{page.name}, block {count + 1}", "exec"), names)
-        elif language == "bash":
-            for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-                run_line(line)
-        else:
-            continue
-        count += 1
+    count, address = 0, SERVED
+    with ExitStack() as services:
+        for language, text in blocks(page):
+            text = text.replace(SERVED, address)
+            if language == "python":
+                exec(compile(text, f"{page.name}, block {count + 1}", "exec"), names)
+            elif language == "bash":
+                for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+                    if line.startswith("dla serve "):
+                        address = serve(shlex.split(line, comments=True), services)
+                    else:
+                        run_line(line)
+            else:
+                continue
+            count += 1
     return count
 
 

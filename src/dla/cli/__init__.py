@@ -25,10 +25,12 @@ from dla.version import __version__
 
 COMMANDS = {
     "predict": "classify photos",
+    "explain": "show which places of photos speak for a class",
     "segment": "assign a class to each pixel of photos",
     "edges": "find the boundaries in photos",
     "features": "extract features of photos as arrays",
     "bulk": "answer millions of photos in shards, on one machine or many",
+    "serve": "serve a model over HTTP, with a page for people",
     "models": "list the networks and their weights",
     "info": "show everything about one network",
     "draw": "draw a network's aggregation trees",
@@ -121,6 +123,9 @@ def _command(argv: Sequence[str]) -> Callable[[list[str]], int]:
     if argv[0] not in COMMANDS:
         raise UnknownNameError("command", argv[0], COMMANDS, see="dla --help")
     run: Callable[[list[str]], int] = importlib.import_module(f"dla.cli.{argv[0]}").run
+    from dla.options import limit_threads  # here, because --help and --version need no options
+
+    limit_threads()
     return run
 
 

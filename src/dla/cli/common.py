@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from dla.cli.progress import ProgressBar
-    from dla.inference.classifier import Classifier, Features, Prediction
-    from dla.inference.edge_detector import Boundaries
-    from dla.inference.segmenter import Segmentation
+    from dla.inference.classifier import Classifier
+    from dla.inference.pipeline import InputRecord
 
 
 def add_input_flags(parser: Parser, model: str = DEFAULT_MODEL) -> None:
@@ -208,7 +207,7 @@ class RunCounter:
             self.total = count_photos(self.args)
         return None if self.total is None else self.total - self.before
 
-    def add(self, record: Prediction | Features | Segmentation | Boundaries, progress: Progress) -> None:
+    def add(self, record: InputRecord, progress: Progress) -> None:
         """Count one record, and report its error."""
         self.done += 1
         progress.advance()
@@ -254,7 +253,7 @@ class RunCounter:
             counts = f"{self.done - failed:,} answered, {failed:,} failed ({codes}{where})"
         earlier = f" ({self.before:,} of them in an earlier run)" if self.before else ""
         rate = self._rate(seconds)
-        pace = "" if rate is None else f", {rate:.0f} photos/s"
+        pace = "" if rate is None else f", {rate:.{0 if rate >= 10 else 1}f} photos/s"
         log(self.args, f"{self.done:,} photos{earlier}: {counts}. {seconds:.1f} s{pace}.")
 
     def _rate(self, seconds: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What `dla segment` and `dla edges` share: flags, the folder of files, and the loop over photos."""
+"""What `dla segment`, `dla edges` and `dla explain` share: the folder of files; and of the first two, the loop."""
 
 from __future__ import annotations
 
@@ -59,12 +59,17 @@ def add_dense_flags(parser: Parser, task: str, output: str) -> None:
     """Add the flags that both commands have; `output` is the help of --output."""
     add_input_flags(parser, DEFAULTS[task])
     parser.options(DenseOptions, size="trained|native|N", tile="N")
+    add_output_flags(parser, output)
+    add_record_flags(parser, "replace the files of an earlier run in --output")
+    add_run_flags(parser, batches=False)
+
+
+def add_output_flags(parser: Parser, output: str) -> None:
+    """Add the flags about records and files; `output` is the help of --output."""
     parser.flag("--format", type=ResultFormat, default="table", help="format of the records on standard output")
     parser.flag("-o", "--output", metavar="DIR", help=output)
     parser.flag("--resume", action="store_true", help="continue an interrupted run in --output with the same model, "
                 "settings and inputs")  # fmt: skip
-    add_record_flags(parser, "replace the files of an earlier run in --output")
-    add_run_flags(parser, batches=False)
 
 
 def check_output(args: Namespace, needs_folder: tuple[str, ...] = ()) -> None:
@@ -91,6 +96,14 @@ def _records(args: Namespace) -> str:
     from dla.inference.segment_files import RECORDS
 
     return os.path.join(args.output, RECORDS)
+
+
+def pinned_engine(args: Namespace) -> None:
+    """Have a resumed run take the engine that began it."""
+    if args.resume and args.engine == "auto":
+        from dla.inference.result_files import engine_of
+
+        args.engine = engine_of(_records(args))
 
 
 def check_default(model: str, task: str) -> None:
@@ -135,16 +148,13 @@ def answer_photos(
     seen = {key: args[key] for key in ("size", "tile")}
     options = options | seen | reading_options(args)
     finder, photos = find_photos(args, TO_DO[task], task)
-    if args.resume and args.engine == "auto":
-        from dla.inference.result_files import engine_of
-
-        args.engine = engine_of(_records(args))
+    pinned_engine(args)
     expected = count_photos(args, MANY)
     network: Any = load_dense(args, task, expected)
     network((), **options)  # checks the options before a file is emptied
     printer, files = outputs(network)
     fixed = {key: args[key] for key in (*settings, *seen, "allow_truncated", "max_megapixels", "max_megabytes")}
-    with _stored(args, task, network, fixed, photos, files) as (store, before, left):
+    with stored(args, task, network, fixed, photos, files) as (store, before, left):
         if args.output is not None:
             counter.kept = f" Their files are in {args.output}; --resume continues the run"
         counter.begin(finder, None if expected == MANY else expected, before.count, before.errors)
@@ -157,7 +167,7 @@ def answer_photos(
 
 
 @contextmanager
-def _stored(
+def stored(
     args: Namespace, task: str, network: Any, settings: dict[str, Any], photos: Iterator[str], files: PhotoFiles
 ) -> Iterator[tuple[Callable[[Any], None], FinishedResults, Iterator[str]]]:
     """Open --output and --coco; yield a function that stores a record, what is stored already, and what is left."""

@@ -7,8 +7,8 @@ Exit code 0: all inputs were answered, or all but --max-failed; 1: more failed; 
 an earlier run; 3: the weights are missing or damaged.
 
 example:
-  dla edges photo.jpg --model my-run/best --output edges/
-  dla edges holiday/ --model my-run/best -o edges/ --threshold 0.3
+  dla edges photo.jpg --output edges/
+  dla edges holiday/ -o edges/ --threshold 0.3
   dla edges holiday/ --model my-run/best -o edges/ --resume    # continue after Ctrl-C
 """
 

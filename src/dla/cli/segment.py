@@ -5,11 +5,11 @@ Exit code 0: all inputs were segmented, or all but --max-failed; 1: more failed;
 an earlier run; 3: the weights are missing or damaged.
 
 example:
-  dla segment street.jpg --model my-run/best --output masks/
-  dla segment holiday/ --model my-run/best --format jsonl
+  dla segment street.jpg --output masks/
+  dla segment drive/ --format jsonl
   dla segment drive/ --model my-run/best -o masks/ --coco masks.json
-  dla segment drive/ --model my-run/best -o voc/ --layout voc    # to correct them in CVAT
-  dla segment drive/ --model my-run/best -o masks/ --resume    # continue after Ctrl-C
+  dla segment drive/ -o voc/ --layout voc    # to correct them in CVAT
+  dla segment drive/ -o masks/ --resume    # continue after Ctrl-C
 """
 
 from __future__ import annotations

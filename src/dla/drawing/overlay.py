@@ -1,4 +1,4 @@
-"""Draw the classes of a mask over the photo, with a legend."""
+"""Draw the classes of a mask, or a heat map, over the photo, with a legend or caption."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dla.drawing.palette import heat_colors
 from dla.errors import printable
 from dla.types import Array
 
 OPACITY = 0.5  # of the colours over the photo
+HEAT_OPACITY = 0.55
+MOST_HEAT_SIDE = 1280  # in pixels; a map of a few places shows no more in a larger picture
 MOST_NAMED = 24  # classes in the legend
 _INK, _FAINT, _PAPER, _FRAME = "#1b1f24", "#59636e", "#ffffff", "#c9d1d9"
 _LEAST_WIDTH = 260  # of the legend, in pixels
@@ -51,6 +54,45 @@ def _coloured(photo: Image.Image, mask_HW: Array, palette: Sequence[Sequence[int
             border_HW[behind] |= differs
     blended[border_HW] = colors_HW3[border_HW]
     return Image.fromarray(blended)
+
+
+def draw_heat_map(
+    photo: Image.Image, map_hw: Array, box: tuple[float, float, float, float], caption: Sequence[str]
+) -> Image.Image:
+    """Return the photo, at most `MOST_HEAT_SIDE` pixels wide and high, with the positive part of a map over it.
+
+    Args:
+        photo: the photo, RGB.
+        map_hw: values of a few places, spread over `box` by linear interpolation.
+        box: the part of the photo that the map is of: left, top, right, bottom in pixels. The rest is shown in grey.
+        caption: lines of text below, the first one in ink and the others faint.
+    """
+    scale = min(1, MOST_HEAT_SIDE / max(photo.size))
+    size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    small = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    left, top, right, bottom = (round(side * scale) for side in box)
+    positive_hw = map_hw.clip(0).astype(np.float32)
+    heat = Image.fromarray(positive_hw / max(float(positive_hw.max()), 1e-12))
+    shown = heat.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BILINEAR)
+    strength_HW = np.array(shown.crop((-left, -top, size[0] - left, size[1] - top)))
+    colored = np.array(Image.blend(small, Image.fromarray(heat_colors(strength_HW)), HEAT_OPACITY))
+    seen_HW = np.zeros(strength_HW.shape, bool)
+    seen_HW[max(0, top) : bottom, max(0, left) : right] = True
+    colored[~seen_HW] = np.array(small.convert("L").convert("RGB"))[~seen_HW]
+    return _captioned(Image.fromarray(colored), caption)
+
+
+def _captioned(picture: Image.Image, caption: Sequence[str]) -> Image.Image:
+    unit = max(13, round((picture.width * picture.height) ** 0.5 / 42))
+    font, row = ImageFont.load_default(unit), round(1.6 * unit)
+    lines = [printable(line) for line in caption]
+    width = max(picture.width, *(round(font.getlength(line)) + 2 * unit for line in lines))
+    page = Image.new("RGB", (width, picture.height + row * len(lines) + unit), _PAPER)
+    page.paste(picture, ((width - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(page)
+    for n, line in enumerate(lines):
+        pen.text((unit, picture.height + unit // 2 + n * row + row // 2), line, _FAINT if n else _INK, font, "lm")
+    return page
 
 
 class _Legend:

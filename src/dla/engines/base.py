@@ -11,6 +11,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
+import numpy as np
+
 from dla.models.registry import LOGITS, check_feature_node
 from dla.types import Array
 
@@ -83,6 +85,14 @@ class Engine(ABC):
         self._check_node(at)
         return partial(self._run, at)
 
+    def with_features(self) -> Engine:
+        """Return an engine of this network that computes features: itself, or for an int8 model the one in fp32."""
+        return self
+
+    def classifier(self) -> tuple[Array, Array]:
+        """Return the classifier's weight (K, C) and bias (K,), float32, of a network that classifies."""
+        raise NotImplementedError
+
     @abstractmethod
     def _check_node(self, at: str) -> None:
         """Raise an UnknownNameError unless the network has this feature node."""
@@ -96,6 +106,11 @@ class NetworkEngine(Engine):
     """Base class of the engines that are built from a network's operations."""
 
     network: Network
+    threads: int
+
+    def classifier(self) -> tuple[Array, Array]:  # noqa: D102
+        weight_KC11, bias_K = (self.network.state[f"fc.{part}"].astype(np.float32) for part in ("weight", "bias"))
+        return weight_KC11[:, :, 0, 0], bias_K
 
     def _check_node(self, at: str) -> None:
         check_feature_node(at, self.network.graph.nodes)

@@ -84,6 +84,9 @@ class OpenvinoEngine(NetworkEngine):
         self.whole = LOGITS if network.is_dense else None  # what the int8 network computes
         self.models = PerProcess(_Models)
 
+    def with_features(self) -> OpenvinoEngine:  # noqa: D102
+        return self if self.quantized is None else OpenvinoEngine(self.network, threads=self.threads)
+
     def _check_node(self, at: str) -> None:
         super()._check_node(at)
         if self.quantized is not None and not self.exact_features and at != self.whole:
@@ -126,8 +129,8 @@ class _Models:
 class _Compiled:
     """A network for photos of one size, compiled for latency or throughput.
 
-    While every call has one photo, all threads work on it. From the first call with several photos on, each stream
-    works on a photo of its own, also for single photos.
+    All threads work on the only photo of a call, if no other call is running. From the first call with several photos
+    on, each stream works on a photo of its own, also for single photos, unless single ones came before it.
     """
 
     def __init__(self, model: Any, size: tuple[int, ...], config: Mapping[str, Any]) -> None:
@@ -137,16 +140,21 @@ class _Compiled:
         self.for_one: Any = None
         self.for_many: Any = None
         self.free: list[list[Any]] = []  # requests that no call uses
+        self.running = 0  # calls
 
     def run(self, pixels_NHW3: Array) -> Array:
         with self.lock:
-            if len(pixels_NHW3) == 1 and self.for_many is None:
+            is_alone = self.for_many is None or (self.for_one is not None and not self.running)
+            if len(pixels_NHW3) == 1 and is_alone:
                 return self._one(pixels_NHW3)
             requests = self.free.pop() if self.free else self._requests()
-        output = _many(requests, pixels_NHW3, tuple(self.model.output(0).shape[1:]))
-        with self.lock:
-            self.free.append(requests)
-        return output
+            self.running += 1
+        try:
+            return _many(requests, pixels_NHW3, tuple(self.model.output(0).shape[1:]))
+        finally:
+            with self.lock:
+                self.free.append(requests)
+                self.running -= 1
 
     def _one(self, pixels_1HW3: Array) -> Array:
         if self.for_one is None:

@@ -23,7 +23,7 @@ from dla.engines.cpu import bf16_error, has_bf16
 from dla.engines.cuda_graph import CudaGraphs
 from dla.errors import UsageError
 from dla.models.fuse import fuse_conv_bn
-from dla.models.nodes import truncate
+from dla.models.nodes import tap, truncate
 from dla.models.normalize import Normalize
 from dla.options import Precision
 from dla.types import Array
@@ -62,11 +62,31 @@ class TorchEngine(Engine):
         folded = fuse_conv_bn(model).to(device=self.device, dtype=self.dtype)
         self.network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.truncated: dict[str, nn.Module] = {}  # parts of the network, which share its weights
+        self.tapped: dict[tuple[str, ...], nn.Module] = {}
         self.normalize = Normalize(scale_3, shift_3).to(self.device)
 
     def own_process(self) -> None:
         """Have the allocator keep freed memory for the next batch."""
         _keep_freed_memory()
+
+    def classifier(self) -> tuple[Array, Array]:  # noqa: D102
+        fc = self.network.get_submodule("fc")
+        weight, bias = (fc.get_parameter(part).detach().float().cpu().numpy() for part in ("weight", "bias"))
+        return weight[:, :, 0, 0], bias
+
+    def tap(self, names: tuple[str, ...], pixels_NHW3: Array) -> tuple[Tensor, ...]:
+        """Return the maps at feature nodes, (N, C, H, W) each, and the logits (N, K), on the engine's device.
+
+        Where gradients are enabled, they can be taken of the logits with respect to the maps.
+
+        Raises:
+            UnknownNameError: the network has no such node.
+        """
+        if names not in self.tapped:
+            self.tapped[names] = tap(self.network, names)
+        x: Tensor = self.normalize(torch.from_numpy(pixels_NHW3).to(self.device)).to(self.dtype)
+        with _threads(self.threads), _without_tf32:
+            return self.tapped[names](x.requires_grad_(torch.is_grad_enabled()))  # type: ignore[no-any-return]
 
     def _check_node(self, at: str) -> None:
         if at not in self.truncated:

@@ -94,6 +94,18 @@ class Preprocessing:
         pixels[above : above + rows, before : before + columns] = inner
         return pixels
 
+    def seen_box(self, photo: tuple[int, int]) -> Box:
+        """Return the box of a photo of (width, height) that the network sees: (left, top, right, bottom) in its pixels.
+
+        Where the network sees padding, the box reaches beyond the photo.
+        """
+        width, height = photo
+        resized = self._resized_size(height, width)
+        (top, _, above), (left, _, before) = map(_middle, resized, self.size)
+        y, x = height / resized[0], width / resized[1]
+        first, row = left - before, top - above
+        return first * x, row * y, (first + self.size[1]) * x, (row + self.size[0]) * y
+
     @property
     def target(self) -> tuple[int, int]:
         """Return the height and width that the photo is resized to fit: `size` is `crop_pct` of them."""

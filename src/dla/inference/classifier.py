@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -19,13 +20,14 @@ from dla.inference.open_engine import open_engine
 from dla.inference.pipeline import InputPipeline, PhotoInput, PhotoReader, PreparedInput
 from dla.metrics.calibration import apply_temperature
 from dla.models.registry import PRE_LOGITS
-from dla.options import BatchOptions, EngineOptions, PrecisionChoice, PredictOptions, ReadOptions
+from dla.options import BatchOptions, EngineOptions, ExplainOptions, PrecisionChoice, PredictOptions, ReadOptions
 from dla.storage.files import errors_name
 from dla.types import DEFAULT_MODEL, NO_PROGRESS, Array, ClassName, Progress
 from dla.weights.model_folder import ModelConfig, check_task
 
 if TYPE_CHECKING:
     from dla.inference.edge_detector import EdgeDetector
+    from dla.inference.explain import Activations, Explainer, Explanation
     from dla.inference.segmenter import Segmenter
 
 PREDICT_SCHEMA = "dla.predict/1"
@@ -155,11 +157,11 @@ class Classifier:
             if probabilities_K is None:
                 return Prediction(p.name, error=p.error)
             if folder is not None and p.kept is not None:
-                best = Prediction(p.name, self._best(probabilities_K, BARS))
+                best = Prediction(p.name, self.best_classes(probabilities_K, BARS))
                 picture = folder / f"{output_name(p.name)}.png"
                 with errors_name(picture):
                     draw_prediction(p.kept, best).save(picture)
-            return Prediction(p.name, self._best(probabilities_K, topk), truncated=p.truncated)
+            return Prediction(p.name, self.best_classes(probabilities_K, topk), truncated=p.truncated)
 
         return pipeline.of_photos(images, reader, self.probabilities, record)
 
@@ -185,12 +187,7 @@ class Classifier:
             images: as in `predict`: one input returns one `Features`, several a generator of them.
             at: "pre_logits", the input of the classifier, (C,); "level0" to "level5", a map (C, H, W); or the name of a
                 node, tree or block, such as "level4.tree1", also a map (`dla info MODEL --nodes` lists the nodes).
-            batch_size: as in `predict`.
-            workers: as in `predict`.
-            strict: as in `predict`.
-            allow_truncated: as in `predict`.
-            max_pixels: as in `predict`.
-            max_bytes: as in `predict`.
+            batch_size, workers, strict, allow_truncated, max_pixels, max_bytes: as in `predict`.
 
         Raises:
             UnknownNameError: the network has no such node.
@@ -218,11 +215,58 @@ class Classifier:
         shape: tuple[int, ...] = self.engine.features_at(at)(black_1HW3).shape
         return shape[1:]
 
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains this network's predictions."""
+        from dla.inference.explain import Explainer  # here, because few runs explain
+
+        check_classifies(self.config, self.origin)
+        return Explainer(self.engine, self.preprocessing, self.classes, self.config)
+
+    @overload
+    def explain(
+        self, images: str | os.PathLike[str] | bytes, class_id: str | None = ..., **options: Any
+    ) -> Explanation: ...
+    @overload
+    def explain(
+        self, images: Iterable[PhotoInput], class_id: str | None = ..., **options: Any
+    ) -> Iterator[Explanation]: ...
+    def explain(
+        self,
+        images: PhotoInput | Iterable[PhotoInput],
+        class_id: str | None = ExplainOptions.class_id,
+        *,
+        against: str | None = ExplainOptions.against,
+        at: str = ExplainOptions.at,
+        **options: Any,
+    ) -> Explanation | Iterator[Explanation]:
+        """Return which places of a photo speak for a class, of one photo or of each of several.
+
+        Args:
+            images: as in `predict`: one input returns one `Explanation`, several a generator of them.
+            class_id: the class, by id or unique label; None: the most probable one.
+            against: explain why the class rather than this one.
+            at: "level5", or another level or node, which is explained by Grad-CAM.
+            options: `workers`, `strict`, `allow_truncated`, `max_pixels` and `max_bytes`, as in `predict`.
+
+        Raises:
+            UnknownNameError: the network has no such class or node.
+            UsageError, ImageError: several classes have this label; and as `predict`.
+        """
+        return self.explainer.explain(images, ExplainOptions(class_id, against, at), options)
+
+    def activations(
+        self, images: PhotoInput | Iterable[PhotoInput], **options: Any
+    ) -> Activations | Iterator[Activations]:
+        """Return the mean activation of every level and node, from one forward pass in PyTorch; else as `explain`."""
+        return self.explainer.activations(images, options)
+
     def probabilities(self, pixels_NHW3: Array) -> Array:
         """Return float32 probabilities (N, K), at the model's temperature, for preprocessed uint8 photos."""
         return apply_temperature(self.engine.probabilities(pixels_NHW3), self.config.temperature)
 
-    def _best(self, probabilities_K: Array, topk: int) -> tuple[ClassScore, ...]:
+    def best_classes(self, probabilities_K: Array, topk: int) -> tuple[ClassScore, ...]:
+        """Return the `topk` classes with the highest of these probabilities, best first."""
         order = np.argsort(-probabilities_K, kind="stable")[:topk]
         return tuple(
             ClassScore(rank, int(k), self.classes[k].class_id, self.classes[k].label, float(probabilities_K[k]))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,15 @@ from dla.types import Array
 PhotoInput = Any
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class InputRecord(Protocol):
+    """One record: the answer for an input, or the error."""
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def error(self) -> InputError | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

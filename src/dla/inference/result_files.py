@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, Self, TextIO, TypeVar
 
 from dla.engines.select import TITLES
-from dla.errors import DamagedError, InputError, UnavailableError, UsageError, printable
+from dla.errors import DamagedError, UnavailableError, UsageError, printable
 from dla.inference.classifier import Classifier, Prediction
-from dla.inference.pipeline import in_batches
+from dla.inference.pipeline import InputRecord, in_batches
 from dla.options import ResultFormat
 from dla.storage.files import JsonObject, check_new, errors_name, json_shown, parse_object, read_json, write_files
 
@@ -29,13 +29,9 @@ if TYPE_CHECKING:
 RESUMABLE: tuple[ResultFormat, ...] = ("jsonl", "csv")  # the records of an interrupted run can be read back
 
 
-class ResultLike(Protocol):
-    """One record: the answer for an input, or the error."""
+class ResultLike(InputRecord, Protocol):
+    """A record that can be written as text."""
 
-    @property
-    def path(self) -> str: ...  # noqa: D102
-    @property
-    def error(self) -> InputError | None: ...  # noqa: D102
     @property
     def truncated(self) -> bool: ...  # noqa: D102
     def to_dict(self) -> dict[str, Any]: ...  # noqa: D102

@@ -87,6 +87,22 @@ def truncate(model: nn.Module, at: str) -> fx.GraphModule:
     return fx.GraphModule(model, part)
 
 
+def tap(model: nn.Module, names: tuple[str, ...]) -> fx.GraphModule:
+    """Return a network that also returns the maps at feature nodes: x_N3HW -> (*maps, output).
+
+    Arguments and errors are as for `truncate`.
+    """
+    whole = model.graph if isinstance(model, fx.GraphModule) else trace(model)
+    known = feature_nodes(model, whole)
+    for name in names:
+        check_feature_node(name, known)
+    copies = dict[fx.Node, fx.Node]()
+    tapped = fx.Graph()
+    output: fx.Node = tapped.graph_copy(whole, copies)  # type: ignore[assignment]
+    tapped.output((*(copies[known[name]] for name in names), output))
+    return fx.GraphModule(model, tapped)
+
+
 def feature_nodes(model: nn.Module, whole: fx.Graph) -> dict[str, fx.Node]:
     """Return the graph node that computes each feature node, by the names that `truncate` takes.
 

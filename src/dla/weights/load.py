@@ -174,7 +174,7 @@ def skeleton(source: str | ModelFiles) -> DLA | Dense:
     """
     files = open_files(source)
     config = config_alone(files, None)
-    return create_untrained(files) if config.task == "classify" else _build_dense(config)
+    return create_untrained(files) if config.task == "classify" else _build_dense(config, {})
 
 
 def _overlaid(config: ModelConfig, overlay: Mapping[str, Any] | None) -> ModelConfig:
