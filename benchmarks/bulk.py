@@ -368,6 +368,13 @@ with open_ray(job, None, 2) as pool:
 """
 
 
+def token_of(process: int) -> str:
+    with suppress(OSError):
+        found = re.search(rb"RAY_AUTH_TOKEN=([^\0]+)", Path(f"/proc/{process}/environ").read_bytes())
+        return found[1].decode() if found else ""
+    return ""
+
+
 def silence() -> None:
     from socket import create_server
 
@@ -378,13 +385,15 @@ def silence() -> None:
                                 start_new_session=True)  # fmt: skip
         assert idle.stdout is not None
         address = idle.stdout.readline().strip()
-        connect = f"import ray; ray.init(address={address!r}, logging_level='ERROR'); print(ray.nodes())"
-        without = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        without |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-        stranger = subprocess.run(
-            [sys.executable, "-c", connect], env=without, capture_output=True, text=True, timeout=60
-        )
-        told("a process without the token is refused", stranger.returncode != 0, stranger.stderr.strip()[-90:])
+        connect = f"import ray; ray.init(address={address!r}, logging_level='ERROR'); print(len(ray.nodes()))"
+        token = next(t for t in map(token_of, descendants(idle.pid)) if t)
+        for what, known in (("with", {"RAY_AUTH_TOKEN": token, "RAY_AUTH_MODE": "token"}), ("without", {})):
+            others = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | known
+            others |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+            command = [sys.executable, "-c", connect]
+            stranger = subprocess.run(command, env=others, capture_output=True, text=True, timeout=60)
+            told(f"another process {what} the token", (stranger.returncode == 0) == (what == "with"),
+                 "connects" if stranger.returncode == 0 else "is refused")  # fmt: skip
         listening, outside = set[str](), set[str]()
         while idle.poll() is None:
             for local, remote, state in sockets(descendants(idle.pid)):
