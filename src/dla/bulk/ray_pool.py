@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -66,14 +67,13 @@ def open_ray(job: BulkJob, address: str | None, shards: int) -> Iterator[RayPool
     if ray.is_initialized():
         yield from _opened(ray, job, threads, shards)
         return
-    before = signal.getsignal(signal.SIGTERM)
     try:
-        if address is None:
-            # "local": without it, Ray connects to a cluster that somebody else has started here
-            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-        else:
-            ray.init(address=address, **quiet)
-        signal.signal(signal.SIGTERM, before)  # Ray sets its own, with another exit code
+        with _own_signals():
+            if address is None:
+                # "local": without it, Ray connects to a cluster that somebody else has started here
+                ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            else:
+                ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = "Ray could not be started here" if address is None else f"the Ray cluster {address} cannot be reached"
         raise UnavailableError(f"{where} ({str(error).splitlines()[0][:160]})") from error
@@ -81,6 +81,21 @@ def open_ray(job: BulkJob, address: str | None, shards: int) -> Iterator[RayPool
         yield from _opened(ray, job, threads, shards)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our handler of SIGTERM: Ray installs its own, with another exit code."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _opened(ray: Any, job: BulkJob, threads: int, shards: int) -> Iterator[RayPool]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dla.errors import UsageError
+from dla.storage.files import is_leftover
 
 CONTAINERS = (
     ".tar",
@@ -130,6 +131,8 @@ class PhotoFinder:
     def _if_photo(self, path: str) -> Iterator[str]:
         name = os.path.basename(path)
         suffix = os.path.splitext(name)[1].lower()
+        if is_leftover(name):
+            return  # a file that is being written
         if name.startswith(".") or suffix not in PHOTO_SUFFIXES:
             self.skipped += 1
             self.others.update(() if name.startswith(".") else (suffix,))
