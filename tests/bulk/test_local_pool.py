@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from dla.bulk.local_pool import LocalPool, portable
+from dla.bulk.local_pool import MOST_STARTS, LocalPool, portable
 from dla.bulk.manifest import plan
 from dla.bulk.schedule import WorkerDeath
 from dla.bulk.shard import BulkJob, ShardTask
-from dla.errors import UsageError
+from dla.errors import DlaError, UsageError
 from support.bulk import ROWS, Planned, bulk, files_in
 
 pytestmark = pytest.mark.slow
@@ -111,11 +111,16 @@ def test_what_ends_a_worker(planned: Planned, tmp_path: Path) -> None:
     pool = LocalPool(job(planned, tmp_path / "out"), 1)
     try:
         task = ShardTask(0, range(ROWS))
-        for number, by_itself in ((signal.SIGTERM, False), (signal.SIGKILL, True)):
+        for number in (signal.SIGTERM, signal.SIGKILL):  # while it loads: that is no photo's fault
             pool.submit(task)
             os.kill(pool.workers[0].process.pid, number)
-            (death,) = pool.wait()
-            assert death == WorkerDeath(task, by_itself, f"signal {int(number)}")
+            assert pool.wait() == [WorkerDeath(task, False, f"signal {int(number)}")]
+        for number, by_itself in ((signal.SIGTERM, False), (signal.SIGKILL, True)):
+            long = ShardTask(0, range(len(planned.photos)), write=False)
+            pool.submit(long)
+            until(lambda: pool._events() or pool.workers[0].loaded)
+            os.kill(pool.workers[0].process.pid, number)
+            assert pool.wait() == [WorkerDeath(long, by_itself, f"signal {int(number)}")]
         pool.submit(task)
         (done,) = pool.wait()
         assert done.errors == {}  # type: ignore[union-attr]
@@ -125,6 +130,23 @@ def test_what_ends_a_worker(planned: Planned, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="No such file") as caught:
             pool.wait()
         assert str(caught.value.filename).startswith(str(tmp_path / "out"))
+    finally:
+        pool.close()
+
+
+def test_processes_that_cannot_load_end_the_run(planned: Planned, tmp_path: Path) -> None:
+    pool = LocalPool(job(planned, tmp_path / "out"), 1)
+    try:
+
+        def begin_and_kill() -> None:
+            pool.submit(ShardTask(0, range(ROWS)))
+            pool.workers[0].process.kill()
+            pool.wait()
+
+        for _ in range(MOST_STARTS):
+            begin_and_kill()
+        with pytest.raises(DlaError, match="die while they load the network .signal 9"):
+            begin_and_kill()
     finally:
         pool.close()
 

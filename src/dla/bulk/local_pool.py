@@ -15,6 +15,8 @@ from dla.bulk.schedule import WorkerDeath
 from dla.bulk.shard import BulkJob, ShardResult, ShardTask, ShardWorker
 from dla.errors import DlaError
 
+MOST_STARTS = 5  # processes in a row that die while they load the network, before the run ends
+READY = "ready"
 _ENDED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
@@ -23,6 +25,7 @@ class _LocalWorker:
     process: Any
     connection: Connection
     task: ShardTask | None = None
+    loaded: bool = False
 
 
 class LocalPool:
@@ -33,6 +36,7 @@ class LocalPool:
         # fresh processes: a forked one would lack the threads of a runtime that this one has used
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[_LocalWorker] = []
+        self.failed_starts = 0
 
     def free(self) -> int:
         """Return how many more tasks it takes now."""
@@ -53,7 +57,17 @@ class LocalPool:
             worker.connection.send(task)
 
     def wait(self) -> list[ShardResult | WorkerDeath]:
-        """Return the results and deaths since."""
+        """Return the results and deaths since.
+
+        Raises:
+            DlaError: no process can load the network; and what a worker raises.
+        """
+        events: list[ShardResult | WorkerDeath] = []
+        while not events:
+            events += self._events()
+        return events
+
+    def _events(self) -> list[ShardResult | WorkerDeath]:
         events: list[ShardResult | WorkerDeath] = []
         for connection in wait([worker.connection for worker in self.workers]):
             worker = next(worker for worker in self.workers if worker.connection is connection)
@@ -64,6 +78,9 @@ class LocalPool:
                 continue
             if isinstance(answer, BaseException):
                 raise answer
+            if answer == READY:
+                worker.loaded, self.failed_starts = True, 0
+                continue
             worker.task = None
             events.append(answer)
         return events
@@ -73,7 +90,11 @@ class LocalPool:
         worker.process.join()
         code, task = worker.process.exitcode, worker.task
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return [] if task is None else [WorkerDeath(task, code not in _ENDED, how)]
+        self.failed_starts += not worker.loaded and code not in _ENDED
+        if self.failed_starts > MOST_STARTS:
+            raise DlaError(f"the processes die while they load the network ({how}). Give fewer --processes, or look at "
+                           f"the memory of this machine")  # fmt: skip
+        return [] if task is None else [WorkerDeath(task, worker.loaded and code not in _ENDED, how)]
 
     def close(self) -> None:
         """End the processes."""
@@ -94,6 +115,7 @@ def _work(job: BulkJob, connection: Connection) -> None:
     try:
         task = connection.recv()
         worker = ShardWorker(job)
+        connection.send(READY)
         while True:
             connection.send(_result(worker, task))
             task = connection.recv()

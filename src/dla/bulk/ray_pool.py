@@ -33,6 +33,7 @@ _SILENT = {
 }
 # Without clusters, as on Windows and macOS, Ray takes the loopback address for its own, and listens on nothing else.
 _PAUSE_S = 0.2
+MOST_STARTS = 100  # in a row, most of them while Ray has not yet noticed that the actor is gone
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
 
@@ -110,23 +111,26 @@ def _opened(ray: Any, job: BulkJob, threads: int, shards: int) -> Iterator[RayPo
 
 
 class _Actor:
-    """A worker in a process of Ray. It loads the network at its first task, so that it can report an error."""
+    """A worker in a process of Ray. It loads the network after its start, so that it can report an error."""
 
     def __init__(self, job: BulkJob) -> None:
         self.job = job
         self.worker: ShardWorker | None = None
 
-    def place(self) -> str:
-        """Return the node that this process is on."""
+    def place(self) -> str | Exception:
+        """Load the network, and return the node that this process is on; or the error."""
         import ray
 
+        try:
+            self.worker = ShardWorker(self.job)
+        except Exception as error:
+            return portable(error)
         return str(ray.get_runtime_context().get_node_id())
 
     def make(self, task: ShardTask) -> ShardResult | Exception:
         """Answer a task; return its error, if it has one."""
+        assert self.worker is not None
         try:
-            if self.worker is None:
-                self.worker = ShardWorker(self.job)
             return self.worker(task)
         except MemoryError:
             os._exit(1)  # as if the system had killed it
@@ -142,6 +146,7 @@ class _Placed:
     node: str = ""
     task: ShardTask | None = None
     died_over: ShardTask | None = None
+    failed_starts: int = 0
 
 
 class RayPool:
@@ -201,7 +206,7 @@ class RayPool:
         if isinstance(answer, ShardResult):
             placed.task = None
             return [replace(answer, worker=placed.node)]
-        before, placed.node = placed.node, answer
+        before, placed.node, placed.failed_starts = placed.node, answer, 0
         death = self._death(placed, before in self._nodes())
         return [] if death is None else [death]
 
@@ -210,7 +215,12 @@ class RayPool:
         if getattr(error, "_actor_init_failed", False):
             raise UnavailableError(f"Ray cannot start a worker: {str(error).splitlines()[-1][:200]}") from error
         if placed.task is None:
-            time.sleep(_PAUSE_S)  # it is not up yet
+            placed.failed_starts += 1
+            if placed.failed_starts > MOST_STARTS:
+                raise UnavailableError(
+                    "the workers of Ray die while they load the network. Look at their logs"
+                ) from error
+            time.sleep(_PAUSE_S)  # it may not be up yet
         else:
             placed.task, placed.died_over = None, placed.task
         self._start(placed)
