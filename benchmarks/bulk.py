@@ -331,9 +331,13 @@ def plan(rows: int) -> None:
     import pyarrow.parquet as pq
 
     with tempfile.TemporaryDirectory() as base:
-        addresses = [f"s3://bucket/photos/{n % 1000:03}/{n:08}.jpg" for n in range(rows)]
-        pq.write_table(pa.table({"url": addresses}), f"{base}/t.parquet")
-        Path(f"{base}/t.txt").write_text("\n".join(addresses))
+        # in pieces: the peak memory of a process begins with that of the one that started it
+        schema = pa.schema([("url", pa.string())])
+        with pq.ParquetWriter(f"{base}/t.parquet", schema) as table, open(f"{base}/t.txt", "w") as lines:
+            for first in range(0, rows, 100_000):
+                addresses = [f"s3://bucket/photos/{n % 1000:03}/{n:08}.jpg" for n in range(first, first + 100_000)]
+                table.write_table(pa.table({"url": addresses}))
+                lines.writelines(f"{address}\n" for address in addresses)
         for name in ("t.parquet", "t.txt"):
             began = time.monotonic()
             process = subprocess.Popen([*DLA, "bulk", "plan", f"{base}/{name}", "-o", f"{base}/m.parquet", "--force"])
