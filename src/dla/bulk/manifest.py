@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -96,27 +96,28 @@ def _open_output(output: str) -> Iterator[IO[bytes] | Any]:
 
 def _chunks(item: str, finder: PhotoFinder, lines: Any) -> Iterator[list[str]]:
     """Yield the photos of an input in lists."""
-    found: Iterator[str]
     if item == "-":
-        found = filter(None, (line.rstrip("\r\n") for line in read_path_list(lines)))
+        yield from _in_lists(_listed(lines))
     elif item.lower().endswith(LISTS):
-        with ExitStack() as stack:
-            file: Any = open_store(item).open(item) if is_remote(item) else _open_list(item)
-            stack.callback(file.close)
-            yield from _in_lists(filter(None, (line.rstrip("\r\n") for line in read_path_list(file))))
-        return
-    elif item.lower().endswith(".parquet") and not any(c in item for c in "*?["):
-        name = usual_column(item, finder.column)
-        if not holds_photos(column_type(item, name)):
-            for cells in column_batches(item, name, _ROWS):
-                yield cells.fill_null("").to_pylist()
-            return
-        finder.inputs = [item]
-        found = iter(finder)
+        with closing(open_store(item).open(item) if is_remote(item) else _open_list(item)) as file:
+            yield from _in_lists(_listed(file))
+    elif (cells := _text_column(item, finder.column)) is not None:
+        yield from (batch.fill_null("").to_pylist() for batch in cells)
     else:
         finder.inputs = [item]
-        found = iter(finder)
-    yield from _in_lists(found)
+        yield from _in_lists(iter(finder))
+
+
+def _listed(file: Any) -> Iterator[str]:
+    return filter(None, (line.rstrip("\r\n") for line in read_path_list(file)))
+
+
+def _text_column(item: str, wanted: str | None) -> Iterator[Any] | None:
+    """Return the column of paths of a parquet file in pieces; None if it holds photos, or the input is another one."""
+    if not item.lower().endswith(".parquet") or any(c in item for c in "*?["):
+        return None
+    column = usual_column(item, wanted)
+    return None if holds_photos(column_type(item, column)) else column_batches(item, column, _ROWS)
 
 
 def _open_list(path: str) -> BinaryIO:
