@@ -308,6 +308,7 @@ class DenseOptions:
 class BulkEngineOptions(EngineOptions):
     """How each process of a bulk run runs its network."""
 
+    engine: str = option("auto", "openvino, onnx, torch, or auto: the first of these that is installed")
     threads: int | None = option(1, "threads of the network in each process", 1, 1024)
 
 

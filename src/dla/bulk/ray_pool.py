@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,10 +100,15 @@ def _own_signals() -> Iterator[None]:
 
 
 def _opened(ray: Any, job: BulkJob, threads: int, shards: int) -> Iterator[RayPool]:
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    if cpus < threads:
-        raise UsageError(f"the Ray cluster has {cpus} CPUs, and a process takes {threads}. Give fewer --threads")
-    pool = RayPool(ray, job, min(shards, cpus // threads), threads)
+    wants = {"CPU": threads}
+    if job.run is not None and job.run.settings["device"] != "cpu":
+        wants["GPU"] = 1
+    found = ray.cluster_resources()
+    for kind, each in wants.items():
+        if found.get(kind, 0) < each:
+            raise UsageError(f"the Ray cluster has {found.get(kind, 0):.0f} {kind}s, and a process takes {each}. Give "
+                             "fewer --threads, or --device cpu")  # fmt: skip
+    pool = RayPool(ray, job, min(shards, *(int(found[kind] // each) for kind, each in wants.items())), wants)
     try:
         yield pool
     finally:
@@ -152,10 +157,10 @@ class _Placed:
 class RayPool:
     """Actors that make shards, spread over the nodes of a cluster. Ray starts dead ones again, where there is room."""
 
-    def __init__(self, ray: Any, job: BulkJob, count: int, threads: int) -> None:
+    def __init__(self, ray: Any, job: BulkJob, count: int, wants: Mapping[str, int]) -> None:
         self.ray = ray
-        options = {"num_cpus": threads, "max_restarts": -1, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
-        make = ray.remote(**options)(_Actor)
+        options = {"max_restarts": -1, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+        make = ray.remote(num_cpus=wants["CPU"], num_gpus=wants.get("GPU", 0), **options)(_Actor)
         self.actors = [_Placed(make.remote(job)) for _ in range(count)]
         self.idle: list[_Placed] = []
         self.queue = deque[ShardTask]()

@@ -170,7 +170,8 @@ def _pool(job: BulkJob, options: BulkOptions, shards: int) -> Iterator[WorkerPoo
     from dla.bulk.local_pool import LocalPool
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    count = options.processes or max(1, cores() // job.load_options["threads"])
+    on_cpu = job.run is None or job.run.settings["device"] == "cpu"
+    count = options.processes or (max(1, cores() // job.load_options["threads"]) if on_cpu else 1)
     local = LocalPool(job, min(count, shards))
     try:
         yield local
