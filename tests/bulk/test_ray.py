@@ -89,7 +89,6 @@ def test_a_ray_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(is_loopback(address) for address in seen - {"0.0.0.0", "::"}), seen
     assert files_in(tmp_path / "ray") == files_in(tmp_path / "local")
     rows = json.loads(printed.splitlines()[-1])
-    assert "raylet" not in printed
     assert [row["path"] for row in rows] == [*photos[:5], "nope.jpg"]
     assert [row["error_code"] for row in rows] == [None] * 5 + ["not_found"]
     expected = [p.classes[0].class_id for p in dla.load().predict(photos[:5])]
