@@ -15,12 +15,12 @@ from PIL import Image
 
 import dla
 from dla.cli import COMMANDS, main
-from dla.images.decode import ERROR_CODES
+from dla.errors import ERROR_CODES
 from dla.inference.classifier import draw_prediction
 from dla.inference.result_files import PredictionWriter
 from dla.serving.answers import ERRORS
 
-SUBCOMMANDS = {"data": ("check",)}
+SUBCOMMANDS = {"data": ("check",), "bulk": ("plan", "predict", "features", "segment", "edges", "collect")}
 DOCS = Path(__file__).parent
 COFFEE = "src/dla/shipped/photos/coffee.jpg"  # from the root of the repository
 

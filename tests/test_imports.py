@@ -37,6 +37,7 @@ ORDER = (
     "evaluation",
     "exporting",
     "benchmarking",
+    "bulk",
     "serving",
     "__init__",
     "cli",

@@ -41,8 +41,25 @@ class DlaError(Exception):
         super().__init__(without_secrets(message))
 
 
+ERROR_CODES = {
+    "not_found": "there is no file with that name",
+    "is_a_directory": "the path is a folder",
+    "not_a_file": "the path is a pipe, a socket or a device",
+    "permission_denied": "this user has no permission to read the file",
+    "read_error": "the disk or the network failed while the file was being read",
+    "empty_file": "the file has no bytes",
+    "not_an_image": "the file is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, whatever its name says",
+    "too_large": "the photo has more pixels, or the file more bytes, than the limit; nothing was decoded",
+    "truncated": "the file ends before the picture does",
+    "decode_error": "the file is damaged, or uses a feature of its format that is not supported",
+    "bad_member": "the member of an archive is a link, encrypted, an archive, or has an earlier one's name",
+    "changed": "the file was changed or replaced since it was listed (`dla bulk plan`)",
+    "worker_died": "the process that read the photo died, twice, with this photo alone (`dla bulk`)",
+}
+
+
 class ImageError(DlaError):
-    """A photo cannot be read. `code` is a stable identifier for programs, the message is for people."""
+    """A photo cannot be read. `code`, one of `ERROR_CODES`, is for programs, the message for people."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -24,6 +24,7 @@ Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "ham
 Exif = Literal["apply", "ignore"]
 TaskName = Literal["classify", "segment", "edges"]
 TargetName = Literal["onnx", "openvino", "pt2"]
+RunnerName = Literal["local", "ray"]
 
 
 CGROUPS = "/sys/fs/cgroup"
@@ -301,3 +302,46 @@ class DenseOptions:
         # a product of whole numbers before the division, so that exact halves are halves in exported files too
         least = min(width, height)
         return max(1, round(height * short / least)), max(1, round(width * short / least))
+
+
+@dataclass(frozen=True)
+class BulkEngineOptions(EngineOptions):
+    """How each process of a bulk run runs its network."""
+
+    engine: str = option("auto", "openvino, onnx, torch, or auto: the first of these that is installed")
+    threads: int | None = option(1, "threads of the network in each process", 1, 1024)
+
+
+@dataclass(frozen=True)
+class BulkBatchOptions(BatchOptions):
+    """How each process of a bulk run reads photos."""
+
+    workers: int | None = option(2, "threads in each process that read and resize photos", 0, 1024)
+
+
+@dataclass(frozen=True)
+class BulkOptions(_Checked):
+    """How the shards of a bulk run are made. Only `rows_per_shard` can change a bit of a record."""
+
+    rows_per_shard: int = option(1000, "photos per shard; each shard is one file in --output", 1, 1_000_000)
+    runner: RunnerName = option("local", "local: processes of this machine; ray: those of a Ray cluster")
+    address: str | None = option(None, "the Ray cluster's address, or auto (default: a Ray of this machine alone)")
+    processes: int | None = option(None, "processes of the runner local (default: one per core)", 1, 1024)
+    shard: str | None = option(
+        None, "make only every N-th shard, from the I-th on: an array of jobs, I from 0 to N - 1"
+    )
+    retry_failed: bool = option(False, "make shards again that have records with worker_died or read_error")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.address is not None and self.runner != "ray":
+            raise UsageError("address is for the runner ray. Add --runner ray")
+        index, _, count = (self.shard or "0/1").partition("/")
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise UsageError(f"shard is {self.shard}. Allowed: I/N with I from 0 to N - 1, such as 0/3")
+
+    @property
+    def shard_of(self) -> tuple[int, int]:
+        """I and N of `shard`; (0, 1) is all."""
+        index, _, count = (self.shard or "0/1").partition("/")
+        return int(index), int(count)

@@ -44,8 +44,7 @@ from dla.data.photo_cache import PhotoStore
 from dla.data.sources import DataOptions
 from dla.data.split_file import restore_splits, splits_to_dict
 from dla.engines.quantized import parse_quantized
-from dla.errors import DlaError
-from dla.images.decode import ERROR_CODES
+from dla.errors import ERROR_CODES, DlaError
 from dla.images.find import read_path_list
 from dla.inference.classifier import Prediction
 from dla.inference.result_files import PredictionWriter, engine_of, open_results

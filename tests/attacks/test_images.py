@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dla.errors import ImageError
-from dla.images.decode import ERROR_CODES, Photo, read_photo
+from dla.errors import ERROR_CODES, ImageError
+from dla.images.decode import Photo, read_photo
 from dla.options import ReadOptions
 
 # Pillow warns of what it skips in damaged metadata.

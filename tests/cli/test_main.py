@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dla.cli import COMMANDS, main
+from dla.cli.bulk import SUBCOMMANDS as BULK
 from support.packages import PARSER, packages_of
 from support.photos import CHELSEA
 
@@ -100,7 +101,7 @@ def test_a_closed_stream_goes_nowhere(closed: str, there: str, tmp_path: Path) -
     assert "research" not in done.stdout  # what is said on standard error stays off the results
 
 
-PAGES = [[], ["data"], ["data", "check"], *([name] for name in COMMANDS if name != "data")]
+PAGES = [[], ["data", "check"], *([name] for name in COMMANDS), *(["bulk", name] for name in BULK)]
 
 
 @pytest.mark.parametrize("words", PAGES, ids=" ".join)

@@ -11,9 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -95,6 +99,35 @@ def test_cut_off_at_any_byte(
         out.write_bytes(whole[ending][:size])
         assert predict(*inputs, "-o", str(out), "--resume") == 1
         assert out.read_bytes() == whole[ending]
+
+
+@pytest.mark.parametrize("name", ["photos.tar", "photos.zip", "photos.parquet"])
+def test_photos_in_an_archive_or_a_table(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records are those of the files, and a cut-off run goes on to the same bytes."""
+    monkeypatch.chdir(tmp_path)
+    photos = {f"{n}.jpg": jpeg(photo) for n, photo in enumerate(crops(5))}
+    for photo, data in photos.items():
+        (tmp_path / photo).write_bytes(data)
+    if name == "photos.parquet":
+        pq.write_table(pa.table({"image": list(photos.values())}), name, row_group_size=2)
+    elif name == "photos.tar":
+        with tarfile.open(name, "w") as tar:
+            for photo in photos:
+                tar.add(photo)
+    else:
+        with zipfile.ZipFile(name, "w") as archive:
+            for photo in photos:
+                archive.write(photo)
+    assert predict(*photos, "-o", "files.jsonl") == predict(name, "-o", "out.jsonl") == 0
+    records = [[json.loads(line) for line in Path(f).read_text().splitlines()] for f in ("files.jsonl", "out.jsonl")]
+    paths = [[record.pop("path") for record in one] for one in records]
+    assert records[0] == records[1]
+    named = [f"{name}#{n}" if name == "photos.parquet" else f"{name}!{photo}" for n, photo in enumerate(photos)]
+    assert paths == [list(photos), named]
+    whole = Path("out.jsonl").read_bytes()
+    Path("out.jsonl").write_bytes(whole[: len(whole) // 2])
+    assert predict(name, "-o", "out.jsonl", "--resume") == 0
+    assert Path("out.jsonl").read_bytes() == whole
 
 
 def test_what_is_answered_is_not_answered_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,8 @@ PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if 
 RUNNING = ("python", "bash")
 KNOWN = {*RUNNING, "json", "bibtex", ""}
 OTHERS = {  # options of pip, torchrun, Slurm, systemd, useradd, and of the scripts in benchmarks/
-    "--again", "--cpus-per-task", "--extra-index-url", "--find-links", "--force-reinstall", "--gpus-per-node",
+    "--again", "--array",
+    "--cpus-per-task", "--extra-index-url", "--find-links", "--force-reinstall", "--gpus-per-node",
     "--home-dir", "--index-url", "--job-name", "--max-restarts", "--memory", "--nnodes", "--no-build-isolation",
     "--no-deps", "--no-index", "--now", "--nproc-per-node", "--ntasks-per-node", "--only", "--only-binary",
     "--open-mode",

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from dla.errors import ImageError, UsageError
-from dla.images.decode import ERROR_CODES, Photo, read_header, read_photo, to_photo
+from dla.errors import ERROR_CODES, ImageError, UsageError
+from dla.images.decode import Photo, read_header, read_photo, to_photo
 from dla.options import ReadOptions
 from support.photos import CHELSEA, ROCKET, SKIMAGE, troubled_folder
 
@@ -318,7 +318,7 @@ def test_every_code_has_a_meaning() -> None:
     assert set(ERROR_CODES) == {
         "not_found", "is_a_directory", "not_a_file", "permission_denied", "read_error", "empty_file", "not_an_image",
         "too_large",
-        "truncated", "decode_error",
+        "truncated", "decode_error", "bad_member", "changed", "worker_died",
     }  # fmt: skip
     assert all("\n" not in meaning and len(meaning) > 15 for meaning in ERROR_CODES.values())
 

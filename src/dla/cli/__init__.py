@@ -29,6 +29,7 @@ COMMANDS = {
     "segment": "assign a class to each pixel of photos",
     "edges": "find the boundaries in photos",
     "features": "extract features of photos as arrays",
+    "bulk": "answer millions of photos in shards, on one machine or many",
     "serve": "serve a model over HTTP, with a page for people",
     "models": "list the networks and their weights",
     "info": "show everything about one network",

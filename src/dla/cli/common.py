@@ -33,12 +33,9 @@ if TYPE_CHECKING:
 
 def add_input_flags(parser: Parser, model: str = DEFAULT_MODEL) -> None:
     """Add the flags for input photos and the network, by default `model`."""
-    parser.flag(
-        "images",
-        metavar="IMAGE",
-        nargs="*",
-        help="photos, folders, quoted patterns, or - to read paths from standard input",
-    )
+    parser.flag("images", metavar="IMAGE", nargs="*", help="photos, folders, quoted patterns, .tar, .zip and .parquet "
+                "files, addresses such as s3://bucket/folder/, or - to read paths from standard input")  # fmt: skip
+    parser.flag("--column", metavar="C", help="column of photos or paths in .parquet files (default: image, path, ...)")
     add_verbose_flag(parser)
     parser.flag("--model", default=model, metavar="MODEL", help=MODEL_HELP)
 
@@ -48,13 +45,15 @@ def add_verbose_flag(parser: Parser) -> None:
     parser.flag("-v", "--verbose", action="store_true", help="report which model is loaded, and how")
 
 
-def add_run_flags(parser: Parser, *, batches: bool = True) -> None:
+def add_run_flags(
+    parser: Parser, *, batches: bool = True, batch: Any = BatchOptions, engine: Any = EngineOptions
+) -> None:
     """Add the flags for reading photos and running the network; `batches`: on several photos at a time."""
     if batches:
-        parser.options(BatchOptions, batch_size="N")
-    parser.options(EngineOptions, device="D", engine="E", precision=None, threads="N")
+        parser.options(batch, batch_size="N")
+    parser.options(engine, device="D", engine="E", precision=None, threads="N")
     if batches:
-        parser.options(BatchOptions, workers="N")
+        parser.options(batch, workers="N")
     parser.options(ReadOptions, allow_truncated=None)
     parser.flag("--max-megapixels", type=float, default=ReadOptions.max_pixels / 1e6, metavar="N", help="refuse larger "
                 f"photos (default: {ReadOptions.max_pixels / 1e6:g})")  # fmt: skip
@@ -80,7 +79,7 @@ def find_photos(args: Namespace, to_do: str, command: str) -> tuple[PhotoFinder,
     check_photo_limits(args)
     if not args.images:
         raise UsageError(f"nothing to {to_do}: name photos, folders or patterns, as in: dla {command} photo.jpg")
-    finder = PhotoFinder(args.images, read_path_list(sys.stdin.buffer))
+    finder = PhotoFinder(args.images, read_path_list(sys.stdin.buffer), args.column)
     photos = iter(finder)
     first = next(photos, None)
     if first is None:
@@ -139,7 +138,8 @@ def load_classifier(args: Namespace, model: str, photos: int | None = None) -> C
 
 def count_photos(args: Namespace, limit: int | None = None) -> int | None:
     """Return the number of input photos, at most `limit`; None if paths come from standard input."""
-    return None if "-" in args.images else sum(1 for _ in itertools.islice(PhotoFinder(args.images), limit))
+    finder = PhotoFinder(args.images, (), args.column)
+    return None if "-" in args.images else sum(1 for _ in itertools.islice(finder, limit))
 
 
 def input_options(args: Namespace) -> dict[str, Any]:

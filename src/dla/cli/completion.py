@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from dla.cli import COMMANDS
@@ -62,7 +63,7 @@ def _all_commands() -> argparse.ArgumentParser:
         else:
             inner = commands.add_parser(name, help=what, add_help=False).add_subparsers()
             for word, purpose in module.SUBCOMMANDS.items():
-                _add(inner, word, purpose, module.build_check_parser)
+                _add(inner, word, purpose, partial(module.build_subparser, word))
     return root
 
 

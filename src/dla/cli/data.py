@@ -46,13 +46,13 @@ def run(argv: list[str]) -> int:
     return _check(argv[1:])
 
 
-def build_check_parser() -> Parser:
-    """Build the parser of `dla data check`."""
-    parser = Parser("data check", *about(__doc__), "DATA [options]")
+def build_subparser(name: str) -> Parser:
+    """Build the parser of `dla data NAME`, of which there is one."""
+    parser = Parser(f"data {name}", *about(__doc__), "DATA [options]")
     parser.flag(
         "data",
         metavar="DATA",
-        help="a folder with one subfolder per class, or with train/ and val/; or a .csv, .tsv or .parquet file",
+        help="a folder with one subfolder per class, or with train/ and val/; or a table, an archive or an address",
     )
     parser.flag("--task", type=TaskName, default="classify", help="what the photos are for: a class each, masks, or "
                 "boundaries")  # fmt: skip
@@ -64,7 +64,7 @@ def build_check_parser() -> Parser:
 
 
 def _check(argv: list[str]) -> int:
-    args = build_check_parser().read(argv)
+    args = build_subparser("check").read(argv)
     if args.workers is not None and args.workers < 0:
         raise UsageError(f"--workers is {args.workers}. Allowed: 0 or more")
 

@@ -106,17 +106,22 @@ def pinned_engine(args: Namespace) -> None:
         args.engine = engine_of(_records(args))
 
 
-def load_dense(args: Namespace, task: str, photos: int | None) -> DenseModel:
-    """Load the network of --model.
+def check_default(model: str, task: str) -> None:
+    """Check that this installation has the default network, if it is the one that is asked for.
 
     Raises:
-        UnavailableError: it is the default one, which this installation does not have.
+        UnavailableError: it does not.
     """
-    if args.model == DEFAULTS[task] and args.model.partition(":")[2] not in shipped_names():
+    if model == DEFAULTS[task] and model.partition(":")[2] not in shipped_names():
         raise UnavailableError(
-            f"this installation does not have {args.model}, the network that is used without --model. "
+            f"this installation does not have {model}, the network that is used without --model. "
             f"Give --model FOLDER; dla train DATA --task {task} makes one"
         )
+
+
+def load_dense(args: Namespace, task: str, photos: int | None) -> DenseModel:
+    """Load the network of --model; raises as `check_default`."""
+    check_default(args.model, task)
     network: DenseModel = load_network(args, args.model, task, photos)
     if args.verbose:
         side = network.trained_side

@@ -54,7 +54,7 @@ def build_parser(default: str = DEFAULT_RECIPE) -> Parser:
     parser = Parser("train", DESCRIPTION, EXAMPLE, "[DATA] [options]", config="--recipe", find_file=_recipe_file,
                     default_file=default)  # fmt: skip
     parser.flag("given", metavar="DATA", nargs="?", help="a folder with one subfolder per class, optionally under "
-                "train/ and val/, or a table, or photos with masks (docs/data.md)")  # fmt: skip
+                "train/ and val/, or a table, an archive, or photos with masks (docs/data.md)")  # fmt: skip
     parser.options(Recipe, **_SHORT)
     parser.flag("-o", "--output", metavar="DIR", help="the run's folder (default: runs/<recipe>-<data>)")
     parser.options(RuntimeOptions, workers="N", device="D", photo_cache=None, save_every="SECONDS")

@@ -63,8 +63,8 @@ OWN_OPTIONS: dict[str, dict[str, Any]] = {
 def build_parser() -> Parser:
     """Build the parser of the command."""
     parser = Parser("validate", *about(__doc__), "DATA [options]")
-    parser.flag("data", metavar="DATA", help="a folder with one subfolder per class, or a table, or photos with masks "
-                "or boundary maps (docs/data.md); of several splits, val is taken")  # fmt: skip
+    parser.flag("data", metavar="DATA", help="a folder with one subfolder per class, a table, an archive, or photos "
+                "with masks or boundary maps (docs/data.md); of several splits, val is taken")  # fmt: skip
     parser.flag("-q", "--quiet", action="store_true", help="print only results")
     add_verbose_flag(parser)
     parser.flag("--model", action="append", metavar="MODEL", help=f"{MODEL_HELP}; repeat it to compare several "

@@ -13,16 +13,25 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from dla.data.sources import REMEDY, TABLES, DataOptions, LabelledPhotos, read_folder, read_table
+from dla.data.archived import address_of, is_archived, read_archived
+from dla.data.sources import (
+    REMEDY,
+    SPLIT_NAMES,
+    TABLES,
+    VAL_NAMES,
+    DataOptions,
+    LabelledPhotos,
+    read_folder,
+    read_table,
+    split_word,
+)
 from dla.errors import UnavailableError, UsageError, nearest
+from dla.images.archives import archive_kind
 from dla.images.find import is_kind, list_entries
+from dla.images.located import MEMBER
 
-# The usual words for a split, in any case; what is called "test" is validated on only where there is no other.
-VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "test")
-SPLIT_NAMES = ("train", *VAL_NAMES)
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(-[0-9a-f]{16})?$")  # older files have a hash too
 _HUB_FOLDER = "data"
-_SAME_AS = {"training": "train", "testing": "test"}
 
 
 def open_splits(data: str | Path, options: DataOptions = DataOptions(), seed: int = 0) -> Splits:
@@ -71,11 +80,17 @@ def open_split(
 
 
 def find_sources(data: Path, options: DataOptions = DataOptions()) -> dict[str, LabelledPhotos]:
-    """Read the photos of `data` by the name of the split; the split of a dataset without splits is ""."""
+    """Read the photos of `data` by the name of the split; the split of a dataset without splits is "".
+
+    An address in a store (`s3://bucket/flowers`) may have been made a path.
+    """
+    if is_archived(data):
+        return by_usual_names(data, read_archived(data))
     if data.suffix.lower() in TABLES and data.is_file():
         return by_usual_names(data, read_table(data, options))
     if not data.is_dir():
-        what = "is neither a folder nor a table (.csv, .tsv, .parquet)" if data.exists() else "does not exist"
+        kinds = "is neither a folder nor a table (.csv, .tsv, .parquet) nor an archive (.tar, .zip)"
+        what = kinds if data.exists() else "does not exist"
         raise UnavailableError(f"{data} {what}")
     places = _split_places(data)
     if not _is_divided(data, places):
@@ -92,13 +107,6 @@ def scanned_folders(data: Path) -> list[Path]:
     if not _is_divided(data, places):
         return [data]
     return [path for paths in places.values() for path in paths if path.is_dir()]
-
-
-def split_word(name: str) -> str | None:
-    """Return the split that a folder, a file or a row is called after ("Training" is "train"), or None."""
-    word = name.strip().lower()
-    word = _SAME_AS.get(word, word)
-    return word if word in SPLIT_NAMES else None
 
 
 def _split_places(data: Path) -> dict[str, list[Path]]:
@@ -235,8 +243,12 @@ def _divided(data: Path, whole: Split, options: DataOptions, seed: int) -> Split
 
 
 def relative_names(data: Path, names: Sequence[str]) -> list[str]:
-    """Return names relative to the data's folder, so that they stay the same when it is moved."""
-    base = os.path.join(data if data.is_dir() else data.parent, "")
+    """Return names relative to the data's folder, so that they stay the same when it is moved, or packed as a tar."""
+    address = address_of(data)
+    if address is not None or (archive_kind(data.name) and data.is_file()):
+        base = f"{address or data}{MEMBER if archive_kind(data.name) else '/'}"
+    else:
+        base = os.path.join(data if data.is_dir() else data.parent, "")
     return [name.removeprefix(base) for name in names]
 
 

@@ -57,7 +57,7 @@ def read_mask(
 
     Raises:
         ImageError: the file cannot be read, holds no ids, or has another size; codes as in `MASK_ERRORS` and
-            `decode.ERROR_CODES`.
+            `dla.errors.ERROR_CODES`.
     """
     stored = read_ids(path, options)
     if stored.ndim == 3:

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from dla.data.dataset import Unreadable, by_usual_names, divide, relative_names, split_word, val_name
-from dla.data.sources import DataOptions, read_table
+from dla.data.dataset import Unreadable, by_usual_names, divide, relative_names, val_name
+from dla.data.sources import DataOptions, read_table, split_word
 from dla.errors import UnavailableError, UsageError
 from dla.images.find import PhotoFinder, is_kind, list_entries
 

@@ -15,6 +15,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from dla.data.archived import bytes_of
 from dla.errors import ImageError, UsageError
 from dla.images.decode import read_photo
 from dla.options import PhotoCache, RuntimeOptions
@@ -157,8 +158,8 @@ class PhotoStore:
         if row not in self._keys:
             photo = self.split.photos[row]
             try:
-                data = photo if isinstance(photo, bytes) else Path(photo).read_bytes()
-            except OSError:
+                data = photo if isinstance(photo, bytes) else bytes_of(photo)
+            except (ImageError, OSError):
                 data = b""  # decoding reports the error
             settings = f"{self.short_side} {PIL.__version__}\n".encode()
             self._keys[row] = hashlib.blake2b(settings + data, digest_size=20).hexdigest()

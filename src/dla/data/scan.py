@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dla.data.prefetch import run_in_processes
+from dla.data.prefetch import run_ahead, run_in_processes
 from dla.errors import ImageError, InputError
 from dla.images.decode import Header, read_header, read_photo
+from dla.storage.stores import is_remote
 
 THUMBNAIL_SIDE = 16  # pixels; near duplicates are verified on thumbnails
 _CHUNK = 64
@@ -45,7 +46,11 @@ def scan_photos(photos: Sequence[str | bytes], names: Sequence[str], workers: in
         import imagehash  # noqa: F401  (before the processes fork)
     starts = range(0, len(photos), _CHUNK)
     parts = ((photos[i : i + _CHUNK], names[i : i + _CHUNK]) for i in starts)
-    for part in run_in_processes(_look_at_each, list(parts), workers, "decoded photos"):
+    if any(isinstance(photo, str) and is_remote(photo) for photo in photos):
+        found = run_ahead(_look_at_each, parts, workers, 2 * workers)  # a store's client does not survive a fork
+    else:
+        found = run_in_processes(_look_at_each, list(parts), workers, "decoded photos")
+    for part in found:
         yield from part
 
 

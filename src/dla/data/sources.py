@@ -16,6 +16,17 @@ from dla.storage.files import JsonObject, parse_object
 
 REMEDY = "sort the photos into one folder per class, or list them in a CSV with the columns path and label"
 TABLES = (".parquet", ".csv", ".tsv")
+# The usual words for a split, in any case; what is called "test" is validated on only where there is no other.
+VAL_NAMES = ("val", "valid", "validation", "dev", "eval", "test")
+SPLIT_NAMES = ("train", *VAL_NAMES)
+_SAME_AS = {"training": "train", "testing": "test"}
+
+
+def split_word(name: str) -> str | None:
+    """Return the split that a folder, a file or a row is called after ("Training" is "train"), or None."""
+    word = name.strip().lower()
+    word = _SAME_AS.get(word, word)
+    return word if word in SPLIT_NAMES else None
 
 
 @dataclass

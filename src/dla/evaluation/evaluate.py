@@ -60,8 +60,8 @@ def validate(  # type: ignore[misc]  # the overloads leave the options to this s
     same.
 
     Args:
-        data: a folder with one subfolder per class, or a table (docs/data.md); of several splits, val is taken. Classes
-            are matched with the model's by name: all by `class_id`, or all by `label`.
+        data: a folder with one subfolder per class, a table or an archive (docs/data.md); of several splits, val is
+            taken. Classes are matched with the model's by name: all by `class_id`, or all by `label`.
         model: as `dla.load` takes it, or a `Classifier`; for a sequence, the result is a `Validations`.
         batch_size: photos per forward pass.
         workers: threads that read and resize photos; None: one per core; 0: the calling thread does it.

@@ -22,18 +22,7 @@ from dla.images.rgb import image_from_array, to_rgb
 from dla.images.segments import MAX_SEGMENTS, TooManySegmentsError
 from dla.options import ReadOptions
 
-ERROR_CODES = {
-    "not_found": "there is no file with that name",
-    "is_a_directory": "the path is a folder",
-    "not_a_file": "the path is a pipe, a socket or a device",
-    "permission_denied": "this user has no permission to read the file",
-    "read_error": "the disk or the network failed while the file was being read",
-    "empty_file": "the file has no bytes",
-    "not_an_image": "the file is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, whatever its name says",
-    "too_large": "the photo has more pixels, or the file more bytes, than the limit; nothing was decoded",
-    "truncated": "the file ends before the picture does",
-    "decode_error": "the file is damaged, or uses a feature of its format that is not supported",
-}
+_LOCATED = re.compile(r"^(?:s3|gs)://|^fsspec:|!|#\d+$")  # names that no file has, but perhaps a located photo
 
 # Formats with an end marker, which is looked for in the last `_TAIL_BYTES` of the file.
 _FORMATS_WITH_END_MARKER = ("JPEG", "PNG", "GIF")
@@ -104,7 +93,7 @@ def to_photo(value: Any, options: ReadOptions = ReadOptions(), name: str | None 
         name: the name to use in error messages.
 
     Raises:
-        ImageError: the photo cannot be read; see `ERROR_CODES`.
+        ImageError: the photo cannot be read; see `dla.errors.ERROR_CODES`.
         UsageError: `value` is of another type, shape or range.
     """
     if isinstance(value, Image.Image):
@@ -134,7 +123,7 @@ def read_photo(
         name: the name to use in error messages; by default the path.
 
     Raises:
-        ImageError: the photo cannot be read; see `ERROR_CODES`.
+        ImageError: the photo cannot be read; see `dla.errors.ERROR_CODES`.
     """
     with _error_context(source, name), _open(source, options.max_bytes) as file:
         return _read(file, options)
@@ -216,12 +205,25 @@ def _open(source: Any, max_bytes: int) -> BinaryIO:
         _check_bytes(len(source), max_bytes)
         return io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
-        return _open_path(source, max_bytes)
+        return _open_named(source, max_bytes)
     data = "" if isinstance(source, io.TextIOBase) else source.read(max_bytes + 1)
     if isinstance(data, str):
         raise UsageError("the image file is open in text mode. Open it with mode 'rb'")
     _check_bytes(len(data), max_bytes)
     return io.BytesIO(data)
+
+
+def _open_named(name: str | os.PathLike[str], max_bytes: int) -> BinaryIO:
+    """Open a file, or the photo of this name in an archive, a parquet file or a store."""
+    if not hasattr(name, "place"):
+        try:
+            return _open_path(name, max_bytes)
+        except ImageError as error:
+            if error.code != "not_found" or not _LOCATED.search(os.fsdecode(name)):
+                raise
+    from dla.images.located import open_located  # here, because most photos are files
+
+    return open_located(os.fspath(name), max_bytes, _open_path)
 
 
 def _open_path(path: str | os.PathLike[str], max_bytes: int) -> BinaryIO:

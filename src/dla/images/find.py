@@ -7,6 +7,7 @@ import fnmatch
 import glob
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dla.errors import UsageError
+from dla.storage.files import is_leftover
 
+CONTAINERS = (
+    ".tar",
+    ".zip",
+    ".parquet",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tbz2",
+    ".tar.xz",
+    ".txz",
+    ".tar.zst",
+    ".tzst",
+)
+_REMOTE = re.compile(r"(?:s3|gs)://|fsspec:")
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
 
@@ -26,10 +42,15 @@ class PhotoFinder:
     are skipped and counted in `skipped` and, unless hidden, by suffix in `others`. A file named explicitly is always
     returned. A pattern (`*`, `?`, `[...]`, `**`) is expanded unless a file has exactly that name. `-` reads paths from
     `lines`. `unmatched` holds the folders and patterns without photos.
+
+    A `.tar` or `.zip` archive, named or matched by a pattern, stands for its photos, a `.parquet` file for its
+    `column` (`dla.images.parquet_photos`), and a folder or pattern in a store (`s3://bucket/photos/`) for what is
+    there. These photos are `dla.images.located.LocatedPhoto`s: names that know their place.
     """
 
     inputs: Iterable[str]
     lines: Iterable[str] = ()
+    column: str | None = None
     skipped: int = 0
     unmatched: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
@@ -38,10 +59,14 @@ class PhotoFinder:
         for item in self.inputs:
             if item == "-":
                 yield from filter(None, (line.rstrip("\r\n") for line in self.lines))
+            elif _REMOTE.match(item):
+                yield from self._or_unmatched(item, self._in_store(item))
             elif os.path.isdir(item):
                 yield from self._or_unmatched(item, self._walk(item))
             elif glob.has_magic(item) and not os.path.lexists(item):
                 yield from self._or_unmatched(item, self._expand(item))
+            elif item.lower().endswith(CONTAINERS) and os.path.isfile(item):
+                yield from self._or_unmatched(item, self._contained(item))
             else:
                 yield item
 
@@ -69,12 +94,45 @@ class PhotoFinder:
         fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
         base = os.path.join(*path.parts[:fixed]) if fixed else ""
         for match in sorted(set(_matches(base, path.parts[fixed:])), key=lambda match: Path(match).parts):
-            # an unlistable folder is its own error
-            yield from [match] if os.path.isdir(match) else self._if_photo(match)
+            if match.lower().endswith(CONTAINERS) and pattern.lower().endswith(CONTAINERS):
+                yield from self._contained(match)
+            else:  # an unlistable folder is its own error
+                yield from [match] if os.path.isdir(match) else self._if_photo(match)
+
+    def _in_store(self, item: str) -> Iterator[str]:
+        from dla.images.located import of_stored  # here and below, because most photos are files
+        from dla.storage.stores import open_store
+
+        store, name = open_store(item), item.rpartition("/")[2]
+        if glob.has_magic(item):
+            base = item[: next(i for i, c in enumerate(item) if c in "*?[")].rpartition("/")[0]
+            for stored in store.walk(base):
+                if fnmatch.fnmatchcase(stored.uri, item.replace("**/", "*")):
+                    yield from self._stored(stored.uri, of_stored(stored), name)
+        elif os.path.splitext(name)[1]:
+            yield from self._contained(item) if item.lower().endswith(CONTAINERS) else [item]
+        else:
+            for stored in store.walk(item):
+                yield from self._if_photo(of_stored(stored))
+
+    def _stored(self, uri: str, photo: str, pattern: str) -> Iterator[str]:
+        wanted = uri.lower().endswith(CONTAINERS) and pattern.lower().endswith(CONTAINERS)
+        yield from self._contained(uri) if wanted else self._if_photo(photo)
+
+    def _contained(self, file: str) -> Iterator[str]:
+        """Yield the photos of an archive or a parquet file."""
+        from dla.images.located import photos_in, photos_of
+
+        if file.lower().endswith(".parquet"):
+            yield from photos_of(file, self.column)
+        else:
+            yield from photos_in(file, lambda name: any(self._if_photo(name)))
 
     def _if_photo(self, path: str) -> Iterator[str]:
         name = os.path.basename(path)
         suffix = os.path.splitext(name)[1].lower()
+        if is_leftover(name):
+            return  # a file that is being written
         if name.startswith(".") or suffix not in PHOTO_SUFFIXES:
             self.skipped += 1
             self.others.update(() if name.startswith(".") else (suffix,))

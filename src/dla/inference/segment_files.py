@@ -47,7 +47,7 @@ class MaskFiles:
         assert record.mask is not None
         name = output_name(record.path)
         files = {"mask": f"{name}.mask.png", "overlay": f"{name}.overlay.png"}
-        mask, overlay = mask_png(record.mask, record.palette), _png(record.overlay())
+        mask, overlay = mask_png(record.mask, record.palette), encoded_png(record.overlay())
         write_files({self.folder / files["mask"]: mask, self.folder / files["overlay"]: overlay})
         if record.probabilities is not None:
             files["probabilities"] = f"{name}.npz"
@@ -99,7 +99,7 @@ class VocFiles:
         is_long = max(record.photo.size) > _MOST_JPEG_SIDE
         files = {"mask": f"SegmentationClass/{name}.png", "photo": f"JPEGImages/{name}.{'png' if is_long else 'jpg'}"}
         jpeg = {} if is_long else {"format": "JPEG", "quality": _JPEG_QUALITY, "subsampling": 0}
-        write_files({self.folder / files["photo"]: _png(record.photo, **jpeg)})
+        write_files({self.folder / files["photo"]: encoded_png(record.photo, **jpeg)})
         write_files({self.folder / files["mask"]: mask_png(record.mask, record.palette)})
         record.files.update(files)
 
@@ -124,7 +124,7 @@ class EdgeFiles:
         assert record.probability is not None
         maps = {"edges": record.probability, "thin": record.thin, "lines": record.lines}
         files = {kind: f"{output_name(record.path)}.{kind}.png" for kind in maps}
-        write_files({self.folder / files[kind]: _png(Image.fromarray(values)) for kind, values in maps.items()})
+        write_files({self.folder / files[kind]: encoded_png(Image.fromarray(values)) for kind, values in maps.items()})
         record.files.update(files)
 
     def finish(self, names: Sequence[str]) -> None:
@@ -135,14 +135,15 @@ def mask_png(mask_HW: Array, palette: Sequence[Sequence[int]]) -> bytes:
     """Return a mask as PNG: 8 bits with the palette, or 16 bits without one."""
     image = Image.fromarray(mask_HW)
     if mask_HW.dtype != np.uint8:
-        return _png(image)
+        return encoded_png(image)
     colors = [level for color in palette for level in color]
     # From L to P; the indices stay. A shorter palette would give fewer bits, which some programs read as other ids.
     image.putpalette(colors + [0] * (3 * 256 - len(colors)))
-    return _png(image)
+    return encoded_png(image)
 
 
-def _png(image: Image.Image, **options: Any) -> bytes:
+def encoded_png(image: Image.Image, **options: Any) -> bytes:
+    """Return an image as PNG, or as `options` say."""
     file = io.BytesIO()
     image.save(file, **{"format": "PNG", "compress_level": 4, **options})
     return file.getvalue()

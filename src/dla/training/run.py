@@ -51,7 +51,7 @@ def train(
     it does nothing.
 
     Args:
-        data: a folder with one subfolder per class, or a table (docs/data.md); None: the recipe's `photos`.
+        data: a folder with one subfolder per class, a table or an archive (docs/data.md); None: the recipe's `photos`.
         recipe: the name of a built-in recipe, a YAML file, or a `Recipe`.
         output: the run's folder; None: runs/<recipe>-<data>.
         workers: threads that decode, crop and resize photos; 0: the training thread does it.

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dla.data.archived import address_of
 from dla.data.dataset import scanned_folders
 from dla.errors import UnavailableError, UsageError
 from dla.training.batches import TrainBatches
@@ -52,8 +53,12 @@ def with_data(recipe: Recipe, data: str | Path | None) -> Recipe:
     photos = str(data) if data is not None else recipe.photos
     if not photos:
         raise UsageError("no photos are given. Name their folder, as in: dla train photos/")
+    if (address := address_of(photos)) is not None:
+        return replace(recipe, photos=address)
     if not Path(photos).exists():
-        raise UnavailableError(f"{photos} does not exist. Give a folder with one subfolder per class, or a table")
+        raise UnavailableError(
+            f"{photos} does not exist. Give a folder with one subfolder per class, a table or an archive"
+        )
     place = Path(photos)
     # the paths in a table are relative to the table's own folder, so a link to a table is not resolved
     whole = place.parent.resolve() / place.name if place.is_file() else place.resolve()
