@@ -221,11 +221,22 @@ def test_a_client_that_asks_first_is_answered_before_it_sends(service: Running) 
 
 def test_requests_in_one_packet_are_answered_in_order(service: Running) -> None:
     one = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"HEAD /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     two = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    answer = exchange(service.port, one + one + two)
+    answer = exchange(service.port, one + head + one + two)
     assert answer is not None
     assert answer.count(b'{"live":true}') == 2
+    assert answer.count(b"HTTP/1.1 200 OK") == 4
     assert answer.rpartition(b"\r\n\r\n")[2].startswith(b'{"name":"dla"')
+
+
+@pytest.mark.parametrize("rest", [b"NO SENSE\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"GET /v2 HT"])
+def test_a_request_is_answered_whatever_comes_behind_it(service: Running, rest: bytes) -> None:
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(RED) + RED
+    answer = exchange(service.port, request + rest)
+    assert answer is not None
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.count(b"dla.predict/1") == 1
 
 
 def test_a_connection_too_many_is_refused_with_503(service: Running) -> None:

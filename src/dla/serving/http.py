@@ -70,6 +70,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.has_progress = False
         self.ends = False  # the next answer is the last one
         self.problem: RequestError | None = None
+        self.answered: RequestResponseCycle | None = None  # the request that is being answered, or was the last one
+        self.is_deaf = False  # what comes is dropped, and the request in work is the last one
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; refuse a connection too many."""
@@ -86,10 +88,14 @@ class LimitedProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._unset_keepalive_if_required()
-        gone = self.scope.get(GONE) if self.cycle is not None and not self.cycle.response_complete else None
+        cycle = self.answered
+        is_asked = cycle is not None and not cycle.response_complete and not cycle.disconnected
         super().connection_lost(exc)
-        if gone is not None:
-            cast(Any, gone)()
+        if cycle is not None and is_asked:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if GONE in cycle.scope:
+                cast(Any, cycle.scope)[GONE]()
 
     def _expect_request(self) -> None:
         if self.receiving is None:
@@ -105,7 +111,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, within the limits."""
-        if self.lingering is not None:
+        if self.lingering is not None or self.is_deaf:
             return
         if self.cycle is None or self.cycle.response_complete:
             self._expect_request()
@@ -146,6 +152,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         self.cycle.transport = cast(asyncio.Transport, _AnswerTransport(self, self.cycle))
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_body(self, body: bytes) -> None:
         """Take a part of the body, or drop it if the request is answered."""
         self.has_progress, self.other_bytes = True, 0
@@ -166,7 +176,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Note that the request is answered."""
-        cast(_AnswerTransport, self.cycle.transport).flush()
+        assert self.answered is not None
+        cast(_AnswerTransport, self.answered.transport).flush()
         if self.lingering is not None:
             return  # requests that came behind it are not answered
         super().on_response_complete()
@@ -178,21 +189,29 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refuse(self.problem or RequestError(400, "bad_request", "this is not a valid HTTP request"))
 
     def _refuse(self, refusal: RequestError) -> None:
-        """Answer without the application, unless the request has an answer, and close."""
+        """Answer without the application, unless the request has an answer, and close.
+
+        If this is about a request behind another one that came whole, that one is answered first, and is the last.
+        """
         if self.lingering is not None or self.transport.is_closing():
             return
-        cycle = self.cycle
+        cycle = self.answered
+        is_in_work = cycle is not None and not cycle.response_complete
+        if cycle is not None and is_in_work and not cycle.more_body:
+            cycle.keep_alive, self.is_deaf = False, True
+            self.pipeline.clear()
+            return
         if cycle is None or not (cycle.more_body if cycle.response_complete else cycle.response_started):
             self.config.count_refusal(refusal)
             self.transport.write(_as_bytes(refusal))
-        if cycle is not None and not cycle.response_complete:
+        if cycle is not None and is_in_work:
             cycle.disconnected = True  # what its application sends goes nowhere
             cycle.message_event.set()
         self._linger()
 
     def close_after_answer(self, cycle: RequestResponseCycle) -> None:
         """Close the connection, so that the client sees the answer even while it still sends."""
-        if cycle.more_body:
+        if cycle.more_body or self.is_deaf:
             self._linger()
         else:
             self.transport.close()
@@ -203,7 +222,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.lingering = self.loop.call_later(LINGER_S, self.transport.abort)
             self._unset_keepalive_if_required()
             self.flow.resume_reading()
-            self.transport.write_eof()
+            with suppress(OSError):  # the client is gone
+                self.transport.write_eof()
 
     def pause_writing(self) -> None:
         """Wait for the client to read its answer, as long as it reads."""
