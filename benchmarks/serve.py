@@ -2,7 +2,7 @@
 
     python benchmarks/serve.py ROW... [--seconds 10]
 
-Rows: identical, answers, overhead, throughput, latency, overload, sigterm, reload, early, slow, hostile, clients,
+Rows: identical, answers, overhead, throughput, latency, overload, sigterm, reload, early, slow, hostile, fuzz, clients,
 peers, disk, offline; `all` runs every one. Each prints lines that begin with its name, and `ok` or `MISSED` where there
 is a bar. Rates need a quiet machine; CPU milliseconds, counts, and yes or no do not.
 
@@ -494,6 +494,59 @@ def hostile(args: argparse.Namespace) -> None:
                 works and (status[0] in "4c" or name == "20 MB of CR") and worst < 0.05)  # fmt: skip
 
 
+def damaged(generator: random.Random, request: bytes) -> bytes:
+    """A request with a few bytes changed, removed, put in or repeated, mostly in its head."""
+    data = bytearray(request)
+    for _ in range(generator.randint(1, 6)):
+        at = generator.randrange(min(len(data), 400) if generator.random() < 0.8 else len(data))
+        kind, length = generator.random(), generator.randint(1, 20)
+        if kind < 0.4:
+            data[at] = generator.randrange(256)
+        elif kind < 0.6:
+            del data[at : at + length]
+        else:
+            other = generator.randrange(len(data))
+            added = b'\r\n:;=%\0\xff{}[]"0123456789-'[length % 22 :][:length] if kind < 0.8 else data[other:][:length]
+            data[at:at] = added
+        data = data or bytearray(b"x")
+    return bytes(data)
+
+
+def fuzz(args: argparse.Namespace) -> None:
+    """Damaged requests of every kind: the service goes on, writes no traceback, and does not grow."""
+    generator, photo = random.Random(0), photos(1)[0]
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["aGFsbG8="]}
+    bodies = (
+        (PATH, photo, ""),
+        (PATH, FORM_HEAD + photo + b"\r\n--xyzxyz--\r\n", f"Content-Type: {FORM_TYPE}\r\n"),
+        ("/v1/features?at=level5", photo, "Accept: application/x-npy\r\n"),
+        ("/v2/models/tiny200/infer", json.dumps({"inputs": [tensor]}).encode(), ""),
+    )
+    requests, statuses = [], collections.Counter()
+    for path, body, extra in bodies:
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{extra}".encode()
+        requests.append(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        requests.append(head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+    with Served("--receive-timeout", "0.5") as served:
+        for path, body, _ in bodies:  # each compiles what it needs
+            served.ask("POST", path, body)
+        before = served.state()
+        for _ in range(3000):
+            answer = b""
+            address = "127.0.0.1", served.port
+            with contextlib.suppress(ConnectionError), socket.create_connection(address, timeout=30) as connection:
+                connection.sendall(damaged(generator, generator.choice(requests)))
+                if generator.random() < 0.3:
+                    connection.shutdown(socket.SHUT_WR)
+                answer = connection.recv(20)
+            statuses[answer[9:12].decode("latin-1") or "closed"] += 1
+        works = served.ask("POST", PATH, photo)[0] == 200
+        grown = served.state()["rss_kb"] / before["rss_kb"]
+        served.errors.seek(0)
+        told = served.errors.read().decode()
+    say("fuzz", f"{dict(statuses)}, memory {grown:.2f} x", works and "Traceback" not in told and grown < 1.2)
+
+
 def clients(args: argparse.Namespace) -> None:
     """Triton's and KServe's clients as they are, and schemathesis against /openapi.json."""
     here = Path(__file__).parent
@@ -572,8 +625,8 @@ def offline(args: argparse.Namespace) -> None:
 
 
 ROWS = (
-    identical, answers, overhead, throughput, latency, overload, sigterm, reload, early, slow, hostile, clients, peers,
-    disk, offline,
+    identical, answers, overhead, throughput, latency, overload, sigterm, reload, early, slow, hostile, fuzz, clients,
+    peers, disk, offline,
 )  # fmt: skip
 
 
