@@ -230,6 +230,18 @@ def test_requests_in_one_packet_are_answered_in_order(service: Running) -> None:
     assert answer.rpartition(b"\r\n\r\n")[2].startswith(b'{"name":"dla"')
 
 
+@pytest.mark.parametrize("parts", [1, 2, 300])
+def test_a_wish_for_http2_is_passed_over(service: Running, parts: int) -> None:
+    """Java's client asks so by default; uvicorn alone would hand over an empty body."""
+    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+    end = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    data = HEAD + wish + b"Content-Length: %d\r\n\r\n" % len(RED) + RED + end
+    step = -(-len(data) // parts)
+    answer = exchange(service.port, *(data[at : at + step] for at in range(0, len(data), step)))
+    assert answer is not None
+    assert answer.count(b"dla.predict/1") == answer.count(b'"name":"dla"') == 1
+
+
 @pytest.mark.parametrize("rest", [b"NO SENSE\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"GET /v2 HT"])
 def test_a_request_is_answered_whatever_comes_behind_it(service: Running, rest: bytes) -> None:
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(RED) + RED

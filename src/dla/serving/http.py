@@ -1,21 +1,19 @@
 """HTTP over uvicorn, with what it lacks: limits on time and headers, answers that reach the client, and a drain.
 
-uvicorn (`HttpToolsProtocol`) waits without limit for the rest of a request, takes headers of any length, and resets a
-connection that it closes while a body is still coming, so that the client may lose the answer.
+uvicorn (`HttpToolsProtocol`) waits without limit for the rest of a request and takes headers of any length. It resets a
+connection that it closes while a body is still coming, so that the client may lose the answer, and leaves out the body
+of a request that would rather speak HTTP/2.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
-from uvicorn import Config, Server
+import httptools
+from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from dla.options import ServeOptions
@@ -25,6 +23,7 @@ MAX_HEAD = 64 * 1024  # bytes of a request's first line and headers
 MOST_DROPPED = 1024 * 1024  # bytes of a body that are read and dropped after the answer, to keep the connection
 LINGER_S = 2.0  # that a closed connection is still read from, so that the client sees the answer
 LAST_CHANCE_S = 0.5  # for a request that was under way as the service ended
+_UPGRADE = (b"connection", b"upgrade", b"http2-settings")
 GONE = "dla.gone"  # the key of a scope's function that is called if the client goes away
 
 
@@ -116,11 +115,36 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self._expect_request()
         self.has_progress = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if not self.has_progress:  # half a header, or what stands between the parts of a body
             self.other_bytes += len(data)
             if self.other_bytes > MAX_HEAD:
                 self._refuse(_LONG_HEAD)
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Parse a request again without its wish for another protocol, for which the parser would leave out its body.
+
+        Java's client has that wish in each request, and `curl --http2`.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(RequestError(405, "method", "this service is no proxy", allow="GET, POST"))
+            return
+        version = self.parser.get_http_version().encode()
+        kept = [(name, value) for name, value in self.headers if name not in _UPGRADE or value.lower() == b"close"]
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version), *(b"%b: %b" % header for header in kept)]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._parse(b"\r\n".join([*lines, b"", b""]) + rest)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -147,6 +171,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the answer."""
         self.has_progress = True
+        if self.parser.should_upgrade():
+            return  # it is parsed again
         super().on_headers_complete()
         if self.ends:
             self.cycle.keep_alive = False
@@ -168,6 +194,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request has come."""
         self.has_progress = True
+        if self.parser.should_upgrade():
+            return
         if self.receiving is not None:
             self.receiving.cancel()
             self.receiving = None
@@ -292,97 +320,3 @@ def _as_bytes(refusal: RequestError) -> bytes:
     headers |= {"x-content-type-options": "nosniff", "connection": "close"}
     lines = [f"HTTP/1.1 {refusal.status} {refusal.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("ascii") + body
-
-
-def _last_clients(listener: socket.socket) -> list[socket.socket]:
-    """Accept what waits on a socket that does not block, and take no more: closing it would reset those that wait."""
-    clients = []
-    with suppress(OSError):  # none is left, mostly
-        while True:
-            clients.append(listener.accept()[0])
-    with suppress(OSError):  # not every system ends a listening socket so
-        listener.shutdown(socket.SHUT_RD)
-    for client in clients:
-        client.setblocking(False)
-    return clients
-
-
-class DrainingServer(Server):
-    """uvicorn's server, which after a signal goes on answering for `drain` seconds. A second signal ends it at once.
-
-    Args:
-        config: the settings.
-        on_started: called once connections are taken.
-        begin_drain: called at the first signal.
-        reload: called at SIGHUP; None: SIGHUP ends the service, as SIGTERM does.
-    """
-
-    def __init__(
-        self,
-        config: Settings,
-        on_started: Callable[[], None],
-        begin_drain: Callable[[], None],
-        reload: Callable[[], None] | None,
-    ) -> None:
-        super().__init__(config)
-        self.options, self.on_started, self.begin_drain, self.reload = config.options, on_started, begin_drain, reload
-        self.draining = False
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take connections."""
-        await super().startup(sockets)
-        self.on_started()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End, with the requests of clients that the system has connected already."""
-        loop = asyncio.get_running_loop()
-        late = [client for listener in sockets or () for client in _last_clients(listener)]
-        tasks = [loop.create_task(loop.connect_accepted_socket(self._protocol, client)) for client in late]
-        await super().shutdown(sockets)
-        for task in tasks:
-            task.cancel()
-
-    def _protocol(self) -> LimitedProtocol:
-        return LimitedProtocol(self.config, self.server_state, {})
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle SIGINT, SIGTERM and SIGHUP; SIGINT and SIGTERM are raised again at the end."""
-        with super().capture_signals():
-            if threading.current_thread() is not threading.main_thread():
-                yield  # only the main thread can handle signals
-                return
-            before = signal.signal(signal.SIGHUP, self._hang_up)
-            try:
-                yield
-            finally:
-                signal.signal(signal.SIGHUP, before)
-
-    def _hang_up(self, sig: int, frame: FrameType | None) -> None:
-        if self.reload is None:
-            self.handle_exit(signal.SIGTERM, frame)
-        else:
-            asyncio.get_running_loop().call_soon_threadsafe(self.reload)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain, or at the second signal end at once."""
-        loop = asyncio.get_running_loop()
-        if self.draining:
-            loop.call_soon_threadsafe(self._end_at_once)
-            return
-        self.draining = True
-        self._captured_signals.append(sig)
-        loop.call_soon_threadsafe(self._drain, loop)
-
-    def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.begin_drain()
-        loop.call_later(self.options.drain, self.end)
-
-    def end(self) -> None:
-        """Take no more requests, and end after those in work."""
-        self.should_exit = True
-
-    def _end_at_once(self) -> None:
-        self.should_exit = self.force_exit = True
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()

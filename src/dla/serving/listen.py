@@ -11,7 +11,8 @@ from contextlib import suppress
 from dla.errors import UsageError
 from dla.options import ServeOptions
 from dla.serving.app import App
-from dla.serving.http import DrainingServer, Settings
+from dla.serving.drain import DrainingServer
+from dla.serving.http import Settings
 from dla.serving.service import Service
 
 
