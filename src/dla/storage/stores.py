@@ -101,6 +101,16 @@ class Store:
         """Return the bytes of a file; raises as `read_versioned`."""
         return self.read_versioned(uri, most)[0]
 
+    def read_end(self, uri: str, most: int) -> bytes:
+        """Return the last bytes of a file, at most `most`; raises as `read_versioned`."""
+
+        def read() -> bytes:
+            with self.files.open_input_file(self._path(uri)) as file:
+                start = max(0, file.size() - most)
+                return bytes(file.read_at(file.size() - start, start))
+
+        return self._patiently(uri, read)
+
     def open(self, uri: str) -> Any:
         """Return a file open for reading at any place."""
         return self._patiently(uri, lambda: self.files.open_input_file(self._path(uri)))
