@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from dla.inference.classifier import Classifier
 from dla.serving.answers import ERRORS
@@ -165,9 +165,8 @@ def test_the_model_is_described(service: Running) -> None:
 
 
 def test_the_metrics_are_prometheus_text(service: Running) -> None:
-    parser: Any = pytest.importorskip("prometheus_client.parser")
     service.record("/v1/predict", RED)
-    families = {f.name: f for f in parser.text_string_to_metric_families(service.ask("GET", "/metrics")[2].decode())}
+    families = {f.name: f for f in text_string_to_metric_families(service.ask("GET", "/metrics")[2].decode())}
     assert families.keys() >= {"dla_requests", "dla_photos", "dla_batch_photos", "dla_seconds", "dla_queue_photos"}
     seconds = {s.labels["stage"]: s.value for s in families["dla_seconds"].samples if s.name == "dla_seconds_count"}
     assert seconds.keys() == {"queue", "decode", "engine", "total"}

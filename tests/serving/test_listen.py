@@ -105,9 +105,9 @@ def test_a_request_that_does_not_end_is_cut_off_after_grace() -> None:
 
 
 @contextmanager
-def process(seconds: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def process(seconds: float = 0.0, may_reload: bool = True) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A service in a process of its own, and its port."""
-    code = f"from support.served import serve_slowly; serve_slowly({seconds})"
+    code = f"from support.served import serve_slowly; serve_slowly({seconds}, {may_reload})"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as started:
@@ -145,6 +145,29 @@ def test_hanging_up_loads_the_model_anew() -> None:
         started.send_signal(signal.SIGHUP)
         wait_until(lambda: running.metric("dla_reloads_total") == 1)
         assert running.record("/v1/predict", RED)["predictions"]
+
+
+def test_hanging_up_a_terminal_ends_the_process() -> None:
+    with process(may_reload=False) as (started, _):
+        started.send_signal(signal.SIGHUP)
+        assert started.wait(10) == -signal.SIGTERM
+
+
+def test_the_command_prints_one_line_and_ends_with_143(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "dla", "serve", "--uds", str(tmp_path / "s"), "--drain", "0"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == f"unix:{tmp_path / 's'}\n".encode()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / "s"))
+            head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(RED)}\r\n\r\n"
+            connection.sendall(head.encode() + RED)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        started.terminate()
+        output, errors = started.communicate(timeout=20)
+    assert (started.returncode, output) == (143, b"")
+    assert errors.decode().splitlines()[-1] == "dla: stopping: new requests are answered for 0 s"
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_model_that_does_not_load_ends_the_service() -> None:

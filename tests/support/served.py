@@ -18,9 +18,10 @@ from PIL import Image
 from dla.engines.base import Engine
 from dla.images.preprocessing import Preprocessing
 from dla.inference.classifier import Classifier
+from dla.inference.pipeline import PreparedInput
 from dla.options import ServeOptions
 from dla.serving.listen import open_socket, run_service
-from dla.serving.served_model import ServedModel
+from dla.serving.served_model import BatchWork, ServedModel
 from dla.serving.service import Service
 from dla.types import Array, ClassName
 from dla.weights.model_folder import ModelConfig
@@ -140,10 +141,23 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def serve_slowly(seconds: float) -> None:
+def serve_slowly(seconds: float, may_reload: bool = True) -> None:
     """The main part of a process: a service whose engine takes so long, until a signal ends it."""
     settings = ServeOptions(port=0, drain=0.3, grace=5)
     classifier = mean_classifier(MeanEngine(lambda pixels: time.sleep(seconds)))
     service = Service(settings, "mean", lambda: ServedModel(classifier, settings, {}), 5)
     with open_socket(settings) as listener:
-        run_service(service, listener, lambda: print(listener.getsockname()[1], flush=True), may_reload=True)
+        run_service(service, listener, lambda: print(listener.getsockname()[1], flush=True), may_reload=may_reload)
+
+
+def serve_nothing() -> None:
+    """The main part of a process: a service that neither decodes nor computes, to measure the rest."""
+    settings = ServeOptions(port=0, queue=1000)
+    model = ServedModel(mean_classifier(), settings, {})
+    pixels, row = np.zeros((16, 16, 3), np.uint8), np.full(CLASSES, 1 / CLASSES, np.float32)
+    work = BatchWork(model.reader, lambda pixels_NHW3: np.tile(row, (len(pixels_NHW3), 1)), settings.max_batch)
+    work.read = lambda name, photo: PreparedInput(name, (pixels,))  # type: ignore[method-assign]
+    model.__dict__["prediction"] = work
+    service = Service(settings, "mean", lambda: model, 5)
+    with open_socket(settings) as listener:
+        run_service(service, listener, lambda: print(listener.getsockname()[1], flush=True), may_reload=False)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from dla.serving.service import Service
 
+SWITCH_S = 0.001  # that a thread which parses a form may hold up the others; Python's own 5 ms add up in one request
+
 METAVARS = {
     "name": "NAME", "host": "ADDRESS", "port": "N", "uds": "PATH", "root_path": "PATH", "proxy_headers": None,
     "token_file": "FILE", "max_batch": "N", "queue": "N", "decoders": "N", "max_body": "N", "max_megapixels": "N",
@@ -74,6 +76,7 @@ def run(argv: list[str]) -> int:
     service = Service(options, options.name or model_name(args.model), load, args.topk)
     _warn(args, options, service)
     _log_to_stderr(args.quiet)
+    sys.setswitchinterval(SWITCH_S)
     with open_socket(options) as listener:
         address = address_of(listener, options)
         run_service(service, listener, lambda: print(address, flush=True), may_reload=not sys.stdin.isatty())

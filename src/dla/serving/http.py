@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, cast
 
@@ -273,15 +273,17 @@ def _as_bytes(refusal: RequestError) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("ascii") + body
 
 
-def _connected(listener: socket.socket) -> Iterator[socket.socket]:
-    """Accept what waits on a socket that does not block."""
-    while True:
-        try:
-            client, _ = listener.accept()
-        except OSError:  # none is left, mostly
-            return
+def _last_clients(listener: socket.socket) -> list[socket.socket]:
+    """Accept what waits on a socket that does not block, and take no more: closing it would reset those that wait."""
+    clients = []
+    with suppress(OSError):  # none is left, mostly
+        while True:
+            clients.append(listener.accept()[0])
+    with suppress(OSError):  # not every system ends a listening socket so
+        listener.shutdown(socket.SHUT_RD)
+    for client in clients:
         client.setblocking(False)
-        yield client
+    return clients
 
 
 class DrainingServer(Server):
@@ -313,7 +315,7 @@ class DrainingServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End, with the requests of clients that the system has connected already."""
         loop = asyncio.get_running_loop()
-        late = [client for listener in sockets or () for client in _connected(listener)]
+        late = [client for listener in sockets or () for client in _last_clients(listener)]
         tasks = [loop.create_task(loop.connect_accepted_socket(self._protocol, client)) for client in late]
         await super().shutdown(sockets)
         for task in tasks:

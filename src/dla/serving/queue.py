@@ -186,7 +186,9 @@ class PhotoQueue:
                 problem = error
             job.photo, job.is_begun = None, False
             job.times.append(time.perf_counter())
-            if problem is not None:
+            if job.is_dropped:
+                self._call_soon(self._release, job)
+            elif problem is not None:
                 self._finish_soon([job], problem)
             elif job.prepared is not None and job.prepared.error is not None:
                 self._finish_soon([job], [None])
