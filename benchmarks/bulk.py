@@ -431,6 +431,7 @@ def rate(count: int) -> None:
             listed.write_text("\n".join(mine))
             subprocess.run([*DLA, "bulk", "plan", str(listed), "-o", f"{base}/{block}.parquet", "-q"], check=True)
             bulk = [*DLA, "bulk", "predict", f"{base}/{block}.parquet", "-o", f"{base}/out{block}", "-q"]
+            bulk += ["--rows-per-shard", "250"]  # so that no process waits long for the other at the end
             single = [*DLA, "predict", "-", "-o", f"{base}/{block}.jsonl", "-q"]
             for kind, command in (("bulk", bulk), ("predict", single))[:: 1 if block % 2 else -1]:
                 with listed.open() as lines:

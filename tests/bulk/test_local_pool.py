@@ -83,8 +83,9 @@ sys.addaudithook(hook)
 
 
 def test_a_signal_to_end(planned: Planned, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "dla", "bulk", "predict", planned.manifest, "-o", str(out), "--rows-per-shard=1",
+    out, manifest = tmp_path / "out", str(tmp_path / "m.parquet")
+    plan(planned.photos * 30, manifest)  # enough that it does not end by itself
+    command = [sys.executable, "-m", "dla", "bulk", "predict", manifest, "-o", str(out), "--rows-per-shard=1",
                "--processes=1"]  # fmt: skip
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     until(lambda: list(out.glob("part-*.parquet")))

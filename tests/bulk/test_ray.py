@@ -49,7 +49,7 @@ def test_a_ray_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """60 photos, 3 of them damaged, and one SIGKILL of an actor; then Ray Data with the same network."""
     photos = photo_folder(tmp_path / "photos", 60, bad=3)
     plan([str(tmp_path / "photos")], str(tmp_path / "m.parquet"))
-    flags = (tmp_path / "m.parquet", "--rows-per-shard", "10", "-q")
+    flags = (tmp_path / "m.parquet", "--rows-per-shard", "3", "-q")
     with own_process(monkeypatch):
         assert bulk("predict", *flags, "-o", tmp_path / "local") == 1
 
@@ -69,7 +69,7 @@ def test_a_ray_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             seen |= {address for local, remote, state in found if state != LISTEN for address in (local, remote)}
             actors = {n for n in below if b"ray::_Actor" in command_line(n)}
             if not killed and actors and (parts := list((tmp_path / "ray").glob("part-*.parquet"))):
-                assert len(parts) < 6
+                assert len(parts) < 20
                 killed.add(min(actors))
                 os.kill(min(actors), signal.SIGKILL)
                 raylet = next(

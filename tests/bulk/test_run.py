@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from dla.bulk.manifest import plan
 from dla.cli import main
+from dla.storage import stores
 from support.bulk import KEY, ROWS, SECRET, Planned, bucket, bulk, files_in, own_process, photo_folder
 
 
@@ -246,6 +248,31 @@ def test_wrong_usage(planned: Planned, tmp_path: Path, capsys: pytest.CaptureFix
         assert bulk(*words) in (2, 3), words
         assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [
+        ("pyarrow.parquet", ("bulk", "plan", "photos", "-o", "new.parquet"), "bulk"),
+        ("pyarrow.parquet", ("predict", "t.parquet"), "bulk"),
+        ("pyarrow.fs", ("predict", "s3://bucket/1.jpg"), "bulk"),
+        ("fsspec", ("predict", "fsspec:memory://1.jpg"), "bulk"),
+        ("ray", ("bulk", "predict", "m.parquet", "-o", "out", "--runner", "ray"), "ray"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    module: str, words: tuple[str, ...], extra: str, planned: Planned, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(planned.folder / "photos")
+    shutil.copy(planned.manifest, "m.parquet")
+    (tmp_path / "t.parquet").touch()
+    stores._arrow_store.cache_clear()
+    stores._fsspec_store.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(list(words)) == 3
+    assert f"pip install '.[{extra}]'" in capsys.readouterr().err
 
 
 def dense(patch: pytest.MonkeyPatch, network: Any) -> None:

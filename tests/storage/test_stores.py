@@ -131,6 +131,8 @@ def test_photos_in_a_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         store.write("s3://photos/1.jpg", PHOTO + b"more")
         with pytest.raises(ImageError, match="changed or replaced"):
             read_photo(listed)
+        with pytest.raises(StoreError, match="there is no such bucket"):
+            store.write("s3://nobucket/1.jpg", PHOTO)
         store.remove("s3://photos/1.jpg")
         assert store.info("s3://photos/1.jpg") is None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dla.bulk.manifest import FIXED, parquet
-from dla.bulk.parts import Part, PartFormat, part_name, read_part
+from dla.bulk.parts import Part, PartFormat, part_name
 from dla.bulk.run_file import BulkRun, OutputFolder
 from dla.data.prefetch import run_ahead
 from dla.errors import UsageError
@@ -98,8 +98,7 @@ def _rows_text(rows: range) -> str:
 
 
 def _checked_part(folder: OutputFolder, run: BulkRun, shard: int) -> Part:
-    where = folder.path(part_name(shard))
-    part = read_part(folder.read_part(shard), where)
+    where, part = folder.path(part_name(shard)), folder.part(shard)
     if part.metadata.get("run_sha256") != run.sha256:
         raise UsageError(f"{where} is of another run. Remove it and run the same dla bulk {run.command} again")
     found, wanted = part.table["row"].to_pylist(), run.rows_of(shard)

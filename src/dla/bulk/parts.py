@@ -267,18 +267,21 @@ class Part:
             yield row, format.record(from_uri(columns["path"][i]), cells, error, columns["truncated"][i])
 
 
-def read_part(data: bytes, where: str, *, metadata_only: bool = False) -> Part:
-    """Read a part; `where` names it in messages.
+def read_part(source: Any, where: str, *, metadata_only: bool = False) -> Part:
+    """Read a part from its path or an open file; `where` names it in messages.
 
     Raises:
         DamagedError: it is none, or altered.
+        FileNotFoundError: it is not there.
     """
     import pyarrow as pa
 
     try:
-        file = parquet().ParquetFile(pa.BufferReader(data))
-        metadata = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
-        table = None if metadata_only else file.read()
+        with parquet().ParquetFile(source) as file:
+            metadata = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+            table = None if metadata_only else file.read()
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DamagedError(
             f"{where} is not an intact part of a bulk run. Remove it and run the command again"

@@ -44,7 +44,7 @@ def import_ray(*, alone: bool) -> Any:
         UsageError: it was imported in another way.
         UnavailableError: it is not installed.
     """
-    if "ray" not in sys.modules:
+    if sys.modules.get("ray") is None:
         for name, value in _SILENT.items():
             os.environ.setdefault(name, value)
         if alone:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dla.bulk.parts import PartFormat, part_format, part_name
+from dla.bulk.parts import Part, PartFormat, part_format, part_name, read_part
 from dla.errors import UnavailableError, UsageError
 from dla.storage.files import JsonObject, errors_name, json_shown, parse_object, write_files
 from dla.storage.stores import is_remote, open_store
@@ -19,6 +19,7 @@ from dla.version import __version__
 
 RUN_SCHEMA = "dla.bulk.run/1"
 RUN_FILE = "run.json"
+_METADATA_BYTES = 2**20  # at the end of a part, in which all that it says of itself stands
 _PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "torch": "torch"}
 
 
@@ -168,16 +169,24 @@ class OutputFolder:
             else:
                 Path(self.path(name)).unlink(missing_ok=True)
 
-    def read_part(self, shard: int) -> bytes:
-        """Return the bytes of a part.
+    def part(self, shard: int, *, metadata_only: bool = False) -> Part:
+        """Read a part, or only what its end says of it.
 
         Raises:
-            UnavailableError: there is none.
+            UnavailableError: there is none, or it is damaged.
         """
-        data = self.read(part_name(shard))
-        if data is None:
-            raise UnavailableError(f"{self.path(part_name(shard))} does not exist")
-        return data
+        where = self.path(part_name(shard))
+        try:
+            return read_part(self._source(where, metadata_only), where, metadata_only=metadata_only)
+        except FileNotFoundError as error:
+            raise UnavailableError(f"{where} does not exist") from error
+
+    def _source(self, where: str, metadata_only: bool) -> Any:
+        if self.store is None:
+            return where
+        import pyarrow as pa
+
+        return pa.BufferReader(self.store.read_end(where, _METADATA_BYTES) if metadata_only else self.store.read(where))
 
     def run(self) -> BulkRun | None:
         """Return the run that the folder has; None if it has none.

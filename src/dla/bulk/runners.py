@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dla.bulk.manifest import Manifest
-from dla.bulk.parts import read_part
 from dla.bulk.run_file import RUN_FILE, BulkRun, OutputFolder
 from dla.bulk.schedule import Scheduler, WorkerPool
 from dla.bulk.shard import BulkJob, ShardTask, check_settings, described_run, open_network
@@ -147,7 +146,7 @@ def _earlier(output: OutputFolder, run: BulkRun, there: Sequence[int], retry: bo
     errors, again = Counter[str](), set[int]()
 
     def look(shard: int) -> tuple[Counter[str], bool]:
-        part = read_part(output.read_part(shard), output.path(f"part-{shard:06}.parquet"), metadata_only=True)
+        part = output.part(shard, metadata_only=True)
         return part.errors, part.metadata.get("run_sha256") == run.sha256
 
     with ThreadPoolExecutor(_READERS) as readers:

@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -122,11 +122,25 @@ def _command(argv: Sequence[str]) -> Callable[[list[str]], int]:
         return lambda rest: _print(f"dla {__version__}\n")
     if argv[0] not in COMMANDS:
         raise UnknownNameError("command", argv[0], COMMANDS, see="dla --help")
-    run: Callable[[list[str]], int] = importlib.import_module(f"dla.cli.{argv[0]}").run
+    with _without_attrs():
+        run: Callable[[list[str]], int] = importlib.import_module(f"dla.cli.{argv[0]}").run
     from dla.options import limit_threads  # here, because --help and --version need no options
 
     limit_threads()
     return run
+
+
+@contextmanager
+def _without_attrs() -> Iterator[None]:
+    """Hide attrs, which jsonargparse would load where it is installed: dla has no such classes."""
+    absent = "attrs" not in sys.modules
+    if absent:
+        sys.modules["attrs"] = None  # type: ignore[assignment]  # it is not found
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["attrs"]
 
 
 def _show_warning(

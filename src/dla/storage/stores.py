@@ -38,6 +38,7 @@ FSSPEC_PROTOCOLS = (
 )
 _REMOTE = re.compile(r"(?:s3|gs)://|fsspec:")
 _KEY = re.compile(r"token|passw|pwd|secret|key|sig(?:nature)?\b|credential|auth", re.IGNORECASE)
+_REFUSED = re.compile(r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|CREDENTIAL|TOKEN|HTTP status 40[13]|\b40[13] ")
 _NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -101,6 +102,16 @@ class Store:
         """Return the bytes of a file; raises as `read_versioned`."""
         return self.read_versioned(uri, most)[0]
 
+    def read_end(self, uri: str, most: int) -> bytes:
+        """Return the last bytes of a file, at most `most`; raises as `read_versioned`."""
+
+        def read() -> bytes:
+            with self.files.open_input_file(self._path(uri)) as file:
+                start = max(0, file.size() - most)
+                return bytes(file.read_at(file.size() - start, start))
+
+        return self._patiently(uri, read)
+
     def open(self, uri: str) -> Any:
         """Return a file open for reading at any place."""
         return self._patiently(uri, lambda: self.files.open_input_file(self._path(uri)))
@@ -162,8 +173,10 @@ class Store:
             except PermissionError as error:
                 raise StoreError(f"{uri}: access is refused. Credentials come from the environment") from error
             except OSError as error:
-                if re.search(r"ACCESS_DENIED|HTTP status 40[13]|\b40[13] ", str(error)):
+                if _REFUSED.search(str(error)):
                     raise StoreError(f"{uri}: access is refused. Credentials come from the environment") from error
+                if "NO_SUCH_BUCKET" in str(error):
+                    raise StoreError(f"{uri}: there is no such bucket") from error
                 if time.monotonic() + pause > end:
                     raise StoreError(
                         f"{uri}: the store did not answer for {PATIENCE_S:.0f} s ({_reason(error)}). Try again later"
