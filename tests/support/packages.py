@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 # `import dla`, and what reads a command line; torch, NumPy, Pillow and the rest come when there is work for them.
-PARSER = {"attr", "attrs", "docstring_parser", "jsonargparse", "lazy_loader", "typing_extensions", "yaml"}
+PARSER = {"docstring_parser", "jsonargparse", "lazy_loader", "typing_extensions", "yaml"}
 
 CODE = """
 import atexit, sys
