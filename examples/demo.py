@@ -1,4 +1,5 @@
-"""Classify the photos that are bundled with scikit-image, matplotlib and scikit-learn; `make demo` runs this.
+"""Classify the photos that are bundled with scikit-image, matplotlib and scikit-learn; find the outlines of a cup, and
+buildings, trees and sky in a street scene. `make demo` runs this.
 
 python examples/demo.py [FOLDER]        pictures go to FOLDER (default: build/demo)
 """
@@ -42,6 +43,9 @@ def main(folder: Path) -> None:
         best = [f"{c.label:<18}{100 * c.probability:3.0f} %" for c in prediction.classes[:3]]
         print(f"{path.name:<18}" + "   ".join(f"{b:<24}" for b in best).rstrip())
         draw_prediction(Image.open(path), prediction).save(folder / f"{path.stem}.png")
+    coffee, china = paths[1], paths[5]
+    Image.fromarray(dla.load("shipped:bsds")(coffee).probability).save(folder / "coffee-outlines.png")
+    dla.load("shipped:camvid")(china).overlay().save(folder / "china-classes.png")
     print(
         f"{len(paths)} photos in {seconds:.1f} s ({classifier.origin}, {classifier.engine.name}, "
         f"{cores()} threads). Pictures: {folder}/*.png"
