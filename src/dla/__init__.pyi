@@ -20,9 +20,11 @@ from .errors import OnlyTorchError as OnlyTorchError
 from .errors import UnavailableError as UnavailableError
 from .errors import UnknownNameError as UnknownNameError
 from .errors import UsageError as UsageError
+from .evaluation.edges import validate_boundaries as validate_boundaries
 from .evaluation.evaluate import validate as validate
 from .evaluation.result import Validation as Validation
 from .evaluation.result import Validations as Validations
+from .evaluation.segment import validate_segmentation as validate_segmentation
 from .exporting.dense_verify import DenseExportReport as DenseExportReport
 from .exporting.export import Exported as Exported
 from .exporting.export import export as export

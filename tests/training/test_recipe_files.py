@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 import dla
 from dla.data.sources import DataOptions
 from dla.training.recipe import DistillConfig, OptimizerConfig, Recipe, RegularizationConfig
-from dla.training.recipe_files import default_output, differing, read_recipe, recipe_from, shipped_recipes, to_yaml
+from dla.training.recipe_files import (
+    default_output,
+    default_recipe,
+    differing,
+    read_recipe,
+    recipe_from,
+    shipped_recipes,
+    to_yaml,
+)
 from dla.training.recipe_input import AugmentConfig, InputConfig
 
 
@@ -132,3 +140,12 @@ def test_a_runs_own_name(tmp_path: Path) -> None:
     assert default_output("my/own.yaml", "a/train.csv") == Path("runs/own-train")
     assert default_output("runs/mine/config.yaml", "flowers/") == Path("runs/mine-flowers")
     assert default_output(None, "flowers") == Path("runs/train-flowers")
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [({}, "finetune-small"), ({"task": "segment"}, "segment-small"), ({"task": "edges", "epochs": 3}, "edges-small")],
+)
+def test_each_task_has_a_recipe_where_none_is_named(fields: dict[str, Any], name: str) -> None:
+    assert default_recipe(fields) == name
+    assert recipe_from(name, fields).task == fields.get("task", "classify")

@@ -15,8 +15,13 @@ from dla.storage.option_files import as_dataclass, dotted_types, read_options
 from dla.training.recipe import Recipe
 
 _RECIPES = files("dla.training").joinpath("recipes")
-DEFAULT_RECIPE = "finetune-small"  # of `dla.train`, and of `dla train` for classifiers
+DEFAULT_RECIPE = "finetune-small"  # for classifiers
 DEFAULT_RECIPES = {"classify": DEFAULT_RECIPE, "segment": "segment-small", "edges": "edges-small"}
+
+
+def default_recipe(settings: Mapping[str, Any]) -> str:
+    """Return the name of the recipe that is used where none is named, for the task in `settings`."""
+    return DEFAULT_RECIPES.get(str(settings.get("task")), DEFAULT_RECIPE)
 
 
 def shipped_recipes() -> list[str]:

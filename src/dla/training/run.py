@@ -23,7 +23,7 @@ from dla.training.distributed import Ranks, StopSignal, process_group
 from dla.training.events import EpochEvent, StepEvent, TrainerCallback
 from dla.training.memory import enough_memory
 from dla.training.recipe import Recipe
-from dla.training.recipe_files import DEFAULT_RECIPE, default_output, recipe_from
+from dla.training.recipe_files import default_output, default_recipe, recipe_from
 from dla.training.run_folder import RunFolder, environment, environment_difference, repeatable, run_lock
 from dla.training.setup import TASKS, Setup, check_apart, set_up, with_data
 from dla.training.task import Runtime, Task
@@ -33,7 +33,7 @@ from dla.weights.model_folder import half_precision, write_folder
 
 def train(
     data: str | Path | None = None,
-    recipe: str | Recipe = DEFAULT_RECIPE,
+    recipe: str | Recipe | None = None,
     *,
     output: str | Path | None = None,
     workers: int = RuntimeOptions.workers,
@@ -52,7 +52,8 @@ def train(
 
     Args:
         data: a folder with one subfolder per class, a table or an archive (docs/data.md); None: the recipe's `photos`.
-        recipe: the name of a built-in recipe, a YAML file, or a `Recipe`.
+        recipe: the name of a built-in recipe, a YAML file, or a `Recipe`; None: the default one of the task in
+            `settings`, for classifiers finetune-small.
         output: the run's folder; None: runs/<recipe>-<data>.
         workers: threads that decode, crop and resize photos; 0: the training thread does it.
         device: "auto", "cpu", "cuda", ...
@@ -71,6 +72,7 @@ def train(
         CheckError: too many photos cannot be read.
         DlaError: the loss is not finite, or the folder cannot be written.
     """
+    recipe = default_recipe(settings or {}) if recipe is None else recipe
     with process_group(device) as ranks:
         shown = progress if ranks.is_main else NO_PROGRESS
         whole = with_data(resolve_recipe(recipe, settings), data)
