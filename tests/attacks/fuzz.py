@@ -336,7 +336,7 @@ class Results:
             opened = open_results(output, suffix, self.classifier, self.settings, iter(self.inputs), resume=False)  # type: ignore[arg-type]
             with opened as (file, _, left), PredictionWriter(file, suffix, 2) as writer:  # type: ignore[arg-type]
                 for path in left:
-                    writer.write(Prediction(path, self.classifier._best(np.linspace(0, 1, 200), 2)))
+                    writer.write(Prediction(path, self.classifier.best_classes(np.linspace(0, 1, 200), 2)))
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def __call__(self, path: Path) -> None:
