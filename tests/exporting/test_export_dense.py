@@ -124,12 +124,15 @@ def test_a_file_that_answers_otherwise_is_not_kept(
 
 
 def test_what_passes() -> None:
-    def passed(same: int, photo: int, difference: float, pixel: int = 0) -> bool:
-        return DenseComparison(1, 1000, same, photo, [difference], [pixel]).passed
+    def passed(same: int, photo: int, difference: float, pixel: int = 0, precision: str = "fp32") -> bool:
+        return DenseComparison(1, 1000, same, photo, [difference], [pixel]).passed(precision)
 
     assert passed(999, 995, 1e-3, 1)
     assert not passed(998, 1000, 0)
     assert not passed(1000, 994, 0)
+    assert passed(999, 980, 1e-3, 1, "int8")
+    assert not passed(998, 1000, 0, 0, "int8")
+    assert not passed(1000, 979, 0, 0, "int8")
     assert not passed(1000, 1000, 1.1e-3)
     assert not passed(1000, 1000, float("nan"))
     assert not passed(1000, 1000, 0, 2)

@@ -18,9 +18,16 @@ from dla.exporting.classifier_file import (
 )
 from dla.exporting.dense_readme import dense_readme, dense_script
 from dla.exporting.dense_targets import ABOVE_STRIDE, DENSE_TARGETS, DenseSource
-from dla.exporting.dense_verify import BATCH, LOGITS_DIFFERENCE, SAME_PIXELS, DenseExportReport, compare_dense
+from dla.exporting.dense_verify import (
+    BATCH,
+    LOGITS_DIFFERENCE,
+    SAME_PIXELS,
+    DenseExportReport,
+    agreement,
+    compare_dense,
+)
 from dla.exporting.targets import TARGETS
-from dla.exporting.verify import AGREEMENT, LEVEL, SampleImages
+from dla.exporting.verify import LEVEL, SampleImages
 from dla.models.registry import LOGITS
 from dla.options import TargetName
 from dla.types import Progress
@@ -73,12 +80,14 @@ class DenseNetworkFile:
             run, engine.features_at(LOGITS), source.preprocessing, source.file, images, least, progress
         )
         scaled = source.file.short_side is not None
+        fields = report_fields(self.to, source, self.info, images, reference)
         return DenseExportReport(
-            **report_fields(self.to, source, self.info, images, reference),
+            **fields,
             task=source.file.task, images=found.images, batch_sizes=(1, BATCH), max_difference=max(found.differences),
             same_pixels=found.same / found.pixels,
             max_pixel_difference=max(found.pixel_differences) if scaled else None,
-            from_photos=found.same_from_photo / found.pixels if scaled else None, passed=found.passed,
+            from_photos=found.same_from_photo / found.pixels if scaled else None,
+            passed=found.passed(fields["precision"]),
         )  # fmt: skip
 
     def failed(self, report: DenseExportReport) -> str:
@@ -88,7 +97,7 @@ class DenseNetworkFile:
         allowed = f"{100 * SAME_PIXELS:g} %, {LOGITS_DIFFERENCE:g}"
         if report.from_photos is not None:
             measured += f", from photos {100 * report.from_photos:.3f} %, pixels within {report.max_pixel_difference}"
-            allowed += f", {100 * AGREEMENT:g} %, {LEVEL}"
+            allowed += f", {100 * agreement(report.precision):g} %, {LEVEL}"
         return f"{not_the_same(report.format, report.precision)}: {measured} (allowed: {allowed})"
 
     def script(self) -> str:

@@ -6,10 +6,10 @@ from dla.catalog import ModelInfo
 from dla.drawing.palette import class_palette
 from dla.engines.dense_files import BYTE_CLASSES
 from dla.exporting.dense_targets import ABOVE_STRIDE, DenseSource
-from dla.exporting.dense_verify import LOGITS_DIFFERENCE, MOST_SIDE, SAME_PIXELS, DenseExportReport
+from dla.exporting.dense_verify import LOGITS_DIFFERENCE, MOST_SIDE, SAME_PIXELS, DenseExportReport, agreement
 from dla.exporting.readme import IMPORTS, OPEN, READ_PHOTO, int8_precision
 from dla.exporting.targets import TARGETS
-from dla.exporting.verify import AGREEMENT, LEVEL
+from dla.exporting.verify import LEVEL
 from dla.options import TargetName
 from dla.version import __version__
 
@@ -84,9 +84,10 @@ larger than {MOST_SIDE} pixels, in batches of {" and ".join(map(str, report.batc
 | difference of a logit, from the same pixels | {report.max_difference:.1e} of the largest | {LOGITS_DIFFERENCE:g} |"""
     if report.from_photos is None:
         return text
+    least = 100 * agreement(report.precision)
     return f"""{text}
 | largest difference of a scaled pixel | {report.max_pixel_difference} of 255 | {LEVEL} |
-| same answer from the photo | {100 * report.from_photos:.4f} % of all pixels | {100 * AGREEMENT:g} % |"""
+| same answer from the photo | {100 * report.from_photos:.4f} % of all pixels | {least:g} % |"""
 
 
 def dense_script(to: TargetName, source: DenseSource) -> str:
