@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
@@ -223,7 +222,6 @@ def test_without_a_recipe_it_is_the_default_one(data: Path, capsys: pytest.Captu
     found = printed([str(data)], capsys)
     assert found == printed([str(data), "--recipe", "finetune-small"], capsys)
     assert (found["model"], found["pretrained"], found["batch_size"]) == ("shipped:tiny200", True, 32)
-    assert inspect.signature(dla.train).parameters["recipe"].default == "finetune-small"
 
 
 def test_the_recipes_batch_is_lowered_and_one_that_is_given_refused_before_weights_are_read(
