@@ -190,6 +190,7 @@ def test_what_goes_wrong_is_said(visit: Visit, tmp_path: Path) -> None:
     says(page, "[role=alert]", "notes.jpg: this is not a photo. Allowed: JPEG, PNG")
     says(page, "#caption", "This browser cannot show the photo.")
     visit.answers()
+    page.locator("#classes button").first.wait_for()  # the caption of the photo before is there already
     assert page.locator("[role=alert]").inner_text() == ""
     page.route("**/v1/explain*", lambda route: route.abort())
     page.locator("#classes button").first.click()
