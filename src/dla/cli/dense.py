@@ -1,11 +1,12 @@
-"""What `dla segment`, `dla edges` and `dla explain` share: the folder of files; and of the first two, the loop."""
+"""What `dla segment`, `dla edges` and `dla explain` share: the folder of files, and the loop over the photos."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +35,7 @@ from dla.weights.spec import shipped_names
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from dla.images.find import PhotoFinder
     from dla.inference.dense_model import DenseModel
     from dla.inference.result_files import FinishedResults, RecordWriter
 
@@ -147,27 +149,53 @@ def answer_photos(
     args, task = counter.args, counter.command
     seen = {key: args[key] for key in ("size", "tile")}
     options = options | seen | reading_options(args)
-    finder, photos = find_photos(args, TO_DO[task], task)
+    found = find_photos(args, TO_DO[task], task)
     pinned_engine(args)
     expected = count_photos(args, MANY)
     network: Any = load_dense(args, task, expected)
     network((), **options)  # checks the options before a file is emptied
-    printer, files = outputs(network)
-    fixed = {key: args[key] for key in (*settings, *seen, "allow_truncated", "max_megapixels", "max_megabytes")}
-    with stored(args, task, network, fixed, photos, files) as (store, before, left):
+    answer = partial(network, **options)
+    write_answers(counter, found, expected, network, (*settings, *seen), outputs(network), answer, "computing")
+
+
+def write_answers(
+    counter: RunCounter,
+    found: tuple[PhotoFinder, Iterator[str]],
+    expected: int | None,
+    network: Any,
+    settings: tuple[str, ...],
+    writers: tuple[RecordWriter[Any], PhotoFiles],
+    answer: Callable[[Iterator[str]], Iterable[Any]],
+    doing: str,
+) -> None:
+    """Print the record of each photo, and store it and its files in --output.
+
+    Args:
+        counter: counts the records.
+        found: the photos, as `find_photos` returns them.
+        expected: their number, `MANY` if there are too many to count, None from standard input.
+        network: what answers.
+        settings: the flags that the files depend on, beside those about reading.
+        writers: of records, to standard output, and of files.
+        answer: returns the records of photos.
+        doing: what the progress says.
+    """
+    args, (finder, photos), (printer, files) = counter.args, found, writers
+    fixed = {key: args[key] for key in (*settings, "allow_truncated", "max_megapixels", "max_megabytes")}
+    with _stored(args, counter.command, network, fixed, photos, files) as (store, before, left):
         if args.output is not None:
             counter.kept = f" Their files are in {args.output}; --resume continues the run"
         counter.begin(finder, None if expected == MANY else expected, before.count, before.errors)
         with printer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
-            progress.start("computing", counter.left())
-            for record in network(left, **options):
+            progress.start(doing, counter.left())
+            for record in answer(left):
                 store(record)
                 printer.write(record)
                 counter.add(record, progress)
 
 
 @contextmanager
-def stored(
+def _stored(
     args: Namespace, task: str, network: Any, settings: dict[str, Any], photos: Iterator[str], files: PhotoFiles
 ) -> Iterator[tuple[Callable[[Any], None], FinishedResults, Iterator[str]]]:
     """Open --output and --coco; yield a function that stores a record, what is stored already, and what is left."""

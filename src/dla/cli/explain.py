@@ -31,10 +31,8 @@ from dla.cli.common import (
     load_classifier,
     log,
     reading_options,
-    show_progress,
-    wants_bar,
 )
-from dla.cli.dense import add_output_flags, check_output, pinned_engine, stored
+from dla.cli.dense import add_output_flags, check_output, pinned_engine, write_answers
 from dla.cli.parser import Parser, about
 from dla.options import ExplainOptions
 
@@ -69,27 +67,18 @@ def run(argv: list[str]) -> int:
 
 
 def _explain_photos(args: Namespace, counter: RunCounter) -> None:
-    finder, photos = find_photos(args, "explain", "explain")
+    found = find_photos(args, "explain", "explain")
     pinned_engine(args)
     expected = count_photos(args, MANY)
     classifier = load_classifier(args, args.model, expected)
-    settings = {name: args[name] for name in ("class", "against", "at")}
     options = {"class_id": args["class"], "against": args.against, "at": args.at} | reading_options(args)
     classifier.explain((), **options)  # checks the options before a file is emptied
     if classifier.explainer.engine is not classifier.engine:
         log(args, "dla: an int8 model gives no maps, so the same network explains in fp32")
     from dla.inference.explain_files import ExplanationWriter, HeatMapFiles
 
-    limits = {name: args[name] for name in ("allow_truncated", "max_megapixels", "max_megabytes")}
-    files = HeatMapFiles(Path(args.output or ""))
-    with stored(args, "explain", classifier, settings | limits, photos, files) as (store, before, left):
-        if args.output is not None:
-            counter.kept = f" Their files are in {args.output}; --resume continues the run"
-        counter.begin(finder, None if expected == MANY else expected, before.count, before.errors)
-        writer = ExplanationWriter(sys.stdout, args.format)
-        with writer, show_progress(args.quiet, bar=wants_bar(args)) as progress:
-            progress.start("explaining", counter.left())
-            for record in classifier.explain(left, **options):
-                store(record)
-                writer.write(record)
-                counter.add(record, progress)
+    writers = ExplanationWriter(sys.stdout, args.format), HeatMapFiles(Path(args.output or ""))
+    write_answers(
+        counter, found, expected, classifier, ("class", "against", "at"), writers,
+        lambda left: classifier.explain(left, **options), "explaining",
+    )  # fmt: skip
