@@ -86,7 +86,6 @@ class App:
         headers = dict(scope["headers"])
         trace = scope[TRACE] = _trace(scope, headers)
         scope["app"], scope[GONE] = self, lambda: self._client_left(trace)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -95,7 +94,7 @@ class App:
             await send(message)
 
         try:
-            self.service.guard.check_host(path, [value for name, value in scope["headers"] if name == b"host"])
+            self.service.guard.check_host(trace.path, [value for name, value in scope["headers"] if name == b"host"])
         except RequestError as refusal:
             await self._refuse(scope, receive, send_marked, refusal)
         else:
